@@ -1,0 +1,44 @@
+"""Exact matrix multiplication of 1- to 8-bit integers.
+
+>>> import numpy as np, ulp
+>>> a = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
+>>> w = ulp.pack(np.array([[-1, 2], [0, 1], [3, -4]], dtype=np.int8), bits=3)
+>>> ulp.gemm(a, w)
+array([[ 8, -8],
+       [14, -11]], dtype=int32)
+"""
+
+from __future__ import annotations
+
+import os as _os
+
+from . import _threadpoolctl, config
+from ._core import build_info as _build_info
+from ._explain import Candidate, Explanation, Kernel, KernelTable, explain, kernels
+from ._gemm import gemm
+from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_threads, show_config
+from .packed import PackedMatrix, pack
+
+__version__: str = _build_info()["version"]
+
+__all__ = [
+    "Candidate",
+    "Explanation",
+    "Kernel",
+    "KernelTable",
+    "PackedMatrix",
+    "__version__",
+    "available_isas",
+    "explain",
+    "gemm",
+    "get_isa",
+    "get_num_threads",
+    "kernels",
+    "pack",
+    "set_isa",
+    "set_num_threads",
+    "show_config",
+]
+
+config.configure(_os.environ)
+_threadpoolctl.register()

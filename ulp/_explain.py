@@ -1,0 +1,162 @@
+"""`kernels` and `explain`: the kernel table, and why one kernel of it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from . import _core
+from ._validate import bit_pair, integer
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A row of the kernel table."""
+
+    name: str
+    """<technique>_<isa>_<mr>x<nr>, as `gemm(..., kernel=)` takes it."""
+    technique: str
+    isa: str
+    mr: int
+    """Rows of a tile."""
+    nr: int
+    """Columns of a tile."""
+    available: bool
+    """Whether this CPU and the instruction set in force (`set_isa`) run it."""
+    pairs: frozenset[tuple[int, int]]
+    """The (a_bits, b_bits) it supports, each in any combination of signs."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class KernelTable(tuple[Kernel, ...]):
+    """Kernels, best first; prints as a table."""
+
+    __slots__ = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names, in order."""
+        return [kernel.name for kernel in self]
+
+    def __repr__(self) -> str:
+        rows = [(k.name, k.technique, k.isa, f"{k.mr} x {k.nr}", "yes" if k.available else "no", _describe_pairs(k.pairs)) for k in self]
+        return _table(("kernel", "technique", "isa", "tile", "runs here", "a_bits: b_bits"), rows)
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What `explain` says of one kernel."""
+
+    name: str
+    runnable: bool
+    reason: str
+    """Why it cannot run; "" if it can."""
+    seconds: float
+    """Predicted time of the call on one thread, from measurements; NaN where it was never measured or cannot run."""
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """Which kernel a call would run, and why the others would not; prints as a table."""
+
+    m: int
+    n: int
+    k: int
+    a_bits: int
+    b_bits: int
+    a_signed: bool
+    b_signed: bool
+    isa: str
+    candidates: tuple[Candidate, ...]
+    """Every kernel of the table, in the order of preference."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel that would run; "" if none can."""
+        return next((c.name for c in self.candidates if c.runnable), "")
+
+    def __repr__(self) -> str:
+        a = f"{'signed' if self.a_signed else 'unsigned'} {self.a_bits}-bit"
+        b = f"{'signed' if self.b_signed else 'unsigned'} {self.b_bits}-bit"
+        title = f"M={self.m} N={self.n} K={self.k}, {a} a, {b} b, {self.isa}: {self.kernel or 'no kernel'}"
+        return title + "\n" + _table(("", "kernel", "predicted", "GMAC/s", "why not"), [self._row(c) for c in self.candidates])
+
+    __str__ = __repr__
+
+    def _row(self, candidate: Candidate) -> tuple[str, ...]:
+        chosen = candidate.runnable and candidate.name == self.kernel
+        measured = math.isfinite(candidate.seconds) and candidate.seconds > 0
+        time = _duration(candidate.seconds) if measured else "-"
+        rate = f"{self.m * self.n * self.k / candidate.seconds / 1e9:.1f}" if measured else "-"
+        why_not = candidate.reason if not candidate.runnable else "" if chosen else "slower" if measured else "not measured"
+        return "->" if chosen else "", candidate.name, time, rate, why_not
+
+
+def kernels(*, bits: int | tuple[int, int] | None = None) -> KernelTable:
+    """The kernel table, best first.
+
+    bits: only kernels for this width (an int for both operands, or (a_bits, b_bits)); by default all of them.
+    """
+    pair = None if bits is None else bit_pair(bits)
+    rows = (
+        Kernel(row["name"], row["technique"], row["isa"], row["mr"], row["nr"], row["available"], frozenset(map(tuple, row["pairs"])))
+        for row in _core.kernels()
+    )
+    return KernelTable(row for row in rows if pair is None or pair in row.pairs)
+
+
+def explain(M: int, N: int, K: int, *, bits: int | tuple[int, int], a_signed: bool = False, b_signed: bool = True) -> Explanation:  # noqa: N803
+    """Which kernel `gemm` would run for an (M, K) a and a (K, N) b on this CPU now, and why not the others.
+
+    M, N, K: 0 .. 2^31-1. bits: an int for both operands, or (a_bits, b_bits). The signs default to what networks have after a ReLU:
+    unsigned activations, signed weights. Raises TypeError or ValueError.
+    """
+    m, n, k = (integer(value, name, 0, 2**31 - 1) for name, value in (("M", M), ("N", N), ("K", K)))
+    a_bits, b_bits = bit_pair(bits)
+    ranked = _core.rank(m, n, k, a_bits, bool(a_signed), b_bits, bool(b_signed))
+    candidates = tuple(Candidate(*row) for row in ranked)
+    return Explanation(m, n, k, a_bits, b_bits, bool(a_signed), bool(b_signed), _core.isa(), candidates)
+
+
+def _duration(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _describe_pairs(pairs: Iterable[tuple[int, int]]) -> str:
+    """{(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)} -> "1-2: 1-2, 3: 1"."""
+    by_a: dict[int, list[int]] = {}
+    for a, b in sorted(pairs):
+        by_a.setdefault(a, []).append(b)
+    groups: list[tuple[list[int], str]] = []
+    for a, bs in by_a.items():
+        widths = _ranges(bs)
+        if groups and groups[-1][1] == widths and groups[-1][0][-1] == a - 1:
+            groups[-1][0].append(a)
+        else:
+            groups.append(([a], widths))
+    return ", ".join(f"{_ranges(members)}: {widths}" for members, widths in groups)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """[1, 2, 3, 5] -> "1-3 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [tuple(heads), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -1,0 +1,319 @@
+"""`gemm`: from what users pass to the native call, and back.
+
+The usual call of inference, a plain 8-bit activation matrix against packed weights, goes to the core after a handful of comparisons,
+because on a 16 x 16 x 16 product every Python statement shows. Everything else takes `_gemm_general`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from time import perf_counter
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core, config
+from ._validate import (
+    INT32_MAX,
+    IntArray,
+    as_array,
+    bit_pair,
+    int32_vector,
+    integer,
+    interval,
+    largest_magnitude,
+    operand,
+    out_of_range,
+    zero_points,
+)
+from .packed import PackedMatrix, pack_array
+
+_UINT8 = np.dtype(np.uint8)
+_INT8 = np.dtype(np.int8)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+# Bound once: an attribute of a module costs as much as a comparison.
+_native = _core.gemm
+_OutOfRange = _core.OutOfRange
+_ndarray = np.ndarray
+
+
+@overload
+def gemm(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike | PackedMatrix,
+    *,
+    bits: int | tuple[int, int] | None = ...,
+    a_zero: int = ...,
+    b_zero: int | npt.ArrayLike = ...,
+    out: npt.NDArray[np.int32] | None = ...,
+    kernel: str | None = ...,
+    scale: None = ...,
+) -> npt.NDArray[np.int32]: ...
+@overload
+def gemm(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike | PackedMatrix,
+    *,
+    bits: int | tuple[int, int] | None = ...,
+    a_zero: int = ...,
+    b_zero: int | npt.ArrayLike = ...,
+    out: npt.NDArray[Any] | None = ...,
+    kernel: str | None = ...,
+    scale: npt.ArrayLike,
+    bias: npt.ArrayLike | None = ...,
+    out_bits: int | None = ...,
+    out_zero: int = ...,
+    out_signed: bool = ...,
+    relu: bool = ...,
+) -> npt.NDArray[Any]: ...
+def gemm(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike | PackedMatrix,
+    *,
+    bits: int | tuple[int, int] | None = None,
+    a_zero: int = 0,
+    b_zero: int | npt.ArrayLike = 0,
+    out: npt.NDArray[Any] | None = None,
+    kernel: str | None = None,
+    scale: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    out_bits: int | None = None,
+    out_zero: int = 0,
+    out_signed: bool = False,
+    relu: bool = False,
+) -> npt.NDArray[Any]:
+    """Multiply matrices of 1- to 8-bit integers, exactly: sum over k of (a - a_zero) * (b - b_zero).
+
+    Args:
+        a: (..., M, K), or (K,) as in numpy.matmul. uint8 is unsigned, 0..2^bits-1; int8 is signed, -2^(bits-1)..2^(bits-1)-1, and at 1 bit
+            -1 and +1. bool counts as unsigned; any other integer dtype is unsigned if all values fit so, else signed. Strides are free.
+        b: (K, N) under the same rules, or `ulp.pack(b, bits=...)`, which saves the packing in every call.
+        bits: an int for both, or (a_bits, b_bits). With a packed b it may be left out: a then has b's bits.
+        a_zero: zero point of a, taken off every value.
+        b_zero: zero point of b; an int, or N of them, one a column.
+        out: array for the result, of the result's shape and dtype; any strides, and it may overlap a.
+        kernel: name of the kernel to use (`ulp.kernels()`); by default the fastest one that measurements know.
+        scale: given, the result is requantised while it is still in cache: a float, or N of them. The sum, as float32, is multiplied by it.
+        bias: needs scale. N integers, added to the sum before scaling; or, without out_bits, N floats, added after scaling.
+        out_bits: 1..8: round half to even, add out_zero, clamp to the interval of out_bits. Without it the result is float32.
+        out_zero: zero point of the result.
+        out_signed: the result is int8 and its interval signed, -2^(out_bits-1)..2^(out_bits-1)-1; out_bits >= 2.
+        relu: clamp from below at what stands for zero: 0, or out_zero.
+
+    Returns:
+        (..., M, N), or (N,) for a (K,): int32; float32 with scale; uint8 or int8 with out_bits. `out` itself if given.
+
+    Raises:
+        TypeError: an operand of floats (quantize first) or of no numbers, an argument of the wrong type.
+        ValueError: a value outside its interval (with its index), shapes that do not fit, an unknown kernel or one that cannot run, and
+            sums that could leave int32: K * max|a - a_zero| * max|b - b_zero| must not exceed 2^31 - 1.
+    """
+    if (
+        type(a) is _ndarray
+        and type(b) is PackedMatrix
+        and bits is None
+        and out is None
+        and scale is None
+        and a.ndim == 2
+        and (a.dtype is _UINT8 or a.dtype is _INT8)
+        and type(b_zero) is int
+        and type(a_zero) is int
+        and -65536 < a_zero < 65536
+        and -65536 < b_zero < 65536
+        and (kernel is None or type(kernel) is str)
+        and bias is None
+        and out_bits is None
+        and not (out_zero or out_signed or relu or config.verbose)
+    ):
+        try:
+            return _native(a, b._packed, b._bits, a_zero, b_zero, kernel, None)
+        except _OutOfRange:
+            raise out_of_range(a, "a", b._bits) from None
+    return _gemm_general(a, b, bits, a_zero, b_zero, out, kernel, scale, bias, out_bits, out_zero, out_signed, relu)
+
+
+def _gemm_general(
+    a: object,
+    b: object,
+    bits: object,
+    a_zero: object,
+    b_zero: object,
+    out: object,
+    kernel: str | None,
+    scale: object,
+    bias: object,
+    out_bits: object,
+    out_zero: object,
+    out_signed: object,
+    relu: object,
+) -> npt.NDArray[Any]:
+    packing_seconds = 0.0
+    if isinstance(b, PackedMatrix):
+        a_bits, _ = bit_pair(bits, b.bits)
+        packed = b._packed
+    else:
+        a_bits, b_bits = bit_pair(bits)
+        start = perf_counter()
+        packed = pack_array(b, b_bits)
+        packing_seconds = perf_counter() - start
+    given = as_array(a, "a")
+    codes = _matrix(given, packed, a_bits)
+    m, n = codes.shape[0], packed.n
+    shape = (n,) if given.ndim == 1 else (*given.shape[:-1], n)
+    zero_a = integer(a_zero, "a_zero", -(2**31), INT32_MAX, "a zero point")
+    zero_b = zero_points(b_zero, "b_zero", n)
+    if kernel is not None and not isinstance(kernel, str):
+        raise TypeError(f"kernel={kernel!r}: expected the name of a kernel, see ulp.kernels()")
+    epilogue = _epilogue(scale, bias, out_bits, out_zero, out_signed, relu, n)
+    if epilogue is not None and epilogue[1] is not None and epilogue[1].dtype == np.int32:
+        _check_bias(epilogue[1], packed, a_bits, codes.dtype == _INT8, zero_a, zero_b)
+    dtype = np.dtype(np.int32) if epilogue is None else _result_dtype(epilogue)
+    target = None if out is None else _target(out, (m, n), shape, dtype, (given, zero_b, *(epilogue or ())))
+
+    start = perf_counter()
+    try:
+        if epilogue is None:
+            result: IntArray = _core.gemm(codes, packed, a_bits, zero_a, zero_b, kernel, target)
+        else:
+            result = _core.gemm_fused(codes, packed, a_bits, zero_a, zero_b, kernel, target, *epilogue)
+    except _OutOfRange:
+        raise out_of_range(codes.reshape(given.shape), "a", a_bits) from None
+    if config.verbose:
+        _report(codes, packed, a_bits, dtype, perf_counter() - start, packing_seconds)
+
+    if out is None:
+        return result.reshape(shape)
+    assert isinstance(out, np.ndarray)  # _target has checked it
+    if target is None:
+        out[...] = result.reshape(shape)
+    return out
+
+
+def _matrix(given: IntArray, packed: _core.Packed, bits: int) -> IntArray:
+    """a as a two-dimensional array of uint8 or int8 codes, leading dimensions folded into M. Copies only where no view will do."""
+    if given.ndim == 0:
+        raise ValueError("a is a scalar: expected (..., M, K) or (K,)")
+    k = given.shape[-1]
+    if k != packed.k:
+        raise ValueError(f"a has K = {k} (shape {given.shape}) but b has K = {packed.k} (shape ({packed.k}, {packed.n}))")
+    codes = operand(given, "a", bits)
+    return codes if codes.ndim == 2 else codes.reshape(math.prod(codes.shape[:-1]), k)
+
+
+def _target(
+    out: object, matrix: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any], inputs: tuple[object, ...]
+) -> IntArray | None:
+    """`out` as the (M, N) array that the core writes to, or None where it cannot: then the result is copied into `out`."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out of type {type(out).__name__}: expected a numpy array of shape {shape} and dtype {dtype}")
+    if out.dtype != dtype:
+        raise TypeError(f"out has dtype {out.dtype}: this call gives {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}: this call gives {shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if not out.flags.aligned or any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in inputs):
+        return None
+    if out.ndim != 2:
+        return out.reshape(matrix) if out.flags.c_contiguous else None
+    columns_adjacent = out.strides[1] == dtype.itemsize and out.strides[0] >= matrix[1] * dtype.itemsize
+    return out if out.flags.c_contiguous or columns_adjacent else None
+
+
+_Epilogue = tuple[npt.NDArray[np.float32], npt.NDArray[Any] | None, bool, int, bool, int]
+
+
+def _epilogue(
+    scale: object, bias: object, out_bits: object, out_zero: object, out_signed: object, relu: object, n: int
+) -> _Epilogue | None:
+    """The last six arguments of `_core.gemm_fused`, checked; None where the call wants the int32 sums."""
+    if scale is None:
+        if bias is not None or out_bits is not None or out_zero or out_signed or relu:
+            raise TypeError(
+                "bias, out_bits, out_zero, out_signed and relu belong to the scaled result: pass scale= as well (1.0 changes nothing)"
+            )
+        return None
+    for name, flag in (("out_signed", out_signed), ("relu", relu)):
+        if not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(f"{name}={flag!r}: expected True or False")
+    factors = _scale(scale, n)
+    if out_bits is None:
+        if out_zero or out_signed:
+            raise TypeError("out_zero and out_signed shape a quantised result: pass out_bits= as well")
+        return factors, _bias(bias, n, floats=True), bool(relu), 0, False, 0
+    width = integer(out_bits, "out_bits", 1, 8, "a bit width")
+    if out_signed and width == 1:
+        raise ValueError("out_bits=1 with out_signed=True: a bipolar result has no zero to round to; take out_bits=2 or unsigned")
+    low, high = interval(width, bool(out_signed))
+    zero = integer(out_zero, "out_zero", low, high, "a zero point of the result")
+    return factors, _bias(bias, n, floats=False), bool(relu), width, bool(out_signed), zero
+
+
+def _result_dtype(epilogue: _Epilogue) -> np.dtype[Any]:
+    _, _, _, width, signed, _ = epilogue
+    if width == 0:
+        return np.dtype(np.float32)
+    return _INT8 if signed else _UINT8
+
+
+def _scale(value: object, n: int) -> npt.NDArray[np.float32]:
+    """Shape () or (n,), float32, finite."""
+    array = as_array(value, "scale")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"scale has dtype {array.dtype}: expected a float or {n} of them")
+    if array.ndim and array.shape not in ((n,), (1,)):
+        raise ValueError(f"scale has shape {array.shape}: expected a scalar or ({n},), one value a column of b")
+    if array.size and not float(np.abs(array).max()) <= _FLOAT32_MAX:
+        raise ValueError("scale holds values that are not finite in float32")
+    factors = np.ascontiguousarray(array, dtype=np.float32)
+    return factors if array.shape == (n,) else factors.reshape(())
+
+
+def _bias(value: object, n: int, *, floats: bool) -> npt.NDArray[Any] | None:
+    """None, int32 (n,), or where `floats` allows it float32 (n,)."""
+    if value is None:
+        return None
+    array = as_array(value, "bias")
+    if array.dtype.kind in "iu":
+        return int32_vector(array, "bias", n)
+    if array.dtype.kind != "f":
+        raise TypeError(f"bias has dtype {array.dtype}: expected integers or floats")
+    if not floats:
+        raise TypeError(
+            f"bias has dtype {array.dtype}: with out_bits it is added to the integer sum, so quantize it first: "
+            "np.rint(bias / (a_scale * b_scale)).astype(np.int32)"
+        )
+    if array.shape != (n,):
+        raise ValueError(f"bias has shape {array.shape}: expected ({n},), one value a column of b")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _check_bias(
+    bias: npt.NDArray[np.int32], packed: _core.Packed, a_bits: int, a_signed: bool, a_zero: int, b_zero: int | npt.NDArray[np.int32]
+) -> None:
+    """ValueError where sum + bias could leave int32. The core checks the sum alone."""
+    if bias.size == 0:
+        return
+    largest_sum = packed.k * largest_magnitude(a_bits, a_signed, a_zero) * largest_magnitude(packed.bits, packed.signed, b_zero)
+    largest_bias = max(-int(bias.min()), int(bias.max()))
+    if largest_sum <= INT32_MAX < largest_sum + largest_bias:
+        raise ValueError(
+            f"bias reaches {largest_bias}, and with sums of up to {largest_sum} could leave int32; "
+            f"at K = {packed.k} it may reach {INT32_MAX - largest_sum}"
+        )
+
+
+def _report(codes: IntArray, packed: _core.Packed, a_bits: int, dtype: np.dtype[Any], seconds: float, packing_seconds: float) -> None:
+    """One line on stderr, in one write, so that lines of several threads do not mix."""
+    m, k = codes.shape
+    a_sign = "s" if codes.dtype == _INT8 else "u"
+    b_sign = "s" if packed.signed else "u"
+    rate = m * packed.n * k / seconds / 1e9 if seconds > 0 else 0.0
+    packing = f" (+ {packing_seconds * 1e3:.3f} ms to pack b)" if packing_seconds else ""
+    sys.stderr.write(
+        f"ulp: {_core.last_kernel() or 'none'} MxNxK={m}x{packed.n}x{k} a={a_sign}{a_bits} b={b_sign}{packed.bits} -> {dtype} "
+        f"{seconds * 1e3:.3f} ms {rate:.2f} GMAC/s{packing}\n"
+    )

@@ -1,0 +1,281 @@
+"""Weights packed once and used many times: `pack` and `PackedMatrix`, with pickling and two file formats.
+
+A saved matrix holds the dense bytes in the order of csrc/pack/layout.h, which is the same on every CPU, and five numbers. Everything that
+is read back is checked against the bytes that are there before anything of the declared size is allocated, and nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from ._validate import IntArray, as_array, bit_width, integer, operand, out_of_range
+
+FORMAT = "ulp.PackedMatrix"
+FORMAT_VERSION = 1
+
+# The layout of the five numbers in a file and in a pickle.
+_FIELDS = ("version", "k", "n", "bits", "signed")
+_LARGEST_DIMENSION = 2**31 - 1
+# A matrix with K = 0 has no bytes that could vouch for N, and its column sums are still allocated.
+_LARGEST_EMPTY_N = 2**24
+
+
+class PackedMatrix:
+    """A (K, N) matrix of 1- to 8-bit integers, stored densely: `bits` bits a value, padded to 32 in K and 8 in N. Immutable.
+
+    Made by `ulp.pack` or `PackedMatrix.load`; pickling and copying work too. Two matrices are equal if shape, bits, sign and all values
+    are; equal matrices have equal hashes.
+    """
+
+    __slots__ = ("_bits", "_packed")
+
+    _packed: _core.Packed
+    _bits: int
+
+    def __init__(self, packed: _core.Packed) -> None:
+        if not isinstance(packed, _core.Packed):
+            raise TypeError("a PackedMatrix comes from ulp.pack(b, bits=...) or PackedMatrix.load(path)")
+        object.__setattr__(self, "_packed", packed)
+        object.__setattr__(self, "_bits", packed.bits)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a PackedMatrix is immutable: cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a PackedMatrix is immutable: cannot delete {name!r}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, N)."""
+        return self._packed.k, self._packed.n
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    @property
+    def bits(self) -> int:
+        """Bits a value, 1..8."""
+        return self._bits
+
+    @property
+    def signed(self) -> bool:
+        """Whether values are signed: two's complement, or -1 and +1 at 1 bit."""
+        return self._packed.signed
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8 or int8: the dtype of `unpack()`, and of the values that `pack` was given."""
+        return np.dtype(np.int8 if self._packed.signed else np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored values, without the column sums."""
+        return self._packed.nbytes
+
+    def unpack(self) -> IntArray:
+        """The values as a new (K, N) array of `dtype`."""
+        return _core.unpack(self._packed)
+
+    def __repr__(self) -> str:
+        k, n = self.shape
+        sign = "signed" if self.signed else "unsigned"
+        return f"PackedMatrix(shape=({k}, {n}), bits={self._bits}, {sign}, nbytes={self.nbytes})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PackedMatrix):
+            return NotImplemented
+        if self is other:
+            return True
+        same = self.shape == other.shape and self._bits == other._bits and self.signed == other.signed
+        return same and np.array_equal(self._packed.data, other._packed.data)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self._bits, self.signed, zlib.crc32(self._packed.data.data)))
+
+    def __copy__(self) -> PackedMatrix:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedMatrix:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The bytes go as an array, which pickle protocol 5 can move out of band, without a copy.
+        return _rebuild, (self._header(), self._packed.data)
+
+    def _header(self) -> tuple[int, ...]:
+        k, n = self.shape
+        return FORMAT_VERSION, k, n, self._bits, int(self.signed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the matrix to `path`: numpy's .npz, or .safetensors (where the package safetensors is installed).
+
+        A file of that name is replaced only when the new one is complete. Raises ValueError for another suffix, ImportError, OSError.
+        """
+        target = Path(path)
+        suffix = _suffix(target)
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            if suffix == ".npz":
+                with scratch.open("wb") as file:
+                    np.savez(file, header=np.array(self._header(), dtype=np.int64), data=self._packed.data)
+            else:
+                metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
+                _safetensors_numpy().save_file({"data": self._packed.data}, scratch, metadata=metadata)
+            scratch.replace(target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PackedMatrix:
+        """Read what `save` wrote. Safe on files from anyone: no code is run, no declared size is believed.
+
+        Raises ValueError for whatever is no complete matrix of a known format version, ImportError, OSError.
+        """
+        source = Path(path)
+        suffix = _suffix(source)
+        try:
+            header, data = _read_npz(source) if suffix == ".npz" else _read_safetensors(source)
+            return _rebuild(header, data)
+        except ValueError as error:
+            raise ValueError(f"{source} is not a saved ulp.PackedMatrix: {error}") from error
+
+
+def pack(b: npt.ArrayLike, bits: int) -> PackedMatrix:
+    """Pack a (K, N) integer matrix for reuse as `b` of `ulp.gemm`.
+
+    b: uint8 (unsigned), int8 (signed; at 1 bit only -1 and +1), or any integer dtype: unsigned if all values are in 0..2^bits-1, else
+        signed.
+    bits: 1..8.
+    Raises ValueError for a value out of range (with index, value and interval) or a shape that is not 2-D, TypeError for other dtypes.
+    """
+    return PackedMatrix(pack_array(b, bit_width(bits, "bits")))
+
+
+def pack_array(b: object, bits: int) -> _core.Packed:
+    """The native matrix of `b`. Precondition: bits is in 1..8."""
+    array = as_array(b, "b")
+    if array.ndim != 2:
+        raise ValueError(f"b has shape {array.shape}: expected two dimensions, (K, N)")
+    codes = operand(array, "b", bits)
+    try:
+        return _core.pack(codes, bits)
+    except _core.OutOfRange:
+        raise out_of_range(codes, "b", bits) from None
+
+
+def _rebuild(header: object, data: object) -> PackedMatrix:
+    """A matrix from the fields of a file or a pickle, each of which may be anything."""
+    if not isinstance(header, (tuple, list)) or len(header) != len(_FIELDS):
+        raise ValueError(f"expected the {len(_FIELDS)} numbers {', '.join(_FIELDS)}")
+    try:
+        version = integer(header[0], "version", 0, 2**31)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, but this ulp reads version {FORMAT_VERSION}")
+        k = integer(header[1], "k", 0, _LARGEST_DIMENSION)
+        n = integer(header[2], "n", 0, _LARGEST_DIMENSION)
+        bits = bit_width(header[3], "bits")
+        signed = integer(header[4], "signed", 0, 1)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError("the data are not a one-dimensional array of bytes")
+    expected = _core.packed_nbytes(k, n, bits)
+    if data.size != expected:
+        raise ValueError(f"{data.size} bytes of data where {k} x {n} values of {bits} bits take {expected}")
+    if k == 0 and n > _LARGEST_EMPTY_N:
+        raise ValueError(f"an empty matrix of {n} columns")
+    return PackedMatrix(_core.from_data(np.ascontiguousarray(data), k, n, bits, bool(signed)))
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{path.name}: the suffix names the format, .npz or .safetensors")
+    return suffix
+
+
+def _safetensors_numpy() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("the .safetensors format needs the package safetensors (pip install safetensors); .npz needs nothing") from error
+    return safetensors.numpy
+
+
+def _read_npz(path: Path) -> tuple[list[int], IntArray]:
+    """Header and data of an .npz file.
+
+    numpy's own reader allocates what a member's header declares before it looks for the bytes; this one reads at most what the file has.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sorted(archive.namelist()) != ["data.npy", "header.npy"]:
+                raise ValueError("expected the members header.npy and data.npy")
+            header = _read_member(archive, "header.npy", np.dtype("<i8"))
+            data = _read_member(archive, "data.npy", np.dtype(np.uint8))
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"damaged archive ({error})") from error
+    return [int(number) for number in header], data
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> IntArray:
+    """A one-dimensional array of the given dtype."""
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    with archive.open(entry) as file:
+        # Stored, so what is read is no longer than the file itself, whatever the entry says.
+        stream: BinaryIO = file  # type: ignore[assignment]  # typeshed types it as IO[bytes]
+        count = _npy_length(stream, name, dtype)
+        body = stream.read()
+    if len(body) != count * dtype.itemsize:
+        raise ValueError(f"{name} declares {count} elements of {dtype.itemsize} bytes but holds {len(body)} bytes")
+    return np.frombuffer(body, dtype=dtype)
+
+
+# What numpy writes before a one-dimensional array: magic, version 1.0, the length of the header, and the header itself.
+_NPY_HEADER = re.compile(r"\{'descr': '([<|=>a-z0-9]+)', 'fortran_order': (?:False|True), 'shape': \((\d{1,18}),\), \} *\n", re.ASCII)
+
+
+def _npy_length(stream: BinaryIO, name: str, dtype: np.dtype[Any]) -> int:
+    start = stream.read(10)
+    if len(start) != 10 or start[:8] != b"\x93NUMPY\x01\x00":
+        raise ValueError(f"{name} is no numpy array")
+    match = _NPY_HEADER.fullmatch(stream.read(int.from_bytes(start[8:], "little")).decode("latin-1"))
+    if match is None or match[1] != dtype.str:
+        raise ValueError(f"{name} is no one-dimensional array of dtype {dtype}")
+    return int(match[2])
+
+
+def _read_safetensors(path: Path) -> tuple[list[int], IntArray]:
+    """Header and data of a .safetensors file. The package checks offsets and sizes against the file's length."""
+    _safetensors_numpy()
+    import safetensors
+
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if list(file.keys()) != ["data"] or metadata.get("format") != FORMAT:
+                raise ValueError(f"expected one tensor, 'data', and the metadata format={FORMAT}")
+            if file.get_slice("data").get_dtype() != "U8":
+                raise ValueError("the data are not bytes")
+            data = file.get_tensor("data")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"damaged file ({error})") from error
+    texts = [metadata.get(name, "") for name in _FIELDS]
+    if not all(text.isascii() and text.isdigit() and len(text) <= 12 for text in texts):
+        raise ValueError(f"the metadata lack a number among {', '.join(_FIELDS)}")
+    return [int(text) for text in texts], data
