@@ -1,0 +1,308 @@
+// PYBIND11_MODULE(_core): registers, converts numpy <-> views, releases the GIL. No arithmetic. The contract is ulp/_core.pyi.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <memory>
+#include <optional>
+
+#include "gemm/gemm.h"
+#include "gemm/threads.h"
+
+namespace py = pybind11;
+
+#if defined(_WIN32)
+#define ULP_EXPORT extern "C" __declspec(dllexport)
+#else
+#define ULP_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+// What threadpoolctl looks for in a shared object (ulp/_threadpoolctl.py).
+ULP_EXPORT int ulp_get_num_threads() { return ulp::num_threads(); }
+ULP_EXPORT void ulp_set_num_threads(int n) { ulp::set_num_threads(n < 1 ? 1 : n > ulp::kMaxThreads ? ulp::kMaxThreads : n); }
+ULP_EXPORT const char* ulp_get_version() { return ULP_VERSION; }
+
+namespace {
+
+using ulp::Encoding;
+using ulp::PackedMatrix;
+
+// The Python layer words the error, with the index; here it is only noticed.
+struct OutOfRange : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+thread_local const char* last_kernel_name = "";
+
+std::string shape_of(const py::array& x) {
+  std::string s = "(";
+  for (py::ssize_t i = 0; i < x.ndim(); ++i) s += (i ? ", " : "") + std::to_string(x.shape(i));
+  return s + (x.ndim() == 1 ? ",)" : ")");
+}
+
+ulp::MatrixView view_of(const py::array& x, const char* name) {
+  const char kind = x.dtype().kind();
+  if (x.itemsize() != 1 || (kind != 'u' && kind != 'i')) throw py::type_error(std::string(name) + " must be uint8 or int8");
+  if (x.ndim() != 2) throw py::value_error(std::string(name) + " must have 2 dimensions, has shape " + shape_of(x));
+  return {static_cast<const uint8_t*>(x.data()), x.shape(0), x.shape(1), x.strides(0), x.strides(1), kind == 'i'};
+}
+
+Encoding encoding_of(int bits, bool is_signed, const char* name) {
+  if (!ulp::valid_bits(bits)) throw py::value_error(std::string(name) + " = " + std::to_string(bits) + " is outside [1, 8]");
+  return {bits, is_signed};
+}
+
+ulp::DenseLayout layout_of(int64_t k, int64_t n, int bits) {
+  encoding_of(bits, false, "bits");
+  constexpr int64_t kMaxSide = int64_t{1} << 31;
+  if (k < 0 || n < 0 || k > kMaxSide || n > kMaxSide) {
+    throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is outside [0, 2^31] on a side");
+  }
+  const double bytes = (static_cast<double>(k) + 32) * (static_cast<double>(n) + 8) * bits / 8;
+  if (bytes > 1e15) throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is too large");
+  return {k, n, bits};
+}
+
+std::unique_ptr<PackedMatrix> pack(const py::array& b, int bits) {
+  const ulp::MatrixView view = view_of(b, "b");
+  const Encoding e = encoding_of(bits, view.is_signed, "bits");
+  layout_of(view.rows, view.cols, bits);
+  py::gil_scoped_release release;
+  if (!ulp::in_range(view, e)) throw OutOfRange("b");
+  return std::make_unique<PackedMatrix>(ulp::pack(view, e));
+}
+
+py::array unpack(const PackedMatrix& m) {
+  py::array out(m.encoding.is_signed ? py::dtype::of<int8_t>() : py::dtype::of<uint8_t>(),
+                std::vector<py::ssize_t>{m.layout.k, m.layout.n});
+  uint8_t* data = static_cast<uint8_t*>(out.mutable_data());
+  {
+    py::gil_scoped_release release;
+    ulp::unpack(m, data);
+  }
+  return out;
+}
+
+std::unique_ptr<PackedMatrix> from_data(const py::array_t<uint8_t, py::array::c_style>& data, int64_t k, int64_t n, int bits, bool is_signed) {
+  const ulp::DenseLayout layout = layout_of(k, n, bits);
+  if (data.ndim() != 1 || data.size() != layout.nbytes()) {
+    throw py::value_error("data has " + std::to_string(data.size()) + " bytes in shape " + shape_of(data) + "; (" + std::to_string(k) + ", " +
+                          std::to_string(n) + ") at " + std::to_string(bits) + " bits takes (" + std::to_string(layout.nbytes()) + ",)");
+  }
+  const uint8_t* bytes = data.data();
+  py::gil_scoped_release release;
+  return std::make_unique<PackedMatrix>(ulp::repack(bytes, layout, {bits, is_signed}));
+}
+
+// The operands of one call, checked and held.
+struct Call {
+  ulp::Problem problem;
+  int32_t b_zero = 0;
+  py::array_t<int32_t, py::array::c_style | py::array::forcecast> b_zeros;
+  const ulp::Kernel* kernel = nullptr;
+};
+
+void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+            const std::optional<std::string>& kernel) {
+  ulp::Problem& p = call.problem;
+  p.a = view_of(a, "a");
+  p.a_encoding = encoding_of(a_bits, p.a.is_signed, "a_bits");
+  p.b = &b;
+  p.a_zero = a_zero;
+  if (py::isinstance<py::array>(b_zero)) {
+    call.b_zeros = b_zero;
+    if (call.b_zeros.ndim() != 1 || call.b_zeros.size() != b.layout.n) {
+      throw py::value_error("b_zero has shape " + shape_of(call.b_zeros) + ", expected (" + std::to_string(b.layout.n) + ",)");
+    }
+    p.b_zero = call.b_zeros.data();
+    p.b_zero_per_column = true;
+  } else {
+    call.b_zero = b_zero.cast<int32_t>();
+    p.b_zero = &call.b_zero;
+  }
+  ulp::validate(p);
+  const ulp::Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding};
+  call.kernel = &ulp::select_kernel(shape, kernel ? kernel->c_str() : nullptr);
+}
+
+// `out` if given, else a new array. Columns must be adjacent; rows may lie anywhere.
+py::array destination(const py::object& out, const py::dtype& dtype, int64_t m, int64_t n, ulp::Destination& c) {
+  py::array result;
+  if (out.is_none()) {
+    result = py::array(dtype, std::vector<py::ssize_t>{m, n});
+  } else {
+    result = py::cast<py::array>(out);
+    if (!result.dtype().is(dtype) && !result.dtype().equal(dtype)) {
+      throw py::type_error("out has dtype " + std::string(py::str(result.dtype())) + ", expected " + std::string(py::str(dtype)));
+    }
+    if (result.ndim() != 2 || result.shape(0) != m || result.shape(1) != n) {
+      throw py::value_error("out has shape " + shape_of(result) + ", expected (" + std::to_string(m) + ", " + std::to_string(n) + ")");
+    }
+    const py::ssize_t size = result.itemsize();
+    const bool adjacent = n <= 1 || result.strides(1) == size;
+    const bool whole_rows = m <= 1 || result.strides(0) % size == 0;
+    if (!adjacent || !whole_rows) throw py::value_error("out must have adjacent columns");
+    if (!result.writeable()) throw py::value_error("out is read-only");
+  }
+  c.data = result.mutable_data();
+  c.row_stride = m <= 1 ? n : result.strides(0) / result.itemsize();
+  return result;
+}
+
+void run(const Call& call, const ulp::Epilogue& epilogue, const ulp::Destination& c) {
+  py::gil_scoped_release release;
+  if (!ulp::in_range(call.problem.a, call.problem.a_encoding)) throw OutOfRange("a");
+  ulp::gemm(call.problem, *call.kernel, epilogue, c);
+  last_kernel_name = call.kernel->name;
+}
+
+py::array gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+               const std::optional<std::string>& kernel, const py::object& out) {
+  static const py::object& int32 = *new py::object(py::dtype::of<int32_t>());
+  Call call;
+  set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
+  ulp::Destination c;
+  py::array result = destination(out, py::reinterpret_borrow<py::dtype>(int32), call.problem.a.rows, b.layout.n, c);
+  run(call, {}, c);
+  return result;
+}
+
+template <class T>
+const T* vector_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& x, int64_t n, const char* name) {
+  if (x.ndim() != 1 || x.size() != n) {
+    throw py::value_error(std::string(name) + " has shape " + shape_of(x) + ", expected (" + std::to_string(n) + ",)");
+  }
+  return x.data();
+}
+
+py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+                     const std::optional<std::string>& kernel, const py::object& out,
+                     const py::array_t<float, py::array::c_style | py::array::forcecast>& scale, const py::object& bias, bool relu, int out_bits,
+                     bool out_signed, int out_zero) {
+  const int64_t n = b.layout.n;
+  Call call;
+  set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
+  ulp::Epilogue e;
+  e.relu = relu;
+  if (scale.ndim() != 0) vector_of(scale, n, "scale");
+  e.scale = scale.data();
+  e.scale_per_column = scale.ndim() != 0;
+  for (py::ssize_t i = 0; i < scale.size(); ++i) {
+    if (!std::isfinite(scale.data()[i])) throw py::value_error("scale[" + std::to_string(i) + "] is not finite");
+  }
+  py::array_t<int32_t, py::array::c_style | py::array::forcecast> int_bias;
+  py::array_t<float, py::array::c_style | py::array::forcecast> float_bias;
+  if (!bias.is_none()) {
+    if (py::cast<py::array>(bias).dtype().kind() == 'f') {
+      if (out_bits != 0) throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
+      float_bias = bias;
+      e.float_bias = vector_of(float_bias, n, "bias");
+    } else {
+      int_bias = bias;
+      e.bias = vector_of(int_bias, n, "bias");
+    }
+  }
+  py::dtype dtype = py::dtype::of<float>();
+  e.kind = ulp::OutputKind::float32;
+  if (out_bits != 0) {
+    const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
+    if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
+    if (out_zero < q.min() || out_zero > q.max()) {
+      throw py::value_error("out_zero = " + std::to_string(out_zero) + " is outside [" + std::to_string(q.min()) + ", " + std::to_string(q.max()) + "]");
+    }
+    e.kind = ulp::OutputKind::quantised;
+    e.qmin = q.min();
+    e.qmax = q.max();
+    e.zero = out_zero;
+    dtype = out_signed ? py::dtype::of<int8_t>() : py::dtype::of<uint8_t>();
+  }
+  ulp::Destination c;
+  py::array result = destination(out, dtype, call.problem.a.rows, n, c);
+  run(call, e, c);
+  return result;
+}
+
+py::list kernels() {
+  py::list table;
+  for (const ulp::Kernel& k : ulp::kernel_table()) {
+    py::list pairs;
+    for (int a = 1; a <= 8; ++a) {
+      for (int b = 1; b <= 8; ++b) {
+        if (k.supports(a, b)) pairs.append(py::make_tuple(a, b));
+      }
+    }
+    py::dict row;
+    row["name"] = k.name;
+    row["technique"] = k.technique;
+    row["isa"] = ulp::isa_name(k.isa);
+    row["mr"] = k.mr;
+    row["nr"] = k.nr;
+    row["available"] = k.isa <= ulp::current_isa();
+    row["pairs"] = pairs;
+    table.append(row);
+  }
+  return table;
+}
+
+py::list rank(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_bits, bool b_signed) {
+  py::list ranking;
+  const ulp::Shape shape{m, n, k, encoding_of(a_bits, a_signed, "a_bits"), encoding_of(b_bits, b_signed, "b_bits")};
+  for (const ulp::Ranked& r : ulp::rank_kernels(shape)) ranking.append(py::make_tuple(r.kernel->name, r.why_not.empty(), r.why_not, r.seconds));
+  return ranking;
+}
+
+py::dict build_info() {
+  py::dict d;
+  d["compiler"] = ULP_COMPILER;
+  d["flags"] = ULP_FLAGS;
+  d["build_type"] = ULP_BUILD_TYPE;
+  d["version"] = ULP_VERSION;
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Native core of ulp; see ulp/_core.pyi.";
+  py::register_exception<OutOfRange>(m, "OutOfRange", PyExc_ValueError);
+
+  py::class_<PackedMatrix>(m, "Packed")
+      .def_property_readonly("k", [](const PackedMatrix& p) { return p.layout.k; })
+      .def_property_readonly("n", [](const PackedMatrix& p) { return p.layout.n; })
+      .def_property_readonly("bits", [](const PackedMatrix& p) { return p.encoding.bits; })
+      .def_property_readonly("signed", [](const PackedMatrix& p) { return p.encoding.is_signed; })
+      .def_property_readonly("nbytes", [](const PackedMatrix& p) { return p.data.size(); })
+      .def_property_readonly("data",
+                             [](const py::object& self) {
+                               const PackedMatrix& p = self.cast<const PackedMatrix&>();
+                               py::array_t<uint8_t> view(static_cast<py::ssize_t>(p.data.size()), p.data.data(), self);
+                               view.attr("setflags")(py::arg("write") = false);
+                               return view;
+                             })
+      .def_property_readonly("column_sums", [](const PackedMatrix& p) {
+        py::array_t<int64_t> sums(static_cast<py::ssize_t>(p.code_sums.size()));
+        for (size_t i = 0; i < p.code_sums.size(); ++i) {
+          sums.mutable_data()[i] = p.encoding.slope() * p.code_sums[i] + p.encoding.offset() * p.layout.k;
+        }
+        return sums;
+      });
+
+  m.def("pack", pack, py::arg("b"), py::arg("bits"));
+  m.def("unpack", unpack, py::arg("packed"));
+  m.def("packed_nbytes", [](int64_t k, int64_t n, int bits) { return layout_of(k, n, bits).nbytes(); }, py::arg("k"), py::arg("n"), py::arg("bits"));
+  m.def("from_data", from_data, py::arg("data"), py::arg("k"), py::arg("n"), py::arg("bits"), py::arg("signed"));
+  m.def("gemm", gemm, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"), py::arg("kernel").none(true), py::arg("out").none(true));
+  m.def("gemm_fused", gemm_fused, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"), py::arg("kernel").none(true),
+        py::arg("out").none(true), py::arg("scale"), py::arg("bias").none(true), py::arg("relu"), py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
+  m.def("kernels", kernels);
+  m.def("rank", rank, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"), py::arg("b_signed"));
+  m.def("last_kernel", [] { return last_kernel_name; });
+  m.def("isas", ulp::known_isas);
+  m.def("available_isas", ulp::available_isas);
+  m.def("isa", [] { return ulp::isa_name(ulp::current_isa()); });
+  m.def("set_isa", ulp::set_isa, py::arg("name"));
+  m.def("num_threads", ulp::num_threads);
+  m.def("set_num_threads", ulp::set_num_threads, py::arg("n"));
+  m.def("build_info", build_info);
+}

@@ -1,0 +1,74 @@
+// The epilogue: from a kernel's accumulator over codes to the result over values.
+//
+// A kernel sums products of centred codes, x = u - centre. A value is v = s u + o (pack/bits.h), so, zero point z taken off,
+//
+//     v - z = s x + t,      t = o - z + s * centre.
+//
+// With the subscripts a (rows m) and b (columns n; b's zero point may differ by column), the result is
+//
+//     sum_k (s_a x_a + t_a)(s_b x_b + t_b) = s_a s_b sum_k x_a x_b  +  s_a t_b[n] X_a[m]  +  t_a (s_b X_b[n] + K t_b[n])
+//                                            acc << shift             row term              col term
+//
+// where X_a, X_b are sums over k. s is 1, or 2 for bipolar operands, so s_a s_b is a shift. Where t_b is the same for all columns the row
+// term is one number a row; where it is zero, which is what signed weights give on a kernel that centres them, there are no row sums to take.
+// All of it is computed modulo 2^32: the final value fits int32 (checked before the run), so it is right whatever wraps on the way.
+//
+// Requantisation follows onnxruntime's MatMulInteger + requantise (MlasRequantizeOutput): y = float(acc + bias) * scale, clamped to
+// [qmin - zero, qmax - zero], rounded half to even, + zero.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace ulp {
+
+enum class OutputKind { int32, float32, quantised };
+
+// What happens to the exact int32 result. int32: nothing but the store.
+struct Epilogue {
+  OutputKind kind = OutputKind::int32;
+  const float* scale = nullptr;  // one, or n with scale_per_column
+  bool scale_per_column = false;
+  const int32_t* bias = nullptr;        // n, added before scaling
+  const float* float_bias = nullptr;    // n, added after scaling; float32 output only
+  bool relu = false;
+  int qmin = 0;
+  int qmax = 0;
+  int zero = 0;
+
+  bool fused() const { return kind != OutputKind::int32; }
+};
+
+// Adding 1.5 * 2^23 to |x| < 2^22 leaves no bits for a fraction: the FPU's own rounding, half to even, does the work, and it vectorises.
+inline float round_half_even(float x) {
+  constexpr float kMagic = 12582912.0f;
+  return (x + kMagic) - kMagic;
+}
+
+// A row of `n` results that start at column n0. `out` is float32, uint8 or int8 (as a byte) according to the kind.
+inline void apply_epilogue(const Epilogue& e, const int32_t* acc, int64_t n0, int64_t n, void* out) {
+  const float* scale = e.scale + (e.scale_per_column ? n0 : 0);
+  const int64_t scale_step = e.scale_per_column ? 1 : 0;
+  if (e.kind == OutputKind::float32) {
+    float* y = static_cast<float*>(out);
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(e.bias ? e.bias[n0 + i] : 0));
+      float v = static_cast<float>(sum) * scale[i * scale_step];
+      if (e.float_bias) v += e.float_bias[n0 + i];
+      y[i] = e.relu && v < 0.0f ? 0.0f : v;
+    }
+    return;
+  }
+  uint8_t* y = static_cast<uint8_t*>(out);
+  const float lo = static_cast<float>((e.relu && e.zero > e.qmin ? e.zero : e.qmin) - e.zero);
+  const float hi = static_cast<float>(e.qmax - e.zero);
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(e.bias ? e.bias[n0 + i] : 0));
+    float v = static_cast<float>(sum) * scale[i * scale_step];
+    v = v < lo ? lo : v;
+    v = v > hi ? hi : v;
+    y[i] = static_cast<uint8_t>(static_cast<int>(round_half_even(v)) + e.zero);
+  }
+}
+
+}  // namespace ulp

@@ -1,0 +1,54 @@
+// The driver: validate -> select -> loops -> micro-kernel -> epilogue.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../pack/pack.h"
+#include "epilogue.h"
+#include "kernel.h"
+
+namespace ulp {
+
+struct Problem {
+  MatrixView a;  // M x K
+  Encoding a_encoding{1, false};
+  const PackedMatrix* b = nullptr;  // K x N
+  int32_t a_zero = 0;
+  const int32_t* b_zero = nullptr;  // one, or N with b_zero_per_column; nullptr means 0
+  bool b_zero_per_column = false;
+};
+
+struct Destination {
+  void* data = nullptr;    // M x N of the epilogue's type, columns adjacent
+  int64_t row_stride = 0;  // elements
+};
+
+// A problem without its data, for selection.
+struct Shape {
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  Encoding a;
+  Encoding b;
+};
+
+struct Ranked {
+  const Kernel* kernel;
+  std::string why_not;  // "" if it runs
+  double seconds;       // predicted; NaN if it does not run or was never measured
+};
+
+// Every kernel of the table, in order of preference: those that run by predicted time, then the others in table order.
+std::vector<Ranked> rank_kernels(const Shape& shape);
+
+// The best kernel, or the one named. Throws std::invalid_argument for a name that is unknown or that cannot run this pair here.
+const Kernel& select_kernel(const Shape& shape, const char* name);
+
+// Throws std::invalid_argument if shapes disagree or a sum could leave int32. Does not read A's elements: see in_range.
+void validate(const Problem& problem);
+
+// Precondition: validate(problem), in_range(problem.a, problem.a_encoding), kernel fits.
+void gemm(const Problem& problem, const Kernel& kernel, const Epilogue& epilogue, const Destination& c);
+
+}  // namespace ulp

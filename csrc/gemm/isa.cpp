@@ -1,0 +1,104 @@
+#include "isa.h"
+
+#include <atomic>
+#include <stdexcept>
+
+#if defined(ULP_X86) && defined(_MSC_VER)
+#include <immintrin.h>
+#include <intrin.h>
+#endif
+
+namespace ulp {
+namespace {
+
+struct IsaRow {
+  Isa isa;
+  const char* name;
+  bool (*runs_here)();
+};
+
+bool always() { return true; }
+
+#if defined(ULP_X86)
+bool has_avx2() {
+#if defined(_MSC_VER)
+  int leaf1[4];
+  int leaf7[4];
+  __cpuid(leaf1, 1);
+  __cpuidex(leaf7, 7, 0);
+  const bool os_saves_ymm = (leaf1[2] & (1 << 27)) && (_xgetbv(0) & 6) == 6;
+  return os_saves_ymm && (leaf1[2] & (1 << 12)) && (leaf7[1] & (1 << 5)) && (leaf7[1] & (1 << 8));
+#else
+  // libgcc's and compiler-rt's tables check that the OS saves the ymm state.
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#endif
+}
+#endif
+
+// Best first.
+const IsaRow kIsas[] = {
+#if defined(ULP_X86)
+    {Isa::avx2, "avx2", has_avx2},
+#endif
+    {Isa::baseline, "baseline", always},
+};
+
+const IsaRow& detected() {
+  static const IsaRow& best = []() -> const IsaRow& {
+    for (const IsaRow& row : kIsas) {
+      if (row.runs_here()) return row;
+    }
+    return kIsas[sizeof kIsas / sizeof kIsas[0] - 1];
+  }();
+  return best;
+}
+
+std::atomic<int> forced{-1};
+
+std::string join(const std::vector<std::string>& names) {
+  std::string s;
+  for (const std::string& n : names) s += (s.empty() ? "" : ", ") + n;
+  return s;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  for (const IsaRow& row : kIsas) {
+    if (row.isa == isa) return row.name;
+  }
+  return "unknown";
+}
+
+std::vector<std::string> known_isas() {
+  std::vector<std::string> names;
+  for (const IsaRow& row : kIsas) names.push_back(row.name);
+  return names;
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const IsaRow& row : kIsas) {
+    if (row.isa <= detected().isa) names.push_back(row.name);
+  }
+  return names;
+}
+
+Isa current_isa() {
+  const int f = forced.load(std::memory_order_relaxed);
+  return f < 0 ? detected().isa : static_cast<Isa>(f);
+}
+
+void set_isa(const std::string& name) {
+  for (const IsaRow& row : kIsas) {
+    if (name != row.name) continue;
+    if (row.isa > detected().isa) {
+      throw std::invalid_argument("isa '" + name + "' is not available on this CPU; available: " + join(available_isas()));
+    }
+    forced.store(static_cast<int>(row.isa), std::memory_order_relaxed);
+    return;
+  }
+  throw std::invalid_argument("unknown isa '" + name + "'; known: " + join(known_isas()));
+}
+
+}  // namespace ulp

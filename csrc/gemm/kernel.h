@@ -1,0 +1,96 @@
+// struct Kernel: what a micro-kernel is to the driver. One struct for all of them; the table is in kernels.cpp.
+//
+// The driver (gemm.cpp) cuts C into tiles of at most mr rows x nr columns and K into blocks, and for every tile calls
+//
+//     pack_a   codes of the rows                -> the kernel's own A        (once a block of rows)
+//     expand   dense units of the columns       -> the kernel's own panel    (once a panel and K-block; stays in cache)
+//     run      A rows x panel                   -> int32 tile
+//
+// A kernel computes  acc = sum_k (u_a - centre_a) * (u_b - centre_b)  over codes u (pack/bits.h), modulo 2^32, and stores
+//
+//     c[r][n] = (accumulate ? c[r][n] : row[r] + col[n]) + (acc << shift)
+//
+// row, col and shift carry zero points and signs (epilogue.h). Kernels own nothing: no allocation, no threads, no state.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../pack/bits.h"
+#include "../pack/layout.h"
+#include "isa.h"
+
+namespace ulp {
+
+struct Tile {
+  const uint8_t* a;    // first row, at this K-block
+  int64_t a_stride;    // bytes from row to row
+  int rows;            // 1 .. mr
+  const uint8_t* b;    // panel at this K-block
+  int units;           // 8-column units in the panel, 1 .. nr / 8
+  int64_t k;           // k in this block; A and the panel are readable up to the next multiple of 32
+  int flush;           // Bound::flush
+  int32_t* c;          // 8 * units columns are written
+  int64_t ldc;         // elements
+  const int32_t* row;  // rows values, ignored when accumulating
+  const int32_t* col;  // 8 * units values, likewise
+  int shift;
+  bool accumulate;
+};
+
+// The columns and K-blocks that `expand` reads: `units` units of 8 columns, `k_blocks` times 32 k.
+struct DenseSlice {
+  const uint8_t* data;   // PackedMatrix::data at the first dense panel
+  int64_t panel_stride;  // bytes from one dense panel to the next
+  int64_t unit_bytes;
+  int64_t units_left;  // units of the matrix from the first dense panel on: the last panel may be narrow
+  int units;
+  int64_t k_block;
+  int64_t k_blocks;
+};
+
+// Unit u of K-block kb of the slice. Static, like all code that kernel files share (see pack/bits.h).
+static inline const uint8_t* dense_unit(const DenseSlice& s, int64_t kb, int u) {
+  const int64_t q = u / kPanelUnits;
+  const int64_t left = s.units_left - q * kPanelUnits;
+  const int64_t width = left < kPanelUnits ? left : kPanelUnits;
+  return s.data + q * s.panel_stride + ((s.k_block + kb) * width + u % kPanelUnits) * s.unit_bytes;
+}
+
+// A kernel at one bit pair.
+struct Bound {
+  int centre_a = 0;
+  int centre_b = 0;
+  // Steps until the narrow accumulators are spilled; the bound stands in the kernel's file.
+  int flush = 0;
+  // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
+  int a_bytes = kUnitK;
+  int panel_bytes = 0;
+  // rows x k32 codes (k32 a multiple of 32), row-major, `stride` apart. nullptr: the kernel reads the codes themselves.
+  void (*pack_a)(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) = nullptr;
+  void (*expand)(const DenseSlice& slice, uint8_t* panel) = nullptr;
+  void (*run)(const Tile& tile) = nullptr;
+};
+
+struct Kernel {
+  const char* name;  // <technique>_<isa>_<mr>x<nr>
+  const char* technique;
+  Isa isa;
+  int mr;
+  int nr;          // a multiple of 8; of 32 if above 32
+  int max_m;       // rows of C up to which the kernel is offered by default; 0: no limit
+  int64_t max_kc;  // largest K-block, a multiple of 32; 0: all of K at once
+  bool (*supports)(int a_bits, int b_bits);
+  Bound (*bind)(int a_bits, int b_bits);  // precondition: supports(a_bits, b_bits)
+};
+
+struct KernelTable {
+  const Kernel* rows;
+  size_t size;
+  const Kernel* begin() const { return rows; }
+  const Kernel* end() const { return rows + size; }
+};
+
+KernelTable kernel_table();
+
+}  // namespace ulp

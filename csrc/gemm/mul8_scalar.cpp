@@ -1,0 +1,56 @@
+// mul8, portable: 4 x 8 tile, any bit pair, any CPU. The other kernels' results are held against the numpy reference, as are this one's.
+//
+// Panel: the unit's eight vectors as they decode (layout.h): 8 columns x 4 k a step. A: codes.
+// Accumulator: uint32, whose wrap-around is the modulo 2^32 that the driver expects, so there is no bound to keep.
+#include "../pack/pack.h"
+#include "kernel.h"
+
+namespace ulp::mul8_scalar {
+namespace {
+
+constexpr int kRows = 4;
+
+void expand(const DenseSlice& s, uint8_t* panel) {
+  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
+    for (int u = 0; u < s.units; ++u) {
+      decode_unit(dense_unit(s, kb, u), static_cast<int>(s.unit_bytes / kVector), panel + (kb * s.units + u) * kUnitCodes);
+    }
+  }
+}
+
+void run(const Tile& t) {
+  for (int u = 0; u < t.units; ++u) {
+    uint32_t acc[kRows][kUnitCols] = {};
+    for (int64_t k = 0; k < t.k; k += 4) {
+      const uint8_t* b = t.b + (k / kUnitK * t.units + u) * kUnitCodes + k % kUnitK / 4 * kVector;
+      for (int r = 0; r < t.rows; ++r) {
+        const uint8_t* a = t.a + r * t.a_stride + k;
+        for (int c = 0; c < kUnitCols; ++c) {
+          acc[r][c] += uint32_t{a[0]} * b[4 * c] + uint32_t{a[1]} * b[4 * c + 1] + uint32_t{a[2]} * b[4 * c + 2] + uint32_t{a[3]} * b[4 * c + 3];
+        }
+      }
+    }
+    for (int r = 0; r < t.rows; ++r) {
+      int32_t* out = t.c + r * t.ldc + u * kUnitCols;
+      for (int c = 0; c < kUnitCols; ++c) {
+        const uint32_t from = static_cast<uint32_t>(t.accumulate ? out[c] : 0);
+        const uint32_t terms = t.accumulate ? 0 : static_cast<uint32_t>(t.row[r]) + static_cast<uint32_t>(t.col[u * kUnitCols + c]);
+        out[c] = static_cast<int32_t>(from + terms + (acc[r][c] << t.shift));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool supports(int, int) { return true; }
+
+Bound bind(int, int) {
+  Bound b;
+  b.panel_bytes = kUnitCodes;
+  b.expand = expand;
+  b.run = run;
+  return b;
+}
+
+}  // namespace ulp::mul8_scalar

@@ -1,0 +1,22 @@
+// A small pool of threads.
+//
+// Why not OpenMP: libgomp hangs in a child forked after a parallel region, torch and scikit-learn bring their own copies of it whose teams
+// then fight for the cores, and a wheel must carry yet another. What a GEMM needs is a hundred lines: one job at a time, tasks taken from an
+// atomic counter so that a core slowed by a neighbour takes fewer of them. A second Python thread that finds the pool busy runs its job
+// alone; a forked child starts with a fresh pool. Tasks write disjoint parts of C and sum in a fixed order, so results do not depend on
+// the number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace ulp {
+
+inline constexpr int kMaxThreads = 1024;
+
+int num_threads();
+void set_num_threads(int n);  // throws std::invalid_argument outside 1 .. kMaxThreads
+
+// Calls task(context, i) for i in [0, count), on up to num_threads() threads, the caller's among them. Tasks must not throw.
+void parallel_for(int64_t count, void (*task)(void* context, int64_t i), void* context);
+
+}  // namespace ulp

@@ -1,0 +1,58 @@
+// Ranges, codes and overflow bounds of one b-bit operand.
+//
+// Kernels never see a signed operand. Every value v is carried as a *code* u in [0, 2^b), an affine image of it:
+//
+//     v = slope * u + offset        unsigned      slope 1, offset 0
+//                                   two's compl.  slope 1, offset -2^(b-1)
+//                                   bipolar       slope 2, offset -1          (b = 1, signed: v is -1 or +1)
+//
+// The epilogue turns sums over codes into sums over values (gemm/epilogue.h).
+//
+// The free functions are static: kernel files are built with extra ISA flags, and a shared inline copy could be the one that an old CPU gets.
+#pragma once
+
+#include <cstdint>
+
+namespace ulp {
+
+inline constexpr int kMinBits = 1;
+inline constexpr int kMaxBits = 8;
+
+struct Encoding {
+  int bits;
+  bool is_signed;
+
+  constexpr bool bipolar() const { return is_signed && bits == 1; }
+  constexpr int levels() const { return 1 << bits; }
+  constexpr int slope() const { return bipolar() ? 2 : 1; }
+  constexpr int offset() const { return bipolar() ? -1 : is_signed ? -(1 << (bits - 1)) : 0; }
+  constexpr int min() const { return offset(); }
+  constexpr int max() const { return offset() + slope() * (levels() - 1); }
+  constexpr int value(int code) const { return offset() + slope() * code; }
+  // Precondition: min() <= v <= max(), and v is odd if bipolar.
+  constexpr int code(int v) const { return bipolar() ? (v + 1) >> 1 : v - offset(); }
+};
+
+static constexpr bool valid_bits(int bits) { return bits >= kMinBits && bits <= kMaxBits; }
+
+static constexpr int max_abs(int a, int b) {
+  const int x = a < 0 ? -a : a;
+  const int y = b < 0 ? -b : b;
+  return x > y ? x : y;
+}
+
+// Largest |(u_a - centre_a) * (u_b - centre_b)| over all codes: the m of every local-accumulation bound below.
+static constexpr int max_product(int a_bits, int centre_a, int b_bits, int centre_b) {
+  return max_abs(-centre_a, (1 << a_bits) - 1 - centre_a) * max_abs(-centre_b, (1 << b_bits) - 1 - centre_b);
+}
+
+// How many sums of `terms` products, each at most `m` in magnitude, fit in an accumulator that holds up to `limit`.
+static constexpr int accumulation_length(int limit, int terms, int m) { return limit / (terms * m); }
+
+// Largest K for which |sum_k (a - a_zero)(b - b_zero)| stays inside int32, given the largest magnitudes of the two factors.
+static constexpr int64_t max_k_int32(int64_t a_magnitude, int64_t b_magnitude) {
+  const int64_t m = a_magnitude * b_magnitude;
+  return m == 0 ? INT64_MAX : INT64_C(2147483647) / m;
+}
+
+}  // namespace ulp

@@ -1,0 +1,215 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ulp {
+namespace {
+
+struct MinMax {
+  int lo;
+  int hi;
+};
+
+// The compiler turns these into byte min / max instructions; 8-bit accumulators keep it at one instruction for 16 values.
+template <class T>
+MinMax min_max_row(const T* p, int64_t n) {
+  T lo = p[0];
+  T hi = p[0];
+  for (int64_t i = 0; i < n; ++i) {
+    lo = p[i] < lo ? p[i] : lo;
+    hi = p[i] > hi ? p[i] : hi;
+  }
+  return {lo, hi};
+}
+
+bool row_in_range(const MatrixView& v, Encoding e, int64_t r) {
+  const uint8_t* row = v.data + r * v.row_stride;
+  MinMax seen{0, 0};
+  if (v.col_stride == 1) {
+    seen = v.is_signed ? min_max_row(reinterpret_cast<const int8_t*>(row), v.cols) : min_max_row(row, v.cols);
+  } else {
+    seen = {v.value(r, 0), v.value(r, 0)};
+    for (int64_t c = 1; c < v.cols; ++c) {
+      seen.lo = std::min(seen.lo, v.value(r, c));
+      seen.hi = std::max(seen.hi, v.value(r, c));
+    }
+  }
+  if (seen.lo < e.min() || seen.hi > e.max()) return false;
+  if (!e.bipolar()) return true;
+  int odd = 1;
+  for (int64_t c = 0; c < v.cols; ++c) odd &= v.value(r, c);
+  return odd != 0;
+}
+
+// Field f of width `width` in dense vector `x` <-> bits `shift`.. of code vector `v`, all 32 bytes.
+void put_field(const uint8_t* v, int shift, int width, uint8_t* x, int at) {
+  for (int i = 0; i < kVector; ++i) {
+    x[i] = static_cast<uint8_t>(x[i] | (((v[i] >> shift) & ((1 << width) - 1)) << at));
+  }
+}
+
+void get_field(const uint8_t* x, int at, int width, uint8_t* v, int shift) {
+  for (int i = 0; i < kVector; ++i) {
+    v[i] = static_cast<uint8_t>(v[i] | (((x[i] >> at) & ((1 << width) - 1)) << shift));
+  }
+}
+
+// Walks the fields of the layout drawn in layout.h: visit(vector j of the unit, its lowest bit, width, dense vector, bit in it).
+template <class Visit>
+void for_each_field(int bits, Visit visit) {
+  if (bits == 3) {
+    for (int i = 0; i < 3; ++i) {
+      visit(i, 0, 3, i, 0);
+      visit(3 + i, 0, 3, i, 3);
+    }
+    for (int j = 0; j < 2; ++j) {
+      visit(6 + j, 0, 2, j, 6);
+      visit(6 + j, 2, 1, 2, 6 + j);
+    }
+    return;
+  }
+  int base = 0;  // dense vectors used so far
+  int bit = 0;   // bits of the code stored so far
+  for (int width : {8, 4, 2, 1}) {
+    if ((bits & width) == 0) continue;
+    const int per_vector = 8 / width;
+    for (int j = 0; j < 8; ++j) visit(j, bit, width, base + j / per_vector, (j % per_vector) * width);
+    base += width;
+    bit += width;
+  }
+}
+
+// Calls body(unit offset in bytes, first column, first k) for every unit, in memory order.
+template <class Body>
+void for_each_unit(const DenseLayout& layout, Body body) {
+  int64_t offset = 0;
+  for (int64_t p = 0; p < layout.panels(); ++p) {
+    for (int64_t kb = 0; kb < layout.k_blocks(); ++kb) {
+      for (int c = 0; c < layout.panel_units(p); ++c) {
+        body(offset, p * kPanelCols + c * kUnitCols, kb * kUnitK);
+        offset += layout.unit_bytes();
+      }
+    }
+  }
+}
+
+// Where the code of local column c and local k lies in the eight vectors.
+constexpr int unit_index(int c, int k) { return (k / 4) * kVector + c * 4 + k % 4; }
+
+PackedMatrix empty_like(DenseLayout layout, Encoding e) {
+  PackedMatrix m;
+  m.layout = layout;
+  m.encoding = e;
+  m.data = AlignedBytes(static_cast<size_t>(layout.nbytes()));
+  m.code_sums.assign(static_cast<size_t>(layout.n), 0);
+  return m;
+}
+
+}  // namespace
+
+bool in_range(const MatrixView& view, Encoding e) {
+  if (view.cols == 0) return true;
+  for (int64_t r = 0; r < view.rows; ++r) {
+    if (!row_in_range(view, e, r)) return false;
+  }
+  return true;
+}
+
+void encode_rows(const MatrixView& view, Encoding e, int64_t row, int64_t rows, uint8_t* out, int64_t stride, uint8_t pad) {
+  for (int64_t r = 0; r < rows; ++r, out += stride) {
+    const uint8_t* in = view.data + (row + r) * view.row_stride;
+    if (view.col_stride != 1) {
+      for (int64_t c = 0; c < view.cols; ++c) out[c] = static_cast<uint8_t>(e.code(view.value(row + r, c)));
+    } else if (!e.is_signed) {
+      std::memcpy(out, in, static_cast<size_t>(view.cols));
+    } else if (e.bipolar()) {
+      for (int64_t c = 0; c < view.cols; ++c) out[c] = static_cast<uint8_t>((in[c] >> 7) ^ 1);  // 0xFF -> 0, 0x01 -> 1
+    } else {
+      const uint8_t shift = static_cast<uint8_t>(-e.offset());
+      for (int64_t c = 0; c < view.cols; ++c) out[c] = static_cast<uint8_t>(in[c] + shift);
+    }
+    std::memset(out + view.cols, pad, static_cast<size_t>(stride - view.cols));
+  }
+}
+
+int64_t sum_bytes(const uint8_t* p, int64_t count) {
+  int64_t total = 0;
+  while (count > 0) {
+    const int64_t chunk = std::min<int64_t>(count, 1 << 20);  // 2^20 * 255 < 2^32
+    uint32_t s = 0;
+    for (int64_t i = 0; i < chunk; ++i) s += p[i];
+    total += s;
+    p += chunk;
+    count -= chunk;
+  }
+  return total;
+}
+
+void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* dense) {
+  std::memset(dense, 0, static_cast<size_t>(kVector * bits));
+  for_each_field(bits, [&](int j, int shift, int width, int x, int at) {
+    put_field(codes + j * kVector, shift, width, dense + x * kVector, at);
+  });
+}
+
+void decode_unit(const uint8_t* dense, int bits, uint8_t codes[kUnitCodes]) {
+  std::memset(codes, 0, kUnitCodes);
+  for_each_field(bits, [&](int j, int shift, int width, int x, int at) {
+    get_field(dense + x * kVector, at, width, codes + j * kVector, shift);
+  });
+}
+
+PackedMatrix pack(const MatrixView& b, Encoding e) {
+  PackedMatrix m = empty_like({b.rows, b.cols, e.bits}, e);
+  for_each_unit(m.layout, [&](int64_t offset, int64_t n0, int64_t k0) {
+    uint8_t codes[kUnitCodes] = {};
+    const int cols = static_cast<int>(std::min<int64_t>(kUnitCols, b.cols - n0));
+    const int ks = static_cast<int>(std::min<int64_t>(kUnitK, b.rows - k0));
+    for (int k = 0; k < ks; ++k) {
+      for (int c = 0; c < cols; ++c) {
+        const int code = e.code(b.value(k0 + k, n0 + c));
+        codes[unit_index(c, k)] = static_cast<uint8_t>(code);
+        m.code_sums[static_cast<size_t>(n0 + c)] += code;
+      }
+    }
+    encode_unit(codes, e.bits, m.data.data() + offset);
+  });
+  return m;
+}
+
+PackedMatrix repack(const uint8_t* data, DenseLayout layout, Encoding e) {
+  PackedMatrix m = empty_like(layout, e);
+  for_each_unit(layout, [&](int64_t offset, int64_t n0, int64_t k0) {
+    uint8_t codes[kUnitCodes];
+    decode_unit(data + offset, e.bits, codes);
+    for (int k = 0; k < kUnitK; ++k) {
+      for (int c = 0; c < kUnitCols; ++c) {
+        uint8_t& code = codes[unit_index(c, k)];
+        if (k0 + k >= layout.k || n0 + c >= layout.n) {
+          code = 0;
+        } else {
+          m.code_sums[static_cast<size_t>(n0 + c)] += code;
+        }
+      }
+    }
+    encode_unit(codes, e.bits, m.data.data() + offset);
+  });
+  return m;
+}
+
+void unpack(const PackedMatrix& m, uint8_t* out) {
+  for_each_unit(m.layout, [&](int64_t offset, int64_t n0, int64_t k0) {
+    uint8_t codes[kUnitCodes];
+    decode_unit(m.data.data() + offset, m.encoding.bits, codes);
+    const int cols = static_cast<int>(std::min<int64_t>(kUnitCols, m.layout.n - n0));
+    const int ks = static_cast<int>(std::min<int64_t>(kUnitK, m.layout.k - k0));
+    for (int k = 0; k < ks; ++k) {
+      for (int c = 0; c < cols; ++c) {
+        out[(k0 + k) * m.layout.n + n0 + c] = static_cast<uint8_t>(m.encoding.value(codes[unit_index(c, k)]));
+      }
+    }
+  });
+}
+
+}  // namespace ulp
