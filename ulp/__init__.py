@@ -4,8 +4,8 @@
 >>> a = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
 >>> w = ulp.pack(np.array([[-1, 2], [0, 1], [3, -4]], dtype=np.int8), bits=3)
 >>> ulp.gemm(a, w)
-array([[ 8, -8],
-       [14, -11]], dtype=int32)
+array([[  8,  -8],
+       [ 14, -11]], dtype=int32)
 """
 
 from __future__ import annotations

@@ -140,12 +140,12 @@ def out_of_range(array: IntArray, name: str, bits: int) -> ValueError:
     taken = describe_interval(bits, signed)
     other = describe_interval(bits, not signed)
     if exact_sign:
-        meaning = f"{array.dtype} is read as {'signed' if signed else 'unsigned'}, {'uint8' if signed else 'int8'} would be {other}"
+        meaning = f"; {array.dtype} is read as {'signed' if signed else 'unsigned'}, {'uint8' if signed else 'int8'} would be {other}"
     elif signed:
-        meaning = f"read as signed because of its negative values; the other choice is {other}"
+        meaning = f"; it is read as signed because it holds negative values, else it would be {other}"
     else:
-        meaning = f"and outside {other}"
-    return ValueError(f"{name}[{where}] = {value} is outside {taken}; {meaning}. Quantize {name} to {bits} bits or pass the bits it has")
+        meaning = f" and outside {other}"
+    return ValueError(f"{name}[{where}] = {value} is outside {taken}{meaning}. Quantize {name} to {bits} bits or pass the bits it has")
 
 
 def zero_points(value: object, name: str, n: int) -> int | npt.NDArray[np.int32]:

@@ -1,0 +1,27 @@
+"""Settings for the whole suite: hypothesis profiles, and process-wide settings put back after each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import ulp
+
+# Kernels run in microseconds, the first call of a shape allocates: a deadline would measure the machine.
+settings.register_profile("dev", deadline=None, max_examples=60)
+settings.register_profile("ci", deadline=None, max_examples=300, derandomize=True, print_blob=True)
+# Under AddressSanitizer or an emulator everything is ten times slower.
+settings.register_profile("slow", deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _process_settings() -> Iterator[None]:
+    """Each test starts with the settings of the import and leaves them so."""
+    isa, threads = ulp.get_isa(), ulp.get_num_threads()
+    yield
+    ulp.set_isa(isa)
+    ulp.set_num_threads(threads)

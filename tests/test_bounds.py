@@ -1,0 +1,131 @@
+"""The extremes: constant matrices at the ends of their intervals, wherever some accumulator could overflow, and at int32's own edge.
+
+The product of constant matrices is K * a * b, so no reference product is needed, and thousands of depths are cheap.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from reference import ALL_PAIRS, SIGNS, assert_exact, dtype, interval
+
+import ulp
+
+KERNELS = [kernel for kernel in ulp.kernels() if kernel.isa in ulp.available_isas()]
+INT32_MAX = 2**31 - 1
+DEEPEST = 1100
+
+
+def flush_depths(a_bits: int, b_bits: int) -> list[int]:
+    """Depths around every multiple of a local-accumulation length that an 8- or 16-bit accumulator of some technique has at this pair.
+
+    A length is floor(limit / (terms * m)) steps of 1 to 256 products; m is taken for plain codes and for codes centred on either side.
+    """
+    full_a, full_b = 2**a_bits - 1, 2**b_bits - 1
+    half_a, half_b = 2 ** (a_bits - 1), 2 ** (b_bits - 1)
+    depths: set[int] = set()
+    for m in {full_a * full_b, full_a * half_b, half_a * full_b, half_a * half_b}:
+        for limit, terms in itertools.product((255, 127, 32767, 65535, (1 << (16 - max(a_bits, b_bits))) - 1), (1, 2, 4)):
+            length = limit // (terms * m)
+            for step in (1, 2, 4, 8, 16, 32):
+                depths.update(length * step + d for d in (-1, 0, 1, step))
+                depths.update((length + 1) * step + d for d in (0, 1))
+    few = {1, 2, 31, 32, 33, 255, 256, 257, 511, 513, 1023, 1025}
+    return sorted(depth for depth in depths | few if 0 < depth <= DEEPEST)
+
+
+@pytest.mark.parametrize("a_bits", range(1, 9))
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_extremes_at_local_accumulation_edges(kernel: ulp.Kernel, a_bits: int) -> None:
+    n = 9
+    for pair in (pair for pair in ALL_PAIRS if pair[0] == a_bits and pair in kernel.pairs):
+        depths = flush_depths(*pair)
+        for signs in SIGNS:
+            low_a, high_a = interval(pair[0], signs[0])
+            b_low, b_high = (np.full((DEEPEST, n), value, dtype=dtype(signs[1])) for value in interval(pair[1], signs[1]))
+            a = np.empty((2, DEEPEST), dtype=dtype(signs[0]))
+            a[0], a[1] = low_a, high_a
+            for number, depth in enumerate(depths):
+                # Both ends of b in turn; the ends of a are the two rows.
+                b = (b_low, b_high)[number % 2 if pair != (a_bits, a_bits) else 1]
+                c = ulp.gemm(a[:, :depth], ulp.pack(b[:depth], pair[1]), bits=pair, kernel=kernel.name)
+                value = int(b[0, 0])
+                expected = np.repeat(np.array([[depth * low_a * value], [depth * high_a * value]], dtype=np.int64), n, axis=1)
+                assert_exact(c, expected, f"{kernel} K={depth} bits={pair} signed={signs} b={value}")
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_extremes_far_past_any_accumulator(kernel: ulp.Kernel) -> None:
+    """A K of 70,003 overflows every 16-bit accumulator that is not spilled, at the pairs whose lengths are longest and shortest."""
+    depth, n = 70_003, 8
+    for pair, signs in itertools.product({min(kernel.pairs), max(kernel.pairs), (1, 1), (2, 2), (1, 8), (8, 1)} & kernel.pairs, SIGNS):
+        ends_a, ends_b = interval(pair[0], signs[0]), interval(pair[1], signs[1])
+        for value_a, value_b in itertools.product(ends_a, ends_b):
+            if depth * max(map(abs, ends_a)) * max(map(abs, ends_b)) > INT32_MAX:
+                continue
+            a = np.full((1, depth), value_a, dtype=dtype(signs[0]))
+            b = np.full((depth, n), value_b, dtype=dtype(signs[1]))
+            c = ulp.gemm(a, b, bits=pair, kernel=kernel.name)
+            assert_exact(c, np.full((1, n), depth * value_a * value_b, dtype=np.int64), f"{kernel} bits={pair} signed={signs}")
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if (8, 8) in kernel.pairs], ids=str)
+@pytest.mark.parametrize("signs", SIGNS, ids=str)
+def test_int32_edge_of_w8a8(kernel: ulp.Kernel, signs: tuple[bool, bool]) -> None:
+    ends = [max(interval(8, signed), key=abs) for signed in signs]
+    depth = INT32_MAX // (abs(ends[0]) * abs(ends[1]))
+    a = np.full((2, depth + 1), ends[0], dtype=dtype(signs[0]))
+    b = np.full((depth + 1, 3), ends[1], dtype=dtype(signs[1]))
+    c = ulp.gemm(a[:, :depth], b[:depth], bits=8, kernel=kernel.name)
+    assert_exact(c, np.full((2, 3), depth * ends[0] * ends[1], dtype=np.int64), f"{kernel} K={depth}")
+    with pytest.raises(ValueError, match=rf"\b{depth}\b"):
+        ulp.gemm(a, b, bits=8, kernel=kernel.name)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_int32_edge_with_zero_points(kernel: ulp.Kernel) -> None:
+    """Large zero points bring the edge down to K of about a thousand, for every pair and sign."""
+    a_zero, b_zero = -12_000, -150
+    for pair, signs in itertools.product(sorted(kernel.pairs), SIGNS):
+        high_a, high_b = interval(pair[0], signs[0])[1], interval(pair[1], signs[1])[1]
+        depth = INT32_MAX // ((high_a - a_zero) * (high_b - b_zero))
+        a = np.full((1, depth + 1), high_a, dtype=dtype(signs[0]))
+        b = np.full((depth + 1, 2), high_b, dtype=dtype(signs[1]))
+        c = ulp.gemm(a[:, :depth], b[:depth], bits=pair, kernel=kernel.name, a_zero=a_zero, b_zero=b_zero)
+        expected = depth * (high_a - a_zero) * (high_b - b_zero)
+        assert expected <= INT32_MAX
+        assert_exact(c, np.full((1, 2), expected, dtype=np.int64), f"{kernel} K={depth} bits={pair} signed={signs}")
+        with pytest.raises(ValueError, match=rf"\b{depth}\b"):
+            ulp.gemm(a, b, bits=pair, kernel=kernel.name, a_zero=a_zero, b_zero=b_zero)
+
+
+def test_int32_edge_of_a_per_column_zero_point() -> None:
+    """One extreme column decides."""
+    b_zero = np.array([0, -100_000, 0])
+    depth = INT32_MAX // (15 * (15 + 100_000))
+    a = np.full((1, depth + 1), 15, dtype=np.uint8)
+    b = np.full((depth + 1, 3), 15, dtype=np.uint8)
+    c = ulp.gemm(a[:, :depth], b[:depth], bits=4, b_zero=b_zero)
+    assert c[0].tolist() == [depth * 225, depth * 15 * 100_015, depth * 225]
+    with pytest.raises(ValueError, match=rf"\b{depth}\b"):
+        ulp.gemm(a, b, bits=4, b_zero=b_zero)
+
+
+def test_refusal_says_what_to_do() -> None:
+    a = np.zeros((1, 40_000), dtype=np.uint8)
+    with pytest.raises(ValueError, match=re.compile(r"K.*33025", re.DOTALL)):
+        ulp.gemm(a, a.T, bits=8)
+
+
+def test_zero_points_at_the_ends_of_int32() -> None:
+    """A single product can already be too large: the largest K is then 0, never a wrapped number."""
+    one = np.ones((1, 1), dtype=np.uint8)
+    empty = np.ones((1, 0), dtype=np.uint8)
+    for zero in (2**31 - 1, -(2**31)):
+        with pytest.raises(ValueError, match="int32"):
+            ulp.gemm(one, one, bits=8, a_zero=zero, b_zero=zero)
+        assert ulp.gemm(empty, empty.T, bits=8, a_zero=zero, b_zero=zero).tolist() == [[0]]
+    assert ulp.gemm(one, one, bits=1, a_zero=-(2**31) + 2).tolist() == [[2**31 - 1]]
