@@ -230,6 +230,8 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
     t.units = units;
     t.k = std::min(p.k - kb * kUnitK, slice.k_blocks * kUnitK);
     t.flush = p.bound.flush;
+    t.table = p.bound.table;
+    t.step_bias = p.bound.step_bias;
     t.col = scratch.col;
     t.shift = p.terms.shift;
     t.accumulate = kb > 0;

@@ -29,7 +29,9 @@ struct Tile {
   const uint8_t* b;    // panel at this K-block
   int units;           // 8-column units in the panel, 1 .. nr / 8
   int64_t k;           // k in this block; A and the panel are readable up to the next multiple of 32
-  int flush;           // Bound::flush
+  int flush;             // Bound::flush, table, step_bias
+  const uint8_t* table;
+  int step_bias;
   int32_t* c;          // 8 * units columns are written
   int64_t ldc;         // elements
   const int32_t* row;  // rows values, ignored when accumulating
@@ -63,6 +65,9 @@ struct Bound {
   int centre_b = 0;
   // Steps until the narrow accumulators are spilled; the bound stands in the kernel's file.
   int flush = 0;
+  // Constants of a lookup-table kernel: its table, and what each step's entries were raised by to make them unsigned, negated.
+  const uint8_t* table = nullptr;
+  int step_bias = 0;
   // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
   int a_bytes = kUnitK;
   int panel_bytes = 0;
