@@ -16,6 +16,7 @@ namespace ulp {
 ULP_KERNEL(mul8_scalar)
 #if defined(ULP_X86)
 ULP_KERNEL(mul8_avx2)
+ULP_KERNEL(mul16_avx2)
 ULP_KERNEL(lut_avx2)
 #endif
 #undef ULP_KERNEL
@@ -27,6 +28,7 @@ const Kernel kKernels[] = {
 #if defined(ULP_X86)
     {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, 0, 512, lut_avx2::supports, lut_avx2::bind},
     {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, 0, 512, mul8_avx2::supports, mul8_avx2::bind},
+    {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, 0, 256, mul16_avx2::supports, mul16_avx2::bind},
 #endif
     {"mul8_scalar_4x8", "mul8", Isa::baseline, 4, 32, 0, 512, mul8_scalar::supports, mul8_scalar::bind},
 };
