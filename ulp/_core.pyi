@@ -30,8 +30,8 @@ class Packed:
     def data(self) -> npt.NDArray[np.uint8]:
         """The dense bytes, shape (nbytes,), a read-only view that keeps this object alive."""
     @property
-    def column_sums(self) -> npt.NDArray[np.int32]:
-        """Sum over k of the stored values, shape (n,), a copy."""
+    def column_sums(self) -> npt.NDArray[np.int64]:
+        """Sum over k of the stored values, shape (n,), a copy. 64 bits: K = 2^31 values of 8 bits do not fit 32."""
 
 def pack(b: npt.NDArray[Any], bits: int) -> Packed:
     """b: (k, n) uint8 or int8. Raises OutOfRange."""

@@ -159,6 +159,8 @@ def _gemm_general(
         start = perf_counter()
         packed = pack_array(b, b_bits)
         packing_seconds = perf_counter() - start
+    if isinstance(a, PackedMatrix):
+        raise TypeError("a is a PackedMatrix: only b can be packed")
     given = as_array(a, "a")
     codes = _matrix(given, packed, a_bits)
     m, n = codes.shape[0], packed.n
@@ -194,12 +196,12 @@ def _gemm_general(
 
 def _matrix(given: IntArray, packed: _core.Packed, bits: int) -> IntArray:
     """a as a two-dimensional array of uint8 or int8 codes, leading dimensions folded into M. Copies only where no view will do."""
+    codes = operand(given, "a", bits)
     if given.ndim == 0:
         raise ValueError("a is a scalar: expected (..., M, K) or (K,)")
     k = given.shape[-1]
     if k != packed.k:
         raise ValueError(f"a has K = {k} (shape {given.shape}) but b has K = {packed.k} (shape ({packed.k}, {packed.n}))")
-    codes = operand(given, "a", bits)
     return codes if codes.ndim == 2 else codes.reshape(math.prod(codes.shape[:-1]), k)
 
 
@@ -215,7 +217,7 @@ def _target(
         raise ValueError(f"out has shape {out.shape}: this call gives {shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    if not out.flags.aligned or any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in inputs):
+    if out.size == 0 or not out.flags.aligned or any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in inputs):
         return None
     if out.ndim != 2:
         return out.reshape(matrix) if out.flags.c_contiguous else None

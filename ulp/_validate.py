@@ -91,7 +91,7 @@ def as_array(x: object, name: str) -> IntArray:
     try:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} of type {type(x).__name__} does not convert to a numpy array: {error}") from error
+        raise TypeError(f"{name} of type {type(x).__name__} does not convert to a numpy array: {error}") from None
 
 
 def operand(array: IntArray, name: str, bits: int) -> IntArray:

@@ -6,6 +6,7 @@ is read back is checked against the bytes that are there before anything of the 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import zipfile
@@ -125,13 +126,14 @@ class PackedMatrix:
         target = Path(path)
         suffix = _suffix(target)
         scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+        data = self._packed.data
         try:
-            if suffix == ".npz":
-                with scratch.open("wb") as file:
-                    np.savez(file, header=np.array(self._header(), dtype=np.int64), data=self._packed.data)
-            else:
-                metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
-                _safetensors_numpy().save_file({"data": self._packed.data}, scratch, metadata=metadata)
+            with scratch.open("wb") as file:
+                if suffix == ".npz":
+                    np.savez(file, header=np.array(self._header(), dtype="<i8"), data=data)
+                else:
+                    metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
+                    file.write(_safetensors_numpy().save({"data": data}, metadata=metadata))
             scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
@@ -218,8 +220,10 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
 
     numpy's own reader allocates what a member's header declares before it looks for the bytes; this one reads at most what the file has.
     """
+    # All of it at once: from here on an OSError would be the archive's fault, and there is none.
+    content = io.BytesIO(path.read_bytes())
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             if sorted(archive.namelist()) != ["data.npy", "header.npy"]:
                 raise ValueError("expected the members header.npy and data.npy")
             header = _read_member(archive, "header.npy", np.dtype("<i8"))
