@@ -1,0 +1,40 @@
+"""Importing ulp is quick, quiet and light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ulp
+
+MEASURE = """
+import sys, time
+import numpy
+before = set(sys.modules)
+start = time.perf_counter()
+import ulp
+print(time.perf_counter() - start)
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def run(program: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif("-fsanitize" in ulp.show_config("dict")["flags"], reason="the runtime of a sanitizer is slow to load")
+def test_import_takes_less_than_150_ms_beyond_numpy() -> None:
+    assert min(float(run(MEASURE)[0]) for _ in range(5)) < 0.150
+
+
+def test_import_brings_no_heavy_packages() -> None:
+    loaded = set(run(MEASURE)[1].split())
+    assert not loaded & {"torch", "scipy", "sklearn", "safetensors", "onnxruntime", "numpy.ma", "platform", "subprocess", "tqdm"}
+
+
+def test_import_without_threadpoolctl() -> None:
+    run("import sys; sys.modules['threadpoolctl'] = None; import numpy as np, ulp; assert ulp.gemm([[1]], [[1]], bits=1)[0, 0] == 1")
