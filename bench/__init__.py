@@ -1,0 +1,1 @@
+"""Benchmarks of `ulp` beside its peers. `python -m bench --help`; nothing here is needed to install or use `ulp`."""

@@ -1,0 +1,134 @@
+"""`python -m bench`: measure, report, and show what is here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Before numpy and the peers are imported: their thread pools read these once. One thread each is what is compared.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels")
+
+
+def _pair(text: str) -> tuple[int, int]:
+    weight, a, activation = text.upper().removeprefix("W").partition("A")
+    if not a or weight not in "12345678" or activation not in "12345678" or not weight or not activation:
+        raise argparse.ArgumentTypeError(f"{text!r} is no bit pair; write it as W3A3")
+    return int(activation), int(weight)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of ulp beside its peers, alternating in one run.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="measure and write <what>.json")
+    run.add_argument(
+        "what",
+        choices=[*WHATS, "all"],
+        help="gemm: square sizes; pairs: all 64 bit pairs at 512; gemv: 1 and 8 rows x 4096 x 4096; small: one 16x16x16 call; "
+        "threads: two against one; kernels: every kernel on every pair",
+    )
+    run.add_argument("--sizes", type=_positive, nargs="+", help="square sizes instead of the benchmark's own (gemv: N = K)")
+    run.add_argument("--pairs", nargs="+", default=None, help="bit pairs such as W3A3 W2A8, or all")
+    run.add_argument("--peers", nargs="+", default=None, help="only these peers, by the names that `env` prints; none for none")
+    run.add_argument("--kernels", nargs="+", default=None, help="only these rows (run kernels)")
+    run.add_argument("--rounds", type=_positive, default=0, help="rounds of each group instead of 21 (7 for the largest)")
+    run.add_argument("--min-sample-ms", type=float, default=2.0, help="shortest sample (default 2 ms)")
+    run.add_argument("--core", type=int, default=None, help="core to run on (default: the last one)")
+    run.add_argument("--quick", action="store_true", help="smoke run of seconds on small sizes, kept apart in results/quick")
+    run.add_argument("--out", type=Path, default=None, help="directory of the result files (default: bench/results)")
+    report = commands.add_parser("report", help="print the tables, draw the plots, write the README's section")
+    report.add_argument("--check", action="store_true", help="change nothing; fail unless README.md says what the results say")
+    report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
+    report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
+    report.add_argument("--no-plots", action="store_true", help="tables only")
+    commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
+    return parser
+
+
+def _env() -> int:
+    from . import ceiling, machine, peers, subject
+
+    described = machine.describe([])
+    print(f"{described['machine']['cpu']}, {described['machine']['cores']} cores, {described['os']}, Python {described['python']}")
+    rows = [("ulp", subject.why_unavailable(), subject.version(), "")]
+    for peer in peers.named(None):
+        reason = peer.why_unavailable()
+        note = "; ".join(filter(None, (f"{peer.kind}, {peer.output} out", peer.note)))
+        rows.append((peer.name, reason, "" if reason else peer.version(), note))
+    rows.append(("core ceilings", ceiling.why_unavailable(), "", "bare loops, read bandwidth, clock"))
+    width = max(len(name) for name, *_ in rows)
+    for name, reason, version, note in rows:
+        print(f"{name:{width}}  " + (f"missing: {reason}" if reason else "  ".join(filter(None, ("found", version, note)))))
+    return 0
+
+
+def _run(args: argparse.Namespace, arguments: list[str]) -> int:
+    from . import peers, report, results, runs
+
+    everything = args.pairs is not None and [p.lower() for p in args.pairs] == ["all"]
+    pairs = None if args.pairs is None else runs.ALL_PAIRS if everything else tuple(_pair(p) for p in args.pairs)
+    chosen = [] if args.peers == ["none"] else peers.named(args.peers)
+    options = runs.Options(
+        arguments, chosen, args.rounds, args.min_sample_ms, args.core, args.quick, tuple(args.sizes) if args.sizes else None, pairs,
+        tuple(args.kernels) if args.kernels else None,
+    )  # fmt: skip
+    directory = args.out or (results.DIRECTORY / "quick" if args.quick else results.DIRECTORY)
+    for what in WHATS if args.what == "all" else (args.what,):
+        result = runs.RUNS[what](options)
+        if not result.groups:
+            print(f"{what}: nothing could be measured")
+            continue
+        results.save(result, directory)
+        for table in report.tables({what: result}, exactness=what == "gemm"):
+            print(table.text(), end="\n\n")
+        if what == "pairs":
+            print("\n\n".join(report.speed_table(result, g).text() for g in result.groups))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from . import plots, report, results, subject
+
+    directory = args.results or results.DIRECTORY
+    readme = args.readme or subject.ROOT / "README.md"
+    found = results.load_all(directory)
+    if args.check:
+        if report.readme_is_current(readme, found):
+            return 0
+        print(f"{readme.name} does not say what the results say: python -m bench report", file=sys.stderr)
+        return 1
+    for table in report.tables(found):
+        print(table.text(), end="\n\n")
+    if not args.no_plots:
+        for path in plots.draw(found, directory / "plots"):
+            print(f"drew {path.name}")
+    print(f"{readme.name} " + ("updated" if report.write_readme(readme, found) else "was up to date"))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 where a check fails, 2 for wrong use."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(given)
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    try:
+        if args.command == "run":
+            return _run(args, given)
+        return _report(args) if args.command == "report" else _env()
+    except (ValueError, RuntimeError, AssertionError, argparse.ArgumentTypeError) as error:
+        print(f"python -m bench: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
