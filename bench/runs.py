@@ -23,6 +23,7 @@ GEMV_PAIRS = ((8, 1), (8, 2), (8, 3), (8, 4), (8, 8))
 SMALL_PAIRS = ((1, 1), (3, 3), (4, 4), (8, 8))
 CEILING_PASSES = 500  # about 0.2 ms
 FEW_ROWS = 8  # up to here a product is bound by reading its weights
+KERNEL_ROUNDS = 9  # of `kernels`, which has 128 groups and the portable kernel in each
 SAFE_BITS = 7  # activations of 0 .. 127, where the saturating peers are exact
 
 
@@ -157,6 +158,8 @@ class Run:
         if not contestants:
             return
         rounds = self.options.rounds_for(shape[0] * shape[1] * shape[2])
+        if self.what == "kernels" and not self.options.rounds:
+            rounds = min(rounds, KERNEL_ROUNDS)
         if self.ceiling:
             self.clocks.append(self.ceiling.cycles_per_ns())
         with _progress(f"{self.what} {name}", rounds) as tick:

@@ -23,7 +23,7 @@ Clock = Literal["thread", "wall"]
 # Work done outside the calling thread that still counts as none: the interpreter's own timers and a kernel thread's tail.
 FOREIGN_SHARE = 0.2
 FOREIGN_NS = 5_000_000
-# A call longer than this brings its operands back into the caches itself; shorter ones get an untimed call ahead of each sample.
+# A call longer than this brings its operands back into the caches itself; shorter ones get an untimed sample ahead of each timed one.
 WARM_UP_BELOW_NS = 20_000_000
 
 
@@ -37,7 +37,7 @@ class Contestant:
 
     name: unique within a group. kind: "ulp", "int8", "fp32", "info", "numpy" or "ceiling". run: only the timed work. macs: the
     multiply-accumulates of one call. nbytes: bytes that one call must read (0: not stated). bits: (a_bits, b_bits) or None. before: untimed
-    work ahead of each sample. cold: a sample is one single call straight after `before`; otherwise one untimed call comes first, which
+    work ahead of each sample. cold: a sample is one single call straight after `before`; otherwise an untimed sample comes first, which
     brings back the caches that the other contestants have used. info: what the result file should keep beside the samples.
     """
 
@@ -149,7 +149,7 @@ def measure(
                 if c.before:
                     c.before()
                 if warm_up[c.name]:
-                    c.run()
+                    _timed(c.run, repeats[c.name], read)
                 process_begin = time.process_time_ns()
                 elapsed = _timed(c.run, repeats[c.name], read)
                 warm_up[c.name] = not c.cold and elapsed < WARM_UP_BELOW_NS * repeats[c.name]
