@@ -40,7 +40,7 @@ def _caption(axes: Any, result: Result) -> None:
 
 
 def size_plot(result: Result, directory: Path) -> Path:
-    """GMAC/s against size: every pair of `ulp`, the peers, and the core's bare mul8 loop as the top line."""
+    """GMAC/s against size: every pair of `ulp`, the peers, and the core's bare mul8 and lut loops as the top lines."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 5))
     groups = [g for g in result.groups if g.shape[0] == g.shape[1] == g.shape[2]]
@@ -59,9 +59,10 @@ def size_plot(result: Result, directory: Path) -> Path:
         else:
             look = {"color": next(greys), "linestyle": next(styles), "linewidth": 1.1}
         axes.errorbar(sizes, middle, yerr=spread, label=name, capsize=2, **look)
-    tops = [(g.shape[0], c.rate.median) for g in groups if (c := g.find("ceiling mul8"))]
-    if tops:
-        axes.plot(*zip(*tops, strict=True), color="crimson", linewidth=1.5, label="this core's bare mul8 loop")
+    for loop, style, label in (("lut", (0, (4, 2)), "bare lut loop, W1A1"), ("mul8", "-", "bare mul8 loop")):
+        tops = [(g.shape[0], c.rate.median) for g in groups if (c := g.find(f"ceiling {loop}"))]
+        if tops:
+            axes.plot(*zip(*tops, strict=True), color="crimson", linestyle=style, linewidth=1.5, label=f"this core's {label}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
