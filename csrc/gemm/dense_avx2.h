@@ -12,6 +12,13 @@
 #define ULP_UNROLL
 #endif
 
+// For helpers that take accumulators by reference: one call that is not inlined puts them all in memory.
+#if defined(__GNUC__)
+#define ULP_INLINE inline __attribute__((always_inline))
+#else
+#define ULP_INLINE __forceinline
+#endif
+
 namespace ulp {
 namespace {
 
@@ -22,79 +29,6 @@ inline void store(uint8_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<
 template <int shift>
 inline __m256i field(__m256i x, int mask) {
   return _mm256_and_si256(shift ? _mm256_srli_epi16(x, shift) : x, _mm256_set1_epi8(static_cast<char>(mask)));
-}
-
-// Bit `from` of every byte moved to bit `to`.
-template <int from, int to>
-inline __m256i move_bit(__m256i x) {
-  const __m256i moved = from >= to ? _mm256_srli_epi16(x, from >= to ? from - to : 0) : _mm256_slli_epi16(x, from >= to ? 0 : to - from);
-  return _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(1 << to)));
-}
-
-template <int at>
-inline void put_bits(__m256i x, __m256i v[8]) {
-  v[0] = _mm256_or_si256(v[0], move_bit<0, at>(x));
-  v[1] = _mm256_or_si256(v[1], move_bit<1, at>(x));
-  v[2] = _mm256_or_si256(v[2], move_bit<2, at>(x));
-  v[3] = _mm256_or_si256(v[3], move_bit<3, at>(x));
-  v[4] = _mm256_or_si256(v[4], move_bit<4, at>(x));
-  v[5] = _mm256_or_si256(v[5], move_bit<5, at>(x));
-  v[6] = _mm256_or_si256(v[6], move_bit<6, at>(x));
-  v[7] = _mm256_or_si256(v[7], move_bit<7, at>(x));
-}
-
-template <int at>
-inline void put_pairs(__m256i x, __m256i v[4]) {
-  constexpr int mask = 3 << at;
-  v[0] = _mm256_or_si256(v[0], _mm256_and_si256(_mm256_slli_epi16(x, at), _mm256_set1_epi8(mask)));
-  v[1] = _mm256_or_si256(v[1], _mm256_and_si256(_mm256_slli_epi16(x, at - 2), _mm256_set1_epi8(mask)));
-  v[2] = _mm256_or_si256(v[2], field<0>(at == 4 ? x : _mm256_srli_epi16(x, 4 - at), mask));
-  v[3] = _mm256_or_si256(v[3], field<2>(at == 4 ? x : _mm256_srli_epi16(x, 4 - at), mask));
-}
-
-// The eight vectors of a unit: byte 4 c + i of vector j is the code of column c, k = 4 j + i.
-template <int bits>
-inline void decode(const uint8_t* dense, __m256i v[8]) {
-  if constexpr (bits == 1) {
-    const __m256i x = load(dense);
-    v[0] = field<0>(x, 1);
-    v[1] = field<1>(x, 1);
-    v[2] = field<2>(x, 1);
-    v[3] = field<3>(x, 1);
-    v[4] = field<4>(x, 1);
-    v[5] = field<5>(x, 1);
-    v[6] = field<6>(x, 1);
-    v[7] = field<7>(x, 1);
-  } else if constexpr (bits == 2) {
-    for (int h = 0; h < 2; ++h) {
-      const __m256i x = load(dense + h * kVector);
-      v[4 * h] = field<0>(x, 3);
-      v[4 * h + 1] = field<2>(x, 3);
-      v[4 * h + 2] = field<4>(x, 3);
-      v[4 * h + 3] = field<6>(x, 3);
-    }
-  } else if constexpr (bits == 3) {
-    const __m256i x[3] = {load(dense), load(dense + kVector), load(dense + 2 * kVector)};
-    for (int i = 0; i < 3; ++i) {
-      v[i] = field<0>(x[i], 7);
-      v[3 + i] = field<3>(x[i], 7);
-    }
-    v[6] = _mm256_or_si256(field<6>(x[0], 3), field<4>(x[2], 4));
-    v[7] = _mm256_or_si256(field<6>(x[1], 3), field<5>(x[2], 4));
-  } else if constexpr (bits == 8) {
-    for (int j = 0; j < 8; ++j) v[j] = load(dense + j * kVector);
-  } else {
-    for (int i = 0; i < 4; ++i) {
-      const __m256i x = load(dense + i * kVector);
-      v[2 * i] = field<0>(x, 15);
-      v[2 * i + 1] = field<4>(x, 15);
-    }
-    if constexpr (bits & 2) {
-      put_pairs<4>(load(dense + 4 * kVector), v);
-      put_pairs<4>(load(dense + 5 * kVector), v + 4);
-    }
-    if constexpr (bits & 1) put_bits<(bits & 2) ? 6 : 4>(load(dense + (bits - 1) * kVector), v);
-  }
 }
 
 // A number as a type. Kernel files use no templates of std: their copies would carry AVX2 code under a shared name.
@@ -118,8 +52,58 @@ inline auto for_bits(int bits, F f) {
   }
 }
 
+// f(Int<0>), f(Int<1>), ... f(Int<n - 1>): a loop whose counter is a constant in the body.
+template <int n, class F>
+inline void unrolled(F f) {
+  if constexpr (n > 0) {
+    unrolled<n - 1>(f);
+    f(Int<n - 1>{});
+  }
+}
+
+// Byte-wise x << shift, or x >> -shift, masked.
+template <int shift>
+inline __m256i moved(__m256i x, int mask) {
+  return field<0>(shift < 0 ? _mm256_srli_epi16(x, shift < 0 ? -shift : 0) : _mm256_slli_epi16(x, shift < 0 ? 0 : shift), mask);
+}
+
+// Vector j of a unit: byte 4 c + i is the code of column c, k = 4 j + i. The fields are drawn in pack/layout.h.
+template <int bits, int j>
+inline __m256i code_vector(const uint8_t* dense) {
+  const auto x = [dense](int i) { return load(dense + i * kVector); };
+  if constexpr (bits == 1) {
+    return field<j>(x(0), 1);
+  } else if constexpr (bits == 2) {
+    return field<j % 4 * 2>(x(j / 4), 3);
+  } else if constexpr (bits == 3 && j < 6) {
+    return field<j / 3 * 3>(x(j % 3), 7);
+  } else if constexpr (bits == 3) {
+    return _mm256_or_si256(field<6>(x(j - 6), 3), field<j - 2>(x(2), 4));
+  } else if constexpr (bits == 8) {
+    return x(j);
+  } else {
+    __m256i v = field<j % 2 * 4>(x(j / 2), 15);
+    if constexpr (bits & 2) v = _mm256_or_si256(v, moved<4 - j % 4 * 2>(x(4 + j / 4), 3 << 4));
+    if constexpr (bits & 1) v = _mm256_or_si256(v, moved<bits - 1 - j>(x(bits - 1), 1 << (bits - 1)));
+    return v;
+  }
+}
+
+template <int bits>
+inline void decode(const uint8_t* dense, __m256i v[8]) {
+  unrolled<8>([&](auto j) { v[j.value] = code_vector<bits, j.value>(dense); });
+}
+
+// C is written once a tile and by then has long left the first-level cache: fetched while the sums are made, the stores need not wait.
+ULP_INLINE void prefetch_c(const Tile& t) {
+  for (int r = 0; r < t.rows; ++r) {
+    const char* c = reinterpret_cast<const char*>(t.c + r * t.ldc);
+    for (int i = 0; i < t.units * kUnitCols * 4; i += 64) _mm_prefetch(c + i, _MM_HINT_T0);
+  }
+}
+
 // The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
-inline void store_result(const Tile& t, int row, int unit, __m256i acc) {
+ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i acc) {
   int32_t* c = t.c + row * t.ldc + unit * kUnitCols;
   __m256i* to = reinterpret_cast<__m256i*>(c);
   acc = _mm256_sll_epi32(acc, _mm_cvtsi32_si128(t.shift));

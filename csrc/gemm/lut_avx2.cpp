@@ -177,13 +177,27 @@ void expand(const DenseSlice& s, uint8_t* panel) {
   }
 }
 
-// acc += table[index]. Written out to keep lookup and add together: see multiply_add in mul8_avx2.cpp.
-inline void lookup_add(__m256i& acc, __m256i table, __m256i index) {
+// acc[v] += table[index[v]] for one row. Written out in this order for the reasons given in mul8_avx2.cpp.
+template <int vectors>
+ULP_INLINE void lookup_add(__m256i* acc, __m256i table, const __m256i* index) {
 #if defined(__GNUC__)
-  __m256i entry;
-  __asm__("vpshufb %3, %2, %1\n\tvpaddb %1, %0, %0" : "+x"(acc), "=&x"(entry) : "x"(table), "x"(index));
+  __m256i e0, e1, e2;
+  if constexpr (vectors == 3) {
+    __asm__ volatile(
+        "vpshufb %7, %6, %3\n\tvpshufb %8, %6, %4\n\t"
+        "vpaddb %3, %0, %0\n\tvpaddb %4, %1, %1\n\t"
+        "vpshufb %9, %6, %5\n\tvpaddb %5, %2, %2"
+        : "+x"(acc[0]), "+x"(acc[1]), "+x"(acc[2]), "=&x"(e0), "=&x"(e1), "=&x"(e2)
+        : "x"(table), "x"(index[0]), "x"(index[1]), "x"(index[2]));
+  } else if constexpr (vectors == 2) {
+    __asm__ volatile("vpshufb %5, %4, %2\n\tvpshufb %6, %4, %3\n\tvpaddb %2, %0, %0\n\tvpaddb %3, %1, %1"
+                     : "+x"(acc[0]), "+x"(acc[1]), "=&x"(e0), "=&x"(e1)
+                     : "x"(table), "x"(index[0]), "x"(index[1]));
+  } else {
+    __asm__ volatile("vpshufb %3, %2, %1\n\tvpaddb %1, %0, %0" : "+x"(acc[0]), "=&x"(e0) : "x"(table), "x"(index[0]));
+  }
 #else
-  acc = _mm256_add_epi8(acc, _mm256_shuffle_epi8(table, index));
+  for (int v = 0; v < vectors; ++v) acc[v] = _mm256_add_epi8(acc[v], _mm256_shuffle_epi8(table, index[v]));
 #endif
 }
 
@@ -206,7 +220,7 @@ struct Wide {
 };
 
 // The contract of kernel.h for 32 columns of a row: base (row term and bias) + col, or the old value + bias, plus the shifted sums.
-inline void store_columns(const Tile& t, int row, int vector, const Wide& w, __m256i base) {
+ULP_INLINE void store_columns(const Tile& t, int row, int vector, const Wide& w, __m256i base) {
   const __m256i even = _mm256_sub_epi16(w.all, _mm256_slli_epi16(w.odd, 8));
   const __m256i lo = _mm256_unpacklo_epi16(even, w.odd);  // columns 0-7, 16-23
   const __m256i hi = _mm256_unpackhi_epi16(even, w.odd);  // columns 8-15, 24-31
@@ -224,7 +238,9 @@ inline void store_columns(const Tile& t, int row, int vector, const Wide& w, __m
 }
 
 template <bool is_indexed, int rows, int vectors>
-void tile(const Tile& t, int64_t all) {
+void tile(const Tile& args, int64_t all) {
+  const Tile t = args;  // a copy that no store to C can alias
+  prefetch_c(t);
   Wide wide[rows][vectors];
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int v = 0; v < vectors; ++v) wide[r][v].all = wide[r][v].odd = _mm256_setzero_si256();
@@ -241,17 +257,23 @@ void tile(const Tile& t, int64_t all) {
       ULP_UNROLL for (int v = 0; v < vectors; ++v) index[v] = load(b + v * kVector);
       ULP_UNROLL for (int r = 0; r < rows; ++r) {
         const __m256i table = step_table<is_indexed>(t, t.a + r * t.a_stride, i);
-        ULP_UNROLL for (int v = 0; v < vectors; ++v) lookup_add(acc[r][v], table, index[v]);
+        lookup_add<vectors>(acc[r], table, index);
       }
       b += vectors * kVector;
     }
-    done += steps;
-    ULP_UNROLL for (int r = 0; r < rows; ++r) {
-      ULP_UNROLL for (int v = 0; v < vectors; ++v) {
-        wide[r][v].all = _mm256_add_epi16(wide[r][v].all, acc[r][v]);
-        wide[r][v].odd = _mm256_add_epi16(wide[r][v].odd, _mm256_srli_epi16(acc[r][v], 8));
+    if (done == 0) {
+      ULP_UNROLL for (int r = 0; r < rows; ++r) {
+        ULP_UNROLL for (int v = 0; v < vectors; ++v) wide[r][v] = {acc[r][v], _mm256_srli_epi16(acc[r][v], 8)};
+      }
+    } else {
+      ULP_UNROLL for (int r = 0; r < rows; ++r) {
+        ULP_UNROLL for (int v = 0; v < vectors; ++v) {
+          wide[r][v].all = _mm256_add_epi16(wide[r][v].all, acc[r][v]);
+          wide[r][v].odd = _mm256_add_epi16(wide[r][v].odd, _mm256_srli_epi16(acc[r][v], 8));
+        }
       }
     }
+    done += steps;
   }
   const uint32_t bias = static_cast<uint32_t>(all) * static_cast<uint32_t>(t.step_bias) << t.shift;
   ULP_UNROLL for (int r = 0; r < rows; ++r) {

@@ -1,0 +1,168 @@
+// stream on AVX2: one or two rows of A against weights read straight from the dense layout, tile 2 x 32.
+//
+// With so few rows every weight is used once or twice, so the time is that of reading the weights, and what is read is b bits each. Nothing is
+// expanded to memory: fields of the dense vectors go by shift and mask into vpmaddubsw.
+//
+//   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
+//
+// Bound. A step adds two products of at most m = (2^b - 1) * 128 (or (2^a - 1) below 8 bits) to an s16 lane, so floor(32767 / (2 m)) steps are
+// exact: at 8-bit activations 127 for W1, 18, 8, 4, 2, 1 for W3 .. W7. Two widths use a second accumulator:
+//   W8 is split into halves of 4 bits, 8 steps each; the upper counts 16 times.
+//   W2 takes every other field where it stands, as 4 w, which saves its shift: m is 4 times as large, 10 steps, and the sum is divided by 4.
+#include "dense_avx2.h"
+
+namespace ulp::stream_avx2 {
+namespace {
+
+constexpr int kSteps = 8;  // in a unit: 32 k
+
+constexpr int centre(int a_bits) { return a_bits == 8 ? 128 : 0; }
+constexpr bool two_parts(int b_bits) { return b_bits == 2 || b_bits == 8; }
+
+// Steps of the accumulator that fills first.
+constexpr int local_steps(int a_bits, int b_bits) {
+  const int largest = b_bits == 8 ? 15 : b_bits == 2 ? 3 << 2 : (1 << b_bits) - 1;
+  return accumulation_length(32767, 2, largest * max_product(a_bits, centre(a_bits), 1, 0));
+}
+static_assert(local_steps(8, 1) == 127 && local_steps(8, 2) == 10 && local_steps(8, 3) == 18 && local_steps(8, 4) == 8, "deferred widening");
+static_assert(local_steps(8, 5) == 4 && local_steps(8, 6) == 2 && local_steps(8, 7) == 1 && local_steps(8, 8) == 8, "deferred widening");
+
+// Units between spills; 0: a unit is too long, and `inner_steps` are spilled inside.
+constexpr int local_units(int a_bits, int b_bits) { return local_steps(a_bits, b_bits) / (b_bits == 2 ? kSteps / 2 : kSteps); }
+constexpr int inner_steps(int b_bits) { return local_steps(8, b_bits) < kSteps ? local_steps(8, b_bits) : kSteps; }
+
+void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
+  const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+  for (int r = 0; r < rows; ++r, codes += stride, out += out_stride) {
+    for (int64_t k = 0; k < k32; k += kUnitK) store(out + k, _mm256_xor_si256(load(codes + k), sign));
+  }
+}
+
+__m256i widen(__m256i acc, int weight) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(static_cast<int16_t>(weight))); }
+
+__m256i broadcast4(const uint8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// acc += v * x: together, for the reason given in mul8_avx2.cpp.
+ULP_INLINE void multiply_add(__m256i& acc, __m256i v, __m256i x) {
+#if defined(__GNUC__)
+  __m256i product;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(v), "x"(x));
+#else
+  acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(v, x));
+#endif
+}
+
+// One vector of a unit against one row. `second` is used by the widths of two_parts.
+template <int bits, int j>
+ULP_INLINE void add_step(const uint8_t* dense, __m256i x, __m256i& acc, __m256i& second) {
+  if constexpr (bits == 8) {
+    const __m256i v = load(dense + j * kVector);
+    multiply_add(acc, field<0>(v, 15), x);
+    multiply_add(second, field<4>(v, 15), x);
+  } else if constexpr (bits == 2) {
+    const __m256i v = load(dense + j / 4 * kVector);
+    multiply_add(j & 1 ? second : acc, field<j & 2 ? 4 : 0>(v, j & 1 ? 3 << 2 : 3), x);
+  } else {
+    multiply_add(acc, code_vector<bits, j>(dense), x);
+  }
+}
+
+// W2: the sum of 4 w a is a multiple of 4, so after a run of local_units its quarter can join the other sum. That has room for two runs: they
+// are 2 * 8 * local_units steps of w, 4 local_units steps of 4 w fit, and 4 * 4 = 2 * 8.
+ULP_INLINE void fold(__m256i& acc, __m256i& second) {
+  acc = _mm256_add_epi16(acc, _mm256_srai_epi16(second, 2));
+  second = _mm256_setzero_si256();
+}
+
+// total += acc, second, which start again from zero.
+template <int bits>
+ULP_INLINE void spill(int32_t* total, __m256i& acc, __m256i& second) {
+  __m256i* sum = reinterpret_cast<__m256i*>(total);
+  __m256i wide = _mm256_add_epi32(_mm256_load_si256(sum), widen(acc, 1));
+  if constexpr (bits == 8) wide = _mm256_add_epi32(wide, widen(second, 16));
+  if constexpr (bits == 2) wide = _mm256_add_epi32(wide, _mm256_srai_epi32(widen(second, 1), 2));
+  _mm256_store_si256(sum, wide);
+  acc = second = _mm256_setzero_si256();
+}
+
+template <int bits, int rows, int units>
+void tile(const Tile& args) {
+  const Tile t = args;  // a copy that no store to C can alias
+  constexpr int kInner = inner_steps(bits);
+  alignas(32) int32_t total[rows][units][kUnitCols] = {};
+  __m256i acc[rows][units];
+  __m256i second[rows][units];
+  unrolled<rows * units>([&](auto i) {
+    acc[i.value / units][i.value % units] = second[i.value / units][i.value % units] = _mm256_setzero_si256();
+  });
+
+  const uint8_t* dense = t.b;
+  const uint8_t* a = t.a;
+  const int64_t blocks = ceil_div(t.k, kUnitK);
+  const int64_t run = t.flush == 0 ? blocks : t.flush;
+  for (int64_t done = 0, runs = 1; done < blocks; ++runs) {
+    const int64_t end = blocks - done < run ? blocks : done + run;
+    for (; done < end; ++done) {
+      // The units inside: a load of four k serves all of them, and loads are what limits this loop.
+      unrolled<kSteps>([&](auto j) {
+        unrolled<rows>([&](auto r) {
+          const __m256i x = broadcast4(a + r.value * t.a_stride + 4 * j.value);
+          unrolled<units>([&](auto u) {
+            add_step<bits, j.value>(dense + u.value * bits * kVector, x, acc[r.value][u.value], second[r.value][u.value]);
+            if constexpr (kInner < kSteps && (j.value + 1) % kInner == 0) {
+              spill<bits>(total[r.value][u.value], acc[r.value][u.value], second[r.value][u.value]);
+            }
+          });
+        });
+      });
+      dense += units * bits * kVector;
+      a += kUnitK;
+    }
+    if (bits == 2 && runs % 2 != 0 && done < blocks) {
+      unrolled<rows * units>([&](auto i) { fold(acc[i.value / units][i.value % units], second[i.value / units][i.value % units]); });
+      continue;
+    }
+    unrolled<rows * units>([&](auto i) {
+      constexpr int r = i.value / units;
+      constexpr int u = i.value % units;
+      spill<bits>(total[r][u], acc[r][u], second[r][u]);
+    });
+  }
+  for (int r = 0; r < rows; ++r) {
+    for (int u = 0; u < units; ++u) store_result(t, r, u, _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
+  }
+}
+
+template <int bits, int rows>
+void tile_of_rows(const Tile& t) {
+  switch (t.units) {
+    case 1: return tile<bits, rows, 1>(t);
+    case 2: return tile<bits, rows, 2>(t);
+    case 3: return tile<bits, rows, 3>(t);
+    default: return tile<bits, rows, 4>(t);
+  }
+}
+
+template <int bits>
+void run(const Tile& t) {
+  return t.rows == 1 ? tile_of_rows<bits, 1>(t) : tile_of_rows<bits, 2>(t);
+}
+
+}  // namespace
+
+bool supports(int, int) { return true; }
+
+Bound bind(int a_bits, int b_bits) {
+  Bound b;
+  b.centre_a = centre(a_bits);
+  b.flush = local_units(a_bits, b_bits);
+  if (a_bits == 8) b.pack_a = centre_a;
+  b.run = for_bits(b_bits, [](auto bits) { return &run<decltype(bits)::value>; });
+  return b;
+}
+
+}  // namespace ulp::stream_avx2
