@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from interpreter import run_python
 from reference import ALL_PAIRS, assert_exact
 
 import ulp
-
-
-def run_python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
 def test_public_names() -> None:

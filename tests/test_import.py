@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from interpreter import run_python
 
 import ulp
 
@@ -21,8 +19,8 @@ print(*sorted(set(sys.modules) - before))
 
 
 def run(program: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    done = run_python(program, "-W", "error")
+    assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
 

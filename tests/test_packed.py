@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import pickle
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interpreter import output_of
 from reference import assert_exact, dtype, random_matrix
 
 import ulp
@@ -120,14 +120,7 @@ def test_copies() -> None:
 
 def test_to_another_process() -> None:
     w = example(5, True, (100, 30))
-    program = "import pickle, sys, ulp; w = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(w.unpack().tobytes())"
-    done = subprocess.run(
-        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", program],
-        input=pickle.dumps(w),
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == w.unpack().tobytes()
+    assert output_of(f"import pickle, ulp; print(pickle.loads({pickle.dumps(w)!r}).unpack().tolist())").strip() == str(w.unpack().tolist())
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from interpreter import output_of, run_python
 from reference import Array, assert_exact, matmul, random_matrix
 
 import ulp
@@ -27,20 +26,6 @@ def problem(shape: tuple[int, int, int] = SHAPE, bits: int = 3, seed: int = 0) -
     a = random_matrix(rng, (m, k), bits, False)
     b = random_matrix(rng, (k, n), bits, True)
     return a, ulp.pack(b, bits), matmul(a, b)
-
-
-def run_python(program: str, **environment: str) -> str:
-    """stdout of a fresh interpreter that sees this environment on top of ours."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (1, 4096, 1024), (2000, 9, 300), (8, 2048, 512), (640, 640, 640)], ids=str)
@@ -149,7 +134,7 @@ def test_after_fork() -> None:
         assert all(os.waitpid(pid, 0)[1] == 0 for pid in pids)
         print("done")
     """
-    assert run_python(program) == "done\n"
+    assert output_of(program) == "done\n"
 
 
 def test_in_multiprocessing() -> None:
@@ -165,7 +150,7 @@ def test_in_multiprocessing() -> None:
             with multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn").Pool(2) as pool:
                 print(set(pool.map(work, [w] * 6)))
     """
-    assert run_python(program, PYTHONWARNINGS="ignore::DeprecationWarning") == f"{{{64 * 500 * 300}}}\n"
+    assert output_of(program, PYTHONWARNINGS="ignore::DeprecationWarning") == f"{{{64 * 500 * 300}}}\n"
 
 
 def test_beside_torch() -> None:
@@ -211,7 +196,7 @@ def test_threadpoolctl_sees_and_limits() -> None:
 def test_threadpoolctl_in_either_order(order: str) -> None:
     pytest.importorskip("threadpoolctl")
     program = f"{order}; print([pool['num_threads'] for pool in threadpoolctl.threadpool_info() if pool['user_api'] == 'ulp'])"
-    assert run_python(program, ULP_NUM_THREADS="3") == "[3]\n"
+    assert output_of(program, ULP_NUM_THREADS="3") == "[3]\n"
 
 
 PRINT_THREADS = "import ulp; print(ulp.get_num_threads(), ulp.show_config('dict')['threads'], sep=': ')"
@@ -227,20 +212,18 @@ PRINT_THREADS = "import ulp; print(ulp.get_num_threads(), ulp.show_config('dict'
     ],
 )
 def test_environment(environment: dict[str, str], expected: str) -> None:
-    assert run_python(PRINT_THREADS, **environment).strip() == expected
+    assert output_of(PRINT_THREADS, **environment).strip() == expected
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1025", "99999999999999999999", "\u0663"])
 def test_a_wrong_number_of_threads_is_an_error(value: str) -> None:
-    environment = {**os.environ, "ULP_NUM_THREADS": value}
-    done = subprocess.run([sys.executable, "-c", "import ulp"], env=environment, capture_output=True, text=True, check=False)
+    done = run_python("import ulp", ULP_NUM_THREADS=value)
     assert done.returncode != 0
     assert f"ULP_NUM_THREADS={value!r}: expected a number of threads from 1 to 1024" in done.stderr
 
 
 def test_a_wrong_number_of_openmp_threads_is_a_warning() -> None:
-    environment = {**os.environ, "ULP_NUM_THREADS": "", "OMP_NUM_THREADS": "many"}
-    done = subprocess.run([sys.executable, "-c", "import ulp"], env=environment, capture_output=True, text=True, check=False)
+    done = run_python("import ulp", ULP_NUM_THREADS="", OMP_NUM_THREADS="many")
     assert done.returncode == 0
     assert "ulp ignores OMP_NUM_THREADS='many'" in done.stderr
 
@@ -302,4 +285,4 @@ def test_affinity_is_respected() -> None:
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no affinity")
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + PRINT_THREADS
-    assert run_python(program, ULP_NUM_THREADS="", OMP_NUM_THREADS="").strip() == "1: 1 (CPU affinity)"
+    assert output_of(program, ULP_NUM_THREADS="", OMP_NUM_THREADS="").strip() == "1: 1 (CPU affinity)"
