@@ -281,10 +281,8 @@ PYBIND11_MODULE(_core, m) {
                                return view;
                              })
       .def_property_readonly("column_sums", [](const PackedMatrix& p) {
-        py::array_t<int64_t> sums(static_cast<py::ssize_t>(p.code_sums.size()));
-        for (size_t i = 0; i < p.code_sums.size(); ++i) {
-          sums.mutable_data()[i] = p.encoding.slope() * p.code_sums[i] + p.encoding.offset() * p.layout.k;
-        }
+        py::array_t<int32_t> sums(static_cast<py::ssize_t>(p.code_sums.size()));
+        for (size_t i = 0; i < p.code_sums.size(); ++i) sums.mutable_data()[i] = p.value_sum(i);
         return sums;
       });
 

@@ -188,6 +188,22 @@ struct PanelScratch {
   int32_t* col;
 };
 
+// t_a (s_b X_b[n] + K t_b[n]) for `cols` columns from n0; zero up to `width`.
+void make_col_terms(const Plan& p, int64_t n0, int64_t cols, int64_t width, int32_t* col) {
+  const Terms& t = p.terms;
+  const uint32_t* code_sums = p.problem.b->code_sums.data() + n0;
+  const uint32_t k = static_cast<uint32_t>(p.k);
+  const uint32_t per_code = t.t_a * t.s_b;
+  const uint32_t fixed = t.t_a * k * (t.t_b0 - t.s_b * static_cast<uint32_t>(p.bound.centre_b));
+  for (int64_t j = 0; j < cols; ++j) col[j] = static_cast<int32_t>(per_code * code_sums[j] + fixed);
+  if (t.t_b_varies) {
+    for (int64_t j = 0; j < cols; ++j) {
+      col[j] = static_cast<int32_t>(static_cast<uint32_t>(col[j]) + t.t_a * k * (t.t_b(n0 + j) - t.t_b0));
+    }
+  }
+  for (int64_t j = cols; j < width; ++j) col[j] = 0;
+}
+
 // All rows of an A block against one panel of B.
 void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, const PanelScratch& scratch) {
   const Range dense = p.dense_panels(loop_panel);
@@ -196,15 +212,7 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
   const int units = static_cast<int>(ceil_div(cols, kUnitCols));
   const int64_t width = int64_t{units} * kUnitCols;
 
-  for (int64_t j = 0; j < width; ++j) {
-    uint32_t term = 0;
-    if (j < cols && p.terms.t_a != 0) {
-      const uint32_t t_b = p.terms.t_b(n0 + j);
-      const int64_t x_b = p.problem.b->code_sums[static_cast<size_t>(n0 + j)] - p.k * p.bound.centre_b;
-      term = p.terms.t_a * (p.terms.s_b * static_cast<uint32_t>(x_b) + static_cast<uint32_t>(p.k) * t_b);
-    }
-    scratch.col[j] = static_cast<int32_t>(term);
-  }
+  make_col_terms(p, n0, cols, width, scratch.col);
 
   // Whole tiles of plain int32 go straight to C; the rest through a scratch tile.
   const bool direct = !p.epilogue.fused() && !p.terms.t_b_varies && cols == width;

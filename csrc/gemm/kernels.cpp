@@ -18,6 +18,7 @@ ULP_KERNEL(mul8_scalar)
 ULP_KERNEL(mul8_avx2)
 ULP_KERNEL(mul16_avx2)
 ULP_KERNEL(stream_avx2)
+ULP_KERNEL(lutstream_avx2)
 ULP_KERNEL(lut_avx2)
 #endif
 #undef ULP_KERNEL
@@ -27,6 +28,7 @@ namespace {
 const Kernel kKernels[] = {
 // name              technique  isa             mr  nr  max_m  max_kc  supports                bind
 #if defined(ULP_X86)
+    {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, 2, 0, lutstream_avx2::supports, lutstream_avx2::bind},
     {"stream_avx2_2x32", "stream", Isa::avx2, 2, 32, 2, 0, stream_avx2::supports, stream_avx2::bind},
     {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, 0, 512, lut_avx2::supports, lut_avx2::bind},
     {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, 0, 1024, mul8_avx2::supports, mul8_avx2::bind},

@@ -156,7 +156,7 @@ PackedMatrix pack(const MatrixView& b, Encoding e) {
       for (int c = 0; c < cols; ++c) {
         const int code = e.code(b.value(k0 + k, n0 + c));
         codes[unit_index(c, k)] = static_cast<uint8_t>(code);
-        m.code_sums[static_cast<size_t>(n0 + c)] += code;
+        m.code_sums[static_cast<size_t>(n0 + c)] += static_cast<uint32_t>(code);
       }
     }
     encode_unit(codes, e.bits, m.data.data() + offset);
