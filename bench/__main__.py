@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
+    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs.h, which the choice of kernels follows")
     commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
     return parser
 
@@ -95,6 +96,14 @@ def _run(args: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
+def _costs() -> int:
+    from . import costs
+
+    for path in costs.save(costs.measure()):
+        print(f"wrote {path.name}")
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     from . import plots, report, results, subject
 
@@ -124,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.command == "run":
             return _run(args, given)
+        if args.command == "costs":
+            return _costs()
         return _report(args) if args.command == "report" else _env()
     except (ValueError, RuntimeError, AssertionError, argparse.ArgumentTypeError) as error:
         print(f"python -m bench: {error}", file=sys.stderr)

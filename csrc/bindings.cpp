@@ -84,11 +84,13 @@ py::array unpack(const PackedMatrix& m) {
   return out;
 }
 
-std::unique_ptr<PackedMatrix> from_data(const py::array_t<uint8_t, py::array::c_style>& data, int64_t k, int64_t n, int bits, bool is_signed) {
+std::unique_ptr<PackedMatrix> from_data(const py::array_t<uint8_t, py::array::c_style>& data, int64_t k, int64_t n, int bits,
+                                        bool is_signed) {
   const ulp::DenseLayout layout = layout_of(k, n, bits);
   if (data.ndim() != 1 || data.size() != layout.nbytes()) {
-    throw py::value_error("data has " + std::to_string(data.size()) + " bytes in shape " + shape_of(data) + "; (" + std::to_string(k) + ", " +
-                          std::to_string(n) + ") at " + std::to_string(bits) + " bits takes (" + std::to_string(layout.nbytes()) + ",)");
+    throw py::value_error("data has " + std::to_string(data.size()) + " bytes in shape " + shape_of(data) + "; (" + std::to_string(k) +
+                          ", " + std::to_string(n) + ") at " + std::to_string(bits) + " bits takes (" + std::to_string(layout.nbytes()) +
+                          ",)");
   }
   const uint8_t* bytes = data.data();
   py::gil_scoped_release release;
@@ -178,8 +180,8 @@ const T* vector_of(const py::array_t<T, py::array::c_style | py::array::forcecas
 
 py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
                      const std::optional<std::string>& kernel, const py::object& out,
-                     const py::array_t<float, py::array::c_style | py::array::forcecast>& scale, const py::object& bias, bool relu, int out_bits,
-                     bool out_signed, int out_zero) {
+                     const py::array_t<float, py::array::c_style | py::array::forcecast>& scale, const py::object& bias, bool relu,
+                     int out_bits, bool out_signed, int out_zero) {
   const int64_t n = b.layout.n;
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
@@ -195,7 +197,8 @@ py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int3
   py::array_t<float, py::array::c_style | py::array::forcecast> float_bias;
   if (!bias.is_none()) {
     if (py::cast<py::array>(bias).dtype().kind() == 'f') {
-      if (out_bits != 0) throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
+      if (out_bits != 0)
+        throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
       float_bias = bias;
       e.float_bias = vector_of(float_bias, n, "bias");
     } else {
@@ -209,7 +212,8 @@ py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int3
     const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
     if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
     if (out_zero < q.min() || out_zero > q.max()) {
-      throw py::value_error("out_zero = " + std::to_string(out_zero) + " is outside [" + std::to_string(q.min()) + ", " + std::to_string(q.max()) + "]");
+      throw py::value_error("out_zero = " + std::to_string(out_zero) + " is outside [" + std::to_string(q.min()) + ", " +
+                            std::to_string(q.max()) + "]");
     }
     e.kind = ulp::OutputKind::quantised;
     e.qmin = q.min();
@@ -227,9 +231,12 @@ py::list kernels() {
   py::list table;
   for (const ulp::Kernel& k : ulp::kernel_table()) {
     py::list pairs;
+    py::dict local_lengths;
     for (int a = 1; a <= 8; ++a) {
       for (int b = 1; b <= 8; ++b) {
-        if (k.supports(a, b)) pairs.append(py::make_tuple(a, b));
+        if (!k.supports(a, b)) continue;
+        pairs.append(py::make_tuple(a, b));
+        local_lengths[py::make_tuple(a, b)] = k.bind(a, b).flush;
       }
     }
     py::dict row;
@@ -240,6 +247,7 @@ py::list kernels() {
     row["nr"] = k.nr;
     row["available"] = k.isa <= ulp::current_isa();
     row["pairs"] = pairs;
+    row["local_lengths"] = local_lengths;
     table.append(row);
   }
   return table;
@@ -248,7 +256,8 @@ py::list kernels() {
 py::list rank(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_bits, bool b_signed) {
   py::list ranking;
   const ulp::Shape shape{m, n, k, encoding_of(a_bits, a_signed, "a_bits"), encoding_of(b_bits, b_signed, "b_bits")};
-  for (const ulp::Ranked& r : ulp::rank_kernels(shape)) ranking.append(py::make_tuple(r.kernel->name, r.why_not.empty(), r.why_not, r.seconds));
+  for (const ulp::Ranked& r : ulp::rank_kernels(shape))
+    ranking.append(py::make_tuple(r.kernel->name, r.why_not.empty(), r.why_not, r.seconds));
   return ranking;
 }
 
@@ -288,13 +297,18 @@ PYBIND11_MODULE(_core, m) {
 
   m.def("pack", pack, py::arg("b"), py::arg("bits"));
   m.def("unpack", unpack, py::arg("packed"));
-  m.def("packed_nbytes", [](int64_t k, int64_t n, int bits) { return layout_of(k, n, bits).nbytes(); }, py::arg("k"), py::arg("n"), py::arg("bits"));
+  m.def(
+      "packed_nbytes", [](int64_t k, int64_t n, int bits) { return layout_of(k, n, bits).nbytes(); }, py::arg("k"), py::arg("n"),
+      py::arg("bits"));
   m.def("from_data", from_data, py::arg("data"), py::arg("k"), py::arg("n"), py::arg("bits"), py::arg("signed"));
-  m.def("gemm", gemm, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"), py::arg("kernel").none(true), py::arg("out").none(true));
-  m.def("gemm_fused", gemm_fused, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"), py::arg("kernel").none(true),
-        py::arg("out").none(true), py::arg("scale"), py::arg("bias").none(true), py::arg("relu"), py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
+  m.def("gemm", gemm, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),
+        py::arg("kernel").none(true), py::arg("out").none(true));
+  m.def("gemm_fused", gemm_fused, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),
+        py::arg("kernel").none(true), py::arg("out").none(true), py::arg("scale"), py::arg("bias").none(true), py::arg("relu"),
+        py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
   m.def("kernels", kernels);
-  m.def("rank", rank, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"), py::arg("b_signed"));
+  m.def("rank", rank, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
+        py::arg("b_signed"));
   m.def("last_kernel", [] { return last_kernel_name; });
   m.def("isas", ulp::known_isas);
   m.def("available_isas", ulp::available_isas);

@@ -30,8 +30,8 @@ class Packed:
     def data(self) -> npt.NDArray[np.uint8]:
         """The dense bytes, shape (nbytes,), a read-only view that keeps this object alive."""
     @property
-    def column_sums(self) -> npt.NDArray[np.int64]:
-        """Sum over k of the stored values, shape (n,), a copy. 64 bits: K = 2^31 values of 8 bits do not fit 32."""
+    def column_sums(self) -> npt.NDArray[np.int32]:
+        """Sum over k of the stored values modulo 2^32, shape (n,), a copy. That is how the epilogue uses them."""
 
 def pack(b: npt.NDArray[Any], bits: int) -> Packed:
     """b: (k, n) uint8 or int8. Raises OutOfRange."""
@@ -91,7 +91,8 @@ def gemm_fused(
 def kernels() -> list[dict[str, Any]]:
     """The table, best first.
 
-    name, technique, isa, mr, nr (ints), available (this CPU and the ISA in force), pairs (list of (a_bits, b_bits)).
+    name, technique, isa, mr, nr (ints), available (this CPU and the ISA in force), pairs (list of (a_bits, b_bits)),
+    local_lengths ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own steps; 0 where it spills inside one}).
     """
 
 def rank(m: int, n: int, k: int, a_bits: int, a_signed: bool, b_bits: int, b_signed: bool) -> list[tuple[str, bool, str, float]]:

@@ -41,14 +41,22 @@ struct Int {
 template <class F>
 inline auto for_bits(int bits, F f) {
   switch (bits) {
-    case 1: return f(Int<1>{});
-    case 2: return f(Int<2>{});
-    case 3: return f(Int<3>{});
-    case 4: return f(Int<4>{});
-    case 5: return f(Int<5>{});
-    case 6: return f(Int<6>{});
-    case 7: return f(Int<7>{});
-    default: return f(Int<8>{});
+    case 1:
+      return f(Int<1>{});
+    case 2:
+      return f(Int<2>{});
+    case 3:
+      return f(Int<3>{});
+    case 4:
+      return f(Int<4>{});
+    case 5:
+      return f(Int<5>{});
+    case 6:
+      return f(Int<6>{});
+    case 7:
+      return f(Int<7>{});
+    default:
+      return f(Int<8>{});
   }
 }
 
@@ -108,7 +116,8 @@ ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i acc) {
   __m256i* to = reinterpret_cast<__m256i*>(c);
   acc = _mm256_sll_epi32(acc, _mm_cvtsi32_si128(t.shift));
   const __m256i from = t.accumulate ? _mm256_loadu_si256(to)
-                                    : _mm256_add_epi32(_mm256_set1_epi32(t.row[row]), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.col + unit * kUnitCols)));
+                                    : _mm256_add_epi32(_mm256_set1_epi32(t.row[row]),
+                                                       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.col + unit * kUnitCols)));
   _mm256_storeu_si256(to, _mm256_add_epi32(from, acc));
 }
 

@@ -10,8 +10,8 @@
 //                                            acc << shift             row term              col term
 //
 // where X_a, X_b are sums over k. s is 1, or 2 for bipolar operands, so s_a s_b is a shift. Where t_b is the same for all columns the row
-// term is one number a row; where it is zero, which is what signed weights give on a kernel that centres them, there are no row sums to take.
-// All of it is computed modulo 2^32: the final value fits int32 (checked before the run), so it is right whatever wraps on the way.
+// term is one number a row; where it is zero, which is what signed weights give on a kernel that centres them, there are no row sums to
+// take. All of it is computed modulo 2^32: the final value fits int32 (checked before the run), so it is right whatever wraps on the way.
 //
 // Requantisation follows onnxruntime's MatMulInteger + requantise (MlasRequantizeOutput): y = float(acc + bias) * scale, clamped to
 // [qmin - zero, qmax - zero], rounded half to even, + zero.
@@ -29,8 +29,8 @@ struct Epilogue {
   OutputKind kind = OutputKind::int32;
   const float* scale = nullptr;  // one, or n with scale_per_column
   bool scale_per_column = false;
-  const int32_t* bias = nullptr;        // n, added before scaling
-  const float* float_bias = nullptr;    // n, added after scaling; float32 output only
+  const int32_t* bias = nullptr;      // n, added before scaling
+  const float* float_bias = nullptr;  // n, added after scaling; float32 output only
   bool relu = false;
   int qmin = 0;
   int qmax = 0;

@@ -22,8 +22,8 @@ constexpr int kEncodeRows = 8;
 struct Terms {
   int shift = 0;
   uint32_t s_a = 1, s_b = 1, t_a = 0;
-  uint32_t t_b0 = 0;           // t_b of every column, unless it differs by column
-  bool t_b_varies = false;     // then the row term is s_a * t_b[n] * X_a[m], applied tile by tile
+  uint32_t t_b0 = 0;        // t_b of every column, unless it differs by column
+  bool t_b_varies = false;  // then the row term is s_a * t_b[n] * X_a[m], applied tile by tile
   bool needs_row_sums = false;
   const int32_t* b_zero = nullptr;
   uint32_t t_b_base = 0;  // t_b[n] = t_b_base - b_zero[n]
@@ -38,7 +38,7 @@ Terms make_terms(const Problem& p, const Bound& kernel) {
   t.s_a = static_cast<uint32_t>(ea.slope());
   t.s_b = static_cast<uint32_t>(eb.slope());
   t.shift = (ea.slope() == 2) + (eb.slope() == 2);
-  t.t_a = static_cast<uint32_t>(ea.offset() - p.a_zero + ea.slope() * kernel.centre_a);
+  t.t_a = static_cast<uint32_t>(ea.offset() + ea.slope() * kernel.centre_a) - static_cast<uint32_t>(p.a_zero);
   t.t_b_base = static_cast<uint32_t>(eb.offset() + eb.slope() * kernel.centre_b);
   t.b_zero = p.b_zero;
   t.t_b_varies = p.b_zero_per_column;
@@ -76,6 +76,12 @@ struct Range {
 
 Range part(int64_t count, int64_t parts, int64_t i) { return {count * i / parts, count * (i + 1) / parts}; }
 
+// The same in whole groups; the last one may be short.
+Range part_in_groups(int64_t count, int64_t group, int64_t parts, int64_t i) {
+  const Range r = part(ceil_div(count, group), parts, i);
+  return {std::min(r.begin * group, count), std::min(r.end * group, count)};
+}
+
 struct Plan {
   const Problem& problem;
   const Kernel& kernel;
@@ -85,12 +91,12 @@ struct Plan {
   Terms terms;
   DenseLayout layout;
   int64_t m, n, k;
-  int64_t k_blocks;        // of 32
-  int64_t kc_blocks;       // K-block of the loops, in blocks of 32
-  int64_t a_row_bytes;     // packed
-  int64_t mc;              // rows of a block of A
-  bool a_in_place;         // the kernel reads the caller's array
-  int64_t panel_group;     // dense panels in a panel of the loops
+  int64_t k_blocks;     // of 32
+  int64_t kc_blocks;    // K-block of the loops, in blocks of 32
+  int64_t a_row_bytes;  // packed
+  int64_t mc;           // rows of a block of A
+  bool a_in_place;      // the kernel reads the caller's array
+  int64_t panel_group;  // dense panels in a panel of the loops
   int64_t loop_panels;
   int64_t row_parts, panel_parts;  // the grid of tasks
 
@@ -98,15 +104,16 @@ struct Plan {
 };
 
 Plan make_plan(const Problem& problem, const Kernel& kernel, const Epilogue& epilogue, const Destination& c) {
-  Plan p{problem, kernel, epilogue, c, {}, {}, problem.b->layout, problem.a.rows, problem.b->layout.n, problem.a.cols,
-         0, 0, 0, 0, false, 0, 0, 1, 1};
+  Plan p{problem, kernel, epilogue, c, {}, {}, problem.b->layout, problem.a.rows, problem.b->layout.n, problem.a.cols, 0, 0, 0,
+         0,       false,  0,        0, 1,  1};
   p.bound = kernel.bind(problem.a_encoding.bits, problem.b->encoding.bits);
   p.terms = make_terms(problem, p.bound);
   p.k_blocks = p.layout.k_blocks();
   const int64_t max_kc = kernel.max_kc ? kernel.max_kc / kUnitK : p.k_blocks;
   p.kc_blocks = p.k_blocks ? ceil_div(p.k_blocks, ceil_div(p.k_blocks, max_kc)) : 0;
   p.a_row_bytes = p.k_blocks * p.bound.a_bytes;
-  p.a_in_place = !p.bound.pack_a && !problem.a_encoding.is_signed && p.bound.centre_a == 0 && problem.a.col_stride == 1 && p.k % kUnitK == 0;
+  p.a_in_place =
+      !p.bound.pack_a && !problem.a_encoding.is_signed && p.bound.centre_a == 0 && problem.a.col_stride == 1 && p.k % kUnitK == 0;
 
   p.panel_group = std::max(1, kernel.nr / kPanelCols);
   p.loop_panels = ceil_div(p.layout.panels(), p.panel_group);
@@ -120,7 +127,7 @@ Plan make_plan(const Problem& problem, const Kernel& kernel, const Epilogue& epi
   }
   const int64_t task_rows = ceil_div(p.m, p.row_parts);
   const int64_t fit = std::max<int64_t>(kABlockBytes / std::max<int64_t>(p.a_row_bytes, 1), 4 * kernel.mr);
-  p.mc = ceil_div(task_rows, ceil_div(task_rows, std::min(fit, task_rows)));
+  p.mc = round_up(ceil_div(task_rows, ceil_div(task_rows, std::min(fit, task_rows))), p.bound.row_group);
   return p;
 }
 
@@ -220,8 +227,12 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
   const bool one_pass = p.kc_blocks >= p.k_blocks;
 
   DenseSlice slice{p.problem.b->data.data() + p.layout.unit_offset(dense.begin, 0, 0),
-                   kPanelUnits * p.k_blocks * p.layout.unit_bytes(), p.layout.unit_bytes(),
-                   p.layout.units() - dense.begin * kPanelUnits, units, 0, 0};
+                   kPanelUnits * p.k_blocks * p.layout.unit_bytes(),
+                   p.layout.unit_bytes(),
+                   p.layout.units() - dense.begin * kPanelUnits,
+                   units,
+                   0,
+                   0};
   for (int64_t kb = 0; kb < p.k_blocks; kb += p.kc_blocks) {
     slice.k_block = kb;
     slice.k_blocks = std::min(p.kc_blocks, p.k_blocks - kb);
@@ -244,7 +255,7 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
     t.shift = p.terms.shift;
     t.accumulate = kb > 0;
     for (int64_t i = 0; i < tiles; ++i) {
-      const Range tile = part(rows.size(), tiles, i);
+      const Range tile = part_in_groups(rows.size(), p.bound.row_group, tiles, i);
       t.a = a.data + tile.begin * a.stride + kb * p.bound.a_bytes;
       t.rows = static_cast<int>(tile.size());
       t.row = a.row + tile.begin;
@@ -262,20 +273,16 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
 }
 
 void run_task(const Plan& p, int64_t index) {
-  const Range rows = part(p.m, p.row_parts, index / p.panel_parts);
+  const Range rows = part_in_groups(p.m, p.bound.row_group, p.row_parts, index / p.panel_parts);
   const Range panels = part(p.loop_panels, p.panel_parts, index % p.panel_parts);
   const int64_t max_units = p.panel_group * kPanelUnits;
   const int64_t width = max_units * kUnitCols;
 
   thread_local Scratch scratch;
   uint8_t* at[7];
-  scratch.reserve({p.a_in_place ? 0 : p.mc * p.a_row_bytes,
-                   p.bound.pack_a ? kEncodeRows * p.k_blocks * kUnitK : 0,
-                   p.kc_blocks * p.bound.panel_bytes * max_units,
-                   (p.kc_blocks >= p.k_blocks ? p.kernel.mr : p.mc) * width * 4,
-                   width * 4,
-                   p.mc * 4,
-                   p.mc * 4},
+  scratch.reserve({p.a_in_place ? 0 : p.mc * p.a_row_bytes, p.bound.pack_a ? kEncodeRows * p.k_blocks * kUnitK : 0,
+                   p.kc_blocks * p.bound.panel_bytes * max_units, (p.kc_blocks >= p.k_blocks ? p.kernel.mr : p.mc) * width * 4, width * 4,
+                   p.mc * 4, p.mc * 4},
                   at);
   const PanelScratch panel_scratch{at[2], reinterpret_cast<int32_t*>(at[3]), reinterpret_cast<int32_t*>(at[4])};
 
@@ -323,8 +330,8 @@ void validate(const Problem& p) {
 }
 
 void gemm(const Problem& problem, const Kernel& kernel, const Epilogue& epilogue, const Destination& c) {
+  if (problem.a.rows == 0 || problem.b->layout.n == 0) return;
   Plan plan = make_plan(problem, kernel, epilogue, c);
-  if (plan.m == 0 || plan.n == 0) return;
   if (plan.k == 0) return store_zeros(plan);
   const auto task = [](void* context, int64_t i) { run_task(*static_cast<const Plan*>(context), i); };
   parallel_for(plan.row_parts * plan.panel_parts, task, &plan);

@@ -23,13 +23,13 @@
 namespace ulp {
 
 struct Tile {
-  const uint8_t* a;    // first row, at this K-block
-  int64_t a_stride;    // bytes from row to row
-  int rows;            // 1 .. mr
-  const uint8_t* b;    // panel at this K-block
-  int units;           // 8-column units in the panel, 1 .. nr / 8
-  int64_t k;           // k in this block; A and the panel are readable up to the next multiple of 32
-  int flush;             // Bound::flush, table, step_bias
+  const uint8_t* a;  // first row, at this K-block
+  int64_t a_stride;  // bytes from row to row
+  int rows;          // 1 .. mr
+  const uint8_t* b;  // panel at this K-block
+  int units;         // 8-column units in the panel, 1 .. nr / 8
+  int64_t k;         // k in this block; A and the panel are readable up to the next multiple of 32
+  int flush;         // Bound::flush, table, step_bias
   const uint8_t* table;
   int step_bias;
   int32_t* c;          // 8 * units columns are written
@@ -70,6 +70,8 @@ struct Bound {
   int step_bias = 0;
   // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
   int a_bytes = kUnitK;
+  // Rows of A that the kernel packs together: tiles and blocks start at a multiple of it.
+  int row_group = 1;
   int panel_bytes = 0;
   // rows x k32 codes (k32 a multiple of 32), row-major, `stride` apart. nullptr: the kernel reads the codes themselves.
   void (*pack_a)(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) = nullptr;
@@ -83,7 +85,6 @@ struct Kernel {
   Isa isa;
   int mr;
   int nr;          // a multiple of 8; of 32 if above 32
-  int max_m;       // rows of C up to which the kernel is offered by default; 0: no limit
   int64_t max_kc;  // largest K-block, a multiple of 32; 0: all of K at once
   bool (*supports)(int a_bits, int b_bits);
   Bound (*bind)(int a_bits, int b_bits);  // precondition: supports(a_bits, b_bits)

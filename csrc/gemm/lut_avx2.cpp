@@ -8,13 +8,13 @@
 //      (16 to 4096 bytes, in L1) and A holds a u16 offset a step: no table is ever built at run time.
 //   A, in memory (W1A3, W1A4): 2^(g a) tables are too many, A holds the 16 bytes themselves.
 //
-// Bound. Entries are sum (u_a - centre_a)(u_b - centre_b) - step_bias, in [0, g * range], where range is the largest product minus the smallest,
-// and gather in u8 for flush = floor(255 / (g range)) steps: 63 for W1A1, 21 for W1A2 and W2A2, 9 for W1A3 and W2A3, 4 for W1A4 and W2A4.
-// Centring both operands of W2A2 narrows the range of a product from 9 to 6. The u8 sums go to u16: a K-block of 512 is at most 256 steps of
-// 60, 15360 <= 65535.
+// Bound. Entries are sum (u_a - centre_a)(u_b - centre_b) - step_bias, in [0, g * range], where range is the largest product minus the
+// smallest, and gather in u8 for flush = floor(255 / (g range)) steps: 63 for W1A1, 21 for W1A2 and W2A2, 9 for W1A3 and W2A3, 4 for W1A4
+// and W2A4. Centring both operands of W2A2 narrows the range of a product from 9 to 6. The u8 sums go to u16: a K-block of 512 is at most
+// 256 steps of 60, 15360 <= 65535.
 //
-// Ceiling on Zen 3: 18 vector operations and 9 loads (and 3 scalar ones) a step. Measured from L1: 188 multiply-accumulates a cycle at g = 4,
-// 94 at g = 2, before the spills, which take 3 operations and 2 stores an accumulator.
+// Ceiling on Zen 3: 18 vector operations and 9 loads (and 3 scalar ones) a step. Measured from L1: 188 multiply-accumulates a cycle at g =
+// 4, 94 at g = 2, before the spills, which take 3 operations and 2 stores an accumulator.
 #include "dense_avx2.h"
 
 namespace ulp::lut_avx2 {
@@ -62,13 +62,17 @@ struct Tables {
   alignas(64) uint8_t entries[kTables][16];
 
   constexpr Tables() : entries() {
+    constexpr int kGroup = group(b_bits);  // constants of their own: clang counts the steps of each evaluation
+    constexpr int kBias = step_bias(a_bits, b_bits);
+    constexpr int kCentreA = centre(a_bits, b_bits);
+    constexpr int kCentreB = centre(b_bits, a_bits);
     for (int r = 0; r < kTables; ++r) {
       for (int e = 0; e < 16; ++e) {
-        int sum = -step_bias(a_bits, b_bits);
-        for (int i = 0; i < group(b_bits); ++i) {
+        int sum = -kBias;
+        for (int i = 0; i < kGroup; ++i) {
           const int a = r >> (i * a_bits) & ((1 << a_bits) - 1);
           const int b = e >> (i * b_bits) & ((1 << b_bits) - 1);
-          sum += (a - centre(a_bits, b_bits)) * (b - centre(b_bits, a_bits));
+          sum += (a - kCentreA) * (b - kCentreB);
         }
         entries[r][e] = static_cast<uint8_t>(sum);
       }
@@ -238,8 +242,8 @@ ULP_INLINE void store_columns(const Tile& t, int row, int vector, const Wide& w,
 }
 
 #if defined(__GNUC__)
-// The loop of a whole indexed tile, in the order that Zen 3 likes best of 1,200 tried: 203 multiply-accumulates a cycle from L1 at g = 4 where
-// gcc's own order makes 180 (bench/NOTES.md).
+// The loop of a whole indexed tile, in the order that Zen 3 likes best of 1,200 tried: 203 multiply-accumulates a cycle from L1 at g = 4
+// where gcc's own order makes 180 (bench/NOTES.md).
 ULP_INLINE void hot_loop(const uint8_t* table, const uint8_t* a, int64_t a_stride, const uint8_t* b, int64_t steps, __m256i (&c)[3][3]) {
   __m256i i0, i1, i2, entry, e0, e1, e2;
   int64_t at = 0;
@@ -276,9 +280,7 @@ ULP_INLINE void look_up(const Tile& t, int64_t first, int64_t steps, __m256i (&a
 #if defined(__GNUC__)
   if constexpr (is_indexed && rows == 3 && vectors == 3) return hot_loop(t.table, t.a + 2 * first, t.a_stride, b, steps, acc);
 #endif
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int v = 0; v < vectors; ++v) acc[r][v] = _mm256_setzero_si256();
-  }
+  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vectors; ++v) acc[r][v] = _mm256_setzero_si256(); }
   for (int64_t i = first; i < first + steps; ++i) {
     __m256i index[vectors];
     ULP_UNROLL for (int v = 0; v < vectors; ++v) index[v] = load(b + v * kVector);
@@ -327,9 +329,12 @@ void tile(const Tile& args, int64_t all) {
 template <bool is_indexed, int rows>
 void tile_of_rows(const Tile& t, int64_t steps) {
   switch (ceil_div(t.units, kPanelUnits)) {
-    case 1: return tile<is_indexed, rows, 1>(t, steps);
-    case 2: return tile<is_indexed, rows, 2>(t, steps);
-    default: return tile<is_indexed, rows, kMaxVectors>(t, steps);
+    case 1:
+      return tile<is_indexed, rows, 1>(t, steps);
+    case 2:
+      return tile<is_indexed, rows, 2>(t, steps);
+    default:
+      return tile<is_indexed, rows, kMaxVectors>(t, steps);
   }
 }
 
@@ -337,9 +342,12 @@ template <bool is_indexed, int g>
 void run(const Tile& t) {
   const int64_t steps = ceil_div(t.k, g);
   switch (t.rows) {
-    case 1: return tile_of_rows<is_indexed, 1>(t, steps);
-    case 2: return tile_of_rows<is_indexed, 2>(t, steps);
-    default: return tile_of_rows<is_indexed, 3>(t, steps);
+    case 1:
+      return tile_of_rows<is_indexed, 1>(t, steps);
+    case 2:
+      return tile_of_rows<is_indexed, 2>(t, steps);
+    default:
+      return tile_of_rows<is_indexed, 3>(t, steps);
   }
 }
 
@@ -374,10 +382,14 @@ bool supports(int a_bits, int b_bits) { return a_bits <= 4 && b_bits <= 2; }
 Bound bind(int a_bits, int b_bits) {
   const bool one = b_bits == 1;
   switch (a_bits) {
-    case 1: return one ? bind_pair<1, 1>() : bind_pair<1, 2>();
-    case 2: return one ? bind_pair<2, 1>() : bind_pair<2, 2>();
-    case 3: return one ? bind_pair<3, 1>() : bind_pair<3, 2>();
-    default: return one ? bind_pair<4, 1>() : bind_pair<4, 2>();
+    case 1:
+      return one ? bind_pair<1, 1>() : bind_pair<1, 2>();
+    case 2:
+      return one ? bind_pair<2, 1>() : bind_pair<2, 2>();
+    case 3:
+      return one ? bind_pair<3, 1>() : bind_pair<3, 2>();
+    default:
+      return one ? bind_pair<4, 1>() : bind_pair<4, 2>();
   }
 }
 

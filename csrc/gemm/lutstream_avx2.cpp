@@ -7,7 +7,8 @@
 //   A: for each 32 k, half h and i:  16 bytes  sum_j bit_j(e) * (a & 15),  16 bytes  sum_j bit_j(e) * (a >> 4),   k = 16 h + 4 j + i
 //   B: the four units of a panel are transposed so that a vector holds byte i of all 32 columns.
 //
-// Bound. Four entries of at most 4 * 15 = 60 fit a u8: 240. u8 sums go to u16 twice per 32 k, 480 at most, so 136 K-blocks of 32 fit; 128 are run.
+// Bound. Four entries of at most 4 * 15 = 60 fit a u8: 240. u8 sums go to u16 twice per 32 k, 480 at most, so 136 K-blocks of 32 fit; 128
+// are run.
 //
 // Per 1024 multiply-accumulates: 12 shuffles to transpose, 12 operations to split nibbles, 32 to look up and add, 12 to spill.
 #include "dense_avx2.h"
@@ -44,7 +45,8 @@ void pack_tables(const uint8_t* codes, int64_t stride, int rows, int64_t k32, ui
 
 // Unit vectors (column c, byte i at 4 c + i) -> byte i of all columns. In each 128-bit lane: columns 4 lane .. + 3 of units 0, 1, 2, 3.
 ULP_INLINE void transpose(__m256i x[4]) {
-  const __m256i by_i = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m256i by_i =
+      _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   unrolled<4>([&](auto u) { x[u.value] = _mm256_shuffle_epi8(x[u.value], by_i); });
   const __m256i a = _mm256_unpacklo_epi32(x[0], x[1]);
   const __m256i b = _mm256_unpacklo_epi32(x[2], x[3]);
@@ -121,10 +123,14 @@ void tile(const Tile& t) {
 template <bool two_halves>
 void run(const Tile& t) {
   switch (t.units) {
-    case 1: return tile<two_halves, 1>(t);
-    case 2: return tile<two_halves, 2>(t);
-    case 3: return tile<two_halves, 3>(t);
-    default: return tile<two_halves, 4>(t);
+    case 1:
+      return tile<two_halves, 1>(t);
+    case 2:
+      return tile<two_halves, 2>(t);
+    case 3:
+      return tile<two_halves, 3>(t);
+    default:
+      return tile<two_halves, 4>(t);
   }
 }
 

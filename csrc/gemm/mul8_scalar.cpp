@@ -26,7 +26,8 @@ void run(const Tile& t) {
       for (int r = 0; r < t.rows; ++r) {
         const uint8_t* a = t.a + r * t.a_stride + k;
         for (int c = 0; c < kUnitCols; ++c) {
-          acc[r][c] += uint32_t{a[0]} * b[4 * c] + uint32_t{a[1]} * b[4 * c + 1] + uint32_t{a[2]} * b[4 * c + 2] + uint32_t{a[3]} * b[4 * c + 3];
+          acc[r][c] +=
+              uint32_t{a[0]} * b[4 * c] + uint32_t{a[1]} * b[4 * c + 1] + uint32_t{a[2]} * b[4 * c + 2] + uint32_t{a[3]} * b[4 * c + 3];
         }
       }
     }

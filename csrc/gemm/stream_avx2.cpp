@@ -1,14 +1,15 @@
 // stream on AVX2: one or two rows of A against weights read straight from the dense layout, tile 2 x 32.
 //
-// With so few rows every weight is used once or twice, so the time is that of reading the weights, and what is read is b bits each. Nothing is
-// expanded to memory: fields of the dense vectors go by shift and mask into vpmaddubsw.
+// With so few rows every weight is used once or twice, so the time is that of reading the weights, and what is read is b bits each. Nothing
+// is expanded to memory: fields of the dense vectors go by shift and mask into vpmaddubsw.
 //
 //   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
 //
-// Bound. A step adds two products of at most m = (2^b - 1) * 128 (or (2^a - 1) below 8 bits) to an s16 lane, so floor(32767 / (2 m)) steps are
-// exact: at 8-bit activations 127 for W1, 18, 8, 4, 2, 1 for W3 .. W7. Two widths use a second accumulator:
+// Bound. A step adds two products of at most m = (2^b - 1) * 128 (or (2^a - 1) below 8 bits) to an s16 lane, so floor(32767 / (2 m)) steps
+// are exact: at 8-bit activations 127 for W1, 18, 8, 4, 2, 1 for W3 .. W7. Two widths use a second accumulator:
 //   W8 is split into halves of 4 bits, 8 steps each; the upper counts 16 times.
-//   W2 takes every other field where it stands, as 4 w, which saves its shift: m is 4 times as large, 10 steps, and the sum is divided by 4.
+//   W2 takes every other field where it stands, as 4 w, which saves its shift: m is 4 times as large, 10 steps, and the sum is divided
+//   by 4.
 #include "dense_avx2.h"
 
 namespace ulp::stream_avx2 {
@@ -17,14 +18,13 @@ namespace {
 constexpr int kSteps = 8;  // in a unit: 32 k
 
 constexpr int centre(int a_bits) { return a_bits == 8 ? 128 : 0; }
-constexpr bool two_parts(int b_bits) { return b_bits == 2 || b_bits == 8; }
-
 // Steps of the accumulator that fills first.
 constexpr int local_steps(int a_bits, int b_bits) {
   const int largest = b_bits == 8 ? 15 : b_bits == 2 ? 3 << 2 : (1 << b_bits) - 1;
   return accumulation_length(32767, 2, largest * max_product(a_bits, centre(a_bits), 1, 0));
 }
-static_assert(local_steps(8, 1) == 127 && local_steps(8, 2) == 10 && local_steps(8, 3) == 18 && local_steps(8, 4) == 8, "deferred widening");
+static_assert(local_steps(8, 1) == 127 && local_steps(8, 2) == 10 && local_steps(8, 3) == 18 && local_steps(8, 4) == 8,
+              "deferred widening");
 static_assert(local_steps(8, 5) == 4 && local_steps(8, 6) == 2 && local_steps(8, 7) == 1 && local_steps(8, 8) == 8, "deferred widening");
 
 // Units between spills; 0: a unit is too long, and `inner_steps` are spilled inside.
@@ -56,7 +56,7 @@ ULP_INLINE void multiply_add(__m256i& acc, __m256i v, __m256i x) {
 #endif
 }
 
-// One vector of a unit against one row. `second` is used by the widths of two_parts.
+// One vector of a unit against one row. `second` is used by W2 and W8.
 template <int bits, int j>
 ULP_INLINE void add_step(const uint8_t* dense, __m256i x, __m256i& acc, __m256i& second) {
   if constexpr (bits == 8) {
@@ -71,8 +71,8 @@ ULP_INLINE void add_step(const uint8_t* dense, __m256i x, __m256i& acc, __m256i&
   }
 }
 
-// W2: the sum of 4 w a is a multiple of 4, so after a run of local_units its quarter can join the other sum. That has room for two runs: they
-// are 2 * 8 * local_units steps of w, 4 local_units steps of 4 w fit, and 4 * 4 = 2 * 8.
+// W2: the sum of 4 w a is a multiple of 4, so after a run of local_units its quarter can join the other sum. That has room for two runs:
+// they are 2 * 8 * local_units steps of w, 4 local_units steps of 4 w fit, and 4 * 4 = 2 * 8.
 ULP_INLINE void fold(__m256i& acc, __m256i& second) {
   acc = _mm256_add_epi16(acc, _mm256_srai_epi16(second, 2));
   second = _mm256_setzero_si256();
@@ -96,9 +96,8 @@ void tile(const Tile& args) {
   alignas(32) int32_t total[rows][units][kUnitCols] = {};
   __m256i acc[rows][units];
   __m256i second[rows][units];
-  unrolled<rows * units>([&](auto i) {
-    acc[i.value / units][i.value % units] = second[i.value / units][i.value % units] = _mm256_setzero_si256();
-  });
+  unrolled<rows * units>(
+      [&](auto i) { acc[i.value / units][i.value % units] = second[i.value / units][i.value % units] = _mm256_setzero_si256(); });
 
   const uint8_t* dense = t.b;
   const uint8_t* a = t.a;
@@ -140,10 +139,14 @@ void tile(const Tile& args) {
 template <int bits, int rows>
 void tile_of_rows(const Tile& t) {
   switch (t.units) {
-    case 1: return tile<bits, rows, 1>(t);
-    case 2: return tile<bits, rows, 2>(t);
-    case 3: return tile<bits, rows, 3>(t);
-    default: return tile<bits, rows, 4>(t);
+    case 1:
+      return tile<bits, rows, 1>(t);
+    case 2:
+      return tile<bits, rows, 2>(t);
+    case 3:
+      return tile<bits, rows, 3>(t);
+    default:
+      return tile<bits, rows, 4>(t);
   }
 }
 

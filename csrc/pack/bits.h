@@ -8,7 +8,8 @@
 //
 // The epilogue turns sums over codes into sums over values (gemm/epilogue.h).
 //
-// The free functions are static: kernel files are built with extra ISA flags, and a shared inline copy could be the one that an old CPU gets.
+// The free functions are static: kernel files are built with extra ISA flags, and a shared inline copy could be the one that an old CPU
+// gets.
 #pragma once
 
 #include <cstdint>

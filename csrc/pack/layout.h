@@ -30,11 +30,11 @@
 
 namespace ulp {
 
-inline constexpr int kVector = 32;       // bytes in one vector of the layout
-inline constexpr int kUnitCols = 8;      // columns in a unit
-inline constexpr int kUnitK = 32;        // k in a unit
+inline constexpr int kVector = 32;   // bytes in one vector of the layout
+inline constexpr int kUnitCols = 8;  // columns in a unit
+inline constexpr int kUnitK = 32;    // k in a unit
 inline constexpr int kUnitCodes = kUnitCols * kUnitK;
-inline constexpr int kPanelCols = 32;    // columns in a panel
+inline constexpr int kPanelCols = 32;  // columns in a panel
 inline constexpr int kPanelUnits = kPanelCols / kUnitCols;
 
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

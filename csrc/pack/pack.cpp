@@ -6,7 +6,8 @@
 namespace ulp {
 namespace {
 
-// With `shift` added, the bytes of a row in range have no bit outside `mask`: one addition and one OR a byte, which the compiler vectorises.
+// With `shift` added, the bytes of a row in range have no bit outside `mask`: one addition and one OR a byte, which the compiler
+// vectorises.
 uint8_t stray_bits(const uint8_t* p, int64_t n, uint8_t shift, uint8_t mask) {
   uint8_t seen = 0;
   for (int64_t i = 0; i < n; ++i) seen = static_cast<uint8_t>(seen | static_cast<uint8_t>(p[i] + shift));
@@ -134,16 +135,14 @@ int64_t sum_bytes(const uint8_t* p, int64_t count) {
 
 void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* dense) {
   std::memset(dense, 0, static_cast<size_t>(kVector * bits));
-  for_each_field(bits, [&](int j, int shift, int width, int x, int at) {
-    put_field(codes + j * kVector, shift, width, dense + x * kVector, at);
-  });
+  for_each_field(
+      bits, [&](int j, int shift, int width, int x, int at) { put_field(codes + j * kVector, shift, width, dense + x * kVector, at); });
 }
 
 void decode_unit(const uint8_t* dense, int bits, uint8_t codes[kUnitCodes]) {
   std::memset(codes, 0, kUnitCodes);
-  for_each_field(bits, [&](int j, int shift, int width, int x, int at) {
-    get_field(dense + x * kVector, at, width, codes + j * kVector, shift);
-  });
+  for_each_field(
+      bits, [&](int j, int shift, int width, int x, int at) { get_field(dense + x * kVector, at, width, codes + j * kVector, shift); });
 }
 
 PackedMatrix pack(const MatrixView& b, Encoding e) {

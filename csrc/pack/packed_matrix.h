@@ -15,9 +15,7 @@ namespace ulp {
 class AlignedBytes {
  public:
   AlignedBytes() = default;
-  explicit AlignedBytes(size_t size) : size_(size) {
-    data_.reset(static_cast<uint8_t*>(::operator new(size + 64, std::align_val_t{64})));
-  }
+  explicit AlignedBytes(size_t size) : size_(size) { data_.reset(static_cast<uint8_t*>(::operator new(size + 64, std::align_val_t{64}))); }
   uint8_t* data() { return data_.get(); }
   const uint8_t* data() const { return data_.get(); }
   size_t size() const { return size_; }
