@@ -164,6 +164,7 @@ def test_thread_limit_is_put_back() -> None:
 def test_units() -> None:
     assert demo.size(1536) == "1.5 KiB"
     assert demo.size(64 * 2**20) == "64.0 MiB"
+    assert demo.duration(105e-9) == "105 ns"
     assert demo.duration(12.34e-6) == "12.3 us"
     assert demo.duration(2.5e-3) == "2.50 ms"
     assert (demo.ratio(0.25), demo.ratio(0.999), demo.ratio(3.14)) == ("0.25x", "1.0x", "3.1x")
