@@ -386,13 +386,13 @@ def what_dominates(whole: Mapping[str, Timing], single: Mapping[str, Timing], im
     total = statistics.median(whole[name].seconds for name in names)
     arithmetic = macs / rate / 1e9
     each = f"{duration(fixed)} of one image is the cost of {len(SIZES) - 1} calls from Python, the same at any size"
-    shares = f"{100 * fixed / total:.0f} % and the products {100 * images * arithmetic / total:.0f} %"
+    shares = f"{100 * fixed / total:.0f} % and the products, at that rate, {100 * images * arithmetic / total:.0f} %"
     return "\n".join(
         [
             f"  Where the time goes: an image is {macs:,} multiply-accumulates, {duration(arithmetic)} at the best rate below. The rest of",
             f"  the {each}. Of the {duration(total)} of",
-            f"  all {images} images those calls are {shares}; the remainder goes to short sums",
-            "  and to rounding and storing activations. Larger layers show the arithmetic itself:",
+            f"  all {images} images those calls are {shares}. Small layers also spend time on",
+            "  short sums, and on rounding and storing activations. Larger ones show the arithmetic itself:",
         ]
     )
 
