@@ -32,6 +32,7 @@ from .packed import PackedMatrix, pack_array
 
 _UINT8 = np.dtype(np.uint8)
 _INT8 = np.dtype(np.int8)
+_INT32 = np.dtype(np.int32)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 # Bound once: an attribute of a module costs as much as a comparison.
@@ -114,8 +115,6 @@ def gemm(
     if (
         type(a) is _ndarray
         and type(b) is PackedMatrix
-        and bits is None
-        and out is None
         and scale is None
         and a.ndim == 2
         and (a.dtype is _UINT8 or a.dtype is _INT8)
@@ -127,12 +126,35 @@ def gemm(
         and bias is None
         and out_bits is None
         and not (out_zero or out_signed or relu or config.verbose)
+        and (out is None or _is_plain_target(out, a, b))
     ):
-        try:
-            return _native(a, b._packed, b._bits, a_zero, b_zero, kernel, None)
-        except _OutOfRange:
-            raise out_of_range(a, "a", b._bits) from None
+        a_bits = _plain_bits(bits, b._bits)
+        if a_bits:
+            try:
+                return _native(a, b._packed, a_bits, a_zero, b_zero, kernel, out)
+            except _OutOfRange:
+                raise out_of_range(a, "a", a_bits) from None
     return _gemm_general(a, b, bits, a_zero, b_zero, out, kernel, scale, bias, out_bits, out_zero, out_signed, relu)
+
+
+def _plain_bits(bits: object, b_bits: int) -> int:
+    """a's bits where `bits` is None or a plain (int, int) or int that fits b; else 0, and the general path finds out what is wrong."""
+    if bits is None or bits == b_bits and type(bits) is int:
+        return b_bits
+    if type(bits) is tuple and len(bits) == 2 and type(bits[0]) is int and bits[1] == b_bits and 1 <= bits[0] <= 8:
+        return bits[0]
+    return 0
+
+
+def _is_plain_target(out: object, a: npt.NDArray[Any], b: PackedMatrix) -> bool:
+    """Whether the core can write to `out` as it is."""
+    return (
+        type(out) is _ndarray
+        and out.dtype is _INT32
+        and out.flags.carray
+        and out.shape == (a.shape[0], b._packed.n)
+        and not np.may_share_memory(out, a)
+    )
 
 
 def _gemm_general(
