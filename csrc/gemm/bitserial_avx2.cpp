@@ -91,7 +91,7 @@ void tile(const Tile& args) {
         }
       }
     }
-    ULP_UNROLL for (int r = 0; r < rows; ++r) store_result(t, r, u, total[r]);
+    ULP_UNROLL for (int r = 0; r < rows; ++r) store_result(t, r, u, row_term(t, r), total[r]);
   }
 }
 

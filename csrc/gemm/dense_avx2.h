@@ -110,15 +110,15 @@ ULP_INLINE void prefetch_c(const Tile& t) {
   }
 }
 
+// What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
+ULP_INLINE __m256i row_term(const Tile& t, int row) { return _mm256_set1_epi32(t.accumulate ? 0 : t.row[row]); }
+
 // The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
-ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i acc) {
+ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i term, __m256i acc) {
   int32_t* c = t.c + row * t.ldc + unit * kUnitCols;
-  __m256i* to = reinterpret_cast<__m256i*>(c);
-  acc = _mm256_sll_epi32(acc, _mm_cvtsi32_si128(t.shift));
-  const __m256i from = t.accumulate ? _mm256_loadu_si256(to)
-                                    : _mm256_add_epi32(_mm256_set1_epi32(t.row[row]),
-                                                       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.col + unit * kUnitCols)));
-  _mm256_storeu_si256(to, _mm256_add_epi32(from, acc));
+  const __m256i from = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.accumulate ? c : t.col + unit * kUnitCols));
+  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(from, term), _mm256_sll_epi32(acc, _mm_cvtsi32_si128(t.shift)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), sum);
 }
 
 }  // namespace

@@ -17,8 +17,10 @@
 // [qmin - zero, qmax - zero], rounded half to even, + zero.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace ulp {
 
@@ -45,29 +47,42 @@ inline float round_half_even(float x) {
   return (x + kMagic) - kMagic;
 }
 
-// A row of `n` results that start at column n0. `out` is float32, uint8 or int8 (as a byte) according to the kind.
+// acc + bias modulo 2^32, as float.
+inline float biased(int32_t acc, int32_t bias) {
+  return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(acc) + static_cast<uint32_t>(bias)));
+}
+
+// A row of `n` results that start at column n0. `out` is float32, uint8 or int8 (as a byte) according to the kind. The scale and the bias
+// of each column are written out first, a block at a time: then the arithmetic is one loop without a branch, which the compiler vectorises.
 inline void apply_epilogue(const Epilogue& e, const int32_t* acc, int64_t n0, int64_t n, void* out) {
-  const float* scale = e.scale + (e.scale_per_column ? n0 : 0);
-  const int64_t scale_step = e.scale_per_column ? 1 : 0;
-  if (e.kind == OutputKind::float32) {
-    float* y = static_cast<float*>(out);
-    for (int64_t i = 0; i < n; ++i) {
-      const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(e.bias ? e.bias[n0 + i] : 0));
-      float v = static_cast<float>(sum) * scale[i * scale_step];
-      if (e.float_bias) v += e.float_bias[n0 + i];
-      y[i] = e.relu && v < 0.0f ? 0.0f : v;
+  constexpr int64_t kBlock = 128;
+  float scale[kBlock];
+  int32_t bias[kBlock];
+  float v[kBlock];
+  if (!e.scale_per_column) std::fill_n(scale, kBlock, e.scale[0]);
+  if (!e.bias) std::fill_n(bias, kBlock, 0);
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = std::min(kBlock, n - begin);
+    const size_t bytes = static_cast<size_t>(count) * 4;
+    if (e.scale_per_column) std::memcpy(scale, e.scale + n0 + begin, bytes);
+    if (e.bias) std::memcpy(bias, e.bias + n0 + begin, bytes);
+    for (int64_t i = 0; i < count; ++i) v[i] = biased(acc[begin + i], bias[i]) * scale[i];
+    if (e.kind == OutputKind::float32) {
+      if (e.float_bias) {
+        for (int64_t i = 0; i < count; ++i) v[i] += e.float_bias[n0 + begin + i];
+      }
+      const float least = e.relu ? 0.0f : -std::numeric_limits<float>::infinity();
+      for (int64_t i = 0; i < count; ++i) v[i] = v[i] < least ? least : v[i];
+      std::memcpy(static_cast<float*>(out) + begin, v, bytes);
+      continue;
     }
-    return;
-  }
-  uint8_t* y = static_cast<uint8_t*>(out);
-  const float lo = static_cast<float>((e.relu && e.zero > e.qmin ? e.zero : e.qmin) - e.zero);
-  const float hi = static_cast<float>(e.qmax - e.zero);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(acc[i]) + static_cast<uint32_t>(e.bias ? e.bias[n0 + i] : 0));
-    float v = static_cast<float>(sum) * scale[i * scale_step];
-    v = v < lo ? lo : v;
-    v = v > hi ? hi : v;
-    y[i] = static_cast<uint8_t>(static_cast<int>(round_half_even(v)) + e.zero);
+    uint8_t* y = static_cast<uint8_t*>(out) + begin;
+    const float lo = static_cast<float>((e.relu && e.zero > e.qmin ? e.zero : e.qmin) - e.zero);
+    const float hi = static_cast<float>(e.qmax - e.zero);
+    for (int64_t i = 0; i < count; ++i) {
+      const float least = v[i] < lo ? lo : v[i];
+      y[i] = static_cast<uint8_t>(static_cast<int>(round_half_even(least > hi ? hi : least)) + e.zero);
+    }
   }
 }
 

@@ -224,6 +224,9 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
   // Whole tiles of plain int32 go straight to C; the rest through a scratch tile.
   const bool direct = !p.epilogue.fused() && !p.terms.t_b_varies && cols == width;
   const int64_t tiles = ceil_div(rows.size(), p.kernel.mr);
+  const int64_t groups = ceil_div(rows.size(), p.bound.row_group);
+  const int64_t short_tile = groups / tiles;
+  const int64_t taller = groups % tiles;
   const bool one_pass = p.kc_blocks >= p.k_blocks;
 
   DenseSlice slice{p.problem.b->data.data() + p.layout.unit_offset(dense.begin, 0, 0),
@@ -254,8 +257,10 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
     t.col = scratch.col;
     t.shift = p.terms.shift;
     t.accumulate = kb > 0;
+    // Tiles of nearly equal height, the taller ones first; no division inside, which would cost as much as a tile's epilogue.
+    Range tile{0, 0};
     for (int64_t i = 0; i < tiles; ++i) {
-      const Range tile = part_in_groups(rows.size(), p.bound.row_group, tiles, i);
+      tile = {tile.end, std::min(tile.end + (short_tile + (i < taller ? 1 : 0)) * p.bound.row_group, rows.size())};
       t.a = a.data + tile.begin * a.stride + kb * p.bound.a_bytes;
       t.rows = static_cast<int>(tile.size());
       t.row = a.row + tile.begin;

@@ -223,21 +223,17 @@ struct Wide {
   __m256i odd;
 };
 
-// The contract of kernel.h for 32 columns of a row: base (row term and bias) + col, or the old value + bias, plus the shifted sums.
+// 32 columns of a row; `base` is its row term and bias.
 ULP_INLINE void store_columns(const Tile& t, int row, int vector, const Wide& w, __m256i base) {
   const __m256i even = _mm256_sub_epi16(w.all, _mm256_slli_epi16(w.odd, 8));
   const __m256i lo = _mm256_unpacklo_epi16(even, w.odd);  // columns 0-7, 16-23
   const __m256i hi = _mm256_unpackhi_epi16(even, w.odd);  // columns 8-15, 24-31
   const __m128i eight[4] = {_mm256_castsi256_si128(lo), _mm256_castsi256_si128(hi), _mm256_extracti128_si256(lo, 1),
                             _mm256_extracti128_si256(hi, 1)};
-  const __m128i shift = _mm_cvtsi32_si128(t.shift);
   ULP_UNROLL for (int u = 0; u < kPanelUnits; ++u) {
     const int unit = vector * kPanelUnits + u;
     if (unit >= t.units) return;
-    int32_t* c = t.c + row * t.ldc + unit * kUnitCols;
-    const __m256i from = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.accumulate ? c : t.col + unit * kUnitCols));
-    const __m256i sum = _mm256_sll_epi32(_mm256_cvtepu16_epi32(eight[u]), shift);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), _mm256_add_epi32(_mm256_add_epi32(from, base), sum));
+    store_result(t, row, unit, base, _mm256_cvtepu16_epi32(eight[u]));
   }
 }
 
@@ -319,11 +315,9 @@ void tile(const Tile& args, int64_t all) {
     done += steps;
   }
   const uint32_t bias = static_cast<uint32_t>(all) * static_cast<uint32_t>(t.step_bias) << t.shift;
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    const uint32_t base = bias + static_cast<uint32_t>(t.accumulate ? 0 : t.row[r]);
-    const __m256i bases = _mm256_set1_epi32(static_cast<int>(base));
-    ULP_UNROLL for (int v = 0; v < vectors; ++v) store_columns(t, r, v, wide[r][v], bases);
-  }
+  __m256i base[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) base[r] = _mm256_add_epi32(row_term(t, r), _mm256_set1_epi32(static_cast<int>(bias)));
+  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vectors; ++v) store_columns(t, r, v, wide[r][v], base[r]); }
 }
 
 template <bool is_indexed, int rows>

@@ -117,7 +117,7 @@ void tile(const Tile& t) {
     spill(total, wide[0], 0);
     if constexpr (two_halves) spill(total, wide[1], 4);
   }
-  for (int u = 0; u < units; ++u) store_result(t, 0, u, _mm256_load_si256(reinterpret_cast<const __m256i*>(total[u])));
+  for (int u = 0; u < units; ++u) store_result(t, 0, u, row_term(t, 0), _mm256_load_si256(reinterpret_cast<const __m256i*>(total[u])));
 }
 
 template <bool two_halves>

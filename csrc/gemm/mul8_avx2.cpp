@@ -78,10 +78,14 @@ void tile(const Tile& args) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
   const uint8_t* b = t.b;
   int64_t left = ceil_div(t.k, 4) * (4 / Op::kStepK);  // whole groups of four: mul16 pairs k = 0 with 2, 1 with 3
+  __m256i term[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
   __m256i acc[rows][units];
   if (left <= t.flush) {
     multiply<Op>(a, b, left, acc);
-    ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, u, Op::widen(acc[r][u])); }
+    ULP_UNROLL for (int r = 0; r < rows; ++r) {
+      ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, u, term[r], Op::widen(acc[r][u]));
+    }
     return;
   }
   alignas(32) int32_t total[rows][units][kUnitCols] = {};
@@ -97,7 +101,9 @@ void tile(const Tile& args) {
     }
   }
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int u = 0; u < units; ++u) { store_result(t, r, u, _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u]))); }
+    ULP_UNROLL for (int u = 0; u < units; ++u) {
+      store_result(t, r, u, term[r], _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
+    }
   }
 }
 

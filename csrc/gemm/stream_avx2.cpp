@@ -132,7 +132,7 @@ void tile(const Tile& args) {
     });
   }
   for (int r = 0; r < rows; ++r) {
-    for (int u = 0; u < units; ++u) store_result(t, r, u, _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
+    for (int u = 0; u < units; ++u) store_result(t, r, u, row_term(t, r), _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
   }
 }
 

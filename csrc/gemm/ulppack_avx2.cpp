@@ -98,8 +98,8 @@ void tile(const Tile& args) {
   ULP_UNROLL for (int p = 0; p < pairs; ++p) {
     ULP_UNROLL for (int u = 0; u < units; ++u) {
       const Wide& w = wide[p][u];
-      store_result(t, 2 * p, u, columns(_mm256_sub_epi16(w.all, _mm256_slli_epi16(w.upper, s))));
-      if (2 * p + 1 < t.rows) store_result(t, 2 * p + 1, u, columns(w.upper));
+      store_result(t, 2 * p, u, row_term(t, 2 * p), columns(_mm256_sub_epi16(w.all, _mm256_slli_epi16(w.upper, s))));
+      if (2 * p + 1 < t.rows) store_result(t, 2 * p + 1, u, row_term(t, 2 * p + 1), columns(w.upper));
     }
   }
 }

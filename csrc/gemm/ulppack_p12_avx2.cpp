@@ -137,7 +137,7 @@ void tile(const Tile& t, int first_unit) {
     }
   }
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, first_unit + u, P::columns(sum[r][u]));
+    ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, first_unit + u, row_term(t, r), P::columns(sum[r][u]));
   }
 }
 
