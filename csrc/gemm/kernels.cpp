@@ -36,7 +36,7 @@ const Kernel kKernels[] = {
 // name, technique, ISA, mr, nr, max_kc, supports, bind
 #if defined(ULP_X86)
     {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, 0, lutstream_avx2::supports, lutstream_avx2::bind},
-    {"stream_avx2_2x32", "stream", Isa::avx2, 2, 32, 0, stream_avx2::supports, stream_avx2::bind},
+    {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, 0, stream_avx2::supports, stream_avx2::bind},
     {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, 512, lut_avx2::supports, lut_avx2::bind},
     {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, 1024, mul8_avx2::supports, mul8_avx2::bind},
     {"ulppack_avx2_6x32", "ulppack", Isa::avx2, 6, 32, 512, ulppack_avx2::supports, ulppack_avx2::bind},

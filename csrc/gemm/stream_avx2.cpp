@@ -1,7 +1,7 @@
-// stream on AVX2: one or two rows of A against weights read straight from the dense layout, tile 2 x 32.
+// stream on AVX2: a few rows of A against weights read straight from the dense layout, tile 4 x 32.
 //
-// With so few rows every weight is used once or twice, so the time is that of reading the weights, and what is read is b bits each. Nothing
-// is expanded to memory: fields of the dense vectors go by shift and mask into vpmaddubsw.
+// With so few rows every weight is used a few times only, so the time is that of reading the weights, and what is read is b bits each.
+// Nothing is expanded to memory: fields of the dense vectors go by shift and mask into vpmaddubsw.
 //
 //   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
 //
@@ -56,18 +56,27 @@ ULP_INLINE void multiply_add(__m256i& acc, __m256i v, __m256i x) {
 #endif
 }
 
-// One vector of a unit against one row. `second` is used by W2 and W8.
-template <int bits, int j>
-ULP_INLINE void add_step(const uint8_t* dense, __m256i x, __m256i& acc, __m256i& second) {
+// Whether a second accumulator is kept for each unit and row. W2 does so for one row only: with more, the shift that it saves is shared
+// anyway and registers are short.
+constexpr bool two_sums(int bits, int rows) { return bits == 8 || (bits == 2 && rows == 1); }
+
+// One vector of a unit against all rows, whose four k are in x.
+template <int bits, int j, int rows>
+ULP_INLINE void add_step(const uint8_t* dense, const __m256i (&x)[rows], __m256i* acc, __m256i* second, int stride) {
   if constexpr (bits == 8) {
     const __m256i v = load(dense + j * kVector);
-    multiply_add(acc, field<0>(v, 15), x);
-    multiply_add(second, field<4>(v, 15), x);
-  } else if constexpr (bits == 2) {
+    const __m256i low = field<0>(v, 15);
+    const __m256i high = field<4>(v, 15);
+    unrolled<rows>([&](auto r) {
+      multiply_add(acc[r.value * stride], low, x[r.value]);
+      multiply_add(second[r.value * stride], high, x[r.value]);
+    });
+  } else if constexpr (two_sums(bits, rows)) {
     const __m256i v = load(dense + j / 4 * kVector);
-    multiply_add(j & 1 ? second : acc, field<j & 2 ? 4 : 0>(v, j & 1 ? 3 << 2 : 3), x);
+    multiply_add(*(j & 1 ? second : acc), field<j & 2 ? 4 : 0>(v, j & 1 ? 3 << 2 : 3), x[0]);
   } else {
-    multiply_add(acc, code_vector<bits, j>(dense), x);
+    const __m256i v = code_vector<bits, j>(dense);
+    unrolled<rows>([&](auto r) { multiply_add(acc[r.value * stride], v, x[r.value]); });
   }
 }
 
@@ -79,80 +88,102 @@ ULP_INLINE void fold(__m256i& acc, __m256i& second) {
 }
 
 // total += acc, second, which start again from zero.
-template <int bits>
+template <int bits, bool two>
 ULP_INLINE void spill(int32_t* total, __m256i& acc, __m256i& second) {
   __m256i* sum = reinterpret_cast<__m256i*>(total);
   __m256i wide = _mm256_add_epi32(_mm256_load_si256(sum), widen(acc, 1));
   if constexpr (bits == 8) wide = _mm256_add_epi32(wide, widen(second, 16));
-  if constexpr (bits == 2) wide = _mm256_add_epi32(wide, _mm256_srai_epi32(widen(second, 1), 2));
+  if constexpr (bits == 2 && two) wide = _mm256_add_epi32(wide, _mm256_srai_epi32(widen(second, 1), 2));
   _mm256_store_si256(sum, wide);
   acc = second = _mm256_setzero_si256();
 }
 
+// Units first .. first + units - 1 of the panel.
 template <int bits, int rows, int units>
-void tile(const Tile& args) {
+void tile(const Tile& args, int first) {
   const Tile t = args;  // a copy that no store to C can alias
   constexpr int kInner = inner_steps(bits);
+  constexpr bool kTwo = two_sums(bits, rows);
   alignas(32) int32_t total[rows][units][kUnitCols] = {};
   __m256i acc[rows][units];
   __m256i second[rows][units];
-  unrolled<rows * units>(
-      [&](auto i) { acc[i.value / units][i.value % units] = second[i.value / units][i.value % units] = _mm256_setzero_si256(); });
+  unrolled<rows * units>([&](auto i) {
+    acc[i.value / units][i.value % units] = _mm256_setzero_si256();
+    second[i.value / units][i.value % units] = _mm256_setzero_si256();
+  });
 
-  const uint8_t* dense = t.b;
+  const uint8_t* dense = t.b + first * bits * kVector;
   const uint8_t* a = t.a;
   const int64_t blocks = ceil_div(t.k, kUnitK);
   const int64_t run = t.flush == 0 ? blocks : t.flush;
   for (int64_t done = 0, runs = 1; done < blocks; ++runs) {
     const int64_t end = blocks - done < run ? blocks : done + run;
     for (; done < end; ++done) {
-      // The units inside: a load of four k serves all of them, and loads are what limits this loop.
+      // k outside, units inside: a load of four k serves all units, and loads are what limits this loop.
       unrolled<kSteps>([&](auto j) {
-        unrolled<rows>([&](auto r) {
-          const __m256i x = broadcast4(a + r.value * t.a_stride + 4 * j.value);
-          unrolled<units>([&](auto u) {
-            add_step<bits, j.value>(dense + u.value * bits * kVector, x, acc[r.value][u.value], second[r.value][u.value]);
-            if constexpr (kInner < kSteps && (j.value + 1) % kInner == 0) {
-              spill<bits>(total[r.value][u.value], acc[r.value][u.value], second[r.value][u.value]);
-            }
-          });
+        __m256i x[rows];
+        unrolled<rows>([&](auto r) { x[r.value] = broadcast4(a + r.value * t.a_stride + 4 * j.value); });
+        unrolled<units>([&](auto u) {
+          add_step<bits, j.value>(dense + u.value * bits * kVector, x, &acc[0][u.value], &second[0][u.value], units);
+          if constexpr (kInner < kSteps && (j.value + 1) % kInner == 0) {
+            unrolled<rows>([&](auto r) { spill<bits, kTwo>(total[r.value][u.value], acc[r.value][u.value], second[r.value][u.value]); });
+          }
         });
       });
-      dense += units * bits * kVector;
+      dense += t.units * bits * kVector;
       a += kUnitK;
     }
     if (bits == 2 && runs % 2 != 0 && done < blocks) {
-      unrolled<rows * units>([&](auto i) { fold(acc[i.value / units][i.value % units], second[i.value / units][i.value % units]); });
+      if constexpr (kTwo) {
+        unrolled<rows * units>([&](auto i) { fold(acc[i.value / units][i.value % units], second[i.value / units][i.value % units]); });
+      }
       continue;
     }
     unrolled<rows * units>([&](auto i) {
       constexpr int r = i.value / units;
       constexpr int u = i.value % units;
-      spill<bits>(total[r][u], acc[r][u], second[r][u]);
+      spill<bits, kTwo>(total[r][u], acc[r][u], second[r][u]);
     });
   }
   for (int r = 0; r < rows; ++r) {
-    for (int u = 0; u < units; ++u) store_result(t, r, u, row_term(t, r), _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
+    for (int u = 0; u < units; ++u) {
+      const __m256i sum = _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u]));
+      store_result(t, r, first + u, row_term(t, r), sum);
+    }
   }
 }
 
+// As many units at a time as the registers hold accumulators for.
 template <int bits, int rows>
 void tile_of_rows(const Tile& t) {
-  switch (t.units) {
-    case 1:
-      return tile<bits, rows, 1>(t);
-    case 2:
-      return tile<bits, rows, 2>(t);
-    case 3:
-      return tile<bits, rows, 3>(t);
-    default:
-      return tile<bits, rows, 4>(t);
-  }
+  constexpr int kAtOnce = rows == 1 || (rows == 2 && bits != 8) ? 4 : 2;
+  int first = 0;
+  for (; first + kAtOnce <= t.units; first += kAtOnce) tile<bits, rows, kAtOnce>(t, first);
+  for (; first < t.units; ++first) tile<bits, rows, 1>(t, first);
 }
 
 template <int bits>
 void run(const Tile& t) {
-  return t.rows == 1 ? tile_of_rows<bits, 1>(t) : tile_of_rows<bits, 2>(t);
+  if (bits == 8 && t.rows > 2) {
+    Tile part = t;
+    part.rows = 2;
+    run<bits>(part);
+    part.rows = t.rows - 2;
+    part.a += 2 * t.a_stride;
+    part.c += 2 * t.ldc;
+    part.row += 2;
+    return run<bits>(part);
+  }
+  switch (t.rows) {
+    case 1:
+      return tile_of_rows<bits, 1>(t);
+    case 2:
+      return tile_of_rows<bits, 2>(t);
+    case 3:
+      return tile_of_rows<bits, bits == 8 ? 2 : 3>(t);
+    default:
+      return tile_of_rows<bits, bits == 8 ? 2 : 4>(t);
+  }
 }
 
 }  // namespace
