@@ -103,10 +103,11 @@ inline void decode(const uint8_t* dense, __m256i v[8]) {
 }
 
 // C is written once a tile and by then has long left the first-level cache: fetched while the sums are made, the stores need not wait.
+template <int rows, int units>
 ULP_INLINE void prefetch_c(const Tile& t) {
-  for (int r = 0; r < t.rows; ++r) {
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
     const char* c = reinterpret_cast<const char*>(t.c + r * t.ldc);
-    for (int i = 0; i < t.units * kUnitCols * 4; i += 64) _mm_prefetch(c + i, _MM_HINT_T0);
+    ULP_UNROLL for (int i = 0; i < units * kUnitCols * 4; i += 64) _mm_prefetch(c + i, _MM_HINT_T0);
   }
 }
 

@@ -291,7 +291,7 @@ ULP_INLINE void look_up(const Tile& t, int64_t first, int64_t steps, __m256i (&a
 template <bool is_indexed, int rows, int vectors>
 void tile(const Tile& args, int64_t all) {
   const Tile t = args;  // a copy that no store to C can alias
-  prefetch_c(t);
+  prefetch_c<rows, vectors * kPanelUnits>(t);
   Wide wide[rows][vectors];
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int v = 0; v < vectors; ++v) wide[r][v].all = wide[r][v].odd = _mm256_setzero_si256();

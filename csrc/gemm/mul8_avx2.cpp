@@ -73,7 +73,7 @@ void widen_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_
 template <class Op, int rows, int units>
 void tile(const Tile& args) {
   const Tile t = args;  // a copy that no store to C can alias
-  prefetch_c(t);
+  prefetch_c<rows, units>(t);
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
   const uint8_t* b = t.b;
