@@ -1,5 +1,6 @@
-"""What every kernel costs at every bit pair and several heights of A: measured here, kept in results/kernel_costs.json, and written from there
-into csrc/gemm/costs.h, which the default choice of a kernel follows.
+"""What every kernel costs at every bit pair and several heights of A.
+
+Measured here, kept in results/kernel_costs.json, and written from there into csrc/gemm/costs.h, which the choice of kernels follows:
 
     {"schema": 1, "environment": {...}, "rows": [1, 2, ...], "kernels": {"mul8_avx2_3x32": {"W3A3": [fs per MAC, one per rows], ...}}}
 """

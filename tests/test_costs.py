@@ -1,4 +1,4 @@
-"""The measured costs that the choice of kernels follows: header and JSON agree, every kernel of the table has its figures, the choice obeys."""
+"""The measured costs that the choice of kernels follows: header and JSON agree, every kernel has its figures, the choice obeys."""
 
 from __future__ import annotations
 

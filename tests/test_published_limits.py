@@ -6,8 +6,8 @@ import pytest
 
 from ulp import _core
 
-# Won et al., "ULPPACK: Fast sub-8-bit matrix multiply on commodity SIMD hardware", MLSys 2022: accumulations between two extractions, rounded
-# down to 8, 4, 2 or 1. Row W1 first, columns A1, A2, ...; where a row ends the operands do not fit a lane.
+# Won et al., "ULPPACK: Fast sub-8-bit matrix multiply on commodity SIMD hardware", MLSys 2022: accumulations between two
+# extractions, rounded down to 8, 4, 2 or 1. Row W1 first, columns A1, A2, ...; where a row ends the operands do not fit a lane.
 PUBLISHED = {
     "ulppack_p1": [[8, 8, 8, 8, 4, 2, 1], [8, 8, 4, 2, 1], [8, 4, 2, 1], [8, 2, 1], [4, 1], [2], [1]],
     "ulppack_p2": [[8, 8, 8, 8, 8, 8, 2], [8, 8, 8, 8, 8, 2], [8, 8, 8, 8, 4, 1], [8, 8, 8, 8, 2], [8, 8, 4, 2, 1], [8, 2, 1], [2]],
@@ -19,9 +19,7 @@ def test_ulppack_lengths_are_the_published_ones(technique: str) -> None:
     rows = [row for row in _core.kernels() if row["technique"] == technique]
     if not rows:
         pytest.skip(f"{technique}: not in this build's kernel table")
-    expected = {
-        (a_bits, b_bits): length for b_bits, row in enumerate(PUBLISHED[technique], 1) for a_bits, length in enumerate(row, 1)
-    }
+    expected = {(a_bits, b_bits): length for b_bits, row in enumerate(PUBLISHED[technique], 1) for a_bits, length in enumerate(row, 1)}
     for row in rows:
         assert row["local_lengths"] == expected
         assert set(row["pairs"]) == set(expected)
