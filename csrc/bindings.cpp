@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -97,11 +98,32 @@ std::unique_ptr<PackedMatrix> from_data(const py::array_t<uint8_t, py::array::c_
   return std::make_unique<PackedMatrix>(ulp::repack(bytes, layout, {bits, is_signed}));
 }
 
+template <class T>
+using Vector = py::array_t<T, py::array::c_style | py::array::forcecast | py::detail::npy_api::NPY_ARRAY_ALIGNED_>;
+
+// The array itself where it can be read as it lies, which is the usual case and costs a comparison or two; else a copy.
+template <class T>
+Vector<T> vector_of(const py::object& x) {
+  if (Vector<T>::check_(x)) {
+    auto same = py::reinterpret_borrow<Vector<T>>(x);
+    if (reinterpret_cast<uintptr_t>(same.data()) % alignof(T) == 0) return same;
+  }
+  return Vector<T>(x);
+}
+
+// ValueError unless x has shape (n,), or where allowed is one value: shape () or (1,).
+void check_shape(const py::array& x, int64_t n, bool scalar_too, const char* name) {
+  if (x.ndim() == 1 && x.size() == n) return;
+  if (scalar_too && x.ndim() <= 1 && x.size() == 1) return;
+  throw py::value_error(std::string(name) + " has shape " + shape_of(x) + ": expected " + (scalar_too ? "a scalar or (" : "(") +
+                        std::to_string(n) + ",), one value a column of b");
+}
+
 // The operands of one call, checked and held.
 struct Call {
   ulp::Problem problem;
   int32_t b_zero = 0;
-  py::array_t<int32_t, py::array::c_style | py::array::forcecast> b_zeros;
+  Vector<int32_t> b_zeros;
   const ulp::Kernel* kernel = nullptr;
 };
 
@@ -113,10 +135,8 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
   p.b = &b;
   p.a_zero = a_zero;
   if (py::isinstance<py::array>(b_zero)) {
-    call.b_zeros = b_zero;
-    if (call.b_zeros.ndim() != 1 || call.b_zeros.size() != b.layout.n) {
-      throw py::value_error("b_zero has shape " + shape_of(call.b_zeros) + ", expected (" + std::to_string(b.layout.n) + ",)");
-    }
+    call.b_zeros = vector_of<int32_t>(b_zero);
+    check_shape(call.b_zeros, b.layout.n, false, "b_zero");
     p.b_zero = call.b_zeros.data();
     p.b_zero_per_column = true;
   } else {
@@ -170,59 +190,104 @@ py::array gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_
   return result;
 }
 
-template <class T>
-const T* vector_of(const py::array_t<T, py::array::c_style | py::array::forcecast>& x, int64_t n, const char* name) {
-  if (x.ndim() != 1 || x.size() != n) {
-    throw py::value_error(std::string(name) + " has shape " + shape_of(x) + ", expected (" + std::to_string(n) + ",)");
+// The epilogue of one call, checked and held. Not copied: `epilogue` points into it.
+struct FusedEpilogue {
+  ulp::Epilogue epilogue;
+  float factor = 0;
+  Vector<float> factors;
+  Vector<int32_t> int_bias;
+  Vector<float> float_bias;
+};
+
+[[noreturn]] void refuse_scale(const std::string& where, double value, const std::string& after) {
+  throw py::value_error("scale " + where + std::string(py::str(py::float_(value))) + after +
+                        " is not finite in float32: expected values from -3.4e38 to 3.4e38");
+}
+
+void set_scale(FusedEpilogue& f, const py::object& scale, int64_t n) {
+  if (!py::isinstance<py::array>(scale)) {
+    const double value = scale.cast<double>();
+    f.factor = static_cast<float>(value);
+    if (!std::isfinite(f.factor)) refuse_scale("= ", value, "");
+    f.epilogue.scale = &f.factor;
+    return;
   }
-  return x.data();
+  f.factors = vector_of<float>(scale);
+  check_shape(f.factors, n, true, "scale");
+  const float* factors = f.factors.data();
+  const py::ssize_t size = f.factors.size();
+  for (py::ssize_t i = 0; i < size; ++i) {
+    if (std::isfinite(factors[i])) continue;
+    if (f.factors.ndim() == 0) refuse_scale("= ", factors[i], "");
+    refuse_scale("holds ", factors[i], " at [" + std::to_string(i) + "], which");
+  }
+  f.epilogue.scale = factors;
+  f.epilogue.scale_per_column = size == n && f.factors.ndim() == 1;
+}
+
+// Precondition: ulp::validate(problem), so that sums alone fit int32.
+void check_bias(const ulp::Problem& p, const int32_t* bias) {
+  const auto reach = [](ulp::Encoding e, int64_t zero) { return std::max(std::abs(e.min() - zero), std::abs(e.max() - zero)); };
+  const int64_t n = p.b->layout.n;
+  int64_t b_reach = 0;
+  for (int64_t i = 0; i < (p.b_zero_per_column ? n : 1); ++i) b_reach = std::max(b_reach, reach(p.b->encoding, p.b_zero[i]));
+  const int64_t largest_sum = p.a.cols * reach(p.a_encoding, p.a_zero) * b_reach;
+  const int64_t room = INT64_C(2147483647) - largest_sum;
+  for (int64_t i = 0; i < n; ++i) {
+    if (std::abs(int64_t{bias[i]}) <= room) continue;
+    const std::string most = std::to_string(room);
+    throw py::value_error("bias holds " + std::to_string(bias[i]) + " at [" + std::to_string(i) + "], and with sums of up to " +
+                          std::to_string(largest_sum) + " could leave int32; at K = " + std::to_string(p.a.cols) + " it must lie in -" +
+                          most + ".." + most);
+  }
+}
+
+void set_bias(FusedEpilogue& f, const py::object& bias, const ulp::Problem& problem, int out_bits) {
+  if (bias.is_none()) return;
+  const int64_t n = problem.b->layout.n;
+  if (py::cast<py::array>(bias).dtype().kind() == 'f') {
+    if (out_bits != 0)
+      throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
+    f.float_bias = vector_of<float>(bias);
+    check_shape(f.float_bias, n, false, "bias");
+    f.epilogue.float_bias = f.float_bias.data();
+  } else {
+    f.int_bias = vector_of<int32_t>(bias);
+    check_shape(f.int_bias, n, false, "bias");
+    f.epilogue.bias = f.int_bias.data();
+    check_bias(problem, f.epilogue.bias);
+  }
 }
 
 py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-                     const std::optional<std::string>& kernel, const py::object& out,
-                     const py::array_t<float, py::array::c_style | py::array::forcecast>& scale, const py::object& bias, bool relu,
-                     int out_bits, bool out_signed, int out_zero) {
-  const int64_t n = b.layout.n;
+                     const std::optional<std::string>& kernel, const py::object& out, const py::object& scale, const py::object& bias,
+                     bool relu, int out_bits, bool out_signed, int out_zero) {
+  static const py::object& float32 = *new py::object(py::dtype::of<float>());
+  static const py::object& uint8 = *new py::object(py::dtype::of<uint8_t>());
+  static const py::object& int8 = *new py::object(py::dtype::of<int8_t>());
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
-  ulp::Epilogue e;
+  FusedEpilogue f;
+  ulp::Epilogue& e = f.epilogue;
+  set_scale(f, scale, b.layout.n);
+  set_bias(f, bias, call.problem, out_bits);
   e.relu = relu;
-  if (scale.ndim() != 0) vector_of(scale, n, "scale");
-  e.scale = scale.data();
-  e.scale_per_column = scale.ndim() != 0;
-  for (py::ssize_t i = 0; i < scale.size(); ++i) {
-    if (!std::isfinite(scale.data()[i])) throw py::value_error("scale[" + std::to_string(i) + "] is not finite");
-  }
-  py::array_t<int32_t, py::array::c_style | py::array::forcecast> int_bias;
-  py::array_t<float, py::array::c_style | py::array::forcecast> float_bias;
-  if (!bias.is_none()) {
-    if (py::cast<py::array>(bias).dtype().kind() == 'f') {
-      if (out_bits != 0)
-        throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
-      float_bias = bias;
-      e.float_bias = vector_of(float_bias, n, "bias");
-    } else {
-      int_bias = bias;
-      e.bias = vector_of(int_bias, n, "bias");
-    }
-  }
-  py::dtype dtype = py::dtype::of<float>();
   e.kind = ulp::OutputKind::float32;
   if (out_bits != 0) {
     const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
     if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
     if (out_zero < q.min() || out_zero > q.max()) {
-      throw py::value_error("out_zero = " + std::to_string(out_zero) + " is outside [" + std::to_string(q.min()) + ", " +
-                            std::to_string(q.max()) + "]");
+      throw py::value_error("out_zero=" + std::to_string(out_zero) + ": expected a zero point of the result from " +
+                            std::to_string(q.min()) + " to " + std::to_string(q.max()));
     }
     e.kind = ulp::OutputKind::quantised;
     e.qmin = q.min();
     e.qmax = q.max();
     e.zero = out_zero;
-    dtype = out_signed ? py::dtype::of<int8_t>() : py::dtype::of<uint8_t>();
   }
   ulp::Destination c;
-  py::array result = destination(out, dtype, call.problem.a.rows, n, c);
+  const auto dtype = py::reinterpret_borrow<py::dtype>(out_bits == 0 ? float32 : out_signed ? int8 : uint8);
+  py::array result = destination(out, dtype, call.problem.a.rows, b.layout.n, c);
   run(call, e, c);
   return result;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from reference import Array, assert_exact, interval, matmul, random_matrix, requantize
 
 import ulp
+from ulp import _gemm
 
 KERNELS = [kernel for kernel in ulp.kernels() if kernel.isa in ulp.available_isas()]
 SHAPES = [(1, 1, 1), (3, 9, 17), (5, 33, 64), (16, 40, 100), (2, 7, 0), (0, 4, 8), (70, 65, 130)]
@@ -124,13 +126,113 @@ def test_zero_points_and_batches_with_an_epilogue() -> None:
     assert_exact(c, requantize(sums, 0.01, None, 8, False, 100, False).reshape(3, 5, 12), "batch")
 
 
+PLAIN: dict[str, dict[str, Any]] = {
+    "float": {"scale": 0.02, "out_bits": 4, "relu": True},
+    "numpy float32": {"scale": np.float32(0.02), "out_bits": 4},
+    "numpy float64": {"scale": np.float64(0.02), "out_bits": 8, "out_zero": 128},
+    "array of no dimension": {"scale": np.array(0.02, np.float32), "bias": np.arange(6, dtype=np.int32), "out_bits": 3},
+    "one a column": {"scale": np.linspace(0.01, 0.1, 6, dtype=np.float32), "bias": np.arange(-9, 3, 2, dtype=np.int32), "out_bits": 4},
+    "signed": {"scale": 0.1, "bias": np.full(6, -50, np.int32), "out_bits": 5, "out_signed": True, "out_zero": -3, "relu": True},
+    "zero points": {"scale": 0.01, "out_bits": 8, "out_zero": 40, "a_zero": 3, "b_zero": -2},
+    "float32": {"scale": np.linspace(0.01, 0.1, 6, dtype=np.float32), "relu": True},
+    "float32, bias": {"scale": 0.3, "bias": np.arange(-9, 3, 2, dtype=np.int32)},
+    "float32, float bias": {"scale": np.linspace(-0.1, 0.1, 6, dtype=np.float32), "bias": np.linspace(-2, 2, 6, dtype=np.float32)},
+    "strided": {"scale": np.linspace(0.01, 0.1, 12, dtype=np.float32)[::-2], "bias": np.arange(12, dtype=np.int32)[::2], "out_bits": 6},
+    "unaligned": {"scale": np.frombuffer(b"0" + np.linspace(0.01, 0.1, 6, dtype=np.float32).tobytes(), np.float32, offset=1)},
+}
+
+
+@pytest.mark.parametrize("arguments", PLAIN.values(), ids=PLAIN.keys())
+@pytest.mark.parametrize("rows", [None, 1, 5])
+def test_plain_arguments_take_the_quick_path_to_the_same_result(
+    arguments: dict[str, Any], rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, w, _ = problem((rows or 1, 6, 40), (4, 4))
+    if rows is None:
+        a = a[0]
+    # Codes of another dtype, a list of weights' factors, a list of biases: nothing that is plain.
+    forms = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
+    expected = ulp.gemm(a.astype(np.int64), w, **forms)
+    monkeypatch.delattr(_gemm, "_gemm_general")
+    c = ulp.gemm(a, w, **arguments)
+    assert c.dtype == expected.dtype
+    assert_exact(c, expected, str(arguments))
+    if rows is not None:
+        out = np.empty_like(expected)
+        assert ulp.gemm(a, w, bits=(4, 4), out=out, **arguments) is out
+        assert_exact(out, expected, "out")
+
+
+def test_out_may_be_scale_bias_or_a() -> None:
+    a, w, sums = problem((1, 6, 6), (4, 4))
+    scale = np.linspace(0.1, 0.6, 6, dtype=np.float32)
+    bias = np.linspace(-1, 1, 6, dtype=np.float32)
+    for number in range(2):
+        row, own_scale, own_bias = sums.astype(np.float32) * scale + bias, scale.copy(), bias.copy()
+        out = (own_scale, own_bias)[number].reshape(1, 6)
+        assert ulp.gemm(a, w, scale=own_scale, bias=own_bias, out=out) is out
+        assert_exact(out, row, ("scale", "bias")[number])
+    expected = requantize(sums, scale, None, 4, False, 0, False)
+    assert ulp.gemm(a, w, scale=scale, out_bits=4, out=a) is a
+    assert_exact(a, expected, "a")
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "infinite": ({"scale": -np.inf}, r"scale = -inf is not finite in float32"),
+    "nan": ({"scale": np.float32("nan")}, r"scale = nan is not finite"),
+    "past float32": ({"scale": 1e39}, r"scale = 1e\+39 is not finite in float32"),
+    "nan among others": (
+        {"scale": np.array([1, 1, np.nan, 1, 1, 1], np.float32)},
+        r"scale holds nan at \[2\], which is not finite in float32: expected values from -3\.4e38 to 3\.4e38",
+    ),
+    "scales": ({"scale": np.ones(5, np.float32)}, r"scale has shape \(5,\): expected a scalar or \(6,\), one value a column of b"),
+    "matrix of scales": ({"scale": np.ones((1, 6), np.float32)}, r"scale has shape \(1, 6\): expected a scalar or \(6,\)"),
+    "biases": ({"scale": 1.0, "bias": np.ones(1, np.int32)}, r"bias has shape \(1,\): expected \(6,\), one value a column of b"),
+    "float biases": ({"scale": 1.0, "bias": np.ones(7, np.float32)}, r"bias has shape \(7,\): expected \(6,\)"),
+    "matrix of biases": ({"scale": 1.0, "bias": np.ones((1, 6), np.int32)}, r"bias has shape \(1, 6\): expected \(6,\)"),
+    "zero point": ({"scale": 1.0, "out_bits": 4, "out_zero": 16}, "out_zero=16: expected a zero point of the result from 0 to 15"),
+    "signed zero point": ({"scale": 1.0, "out_bits": 4, "out_signed": True, "out_zero": 8}, "out_zero=8: expected .* from -8 to 7"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG.keys())
+def test_wrong_values_are_named_on_both_paths(arguments: dict[str, Any], message: str) -> None:
+    a, w, _ = problem((2, 6, 40), (4, 4))
+    for codes in (a, a.astype(np.int64), a[0]):
+        with pytest.raises(ValueError, match=message):
+            ulp.gemm(codes, w, **arguments)
+
+
 def test_bias_that_could_leave_int32_is_refused() -> None:
     a = np.full((1, 100), 255, dtype=np.uint8)
     w = ulp.pack(np.full((100, 2), 255, dtype=np.uint8), 8)
     most = 2**31 - 1 - 100 * 255 * 255
-    assert ulp.gemm(a, w, scale=1.0, bias=[most, -most])[0, 0] == np.float32(2**31 - 1)
-    with pytest.raises(ValueError, match=f"bias .* {most}"):
-        ulp.gemm(a, w, scale=1.0, bias=[most + 1, 0])
+    for form in (list, partial(np.array, dtype=np.int32)):
+        assert ulp.gemm(a, w, scale=1.0, bias=form([most, -most]))[0, 0] == np.float32(2**31 - 1)
+        for value in (most + 1, -most - 1, -(2**31)):
+            message = rf"bias holds {value} at \[1\], and with sums of up to 6502500 .* K = 100 it must lie in -{most}\.\.{most}$"
+            with pytest.raises(ValueError, match=message):
+                ulp.gemm(a, w, scale=1.0, bias=form([0, value]), out_bits=8)
+
+
+@pytest.mark.parametrize("b_zero", [-1000, [0, -1000]], ids=str)
+def test_zero_points_narrow_the_room_for_bias(b_zero: Any) -> None:
+    """One column with a large zero point decides for all."""
+    a = np.full((1, 100), 255, dtype=np.uint8)
+    w = ulp.pack(np.full((100, 2), 127, dtype=np.int8), 8)
+    most = 2**31 - 1 - 100 * (255 + 500) * (127 + 1000)
+    c = ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, most], np.int32))
+    assert c[0, 1] == np.float32(2**31 - 1)
+    with pytest.raises(ValueError, match=rf"\.\.{most}$"):
+        ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, most + 1], np.int32))
+
+
+def test_no_columns_and_no_depth_with_an_epilogue() -> None:
+    nothing = np.empty(0, np.float32)
+    assert ulp.gemm(np.zeros((2, 4), np.uint8), ulp.pack(np.zeros((4, 0), np.uint8), 4), scale=nothing, bias=nothing).shape == (2, 0)
+    w = ulp.pack(np.zeros((0, 2), np.uint8), 4)
+    c = ulp.gemm(np.zeros((1, 0), np.uint8), w, scale=1.0, bias=np.array([2**31 - 1, -(2**31) + 1], np.int32))
+    assert c.tolist() == [[2.0**31, -(2.0**31)]]
 
 
 def onnx_model(zero_dtype: Any, scales: Array, zeros: Array, out_zero: int, out_scale: float, a_scale: float, a_zero: int) -> bytes:

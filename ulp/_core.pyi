@@ -71,7 +71,7 @@ def gemm_fused(
     b_zero: int | npt.NDArray[np.int32],
     kernel: str | None,
     out: npt.NDArray[Any] | None,
-    scale: npt.NDArray[np.float32],
+    scale: float | npt.NDArray[np.float32],
     bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None,
     relu: bool,
     out_bits: int,
@@ -80,8 +80,10 @@ def gemm_fused(
 ) -> npt.NDArray[Any]:
     """The same accumulator, then the epilogue inside the tile.
 
-    scale: shape () or (n,).
+    scale: a float, or float32 of shape (), (1,) or (n,); finite in float32.
     bias: None, int32 (n,) added to the accumulator before scaling, or (only with out_bits=0) float32 (n,) added after.
+    ValueError, worded for the user, where shapes do not fit, scale is not finite, an int32 bias could carry a sum out of int32, or
+    out_zero lies outside the interval of the result.
     out_bits=0: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
     out_bits 1..8: uint8 (int8 with out_signed) (m, n) = clamp(rint(float(acc + bias) * scale) + out_zero), half to even;
     relu clamps below at out_zero.
@@ -92,7 +94,8 @@ def kernels() -> list[dict[str, Any]]:
     """The table, best first.
 
     name, technique, isa, mr, nr (ints), available (this CPU and the ISA in force), pairs (list of (a_bits, b_bits)),
-    local_lengths ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own steps; 0 where it spills inside one}).
+    local_lengths ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own steps; 0 where it spills
+    inside one}).
     """
 
 def rank(m: int, n: int, k: int, a_bits: int, a_signed: bool, b_bits: int, b_signed: bool) -> list[tuple[str, bool, str, float]]:

@@ -1,13 +1,15 @@
 """`gemm`: from what users pass to the native call, and back.
 
-The usual call of inference, a plain 8-bit activation matrix against packed weights, goes to the core after a handful of comparisons,
-because on a 16 x 16 x 16 product every Python statement shows. Everything else takes `_gemm_general`.
+The usual calls of inference, a plain 8-bit activation matrix or vector against packed weights, with or without an epilogue of plain
+arrays, go to the core after a handful of comparisons, because on a 16 x 16 x 16 product every Python statement shows. Everything else takes
+`_gemm_general`. What takes a pass over scale or bias to check is checked in the core, for both.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, overload
 
@@ -19,11 +21,10 @@ from ._validate import (
     INT32_MAX,
     IntArray,
     as_array,
+    as_int32,
     bit_pair,
-    int32_vector,
     integer,
     interval,
-    largest_magnitude,
     operand,
     out_of_range,
     zero_points,
@@ -33,10 +34,12 @@ from .packed import PackedMatrix, pack_array
 _UINT8 = np.dtype(np.uint8)
 _INT8 = np.dtype(np.int8)
 _INT32 = np.dtype(np.int32)
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32 = np.dtype(np.float32)
+_PLAIN_SCALARS = frozenset({float, np.float32, np.float64})
 
 # Bound once: an attribute of a module costs as much as a comparison.
 _native = _core.gemm
+_native_fused: Callable[..., npt.NDArray[Any]] = _core.gemm_fused  # untyped: mypy does not see what _is_plain_epilogue finds out
 _OutOfRange = _core.OutOfRange
 _ndarray = np.ndarray
 
@@ -115,45 +118,74 @@ def gemm(
     if (
         type(a) is _ndarray
         and type(b) is PackedMatrix
-        and scale is None
-        and a.ndim == 2
         and (a.dtype is _UINT8 or a.dtype is _INT8)
+        and (a.ndim == 2 or (a.ndim == 1 and out is None))
         and type(b_zero) is int
         and type(a_zero) is int
         and -65536 < a_zero < 65536
         and -65536 < b_zero < 65536
         and (kernel is None or type(kernel) is str)
-        and bias is None
-        and out_bits is None
-        and not (out_zero or out_signed or relu or config.verbose)
-        and (out is None or _is_plain_target(out, a, b))
+        and not config.verbose
     ):
         a_bits = _plain_bits(bits, b._bits)
-        if a_bits:
-            try:
-                return _native(a, b._packed, a_bits, a_zero, b_zero, kernel, out)
-            except _OutOfRange:
-                raise out_of_range(a, "a", a_bits) from None
+        matrix = a if a.ndim == 2 else a[None]
+        try:
+            if scale is None:
+                plain = bias is None and out_bits is None and not (out_zero or out_signed or relu)
+                if a_bits and plain and (out is None or _is_plain_target(out, _INT32, a, b)):
+                    result = _native(matrix, b._packed, a_bits, a_zero, b_zero, kernel, out)
+                    return result if matrix is a else result[0]
+            elif a_bits and _is_plain_epilogue(scale, bias, out_bits, out_zero, out_signed, relu):
+                dtype = _FLOAT32 if out_bits is None else _INT8 if out_signed else _UINT8
+                if out is None or _is_plain_target(out, dtype, a, b, scale, bias):
+                    fused = _native_fused(
+                        matrix, b._packed, a_bits, a_zero, b_zero, kernel, out, scale, bias, relu, out_bits or 0, out_signed, out_zero
+                    )
+                    return fused if matrix is a else fused[0]
+        except _OutOfRange:
+            raise out_of_range(a, "a", a_bits) from None
     return _gemm_general(a, b, bits, a_zero, b_zero, out, kernel, scale, bias, out_bits, out_zero, out_signed, relu)
 
 
 def _plain_bits(bits: object, b_bits: int) -> int:
     """a's bits where `bits` is None or a plain (int, int) or int that fits b; else 0, and the general path finds out what is wrong."""
-    if bits is None or bits == b_bits and type(bits) is int:
+    if bits is None or (bits == b_bits and type(bits) is int):
         return b_bits
     if type(bits) is tuple and len(bits) == 2 and type(bits[0]) is int and bits[1] == b_bits and 1 <= bits[0] <= 8:
         return bits[0]
     return 0
 
 
-def _is_plain_target(out: object, a: npt.NDArray[Any], b: PackedMatrix) -> bool:
+def _is_plain_epilogue(scale: Any, bias: Any, out_bits: object, out_zero: object, out_signed: object, relu: object) -> bool:
+    """Whether the types are those that the core takes, and all else but lengths, values and the interval of out_zero, which it checks."""
+    return (
+        (type(scale) in _PLAIN_SCALARS or (type(scale) is _ndarray and scale.dtype is _FLOAT32))
+        and type(relu) is bool
+        and (bias is None or (type(bias) is _ndarray and (bias.dtype is _INT32 or (bias.dtype is _FLOAT32 and out_bits is None))))
+        and (
+            out_zero == 0 and type(out_zero) is int and out_signed is False
+            if out_bits is None
+            else type(out_bits) is int
+            and 1 <= out_bits <= 8
+            and type(out_zero) is int
+            and -128 <= out_zero <= 255
+            and (out_signed is False or (out_signed is True and out_bits > 1))
+        )
+    )
+
+
+def _is_plain_target(
+    out: object, dtype: np.dtype[Any], a: npt.NDArray[Any], b: PackedMatrix, scale: object = None, bias: object = None
+) -> bool:
     """Whether the core can write to `out` as it is."""
     return (
         type(out) is _ndarray
-        and out.dtype is _INT32
+        and out.dtype is dtype
         and out.flags.carray
         and out.shape == (a.shape[0], b._packed.n)
         and not np.may_share_memory(out, a)
+        and not (type(scale) is _ndarray and np.may_share_memory(out, scale))
+        and not (type(bias) is _ndarray and np.may_share_memory(out, bias))
     )
 
 
@@ -192,8 +224,6 @@ def _gemm_general(
     if kernel is not None and not isinstance(kernel, str):
         raise TypeError(f"kernel={kernel!r}: expected the name of a kernel, see ulp.kernels()")
     epilogue = _epilogue(scale, bias, out_bits, out_zero, out_signed, relu, n)
-    if epilogue is not None and epilogue[1] is not None and epilogue[1].dtype == np.int32:
-        _check_bias(epilogue[1], packed, a_bits, codes.dtype == _INT8, zero_a, zero_b)
     dtype = np.dtype(np.int32) if epilogue is None else _result_dtype(epilogue)
     target = None if out is None else _target(out, (m, n), shape, dtype, (given, zero_b, *(epilogue or ())))
 
@@ -247,13 +277,13 @@ def _target(
     return out if out.flags.c_contiguous or columns_adjacent else None
 
 
-_Epilogue = tuple[npt.NDArray[np.float32], npt.NDArray[Any] | None, bool, int, bool, int]
+_Epilogue = tuple[float | npt.NDArray[np.float32], npt.NDArray[Any] | None, bool, int, bool, int]
 
 
 def _epilogue(
     scale: object, bias: object, out_bits: object, out_zero: object, out_signed: object, relu: object, n: int
 ) -> _Epilogue | None:
-    """The last six arguments of `_core.gemm_fused`, checked; None where the call wants the int32 sums."""
+    """The last six arguments of `_core.gemm_fused`, of the right types; None where the call wants the int32 sums."""
     if scale is None:
         if bias is not None or out_bits is not None or out_zero or out_signed or relu:
             raise TypeError(
@@ -267,13 +297,13 @@ def _epilogue(
     if out_bits is None:
         if out_zero or out_signed:
             raise TypeError("out_zero and out_signed shape a quantised result: pass out_bits= as well")
-        return factors, _bias(bias, n, floats=True), bool(relu), 0, False, 0
+        return factors, _bias(bias, floats=True), bool(relu), 0, False, 0
     width = integer(out_bits, "out_bits", 1, 8, "a bit width")
     if out_signed and width == 1:
         raise ValueError("out_bits=1 with out_signed=True: a bipolar result has no zero to round to; take out_bits=2 or unsigned")
     low, high = interval(width, bool(out_signed))
     zero = integer(out_zero, "out_zero", low, high, "a zero point of the result")
-    return factors, _bias(bias, n, floats=False), bool(relu), width, bool(out_signed), zero
+    return factors, _bias(bias, floats=False), bool(relu), width, bool(out_signed), zero
 
 
 def _result_dtype(epilogue: _Epilogue) -> np.dtype[Any]:
@@ -283,26 +313,24 @@ def _result_dtype(epilogue: _Epilogue) -> np.dtype[Any]:
     return _INT8 if signed else _UINT8
 
 
-def _scale(value: object, n: int) -> npt.NDArray[np.float32]:
-    """Shape () or (n,), float32, finite."""
+def _scale(value: object, n: int) -> float | npt.NDArray[np.float32]:
+    """A float or a float32 array. The core checks its shape, and that it is finite."""
     array = as_array(value, "scale")
     if array.dtype.kind not in "fiu":
         raise TypeError(f"scale has dtype {array.dtype}: expected a float or {n} of them")
-    if array.ndim and array.shape not in ((n,), (1,)):
-        raise ValueError(f"scale has shape {array.shape}: expected a scalar or ({n},), one value a column of b")
-    if array.size and not float(np.abs(array).max()) <= _FLOAT32_MAX:
-        raise ValueError("scale holds values that are not finite in float32")
-    factors = np.ascontiguousarray(array, dtype=np.float32)
-    return factors if array.shape == (n,) else factors.reshape(())
+    if array.ndim == 0:
+        return float(array)
+    with np.errstate(over="ignore"):  # to infinity, which the core refuses
+        return array.astype(np.float32, copy=False)
 
 
-def _bias(value: object, n: int, *, floats: bool) -> npt.NDArray[Any] | None:
-    """None, int32 (n,), or where `floats` allows it float32 (n,)."""
+def _bias(value: object, *, floats: bool) -> npt.NDArray[Any] | None:
+    """None, an int32 array, or where `floats` allows it a float32 array. The core checks the shape, and that sums stay in int32."""
     if value is None:
         return None
     array = as_array(value, "bias")
     if array.dtype.kind in "iu":
-        return int32_vector(array, "bias", n)
+        return as_int32(array, "bias")
     if array.dtype.kind != "f":
         raise TypeError(f"bias has dtype {array.dtype}: expected integers or floats")
     if not floats:
@@ -310,24 +338,7 @@ def _bias(value: object, n: int, *, floats: bool) -> npt.NDArray[Any] | None:
             f"bias has dtype {array.dtype}: with out_bits it is added to the integer sum, so quantize it first: "
             "np.rint(bias / (a_scale * b_scale)).astype(np.int32)"
         )
-    if array.shape != (n,):
-        raise ValueError(f"bias has shape {array.shape}: expected ({n},), one value a column of b")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _check_bias(
-    bias: npt.NDArray[np.int32], packed: _core.Packed, a_bits: int, a_signed: bool, a_zero: int, b_zero: int | npt.NDArray[np.int32]
-) -> None:
-    """ValueError where sum + bias could leave int32. The core checks the sum alone."""
-    if bias.size == 0:
-        return
-    largest_sum = packed.k * largest_magnitude(a_bits, a_signed, a_zero) * largest_magnitude(packed.bits, packed.signed, b_zero)
-    largest_bias = max(-int(bias.min()), int(bias.max()))
-    if largest_sum <= INT32_MAX < largest_sum + largest_bias:
-        raise ValueError(
-            f"bias reaches {largest_bias}, and with sums of up to {largest_sum} could leave int32; "
-            f"at K = {packed.k} it may reach {INT32_MAX - largest_sum}"
-        )
+    return array.astype(np.float32, copy=False)
 
 
 def _report(codes: IntArray, packed: _core.Packed, a_bits: int, dtype: np.dtype[Any], seconds: float, packing_seconds: float) -> None:

@@ -157,23 +157,13 @@ def zero_points(value: object, name: str, n: int) -> int | npt.NDArray[np.int32]
         raise TypeError(f"{name} has dtype {array.dtype}: zero points are integers")
     if array.ndim == 0:
         return integer(array.item(), name, INT32_MIN, INT32_MAX, "a zero point")
-    return int32_vector(array, name, n)
-
-
-def int32_vector(array: IntArray, name: str, n: int) -> npt.NDArray[np.int32]:
-    """An integer array of shape (n,) as C-contiguous int32, or ValueError."""
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}: expected a scalar or ({n},), one value a column of b")
-    if n and (int(array.min()) < INT32_MIN or int(array.max()) > INT32_MAX):
+    return as_int32(array, name)
+
+
+def as_int32(array: IntArray, name: str) -> npt.NDArray[np.int32]:
+    """An integer array of any dtype as int32, or ValueError."""
+    if array.size and (int(array.min()) < INT32_MIN or int(array.max()) > INT32_MAX):
         raise ValueError(f"{name} holds values that do not fit int32")
-    return np.ascontiguousarray(array, dtype=np.int32)
-
-
-def largest_magnitude(bits: int, signed: bool, zero: int | npt.NDArray[np.int32]) -> int:
-    """max |value - zero| over the interval: the factor of one operand in the overflow bound K * max|a - a_zero| * max|b - b_zero|."""
-    low, high = interval(bits, signed)
-    if isinstance(zero, int):
-        return max(abs(low - zero), abs(high - zero))
-    if zero.size == 0:
-        return 0
-    return max(high - int(zero.min()), int(zero.max()) - low)
+    return array.astype(np.int32, copy=False)
