@@ -90,9 +90,12 @@ template <int a_bits, int b_bits>
 void pack_offsets(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
   constexpr int radix = 1 << a_bits;
   const __m256i pair = set_bytes(1, radix, 1, radix);
+  // The codes were in range when they were checked. If another thread has changed A since, the sums are its own fault, but a table beyond
+  // the last one must not be read.
+  const __m256i code = _mm256_set1_epi8(radix - 1);
   for (int r = 0; r < rows; ++r, codes += stride, out += out_stride) {
     for (int64_t k = 0; k < k32; k += kUnitK) {
-      __m256i x = _mm256_maddubs_epi16(load(codes + k), pair);
+      __m256i x = _mm256_maddubs_epi16(_mm256_and_si256(load(codes + k), code), pair);
       if constexpr (group(b_bits) == 2) {
         store(out + 2 * (k / 2), _mm256_slli_epi16(x, 4));
       } else {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -20,9 +21,17 @@ struct Job {
   void* context;
   int64_t count;
   std::atomic<int64_t> next{0};
+  std::mutex failure_mutex{};
+  std::exception_ptr failure{};  // the first: a task may run out of memory
 
   void work() {
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
+    try {
+      for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(failure_mutex);
+      if (!failure) failure = std::current_exception();
+      next.store(count);
+    }
   }
 };
 
@@ -118,6 +127,7 @@ void parallel_for(int64_t count, void (*task)(void*, int64_t), void* context) {
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
   Job job{task, context, count};
   if (threads <= 1 || !pool().try_run(job, threads)) job.work();
+  if (job.failure) std::rethrow_exception(job.failure);
 }
 
 }  // namespace ulp

@@ -16,7 +16,8 @@ inline constexpr int kMaxThreads = 1024;
 int num_threads();
 void set_num_threads(int n);  // throws std::invalid_argument outside 1 .. kMaxThreads
 
-// Calls task(context, i) for i in [0, count), on up to num_threads() threads, the caller's among them. Tasks must not throw.
+// Calls task(context, i) for i in [0, count), on up to num_threads() threads, the caller's among them. What a
+// task throws is thrown here once all have ended.
 void parallel_for(int64_t count, void (*task)(void* context, int64_t i), void* context);
 
 }  // namespace ulp
