@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 
@@ -119,11 +120,12 @@ void check_shape(const py::array& x, int64_t n, bool scalar_too, const char* nam
                         std::to_string(n) + ",), one value a column of b");
 }
 
-// The operands of one call, checked and held.
+// The operands of one call, checked and held: by py::object, which is empty where there is nothing, while every empty py::array is a new
+// array.
 struct Call {
   ulp::Problem problem;
   int32_t b_zero = 0;
-  Vector<int32_t> b_zeros;
+  py::object b_zeros;
   const ulp::Kernel* kernel = nullptr;
 };
 
@@ -135,9 +137,10 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
   p.b = &b;
   p.a_zero = a_zero;
   if (py::isinstance<py::array>(b_zero)) {
-    call.b_zeros = vector_of<int32_t>(b_zero);
-    check_shape(call.b_zeros, b.layout.n, false, "b_zero");
-    p.b_zero = call.b_zeros.data();
+    const auto zeros = vector_of<int32_t>(b_zero);
+    check_shape(zeros, b.layout.n, false, "b_zero");
+    p.b_zero = zeros.data();
+    call.b_zeros = zeros;
     p.b_zero_per_column = true;
   } else {
     call.b_zero = b_zero.cast<int32_t>();
@@ -148,29 +151,72 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
   call.kernel = &ulp::select_kernel(shape, kernel ? kernel->c_str() : nullptr);
 }
 
-// `out` if given, else a new array. Columns must be adjacent; rows may lie anywhere.
-py::array destination(const py::object& out, const py::dtype& dtype, int64_t m, int64_t n, ulp::Destination& c) {
-  py::array result;
-  if (out.is_none()) {
-    result = py::array(dtype, std::vector<py::ssize_t>{m, n});
-  } else {
-    result = py::cast<py::array>(out);
-    if (!result.dtype().is(dtype) && !result.dtype().equal(dtype)) {
-      throw py::type_error("out has dtype " + std::string(py::str(result.dtype())) + ", expected " + std::string(py::str(dtype)));
+// Where the elements of an array lie: the bytes from begin to before end.
+struct Extent {
+  uintptr_t begin = 0;
+  uintptr_t end = 0;
+
+  explicit Extent(const py::array& x) {
+    if (x.size() == 0) return;
+    begin = end = reinterpret_cast<uintptr_t>(x.data());
+    for (py::ssize_t i = 0; i < x.ndim(); ++i) {
+      const auto span = static_cast<uintptr_t>((x.shape(i) - 1) * x.strides(i));
+      (x.strides(i) < 0 ? begin : end) += span;
     }
-    if (result.ndim() != 2 || result.shape(0) != m || result.shape(1) != n) {
-      throw py::value_error("out has shape " + shape_of(result) + ", expected (" + std::to_string(m) + ", " + std::to_string(n) + ")");
-    }
-    const py::ssize_t size = result.itemsize();
-    const bool adjacent = n <= 1 || result.strides(1) == size;
-    const bool whole_rows = m <= 1 || result.strides(0) % size == 0;
-    if (!adjacent || !whole_rows) throw py::value_error("out must have adjacent columns");
-    if (!result.writeable()) throw py::value_error("out is read-only");
+    end += static_cast<uintptr_t>(x.itemsize());
   }
-  c.data = result.mutable_data();
-  c.row_stride = m <= 1 ? n : result.strides(0) / result.itemsize();
-  return result;
+
+  bool meets(const Extent& other) const { return begin < other.end && other.begin < end; }
+};
+
+void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t n) {
+  if (!out.dtype().is(dtype) && !out.dtype().equal(dtype)) {
+    throw py::type_error("out has dtype " + std::string(py::str(out.dtype())) + ", expected " + std::string(py::str(dtype)));
+  }
+  if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) {
+    throw py::value_error("out has shape " + shape_of(out) + ", expected (" + std::to_string(m) + ", " + std::to_string(n) + ")");
+  }
+  const py::ssize_t size = out.itemsize();
+  const bool adjacent = n <= 1 || out.strides(1) == size;
+  const bool whole_rows = m <= 1 || out.strides(0) % size == 0;
+  if (!adjacent || !whole_rows) throw py::value_error("out must have adjacent columns");
+  if (!out.writeable()) throw py::value_error("out is read-only");
 }
+
+// Where the driver writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
+// Columns are adjacent; rows may lie anywhere.
+struct Output {
+  const py::object& out;
+  py::array written;
+  ulp::Destination c;
+
+  Output(const py::object& out_, const py::dtype& dtype, int64_t m, int64_t n, std::initializer_list<py::handle> inputs)
+      : out(out_), written(target(out_, dtype, m, n, inputs)) {
+    c.data = written.mutable_data();
+    c.row_stride = m <= 1 ? n : written.strides(0) / written.itemsize();
+  }
+
+  // After the run.
+  py::object finish() const {
+    if (out.is_none() || out.is(written)) return written;
+    py::reinterpret_borrow<py::array>(out)[py::ellipsis()] = written;
+    return out;
+  }
+
+ private:
+  static py::array target(const py::object& out, const py::dtype& dtype, int64_t m, int64_t n, std::initializer_list<py::handle> inputs) {
+    if (!out.is_none()) {
+      auto array = py::cast<py::array>(out);
+      check_out(array, dtype, m, n);
+      const Extent extent(array);
+      const bool overlaps = std::any_of(inputs.begin(), inputs.end(), [&](py::handle input) {
+        return input && extent.meets(Extent(py::reinterpret_borrow<py::array>(input)));
+      });
+      if (!overlaps) return array;
+    }
+    return py::array(dtype, std::vector<py::ssize_t>{m, n});
+  }
+};
 
 void run(const Call& call, const ulp::Epilogue& epilogue, const ulp::Destination& c) {
   py::gil_scoped_release release;
@@ -179,24 +225,22 @@ void run(const Call& call, const ulp::Epilogue& epilogue, const ulp::Destination
   last_kernel_name = call.kernel->name;
 }
 
-py::array gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-               const std::optional<std::string>& kernel, const py::object& out) {
+py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+                const std::optional<std::string>& kernel, const py::object& out) {
   static const py::object& int32 = *new py::object(py::dtype::of<int32_t>());
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
-  ulp::Destination c;
-  py::array result = destination(out, py::reinterpret_borrow<py::dtype>(int32), call.problem.a.rows, b.layout.n, c);
-  run(call, {}, c);
-  return result;
+  Output output(out, py::reinterpret_borrow<py::dtype>(int32), call.problem.a.rows, b.layout.n, {a, call.b_zeros});
+  run(call, {}, output.c);
+  return output.finish();
 }
 
 // The epilogue of one call, checked and held. Not copied: `epilogue` points into it.
 struct FusedEpilogue {
   ulp::Epilogue epilogue;
   float factor = 0;
-  Vector<float> factors;
-  Vector<int32_t> int_bias;
-  Vector<float> float_bias;
+  py::object factors;
+  py::object bias;
 };
 
 [[noreturn]] void refuse_scale(const std::string& where, double value, const std::string& after) {
@@ -212,17 +256,18 @@ void set_scale(FusedEpilogue& f, const py::object& scale, int64_t n) {
     f.epilogue.scale = &f.factor;
     return;
   }
-  f.factors = vector_of<float>(scale);
-  check_shape(f.factors, n, true, "scale");
-  const float* factors = f.factors.data();
-  const py::ssize_t size = f.factors.size();
+  const auto held = vector_of<float>(scale);
+  check_shape(held, n, true, "scale");
+  const float* factors = held.data();
+  const py::ssize_t size = held.size();
   for (py::ssize_t i = 0; i < size; ++i) {
     if (std::isfinite(factors[i])) continue;
-    if (f.factors.ndim() == 0) refuse_scale("= ", factors[i], "");
+    if (held.ndim() == 0) refuse_scale("= ", factors[i], "");
     refuse_scale("holds ", factors[i], " at [" + std::to_string(i) + "], which");
   }
   f.epilogue.scale = factors;
-  f.epilogue.scale_per_column = size == n && f.factors.ndim() == 1;
+  f.epilogue.scale_per_column = size == n && held.ndim() == 1;
+  f.factors = held;
 }
 
 // Precondition: ulp::validate(problem), so that sums alone fit int32.
@@ -248,20 +293,22 @@ void set_bias(FusedEpilogue& f, const py::object& bias, const ulp::Problem& prob
   if (py::cast<py::array>(bias).dtype().kind() == 'f') {
     if (out_bits != 0)
       throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
-    f.float_bias = vector_of<float>(bias);
-    check_shape(f.float_bias, n, false, "bias");
-    f.epilogue.float_bias = f.float_bias.data();
+    const auto held = vector_of<float>(bias);
+    check_shape(held, n, false, "bias");
+    f.epilogue.float_bias = held.data();
+    f.bias = held;
   } else {
-    f.int_bias = vector_of<int32_t>(bias);
-    check_shape(f.int_bias, n, false, "bias");
-    f.epilogue.bias = f.int_bias.data();
-    check_bias(problem, f.epilogue.bias);
+    const auto held = vector_of<int32_t>(bias);
+    check_shape(held, n, false, "bias");
+    check_bias(problem, held.data());
+    f.epilogue.bias = held.data();
+    f.bias = held;
   }
 }
 
-py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-                     const std::optional<std::string>& kernel, const py::object& out, const py::object& scale, const py::object& bias,
-                     bool relu, int out_bits, bool out_signed, int out_zero) {
+py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+                      const std::optional<std::string>& kernel, const py::object& out, const py::object& scale, const py::object& bias,
+                      bool relu, int out_bits, bool out_signed, int out_zero) {
   static const py::object& float32 = *new py::object(py::dtype::of<float>());
   static const py::object& uint8 = *new py::object(py::dtype::of<uint8_t>());
   static const py::object& int8 = *new py::object(py::dtype::of<int8_t>());
@@ -285,11 +332,10 @@ py::array gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int3
     e.qmax = q.max();
     e.zero = out_zero;
   }
-  ulp::Destination c;
   const auto dtype = py::reinterpret_borrow<py::dtype>(out_bits == 0 ? float32 : out_signed ? int8 : uint8);
-  py::array result = destination(out, dtype, call.problem.a.rows, b.layout.n, c);
-  run(call, e, c);
-  return result;
+  Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
+  run(call, e, output.c);
+  return output.finish();
 }
 
 py::list kernels() {

@@ -177,6 +177,24 @@ def test_out_may_be_scale_bias_or_a() -> None:
     assert_exact(a, expected, "a")
 
 
+def test_out_may_be_zero_points_or_a_view_of_the_bias() -> None:
+    a, w, sums = problem((1, 6, 40), (4, 4))
+    zeros = np.arange(6, dtype=np.int32)
+    expected = sums - int(a.sum()) * np.arange(6)
+    out = zeros[None]
+    assert ulp.gemm(a, w, b_zero=zeros, out=out) is out
+    assert_exact(out, expected, "b_zero")
+    # Rows of out between rows that are not its own; the second of them, backwards, is the bias.
+    two, w, sums = problem((2, 6, 40), (4, 4))
+    room = np.zeros((4, 8), dtype=np.float32)
+    room[2, :6] = bias = np.linspace(-1, 1, 6, dtype=np.float32)
+    rows = room[::2, :6]
+    assert ulp.gemm(two, w, scale=0.5, bias=room[2, 5::-1], out=rows) is rows
+    assert_exact(rows, sums.astype(np.float32) * np.float32(0.5) + bias[::-1], "bias")
+    assert not room[1::2].any()
+    assert not room[:, 6:].any()
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "infinite": ({"scale": -np.inf}, r"scale = -inf is not finite in float32"),
     "nan": ({"scale": np.float32("nan")}, r"scale = nan is not finite"),

@@ -59,7 +59,7 @@ def gemm(
 ) -> npt.NDArray[np.int32]:
     """sum_k (a - a_zero) * (b - b_zero): a (m, k) uint8 or int8 -> (m, n) int32.
 
-    `out`: (m, n) int32, writable, last axis contiguous (any row stride); returned when given.
+    `out`: (m, n) int32, writable, last axis contiguous (any row stride); returned when given. It may overlap any input.
     Raises OutOfRange (a), ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
     """
 

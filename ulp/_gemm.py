@@ -137,7 +137,7 @@ def gemm(
                     return result if matrix is a else result[0]
             elif a_bits and _is_plain_epilogue(scale, bias, out_bits, out_zero, out_signed, relu):
                 dtype = _FLOAT32 if out_bits is None else _INT8 if out_signed else _UINT8
-                if out is None or _is_plain_target(out, dtype, a, b, scale, bias):
+                if out is None or _is_plain_target(out, dtype, a, b):
                     fused = _native_fused(
                         matrix, b._packed, a_bits, a_zero, b_zero, kernel, out, scale, bias, relu, out_bits or 0, out_signed, out_zero
                     )
@@ -174,19 +174,9 @@ def _is_plain_epilogue(scale: Any, bias: Any, out_bits: object, out_zero: object
     )
 
 
-def _is_plain_target(
-    out: object, dtype: np.dtype[Any], a: npt.NDArray[Any], b: PackedMatrix, scale: object = None, bias: object = None
-) -> bool:
-    """Whether the core can write to `out` as it is."""
-    return (
-        type(out) is _ndarray
-        and out.dtype is dtype
-        and out.flags.carray
-        and out.shape == (a.shape[0], b._packed.n)
-        and not np.may_share_memory(out, a)
-        and not (type(scale) is _ndarray and np.may_share_memory(out, scale))
-        and not (type(bias) is _ndarray and np.may_share_memory(out, bias))
-    )
+def _is_plain_target(out: object, dtype: np.dtype[Any], a: npt.NDArray[Any], b: PackedMatrix) -> bool:
+    """Whether `out` is a C-contiguous matrix of the result's shape and dtype."""
+    return type(out) is _ndarray and out.dtype is dtype and out.flags.carray and out.shape == (a.shape[0], b._packed.n)
 
 
 def _gemm_general(
@@ -225,7 +215,7 @@ def _gemm_general(
         raise TypeError(f"kernel={kernel!r}: expected the name of a kernel, see ulp.kernels()")
     epilogue = _epilogue(scale, bias, out_bits, out_zero, out_signed, relu, n)
     dtype = np.dtype(np.int32) if epilogue is None else _result_dtype(epilogue)
-    target = None if out is None else _target(out, (m, n), shape, dtype, (given, zero_b, *(epilogue or ())))
+    target = None if out is None else _target(out, (m, n), shape, dtype)
 
     start = perf_counter()
     try:
@@ -257,9 +247,7 @@ def _matrix(given: IntArray, packed: _core.Packed, bits: int) -> IntArray:
     return codes if codes.ndim == 2 else codes.reshape(math.prod(codes.shape[:-1]), k)
 
 
-def _target(
-    out: object, matrix: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any], inputs: tuple[object, ...]
-) -> IntArray | None:
+def _target(out: object, matrix: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]) -> IntArray | None:
     """`out` as the (M, N) array that the core writes to, or None where it cannot: then the result is copied into `out`."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out of type {type(out).__name__}: expected a numpy array of shape {shape} and dtype {dtype}")
@@ -269,7 +257,7 @@ def _target(
         raise ValueError(f"out has shape {out.shape}: this call gives {shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    if out.size == 0 or not out.flags.aligned or any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in inputs):
+    if out.size == 0 or not out.flags.aligned:
         return None
     if out.ndim != 2:
         return out.reshape(matrix) if out.flags.c_contiguous else None
