@@ -12,6 +12,7 @@ import argparse
 import itertools
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,10 @@ class UlpLinear:
             return ulp.gemm(a, self.weights, bits=self._bits, scale=layer.scale, bias=layer.bias)
         return ulp.gemm(a, self.weights, bits=self._bits, scale=layer.scale, bias=layer.bias, out_bits=layer.out_bits, relu=True)
 
+    def product(self, a: Array) -> Array:
+        """uint8 (M, K) activations -> int32 (M, N) sums."""
+        return ulp.gemm(a, self.weights, bits=self._bits)
+
 
 def reference(layer: IntegerLayer, a: Array) -> Array:
     """What UlpLinear must return: the sums in int64, scaled in float32, rounded half to even."""
@@ -92,14 +97,24 @@ class UlpNetwork:
             a = linear(a)
         return a
 
+    def inputs(self, pixels: Array) -> list[Array]:
+        """The activations that each layer gets."""
+        inputs: list[Array] = [self.precision.activations_of(pixels)]
+        for linear in self.linear[:-1]:
+            inputs.append(linear(inputs[-1]))
+        return inputs
+
     def kernels(self, pixels: Array) -> list[str]:
         """Which kernel ran in each layer."""
-        a: Array = self.precision.activations_of(pixels)
         names = []
-        for linear in self.linear:
-            a = linear(a)
+        for linear, a in zip(self.linear, self.inputs(pixels), strict=True):
+            linear(a)
             names.append(_core.last_kernel())
         return names
+
+    def products(self, inputs: Sequence[Array]) -> list[Array]:
+        """The int32 sums of every layer alone, for `inputs`: what is left of a run without scaling, rounding and small activations."""
+        return [linear.product(a) for linear, a in zip(self.linear, inputs, strict=True)]
 
     def agrees(self, pixels: Array) -> bool:
         """Whether every activation and every logit, of the batch and of single images, is what int64 arithmetic gives."""
@@ -363,7 +378,9 @@ def run(seed: int, effort: Effort, threads: int) -> int:
     for name, low in integer.items():
         kernels = (", ".join(dict.fromkeys(low.kernels(pixels))) for pixels in (digits.test_pixels, one))
         print("  {}  kernels for {} images: {}; for 1: {}".format(name, images, *kernels))
-    print("\n" + what_dominates(whole, single, images, max(layer.rate for layer in layers)))
+    print(
+        "\n" + what_dominates(single, integer[str(PRECISIONS[0])], digits.test_pixels, effort, threads, max(layer.rate for layer in layers))
+    )
     for layer in layers:
         print(f"\nOne layer, {layer.title}: product, bias, ReLU, rounding to activations\n")
         print(table(["layer", "weights", "time", "GMAC/s", "vs numpy", "kernel"], layer.rows))
@@ -378,23 +395,27 @@ def run(seed: int, effort: Effort, threads: int) -> int:
     return 1 if checks.failed else 0
 
 
-def what_dominates(whole: Mapping[str, Timing], single: Mapping[str, Timing], images: int, rate: float) -> str:
-    """Where the time of so small a network goes. rate: GMAC/s of the best large layer."""
-    names = [str(p) for p in PRECISIONS]
+def what_dominates(single: Mapping[str, Timing], low: UlpNetwork, pixels: Array, effort: Effort, threads: int, rate: float) -> str:
+    """Where the time of so small a network goes: measured for all images, by leaving parts out. rate: GMAC/s of the best large layer."""
+    inputs = low.inputs(pixels)
+    calls: dict[str, Callable[[], object]] = {
+        "whole": partial(low, pixels),
+        "products": partial(low.products, inputs),
+        "pixels": partial(low.precision.activations_of, pixels),
+    }
+    parts = measure(calls, effort.rounds, threads, f"timing the parts of {low.precision}")
+    products, convert = (1 / parts[name].speedup for name in ("products", "pixels"))
+    rest = max(0.0, 1 - products - convert)
     macs = sum(k * n for k, n in itertools.pairwise(SIZES))
-    fixed = statistics.median(single[name].seconds for name in names)
-    total = statistics.median(whole[name].seconds for name in names)
-    arithmetic = macs / rate / 1e9
-    each = f"{duration(fixed)} of one image is the cost of {len(SIZES) - 1} calls from Python, the same at any size"
-    shares = f"{100 * fixed / total:.0f} % and the products, at that rate, {100 * images * arithmetic / total:.0f} %"
-    return "\n".join(
-        [
-            f"  Where the time goes: an image is {macs:,} multiply-accumulates, {duration(arithmetic)} at the best rate below. The rest of",
-            f"  the {each}. Of the {duration(total)} of",
-            f"  all {images} images those calls are {shares}. Small layers also spend time on",
-            "  short sums, and on rounding and storing activations. Larger ones show the arithmetic itself:",
-        ]
+    arithmetic = duration(macs / rate / 1e9)
+    one = duration(statistics.median(single[str(p)].seconds for p in PRECISIONS))
+    text = (
+        f"Where the time goes: an image is {macs:,} multiply-accumulates, {arithmetic} at the best rate below. The {one} of one image "
+        f"are the cost of calls from Python: {len(SIZES) - 1} of ulp.gemm and the rounding of pixels; numpy's are that of its own "
+        f"calls. Of all {len(pixels)} images at {low.precision}, {100 * products:.0f} % is products, {100 * convert:.0f} % the rounding "
+        f"of pixels and {100 * rest:.0f} % scaling, rounding and storing results. Larger layers show the arithmetic itself:"
     )
+    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="  ")
 
 
 def _count(low: int, high: int) -> Callable[[str], int]:
