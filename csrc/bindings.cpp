@@ -176,11 +176,12 @@ void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t 
   if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) {
     throw py::value_error("out has shape " + shape_of(out) + ", expected (" + std::to_string(m) + ", " + std::to_string(n) + ")");
   }
+  if (!out.writeable()) throw py::value_error("out is read-only");
+  if (m == 0 || n == 0) return;  // then strides are whatever numpy made them
   const py::ssize_t size = out.itemsize();
   const bool adjacent = n <= 1 || out.strides(1) == size;
   const bool whole_rows = m <= 1 || out.strides(0) % size == 0;
   if (!adjacent || !whole_rows) throw py::value_error("out must have adjacent columns");
-  if (!out.writeable()) throw py::value_error("out is read-only");
 }
 
 // Where the driver writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.

@@ -245,6 +245,19 @@ def test_zero_points_narrow_the_room_for_bias(b_zero: Any) -> None:
         ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, most + 1], np.int32))
 
 
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (0, 0)], ids=str)
+def test_empty_out(shape: tuple[int, int]) -> None:
+    """numpy calls it contiguous whatever its strides are."""
+    m, n = shape
+    a, w = np.zeros((m, 4), np.uint8), ulp.pack(np.zeros((4, n), np.uint8), 4)
+    room = np.zeros((6, 6, 3), dtype=np.float32)
+    out = room[:m, :n, 1]
+    assert out.flags.carray
+    assert ulp.gemm(a, w, scale=1.0, out=out) is out
+    sums = room.view(np.int32)[:m, :n, 1]
+    assert ulp.gemm(a, w, out=sums) is sums
+
+
 def test_no_columns_and_no_depth_with_an_epilogue() -> None:
     nothing = np.empty(0, np.float32)
     assert ulp.gemm(np.zeros((2, 4), np.uint8), ulp.pack(np.zeros((4, 0), np.uint8), 4), scale=nothing, bias=nothing).shape == (2, 0)
