@@ -109,7 +109,7 @@ Plan make_plan(const Problem& problem, const Kernel& kernel, const Epilogue& epi
   p.bound = kernel.bind(problem.a_encoding.bits, problem.b->encoding.bits);
   p.terms = make_terms(problem, p.bound);
   p.k_blocks = p.layout.k_blocks();
-  const int64_t max_kc = kernel.max_kc ? kernel.max_kc / kUnitK : p.k_blocks;
+  const int64_t max_kc = p.bound.max_kc ? p.bound.max_kc / kUnitK : p.k_blocks;
   p.kc_blocks = p.k_blocks ? ceil_div(p.k_blocks, ceil_div(p.k_blocks, max_kc)) : 0;
   p.a_row_bytes = p.k_blocks * p.bound.a_bytes;
   p.a_in_place =

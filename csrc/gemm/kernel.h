@@ -68,6 +68,8 @@ struct Bound {
   // Constants of a lookup-table kernel: its table, and what each step's entries were raised by to make them unsigned, negated.
   const uint8_t* table = nullptr;
   int step_bias = 0;
+  // Largest K-block, a multiple of 32; 0: all of K at once.
+  int64_t max_kc = 0;
   // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
   int a_bytes = kUnitK;
   // Rows of A that the kernel packs together: tiles and blocks start at a multiple of it.
@@ -84,8 +86,7 @@ struct Kernel {
   const char* technique;
   Isa isa;
   int mr;
-  int nr;          // a multiple of 8; of 32 if above 32
-  int64_t max_kc;  // largest K-block, a multiple of 32; 0: all of K at once
+  int nr;  // a multiple of 8; of 32 if above 32
   bool (*supports)(int a_bits, int b_bits);
   Bound (*bind)(int a_bits, int b_bits);  // precondition: supports(a_bits, b_bits)
 };

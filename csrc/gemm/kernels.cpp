@@ -33,19 +33,19 @@ ULP_KERNEL(bitserial_avx2)
 namespace {
 
 const Kernel kKernels[] = {
-// name, technique, ISA, mr, nr, max_kc, supports, bind
+// name, technique, ISA, mr, nr, supports, bind
 #if defined(ULP_X86)
-    {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, 0, lutstream_avx2::supports, lutstream_avx2::bind},
-    {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, 0, stream_avx2::supports, stream_avx2::bind},
-    {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, 512, lut_avx2::supports, lut_avx2::bind},
-    {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, 1024, mul8_avx2::supports, mul8_avx2::bind},
-    {"ulppack_avx2_6x32", "ulppack", Isa::avx2, 6, 32, 512, ulppack_avx2::supports, ulppack_avx2::bind},
-    {"ulppack_p1_avx2_3x32", "ulppack_p1", Isa::avx2, 3, 32, 512, ulppack_p1_avx2::supports, ulppack_p1_avx2::bind},
-    {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, 512, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
-    {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, 0, bitserial_avx2::supports, bitserial_avx2::bind},
-    {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, 512, mul16_avx2::supports, mul16_avx2::bind},
+    {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, lutstream_avx2::supports, lutstream_avx2::bind},
+    {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, stream_avx2::supports, stream_avx2::bind},
+    {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, lut_avx2::supports, lut_avx2::bind},
+    {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, mul8_avx2::supports, mul8_avx2::bind},
+    {"ulppack_avx2_6x32", "ulppack", Isa::avx2, 6, 32, ulppack_avx2::supports, ulppack_avx2::bind},
+    {"ulppack_p1_avx2_3x32", "ulppack_p1", Isa::avx2, 3, 32, ulppack_p1_avx2::supports, ulppack_p1_avx2::bind},
+    {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
+    {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},
+    {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
 #endif
-    {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, 512, mul8_scalar::supports, mul8_scalar::bind},
+    {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, mul8_scalar::supports, mul8_scalar::bind},
 };
 
 }  // namespace

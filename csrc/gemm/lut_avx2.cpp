@@ -21,6 +21,7 @@ namespace ulp::lut_avx2 {
 namespace {
 
 constexpr int kMaxVectors = 3;  // of 32 columns
+constexpr int kMaxKc = 512;
 
 constexpr int group(int b_bits) { return b_bits == 1 ? 4 : 2; }
 // Centring narrows the range of a product only where both operands have two signs.
@@ -356,6 +357,7 @@ Bound bind_pair() {
   b.centre_b = centre(b_bits, a_bits);
   b.flush = local_steps(a_bits, b_bits);
   b.step_bias = step_bias(a_bits, b_bits);
+  b.max_kc = kMaxKc;
   b.panel_bytes = kUnitK / g * kUnitCols;
   b.expand = expand<b_bits>;
   if constexpr (indexed(a_bits, b_bits)) {

@@ -143,6 +143,7 @@ Bound bind(int a_bits, int b_bits) {
   Bound b;
   b.centre_b = 1 << (b_bits - 1);
   b.flush = local_steps(a_bits, b_bits);
+  b.max_kc = b.flush >= 64 ? 1024 : 512;  // frequent spills need their room in L1 beside the panel: W6A6 at K = 1024 runs at 120, not 89
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand8<decltype(bits)::value>; });
   b.run = run<Mul8>;
@@ -159,6 +160,7 @@ Bound bind(int, int b_bits) {
   Bound b;
   b.centre_b = 1 << (b_bits - 1);
   b.flush = 1 << 30;  // nothing to spill
+  b.max_kc = 512;
   b.a_bytes = 2 * kUnitK;
   b.panel_bytes = 2 * kUnitCodes;
   b.pack_a = widen_a;

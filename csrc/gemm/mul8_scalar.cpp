@@ -48,6 +48,7 @@ bool supports(int, int) { return true; }
 
 Bound bind(int, int) {
   Bound b;
+  b.max_kc = 512;
   b.panel_bytes = kUnitCodes;
   b.expand = expand;
   b.run = run;

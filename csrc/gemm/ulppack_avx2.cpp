@@ -143,6 +143,7 @@ Bound bind(int a_bits, int b_bits) {
   Bound b;
   b.flush = local_steps(a_bits, b_bits);
   b.row_group = 2;
+  b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand<decltype(bits)::value>; });
   switch (a_bits) {

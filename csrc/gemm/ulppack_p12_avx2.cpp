@@ -20,6 +20,8 @@ namespace ulp {
 namespace {
 
 constexpr int kRows = 3;
+constexpr int kMaxKc = 512;
+static_assert(kMaxKc * 127 <= 65535, "P1's u16 sums");
 
 constexpr int rounded(int length) { return length >= 8 ? 8 : length >= 4 ? 4 : length >= 2 ? 2 : length; }
 constexpr int spacing2(int a_bits, int b_bits) { return 16 - (a_bits > b_bits ? a_bits : b_bits); }
@@ -183,6 +185,7 @@ bool supports(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
 Bound bind(int a_bits, int b_bits) {
   Bound b;
   b.flush = length1(a_bits, b_bits);
+  b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand1<decltype(bits)::value>; });
   b.run = run_of_length<P1>(b.flush);
@@ -198,6 +201,7 @@ bool supports(int a_bits, int b_bits) { return a_bits < 8 && b_bits < 8 && lengt
 Bound bind(int a_bits, int b_bits) {
   Bound b;
   b.flush = length2(a_bits, b_bits);
+  b.max_kc = kMaxKc;
   b.a_bytes = 2 * kUnitK;
   b.panel_bytes = 2 * kUnitCodes;
   for_bits(spacing2(a_bits, b_bits) - 8, [&](auto over) {
