@@ -120,6 +120,7 @@ def _report(args: argparse.Namespace) -> int:
     if not args.no_plots:
         for path in plots.draw(found, directory / "plots"):
             print(f"drew {path.name}")
+    (directory / report.FULL_REPORT).write_text(report.full_report(found), encoding="utf-8")
     print(f"{readme.name} " + ("updated" if report.write_readme(readme, found) else "was up to date"))
     return 0
 

@@ -230,8 +230,24 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
     return [t for t in made if t.rows]
 
 
+# What a newcomer reads; the full report stands beside the result files.
+README_TABLES = ("512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Exactness")
+FULL_REPORT = "REPORT.md"
+
+
 def section(results: dict[str, Result]) -> str:
-    """The README's section, without its markers."""
+    """The README's section, without its markers: the tables of README_TABLES."""
+    chosen = [t for t in tables(results) if t.title.startswith(README_TABLES)]
+    more = f"Peers' own figures, more shapes, every kernel at every pair: [bench/results/{FULL_REPORT}](bench/results/{FULL_REPORT}); plots beside it."
+    return _document(results, chosen, more)
+
+
+def full_report(results: dict[str, Result]) -> str:
+    """All tables, as a page of its own."""
+    return "# Benchmark report\n\n" + _document(results, tables(results), "Written by `python -m bench report` from the JSON beside it.") + "\n"
+
+
+def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str) -> str:
     if not results:
         raise ReportError("no result files: python -m bench run all")
     legend = (
@@ -239,7 +255,7 @@ def section(results: dict[str, Result]) -> str:
         "activations of 0..127, where the saturating ones are exact; `ulp` is exact everywhere."
     )
     first = results.get("gemm") or next(iter(results.values()))
-    return "\n\n".join([*(t.markdown() for t in tables(results)), legend, provenance(first)])
+    return "\n\n".join([*(t.markdown() for t in chosen), legend, provenance(first), closing])
 
 
 def with_section(readme: str, body: str) -> str:

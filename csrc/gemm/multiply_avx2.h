@@ -103,14 +103,19 @@ __m256i broadcast4(const uint8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
+// Below this the hot loop's start costs more than its order gains.
+constexpr int kHotSteps = 8;
+
 // acc = `steps` steps of the tile; a and b move on.
 template <class Op, int rows, int units>
 ULP_INLINE void multiply(const uint8_t* (&a)[rows], const uint8_t*& b, int64_t steps, __m256i (&acc)[rows][units]) {
 #if defined(__GNUC__)
   if constexpr (rows == 3 && units == 4) {
-    Op::hot_loop(a, b, steps, acc);
-    ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] += 4 * steps;
-    return;
+    if (steps >= kHotSteps) {
+      Op::hot_loop(a, b, steps, acc);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] += 4 * steps;
+      return;
+    }
   }
 #endif
   ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) acc[r][u] = _mm256_setzero_si256(); }
