@@ -238,13 +238,15 @@ FULL_REPORT = "REPORT.md"
 def section(results: dict[str, Result]) -> str:
     """The README's section, without its markers: the tables of README_TABLES."""
     chosen = [t for t in tables(results) if t.title.startswith(README_TABLES)]
-    more = f"Peers' own figures, more shapes, every kernel at every pair: [bench/results/{FULL_REPORT}](bench/results/{FULL_REPORT}); plots beside it."
+    path = f"bench/results/{FULL_REPORT}"
+    more = f"Peers' own figures, more shapes, every kernel at every pair: [{path}]({path}); plots beside it."
     return _document(results, chosen, more)
 
 
 def full_report(results: dict[str, Result]) -> str:
     """All tables, as a page of its own."""
-    return "# Benchmark report\n\n" + _document(results, tables(results), "Written by `python -m bench report` from the JSON beside it.") + "\n"
+    closing = "Written by `python -m bench report` from the JSON beside it."
+    return "# Benchmark report\n\n" + _document(results, tables(results), closing) + "\n"
 
 
 def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str) -> str:
