@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import ulp
+from ulp import _core
 
 costs = pytest.importorskip("bench.costs", reason="the benchmarks are not part of an installed package")
 
@@ -31,6 +33,9 @@ def test_every_kernel_and_pair_was_measured(kernel: ulp.Kernel) -> None:
 @pytest.mark.parametrize("m", [1, 3, 8, 100, 4096])
 @pytest.mark.parametrize("pair", [(1, 1), (2, 2), (3, 3), (8, 4), (8, 8)])
 def test_the_default_is_the_first_of_the_ranking(m: int, pair: tuple[int, int]) -> None:
+    a = np.zeros((m, 64), np.uint8)
+    ulp.gemm(a, ulp.pack(np.zeros((64, 64), np.uint8), bits=pair[1]), bits=pair)
     candidates = [c for c in ulp.explain(m, 64, 64, bits=pair).candidates if c.runnable]
+    assert _core.last_kernel() == candidates[0].name
     seconds = [c.seconds for c in candidates if not math.isnan(c.seconds)]
     assert seconds == sorted(seconds)

@@ -25,6 +25,13 @@ namespace {
 inline __m256i load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store(uint8_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 
+// Four bytes in every 32-bit lane: four k of a row, or what a kernel has made of them.
+inline __m256i broadcast4(const uint8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+
 // Byte-wise (x >> shift) & mask; the 16-bit shift brings in bits of the neighbour byte, which the mask drops.
 template <int shift>
 inline __m256i field(__m256i x, int mask) {

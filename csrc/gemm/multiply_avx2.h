@@ -97,12 +97,6 @@ struct Mul16 {
 #endif
 };
 
-__m256i broadcast4(const uint8_t* p) {
-  int32_t four;
-  __builtin_memcpy(&four, p, 4);
-  return _mm256_set1_epi32(four);
-}
-
 // Below this the hot loop's start costs more than its order gains.
 constexpr int kHotSteps = 8;
 

@@ -40,12 +40,6 @@ void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8
 
 __m256i widen(__m256i acc, int weight) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(static_cast<int16_t>(weight))); }
 
-__m256i broadcast4(const uint8_t* p) {
-  int32_t four;
-  __builtin_memcpy(&four, p, 4);
-  return _mm256_set1_epi32(four);
-}
-
 // acc += v * x: together, for the reason given in mul8_avx2.cpp.
 ULP_INLINE void multiply_add(__m256i& acc, __m256i v, __m256i x) {
 #if defined(__GNUC__)

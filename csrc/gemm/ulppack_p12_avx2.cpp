@@ -85,12 +85,6 @@ void pack2(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t*
   }
 }
 
-__m256i broadcast4(const uint8_t* p) {
-  int32_t four;
-  __builtin_memcpy(&four, p, 4);
-  return _mm256_set1_epi32(four);
-}
-
 // A vector of lanes takes four bytes of A: two lanes of P1, one of P2.
 struct P1 {
   static constexpr int kStepK = 4;
