@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "loops.h"
+#include "terms.h"
 #include "threads.h"
 
 namespace ulp {
@@ -17,70 +19,6 @@ constexpr int64_t kParallelMacs = int64_t{1} << 21;
 
 // Rows that are turned into codes at a time, on their way to the kernel's own layout.
 constexpr int kEncodeRows = 8;
-
-// The algebra of epilogue.h with the numbers of one problem.
-struct Terms {
-  int shift = 0;
-  uint32_t s_a = 1, s_b = 1, t_a = 0;
-  uint32_t t_b0 = 0;        // t_b of every column, unless it differs by column
-  bool t_b_varies = false;  // then the row term is s_a * t_b[n] * X_a[m], applied tile by tile
-  bool needs_row_sums = false;
-  const int32_t* b_zero = nullptr;
-  uint32_t t_b_base = 0;  // t_b[n] = t_b_base - b_zero[n]
-
-  uint32_t t_b(int64_t n) const { return t_b_varies ? t_b_base - static_cast<uint32_t>(b_zero[n]) : t_b0; }
-};
-
-Terms make_terms(const Problem& p, const Bound& kernel) {
-  const Encoding ea = p.a_encoding;
-  const Encoding eb = p.b->encoding;
-  Terms t;
-  t.s_a = static_cast<uint32_t>(ea.slope());
-  t.s_b = static_cast<uint32_t>(eb.slope());
-  t.shift = (ea.slope() == 2) + (eb.slope() == 2);
-  t.t_a = static_cast<uint32_t>(ea.offset() + ea.slope() * kernel.centre_a) - static_cast<uint32_t>(p.a_zero);
-  t.t_b_base = static_cast<uint32_t>(eb.offset() + eb.slope() * kernel.centre_b);
-  t.b_zero = p.b_zero;
-  t.t_b_varies = p.b_zero_per_column;
-  t.t_b0 = t.t_b_base - static_cast<uint32_t>(p.b_zero && !p.b_zero_per_column ? p.b_zero[0] : 0);
-  t.needs_row_sums = t.t_b_varies || t.t_b0 != 0;
-  return t;
-}
-
-// Memory that a thread keeps between calls; grows, never shrinks.
-class Scratch {
- public:
-  // Lays the given sizes out behind one another, each on its own cache line.
-  template <size_t count>
-  void reserve(const int64_t (&sizes)[count], uint8_t* (&pointers)[count]) {
-    int64_t total = 0;
-    for (int64_t s : sizes) total += round_up(s, 64);
-    if (static_cast<int64_t>(bytes_.size()) < total) bytes_ = AlignedBytes(static_cast<size_t>(total));
-    uint8_t* at = bytes_.data();
-    for (size_t i = 0; i < count; ++i) {
-      pointers[i] = at;
-      at += round_up(sizes[i], 64);
-    }
-  }
-
- private:
-  AlignedBytes bytes_;
-};
-
-// Part i of `parts` nearly equal parts of `count`.
-struct Range {
-  int64_t begin;
-  int64_t end;
-  int64_t size() const { return end - begin; }
-};
-
-Range part(int64_t count, int64_t parts, int64_t i) { return {count * i / parts, count * (i + 1) / parts}; }
-
-// The same in whole groups; the last one may be short.
-Range part_in_groups(int64_t count, int64_t group, int64_t parts, int64_t i) {
-  const Range r = part(ceil_div(count, group), parts, i);
-  return {std::min(r.begin * group, count), std::min(r.end * group, count)};
-}
 
 struct Plan {
   const Problem& problem;
@@ -107,7 +45,7 @@ Plan make_plan(const Problem& problem, const Kernel& kernel, const Epilogue& epi
   Plan p{problem, kernel, epilogue, c, {}, {}, problem.b->layout, problem.a.rows, problem.b->layout.n, problem.a.cols, 0, 0, 0,
          0,       false,  0,        0, 1,  1};
   p.bound = kernel.bind(problem.a_encoding.bits, problem.b->encoding.bits);
-  p.terms = make_terms(problem, p.bound);
+  p.terms = make_terms(problem.a_encoding, problem.a_zero, *problem.b, problem.b_zero, problem.b_zero_per_column, p.bound);
   p.k_blocks = p.layout.k_blocks();
   const int64_t max_kc = p.bound.max_kc ? p.bound.max_kc / kUnitK : p.k_blocks;
   p.kc_blocks = p.k_blocks ? ceil_div(p.k_blocks, ceil_div(p.k_blocks, max_kc)) : 0;
@@ -195,22 +133,6 @@ struct PanelScratch {
   int32_t* col;
 };
 
-// t_a (s_b X_b[n] + K t_b[n]) for `cols` columns from n0; zero up to `width`.
-void make_col_terms(const Plan& p, int64_t n0, int64_t cols, int64_t width, int32_t* col) {
-  const Terms& t = p.terms;
-  const uint32_t* code_sums = p.problem.b->code_sums.data() + n0;
-  const uint32_t k = static_cast<uint32_t>(p.k);
-  const uint32_t per_code = t.t_a * t.s_b;
-  const uint32_t fixed = t.t_a * k * (t.t_b0 - t.s_b * static_cast<uint32_t>(p.bound.centre_b));
-  for (int64_t j = 0; j < cols; ++j) col[j] = static_cast<int32_t>(per_code * code_sums[j] + fixed);
-  if (t.t_b_varies) {
-    for (int64_t j = 0; j < cols; ++j) {
-      col[j] = static_cast<int32_t>(static_cast<uint32_t>(col[j]) + t.t_a * k * (t.t_b(n0 + j) - t.t_b0));
-    }
-  }
-  for (int64_t j = cols; j < width; ++j) col[j] = 0;
-}
-
 // All rows of an A block against one panel of B.
 void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, const PanelScratch& scratch) {
   const Range dense = p.dense_panels(loop_panel);
@@ -219,7 +141,7 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
   const int units = static_cast<int>(ceil_div(cols, kUnitCols));
   const int64_t width = int64_t{units} * kUnitCols;
 
-  make_col_terms(p, n0, cols, width, scratch.col);
+  make_col_terms(p.terms, p.bound, *p.problem.b, n0, cols, width, scratch.col);
 
   // Whole tiles of plain int32 go straight to C; the rest through a scratch tile.
   const bool direct = !p.epilogue.fused() && !p.terms.t_b_varies && cols == width;

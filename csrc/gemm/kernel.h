@@ -22,14 +22,33 @@
 
 namespace ulp {
 
+// Implicit GEMM: the rows of A lie anywhere, and every row's K-block is cut into pieces at the same offsets from its start (the taps of a
+// convolution). Pieces come in runs, each of at most Bound::flush steps.
+struct Piece {
+  int64_t a;      // bytes from the row's start
+  int64_t steps;  // at least 1, each of Bound::step_k
+};
+
+struct Run {
+  const Piece* pieces;
+  int64_t count;
+};
+
+struct Gather {
+  const uint8_t* const* rows;
+  const Run* runs;
+  int64_t run_count;
+};
+
 struct Tile {
-  const uint8_t* a;  // first row, at this K-block
-  int64_t a_stride;  // bytes from row to row
-  int rows;          // 1 .. mr
-  const uint8_t* b;  // panel at this K-block
-  int units;         // 8-column units in the panel, 1 .. nr / 8
-  int64_t k;         // k in this block; A and the panel are readable up to the next multiple of 32
-  int flush;         // Bound::flush, table, step_bias
+  const uint8_t* a;      // first row, at this K-block
+  int64_t a_stride;      // bytes from row to row
+  const Gather* gather;  // where not nullptr instead of a, a_stride and k; only for kernels with Bound::step_k
+  int rows;              // 1 .. mr
+  const uint8_t* b;      // panel at this K-block
+  int units;             // 8-column units in the panel, 1 .. nr / 8
+  int64_t k;             // k in this block; A and the panel are readable up to the next multiple of 32
+  int flush;             // Bound::flush, table, step_bias
   const uint8_t* table;
   int step_bias;
   int32_t* c;          // 8 * units columns are written
@@ -72,6 +91,8 @@ struct Bound {
   int64_t max_kc = 0;
   // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
   int a_bytes = kUnitK;
+  // k of a step of `run`, which a piece of a Gather consists of; 0: the kernel takes no Gather.
+  int step_k = 0;
   // Rows of A that the kernel packs together: tiles and blocks start at a multiple of it.
   int row_group = 1;
   int panel_bytes = 0;

@@ -210,12 +210,12 @@ ULP_INLINE void lookup_add(__m256i* acc, __m256i table, const __m256i* index) {
 }
 
 template <bool is_indexed>
-inline __m256i step_table(const Tile& t, const uint8_t* a, int64_t step) {
+inline __m256i step_table(const uint8_t* table, const uint8_t* a, int64_t step) {
   const uint8_t* p = a + step * 16;
   if constexpr (is_indexed) {
     uint16_t offset;
     __builtin_memcpy(&offset, a + step * 2, 2);
-    p = t.table + offset;
+    p = table + offset;
   }
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -244,108 +244,129 @@ ULP_INLINE void store_columns(const Tile& t, int row, int vector, const Wide& w,
 #if defined(__GNUC__)
 // The loop of a whole indexed tile, in the order that Zen 3 likes best of 1,200 tried: 203 multiply-accumulates a cycle from L1 at g = 4
 // where gcc's own order makes 180 (bench/NOTES.md).
-ULP_INLINE void hot_loop(const uint8_t* table, const uint8_t* a, int64_t a_stride, const uint8_t* b, int64_t steps, __m256i (&c)[3][3]) {
+ULP_INLINE void hot_loop(const uint8_t* table, const uint8_t* const (&a)[3], const uint8_t*& b, const Piece* pieces, int64_t count,
+                         __m256i (&c)[3][3]) {
   __m256i i0, i1, i2, entry, e0, e1, e2;
-  int64_t at = 0;
-  int64_t offset;
+  int64_t offset, at, steps;
   __asm__ volatile(
       "vpxor %0, %0, %0\n\tvpxor %1, %1, %1\n\tvpxor %2, %2, %2\n\tvpxor %3, %3, %3\n\tvpxor %4, %4, %4\n\t"
       "vpxor %5, %5, %5\n\tvpxor %6, %6, %6\n\tvpxor %7, %7, %7\n\tvpxor %8, %8, %8\n\t"
+      "2:\n\t"
+      "mov (%20), %17\n\tmov 8(%20), %18\n\tadd $16, %20\n\t"
       ".p2align 5\n"
       "1:\n\t"
-      "vmovdqu (%18), %9\n\tvmovdqu 32(%18), %10\n\tnop\n\tvmovdqu 64(%18), %11\n\t"
-      "movzwl (%21,%17,2), %k16\n\tvbroadcasti128 (%20,%16), %12\n\t"
+      "vmovdqu (%19), %9\n\tvmovdqu 32(%19), %10\n\tnop\n\tvmovdqu 64(%19), %11\n\t"
+      "movzwl (%23,%17), %k16\n\tvbroadcasti128 (%22,%16), %12\n\t"
       "vpshufb %9, %12, %13\n\tvpaddb %13, %0, %0\n\t"
       "vpshufb %10, %12, %14\n\tvpaddb %14, %1, %1\n\t"
       "vpshufb %11, %12, %15\n\tvpaddb %15, %2, %2\n\t"
-      "movzwl (%22,%17,2), %k16\n\tvbroadcasti128 (%20,%16), %12\n\t"
+      "movzwl (%24,%17), %k16\n\tvbroadcasti128 (%22,%16), %12\n\t"
       "vpshufb %9, %12, %13\n\tvpshufb %10, %12, %14\n\tvpaddb %13, %3, %3\n\tvpaddb %14, %4, %4\n\t"
       "vpshufb %11, %12, %15\n\tvpaddb %15, %5, %5\n\t"
-      "movzwl (%23,%17,2), %k16\n\tvbroadcasti128 (%20,%16), %12\n\t"
+      "movzwl (%25,%17), %k16\n\tvbroadcasti128 (%22,%16), %12\n\t"
       "vpshufb %9, %12, %13\n\tvpshufb %10, %12, %14\n\tvpshufb %11, %12, %15\n\t"
       "vpaddb %13, %6, %6\n\tvpaddb %14, %7, %7\n\tvpaddb %15, %8, %8\n\tnop\n\t"
-      "add $96, %18\n\tadd $1, %17\n\tsub $1, %19\n\tjnz 1b"
+      "add $96, %19\n\tadd $2, %17\n\tsub $1, %18\n\tjnz 1b\n\t"
+      "sub $1, %21\n\tjnz 2b"
       : "=&x"(c[0][0]), "=&x"(c[0][1]), "=&x"(c[0][2]), "=&x"(c[1][0]), "=&x"(c[1][1]), "=&x"(c[1][2]), "=&x"(c[2][0]), "=&x"(c[2][1]),
-        "=&x"(c[2][2]), "=&x"(i0), "=&x"(i1), "=&x"(i2), "=&x"(entry), "=&x"(e0), "=&x"(e1), "=&x"(e2), "=&r"(offset), "+r"(at), "+r"(b),
-        "+r"(steps)
-      : "r"(table), "r"(a), "r"(a + a_stride), "r"(a + 2 * a_stride)
+        "=&x"(c[2][2]), "=&x"(i0), "=&x"(i1), "=&x"(i2), "=&x"(entry), "=&x"(e0), "=&x"(e1), "=&x"(e2), "=&r"(offset), "=&r"(at),
+        "=&r"(steps), "+r"(b), "+r"(pieces), "+r"(count)
+      : "r"(table), "r"(a[0]), "r"(a[1]), "r"(a[2])
       : "memory", "cc");
 }
 #endif
 
-// acc = `steps` steps from step `first` on.
+// acc = the steps of the pieces; b moves on. `a`: the rows' starts.
 template <bool is_indexed, int rows, int vectors>
-ULP_INLINE void look_up(const Tile& t, int64_t first, int64_t steps, __m256i (&acc)[rows][vectors]) {
-  const uint8_t* b = t.b + first * vectors * kVector;
+ULP_INLINE void look_up(const uint8_t* table, const uint8_t* const (&a)[rows], const uint8_t*& b, const Piece* pieces, int64_t count,
+                        __m256i (&acc)[rows][vectors]) {
 #if defined(__GNUC__)
-  if constexpr (is_indexed && rows == 3 && vectors == 3) return hot_loop(t.table, t.a + 2 * first, t.a_stride, b, steps, acc);
+  if constexpr (is_indexed && rows == 3 && vectors == 3) return hot_loop(table, a, b, pieces, count, acc);
 #endif
   ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vectors; ++v) acc[r][v] = _mm256_setzero_si256(); }
-  for (int64_t i = first; i < first + steps; ++i) {
-    __m256i index[vectors];
-    ULP_UNROLL for (int v = 0; v < vectors; ++v) index[v] = load(b + v * kVector);
-    ULP_UNROLL for (int r = 0; r < rows; ++r) {
-      const __m256i table = step_table<is_indexed>(t, t.a + r * t.a_stride, i);
-      lookup_add<vectors>(acc[r], table, index);
+  for (const Piece* piece = pieces; piece != pieces + count; ++piece) {
+    for (int64_t i = 0; i < piece->steps; ++i) {
+      __m256i index[vectors];
+      ULP_UNROLL for (int v = 0; v < vectors; ++v) index[v] = load(b + v * kVector);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) lookup_add<vectors>(acc[r], step_table<is_indexed>(table, a[r] + piece->a, i), index);
+      b += vectors * kVector;
     }
-    b += vectors * kVector;
   }
 }
 
-template <bool is_indexed, int rows, int vectors>
-void tile(const Tile& args, int64_t all) {
+template <int rows, int vectors>
+ULP_INLINE void gather_sums(bool first, const __m256i (&acc)[rows][vectors], Wide (&wide)[rows][vectors]) {
+  if (first) {
+    ULP_UNROLL for (int r = 0; r < rows; ++r) {
+      ULP_UNROLL for (int v = 0; v < vectors; ++v) wide[r][v] = {acc[r][v], _mm256_srli_epi16(acc[r][v], 8)};
+    }
+    return;
+  }
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
+    ULP_UNROLL for (int v = 0; v < vectors; ++v) {
+      wide[r][v].all = _mm256_add_epi16(wide[r][v].all, acc[r][v]);
+      wide[r][v].odd = _mm256_add_epi16(wide[r][v].odd, _mm256_srli_epi16(acc[r][v], 8));
+    }
+  }
+}
+
+template <bool is_indexed, int g, int rows, int vectors>
+void tile(const Tile& args) {
   const Tile t = args;  // a copy that no store to C can alias
   prefetch_c<rows, vectors * kPanelUnits>(t);
+  const uint8_t* a[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
+  const uint8_t* b = t.b;
   Wide wide[rows][vectors];
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int v = 0; v < vectors; ++v) wide[r][v].all = wide[r][v].odd = _mm256_setzero_si256();
   }
-  for (int64_t done = 0; done < all;) {
-    const int64_t steps = all - done < t.flush ? all - done : t.flush;
-    __m256i acc[rows][vectors];
-    look_up<is_indexed>(t, done, steps, acc);
-    if (done == 0) {
-      ULP_UNROLL for (int r = 0; r < rows; ++r) {
-        ULP_UNROLL for (int v = 0; v < vectors; ++v) wide[r][v] = {acc[r][v], _mm256_srli_epi16(acc[r][v], 8)};
-      }
-    } else {
-      ULP_UNROLL for (int r = 0; r < rows; ++r) {
-        ULP_UNROLL for (int v = 0; v < vectors; ++v) {
-          wide[r][v].all = _mm256_add_epi16(wide[r][v].all, acc[r][v]);
-          wide[r][v].odd = _mm256_add_epi16(wide[r][v].odd, _mm256_srli_epi16(acc[r][v], 8));
-        }
-      }
+  int64_t done = 0;
+  __m256i acc[rows][vectors];
+  if (t.gather) {
+    for (const Run* run = t.gather->runs; run != t.gather->runs + t.gather->run_count; ++run) {
+      look_up<is_indexed>(t.table, a, b, run->pieces, run->count, acc);
+      gather_sums(done == 0, acc, wide);
+      for (int64_t i = 0; i < run->count; ++i) done += run->pieces[i].steps;
     }
-    done += steps;
+  } else {
+    const int64_t all = ceil_div(t.k, g);
+    Piece piece{0, 0};
+    while (done < all) {
+      piece.steps = all - done < t.flush ? all - done : t.flush;
+      look_up<is_indexed>(t.table, a, b, &piece, 1, acc);
+      gather_sums(done == 0, acc, wide);
+      done += piece.steps;
+      piece.a += piece.steps * (is_indexed ? 2 : 16);
+    }
   }
-  const uint32_t bias = static_cast<uint32_t>(all) * static_cast<uint32_t>(t.step_bias) << t.shift;
+  const uint32_t bias = static_cast<uint32_t>(done) * static_cast<uint32_t>(t.step_bias) << t.shift;
   __m256i base[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) base[r] = _mm256_add_epi32(row_term(t, r), _mm256_set1_epi32(static_cast<int>(bias)));
   ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vectors; ++v) store_columns(t, r, v, wide[r][v], base[r]); }
 }
 
-template <bool is_indexed, int rows>
-void tile_of_rows(const Tile& t, int64_t steps) {
+template <bool is_indexed, int g, int rows>
+void tile_of_rows(const Tile& t) {
   switch (ceil_div(t.units, kPanelUnits)) {
     case 1:
-      return tile<is_indexed, rows, 1>(t, steps);
+      return tile<is_indexed, g, rows, 1>(t);
     case 2:
-      return tile<is_indexed, rows, 2>(t, steps);
+      return tile<is_indexed, g, rows, 2>(t);
     default:
-      return tile<is_indexed, rows, kMaxVectors>(t, steps);
+      return tile<is_indexed, g, rows, kMaxVectors>(t);
   }
 }
 
 template <bool is_indexed, int g>
 void run(const Tile& t) {
-  const int64_t steps = ceil_div(t.k, g);
   switch (t.rows) {
     case 1:
-      return tile_of_rows<is_indexed, 1>(t, steps);
+      return tile_of_rows<is_indexed, g, 1>(t);
     case 2:
-      return tile_of_rows<is_indexed, 2>(t, steps);
+      return tile_of_rows<is_indexed, g, 2>(t);
     default:
-      return tile_of_rows<is_indexed, 3>(t, steps);
+      return tile_of_rows<is_indexed, g, 3>(t);
   }
 }
 
@@ -358,6 +379,7 @@ Bound bind_pair() {
   b.flush = local_steps(a_bits, b_bits);
   b.step_bias = step_bias(a_bits, b_bits);
   b.max_kc = kMaxKc;
+  b.step_k = g;
   b.panel_bytes = kUnitK / g * kUnitCols;
   b.expand = expand<b_bits>;
   if constexpr (indexed(a_bits, b_bits)) {

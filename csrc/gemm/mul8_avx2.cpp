@@ -71,40 +71,59 @@ void widen_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_
 }
 
 template <class Op, int rows, int units>
+void store_total(const Tile& t, const __m256i (&term)[rows], const int32_t (&total)[rows][units][kUnitCols]) {
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
+    ULP_UNROLL for (int u = 0; u < units; ++u) {
+      store_result(t, r, u, term[r], _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
+    }
+  }
+}
+
+template <class Op, int rows, int units>
+ULP_INLINE void spill(const __m256i (&acc)[rows][units], int32_t (&total)[rows][units][kUnitCols]) {
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
+    ULP_UNROLL for (int u = 0; u < units; ++u) {
+      __m256i* sum = reinterpret_cast<__m256i*>(total[r][u]);
+      _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), Op::widen(acc[r][u])));
+    }
+  }
+}
+
+template <class Op, int rows, int units>
 void tile(const Tile& args) {
   const Tile t = args;  // a copy that no store to C can alias
   prefetch_c<rows, units>(t);
   const uint8_t* a[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
+  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
   const uint8_t* b = t.b;
-  int64_t left = ceil_div(t.k, 4) * (4 / Op::kStepK);  // whole groups of four: mul16 pairs k = 0 with 2, 1 with 3
   __m256i term[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
   __m256i acc[rows][units];
-  if (left <= t.flush) {
-    multiply<Op>(a, b, left, acc);
+  // Whole groups of four: mul16 pairs k = 0 with 2, 1 with 3.
+  Piece piece{0, t.gather ? 0 : ceil_div(t.k, 4) * (4 / Op::kStepK)};
+  if (t.gather ? t.gather->run_count == 1 : piece.steps <= t.flush) {
+    const Run run = t.gather ? t.gather->runs[0] : Run{&piece, 1};
+    multiply<Op>(a, b, run.pieces, run.count, acc);
     ULP_UNROLL for (int r = 0; r < rows; ++r) {
       ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, u, term[r], Op::widen(acc[r][u]));
     }
     return;
   }
   alignas(32) int32_t total[rows][units][kUnitCols] = {};
-  while (left > 0) {
-    const int64_t steps = left < t.flush ? left : t.flush;
-    left -= steps;
-    multiply<Op>(a, b, steps, acc);
-    ULP_UNROLL for (int r = 0; r < rows; ++r) {
-      ULP_UNROLL for (int u = 0; u < units; ++u) {
-        __m256i* sum = reinterpret_cast<__m256i*>(total[r][u]);
-        _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), Op::widen(acc[r][u])));
-      }
+  if (t.gather) {
+    for (int64_t i = 0; i < t.gather->run_count; ++i) {
+      multiply<Op>(a, b, t.gather->runs[i].pieces, t.gather->runs[i].count, acc);
+      spill<Op>(acc, total);
+    }
+  } else {
+    for (int64_t left = piece.steps; left > 0; left -= piece.steps) {
+      piece.steps = left < t.flush ? left : t.flush;
+      multiply<Op>(a, b, &piece, 1, acc);
+      piece.a += 4 * piece.steps;
+      spill<Op>(acc, total);
     }
   }
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int u = 0; u < units; ++u) {
-      store_result(t, r, u, term[r], _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
-    }
-  }
+  store_total<Op>(t, term, total);
 }
 
 template <class Op, int rows>
@@ -144,6 +163,7 @@ Bound bind(int a_bits, int b_bits) {
   b.centre_b = 1 << (b_bits - 1);
   b.flush = local_steps(a_bits, b_bits);
   b.max_kc = b.flush >= 64 ? 1024 : 512;  // frequent spills need their room in L1 beside the panel: W6A6 at K = 1024 runs at 120, not 89
+  b.step_k = Mul8::kStepK;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand8<decltype(bits)::value>; });
   b.run = run<Mul8>;
@@ -162,6 +182,7 @@ Bound bind(int, int b_bits) {
   b.flush = 1 << 30;  // nothing to spill
   b.max_kc = 512;
   b.a_bytes = 2 * kUnitK;
+  b.step_k = Mul16::kStepK;
   b.panel_bytes = 2 * kUnitCodes;
   b.pack_a = widen_a;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand16<decltype(bits)::value>; });

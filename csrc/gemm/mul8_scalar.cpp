@@ -18,17 +18,36 @@ void expand(const DenseSlice& s, uint8_t* panel) {
   }
 }
 
+// Steps k0 / 4 .. of the panel's unit u on the rows' bytes from `at` on.
+void multiply(const Tile& t, int u, const uint8_t* const (&rows)[kRows], const Piece& piece, int64_t k0,
+              uint32_t (&acc)[kRows][kUnitCols]) {
+  for (int64_t i = 0; i < piece.steps; ++i) {
+    const int64_t k = k0 + 4 * i;
+    const uint8_t* b = t.b + (k / kUnitK * t.units + u) * kUnitCodes + k % kUnitK / 4 * kVector;
+    for (int r = 0; r < t.rows; ++r) {
+      const uint8_t* a = rows[r] + piece.a + 4 * i;
+      for (int c = 0; c < kUnitCols; ++c) {
+        acc[r][c] +=
+            uint32_t{a[0]} * b[4 * c] + uint32_t{a[1]} * b[4 * c + 1] + uint32_t{a[2]} * b[4 * c + 2] + uint32_t{a[3]} * b[4 * c + 3];
+      }
+    }
+  }
+}
+
 void run(const Tile& t) {
+  const uint8_t* rows[kRows] = {};
+  for (int r = 0; r < t.rows; ++r) rows[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
+  const Piece all{0, ceil_div(t.k, 4)};
+  const Run whole{&all, 1};
+  const Run* runs = t.gather ? t.gather->runs : &whole;
+  const int64_t run_count = t.gather ? t.gather->run_count : 1;
   for (int u = 0; u < t.units; ++u) {
     uint32_t acc[kRows][kUnitCols] = {};
-    for (int64_t k = 0; k < t.k; k += 4) {
-      const uint8_t* b = t.b + (k / kUnitK * t.units + u) * kUnitCodes + k % kUnitK / 4 * kVector;
-      for (int r = 0; r < t.rows; ++r) {
-        const uint8_t* a = t.a + r * t.a_stride + k;
-        for (int c = 0; c < kUnitCols; ++c) {
-          acc[r][c] +=
-              uint32_t{a[0]} * b[4 * c] + uint32_t{a[1]} * b[4 * c + 1] + uint32_t{a[2]} * b[4 * c + 2] + uint32_t{a[3]} * b[4 * c + 3];
-        }
+    int64_t k = 0;
+    for (int64_t i = 0; i < run_count; ++i) {
+      for (int64_t j = 0; j < runs[i].count; ++j) {
+        multiply(t, u, rows, runs[i].pieces[j], k, acc);
+        k += 4 * runs[i].pieces[j].steps;
       }
     }
     for (int r = 0; r < t.rows; ++r) {
@@ -49,6 +68,7 @@ bool supports(int, int) { return true; }
 Bound bind(int, int) {
   Bound b;
   b.max_kc = 512;
+  b.step_k = 4;
   b.panel_bytes = kUnitCodes;
   b.expand = expand;
   b.run = run;

@@ -78,11 +78,11 @@ void tile(const Tile& args) {
   ULP_UNROLL for (int p = 0; p < pairs; ++p) {
     ULP_UNROLL for (int u = 0; u < units; ++u) wide[p][u].all = wide[p][u].upper = _mm256_setzero_si256();
   }
-  for (int64_t left = ceil_div(t.k, 4); left > 0;) {
-    const int64_t steps = left < t.flush ? left : t.flush;
-    left -= steps;
+  Piece piece{0, 0};
+  for (int64_t left = ceil_div(t.k, 4); left > 0; left -= piece.steps, piece.a += 4 * piece.steps) {
+    piece.steps = left < t.flush ? left : t.flush;
     __m256i acc[pairs][units];
-    multiply<Mul8>(a, b, steps, acc);
+    multiply<Mul8>(a, b, &piece, 1, acc);
     ULP_UNROLL for (int p = 0; p < pairs; ++p) {
       ULP_UNROLL for (int u = 0; u < units; ++u) {
         wide[p][u].all = _mm256_add_epi16(wide[p][u].all, acc[p][u]);

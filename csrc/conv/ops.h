@@ -1,0 +1,100 @@
+// What the steps of a plan (plan.h) are made of besides matrix products: one function pointer each, in a table per ISA.
+//
+// An activation is an image of codes, NHWC, one byte each; the code `zero` stands for 0.0. All functions work on runs: pixels that follow
+// one another in one row of the output. They own nothing: no allocation, no threads, no state. The portable table is the reference; an ISA
+// replaces what it makes faster, and must give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../gemm/isa.h"
+
+namespace ulp {
+
+// Where the finished values of a run go: codes, or floats if `codes` is nullptr.
+struct Target {
+  uint8_t* codes;
+  float* floats;
+  int64_t pixel;  // elements from a pixel to the next
+  // code = clamp(rint(v * inverse) + zero, 0, max_code), rounded half to even
+  float inverse;
+  int zero;
+  int max_code;
+  // Or, if not nullptr: code = how many of the max_code thresholds of channel c are <= (acc ^ flip[c]), ascending;
+  // `thresholds` is channels x max_code, `flip` has 0 or -1 a channel (-1 turns the order round: ~acc = -acc - 1).
+  const int32_t* thresholds;
+  const int32_t* flip;
+};
+
+// The epilogue of `pixels` pixels x `channels` channels:
+//
+//     v = float(acc) * scale[c] + bias[c]             each operation rounded to float32
+//     v = v + float(residual - residual_zero) * residual_scale      where there is a residual
+//     v = min(max(v, low), high)                      ReLU: low = 0; ReLU6: high = 6; none: -inf, inf
+//
+// and then each target. Precondition: scale, bias and residual_scale are finite and inverse > 0, so v is never a NaN.
+struct Finish {
+  const int32_t* acc;
+  int64_t ld;  // elements from a pixel to the next
+  int64_t pixels;
+  int64_t channels;
+  const float* scale;  // channels values
+  const float* bias;   // channels values
+  const uint8_t* residual;  // nullptr: none
+  int64_t residual_pixel;
+  float residual_scale;
+  int residual_zero;
+  float low;
+  float high;
+  const Target* targets;
+  int target_count;
+};
+
+// acc[p][c] = start[c] + sum over taps t of a[p * step + taps[t] + c] * weights[t * weight_stride + c], modulo 2^32; a is unsigned, weights
+// signed. 32 bytes behind the last channel of every tap and of `weights` are readable.
+struct Depthwise {
+  const uint8_t* a;  // first pixel's window
+  int64_t step;      // bytes from a pixel's window to the next one's
+  const int64_t* taps;
+  int tap_count;
+  const int8_t* weights;
+  int64_t weight_stride;
+  int max_product;  // largest |code * weight|: decides how many products may gather in 16 bits
+  const int32_t* start;
+  int64_t pixels;
+  int64_t channels;
+  int32_t* acc;
+  int64_t ld;
+};
+
+// One window of an image: rows y0 .. y1 - 1 in steps of `row_step`, likewise columns, of codes at `a` (pixel 0, 0). Not empty.
+struct Window {
+  const uint8_t* a;
+  int64_t row;    // bytes from a row to the next
+  int64_t pixel;  // bytes from a pixel to the next
+  int y0, y1, y_step;
+  int x0, x1, x_step;
+  int64_t channels;
+};
+
+struct Ops {
+  void (*finish)(const Finish& f);
+  void (*depthwise)(const Depthwise& d);
+  // out[c] = the largest code in the window. 32 bytes behind the channels of each pixel are readable; exactly `channels` are written.
+  void (*window_max)(const Window& w, uint8_t* out);
+  // out[c] = the sum of the codes in the window, at most 2^31 - 1.
+  void (*window_sum)(const Window& w, int32_t* out);
+  // Planes of floats (channel c of pixel p at x[c * plane + p]) -> targets' codes, `pixels` pixels of one row of the image; v = x. Pads
+  // nothing. False if a value is not finite; the codes are then unspecified (but in range).
+  bool (*quantise)(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
+  // out[p] = sum over channels of a[p * pixel + c]: what the row terms of bipolar weights are made of.
+  void (*channel_sum)(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channels, int32_t* out);
+  // x[p * pixel + c] -> out[c * plane + p].
+  void (*to_planes)(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
+};
+
+// The table for an ISA. Never shared between kernel files, which are built with different flags.
+const Ops& ops(Isa isa);
+
+}  // namespace ulp
