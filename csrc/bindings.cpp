@@ -11,6 +11,7 @@
 
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
+#include "plan_bindings.h"
 
 namespace py = pybind11;
 
@@ -429,4 +430,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("num_threads", ulp::num_threads);
   m.def("set_num_threads", ulp::set_num_threads, py::arg("n"));
   m.def("build_info", build_info);
+  bind_plan(m);
 }

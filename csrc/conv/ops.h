@@ -39,8 +39,8 @@ struct Finish {
   int64_t ld;  // elements from a pixel to the next
   int64_t pixels;
   int64_t channels;
-  const float* scale;  // channels values
-  const float* bias;   // channels values
+  const float* scale;       // channels values
+  const float* bias;        // channels values
   const uint8_t* residual;  // nullptr: none
   int64_t residual_pixel;
   float residual_scale;

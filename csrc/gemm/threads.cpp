@@ -16,6 +16,9 @@
 namespace ulp {
 namespace {
 
+// True while this thread runs a task: what a task calls runs in the task's own thread.
+thread_local bool inside_task = false;
+
 struct Job {
   void (*task)(void*, int64_t);
   void* context;
@@ -25,6 +28,8 @@ struct Job {
   std::exception_ptr failure{};  // the first: a task may run out of memory
 
   void work() {
+    const bool was_inside = inside_task;
+    inside_task = true;
     try {
       for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
     } catch (...) {
@@ -32,6 +37,7 @@ struct Job {
       if (!failure) failure = std::current_exception();
       next.store(count);
     }
+    inside_task = was_inside;
   }
 };
 
@@ -126,7 +132,7 @@ void set_num_threads(int n) {
 void parallel_for(int64_t count, void (*task)(void*, int64_t), void* context) {
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
   Job job{task, context, count};
-  if (threads <= 1 || !pool().try_run(job, threads)) job.work();
+  if (threads <= 1 || inside_task || !pool().try_run(job, threads)) job.work();
   if (job.failure) std::rethrow_exception(job.failure);
 }
 

@@ -1,0 +1,79 @@
+// Convolution of one layer: what is fixed when a plan is made, and the run over the images of a call.
+//
+// Weights are a PackedMatrix of K x N with K = kernel height x kernel width x channels, in that order, channels a multiple of 4; so every
+// GEMM kernel that takes its rows of A from anywhere (kernel.h: Gather) convolves without im2col. The source has a border that holds the
+// code of zero, so padding needs no case of its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "../gemm/kernel.h"
+#include "../pack/packed_matrix.h"
+#include "output.h"
+
+namespace ulp {
+
+struct ConvShape {
+  int height, width;  // source
+  int channels;       // that are read: a multiple of 4
+  int out_height, out_width;
+  int kernel_y, kernel_x;
+  int stride_y, stride_x;
+  int pad_top, pad_left;
+  int dilation_y, dilation_x;
+
+  int64_t taps() const { return int64_t{kernel_y} * kernel_x; }
+  int64_t pixels() const { return int64_t{out_height} * out_width; }
+};
+
+// Images of codes: pixel (0, 0) of the first; strides in bytes. The border that the layer's windows reach lies around each.
+struct Source {
+  const uint8_t* data = nullptr;
+  int64_t pixel = 0;
+  int64_t row = 0;
+  int64_t image = 0;
+};
+
+// Splits `count` tasks over the threads, or runs them in order.
+struct Tasks {
+  bool parallel = false;
+  int threads = 1;
+
+  template <class Body>
+  void run(int64_t count, const Body& body) const {
+    run_all(count, [](void* context, int64_t i) { (*static_cast<const Body*>(context))(i); }, const_cast<Body*>(&body));
+  }
+
+ private:
+  void run_all(int64_t count, void (*task)(void*, int64_t), void* context) const;
+};
+
+// One way of computing it.
+class Conv {
+ public:
+  virtual ~Conv() = default;
+  virtual const char* method() const = 0;
+
+  // Bytes of scratch memory for each image.
+  virtual int64_t scratch_bytes(const Source& source) const = 0;
+
+  // Once, when the strides of the source are known.
+  virtual void bind(const Source& source) = 0;
+
+  // scratch: images x scratch_bytes. `source` has the strides of `bind`.
+  virtual void run(const Source& source, int64_t images, uint8_t* scratch, const Output& output, const Tasks& tasks) const = 0;
+};
+
+struct ConvProblem {
+  ConvShape shape;
+  const PackedMatrix& weights;
+  int a_bits;
+  int a_zero;
+  int w_zero;
+};
+
+// Implicit GEMM. Precondition: the kernel supports the pair and its Bound has step_k; weights.layout.k == shape.taps() * shape.channels.
+std::unique_ptr<Conv> make_direct(const ConvProblem& problem, const Kernel& kernel);
+
+}  // namespace ulp

@@ -1,0 +1,205 @@
+// The steps that multiply: convolution, depthwise convolution, linear.
+#include <algorithm>
+#include <cstring>
+
+#include "../gemm/gemm.h"
+#include "../gemm/loops.h"
+#include "../gemm/threads.h"
+#include "steps.h"
+#include "winograd.h"
+
+namespace ulp {
+namespace {
+
+// Sums on their way to the epilogue stay in the first-level cache.
+constexpr int64_t kSumBytes = 12 * 1024;
+
+// Below this many multiply-accumulates (some 20 microseconds) waking a second thread costs more than it saves.
+constexpr int64_t kParallelMacs = int64_t{1} << 21;
+
+class ConvStep final : public Step {
+ public:
+  ConvStep(Slice source, const ConvProblem& problem, FinishSpec finish, std::string method)
+      : source_(source), problem_(problem), finish_(std::move(finish)), method_(std::move(method)) {
+    macs_ = problem.shape.pixels() * problem.weights.layout.k * problem.weights.layout.n;
+  }
+
+  int64_t bind(const std::vector<Tensor>& tensors, int64_t, StepInfo& info) override {
+    const Tensor& t = tensors[static_cast<size_t>(source_.tensor)];
+    const Source source{nullptr, t.pixel, t.row, t.image};
+    conv_ = select();
+    conv_->bind(source);
+    info.method = conv_->method();
+    return conv_->scratch_bytes(source);
+  }
+
+  void run(const Context& c) const override {
+    Tasks tasks = c.tasks;
+    tasks.parallel &= macs_ * c.images >= kParallelMacs;
+    conv_->run(c.source(source_), c.images, c.arena + scratch, make_output(finish_, c), tasks);
+  }
+
+ private:
+  std::unique_ptr<Conv> select() const {
+    const DenseLayout& layout = problem_.weights.layout;
+    const Shape shape{problem_.shape.pixels(), layout.n, layout.k, {problem_.a_bits, false}, problem_.weights.encoding};
+    const bool any = method_.empty();
+    if (method_ == "winograd" || (any && prefer_winograd(problem_))) return make_winograd(problem_);
+    if (!any && method_ != "direct") {
+      const Kernel& kernel = select_kernel(shape, method_.c_str());
+      if (!takes_gather(kernel)) throw std::invalid_argument("kernel '" + method_ + "' cannot convolve: it reads its rows at one stride");
+      return make_direct(problem_, kernel);
+    }
+    for (const Ranked& r : rank_kernels(shape)) {
+      if (r.why_not.empty() && takes_gather(*r.kernel)) return make_direct(problem_, *r.kernel);
+    }
+    throw std::invalid_argument("no kernel convolves this pair of bits");  // the portable one does
+  }
+
+  bool takes_gather(const Kernel& kernel) const { return kernel.bind(problem_.a_bits, problem_.weights.encoding.bits).step_k > 0; }
+
+  Slice source_;
+  ConvProblem problem_;
+  FinishSpec finish_;
+  std::string method_;
+  int64_t macs_;
+  std::unique_ptr<Conv> conv_;
+};
+
+class DepthwiseStep final : public Step {
+ public:
+  DepthwiseStep(int source, const ConvShape& shape, int a_bits, int a_zero, const std::vector<int8_t>& weights, FinishSpec finish)
+      : source_(source), shape_(shape), finish_(std::move(finish)) {
+    const int64_t channels = shape.channels;
+    stride_ = round_up(channels, 32);
+    weights_.assign(static_cast<size_t>(shape.taps() * stride_ + 32), 0);
+    start_.assign(static_cast<size_t>(channels), 0);
+    int largest = 0;
+    for (int64_t t = 0; t < shape.taps(); ++t) {
+      for (int64_t c = 0; c < channels; ++c) {
+        const int8_t w = weights[static_cast<size_t>(t * channels + c)];
+        weights_[static_cast<size_t>(t * stride_ + c)] = w;
+        start_[static_cast<size_t>(c)] -= a_zero * w;
+        largest = std::max(largest, w < 0 ? -w : w);
+      }
+    }
+    max_product_ = ((1 << a_bits) - 1) * largest;
+  }
+
+  int64_t bind(const std::vector<Tensor>& tensors, int64_t, StepInfo& info) override {
+    const Tensor& t = tensors[static_cast<size_t>(source_)];
+    taps_.clear();
+    for (int y = 0; y < shape_.kernel_y; ++y) {
+      for (int x = 0; x < shape_.kernel_x; ++x) taps_.push_back(y * shape_.dilation_y * t.row + x * shape_.dilation_x * t.pixel);
+    }
+    info.method = "depthwise";
+    return 0;
+  }
+
+  void run(const Context& c) const override {
+    const Output output = make_output(finish_, c);
+    const Source source = c.source({source_, 0});
+    const int64_t macs = shape_.pixels() * shape_.taps() * shape_.channels * c.images;
+    Tasks tasks = c.tasks;
+    tasks.parallel &= macs >= kParallelMacs / 8;
+    const int64_t parts = tasks.parallel ? std::min<int64_t>(shape_.out_height, 2 * tasks.threads) : 1;
+    tasks.run(c.images * parts, [&](int64_t index) {
+      const int64_t i = index / parts;
+      const Range rows = part(shape_.out_height, parts, index % parts);
+      alignas(64) int32_t acc[kSumBytes / 4];
+      for (int64_t y = rows.begin; y < rows.end; ++y) {
+        const uint8_t* a =
+            source.data + i * source.image + (y * shape_.stride_y - shape_.pad_top) * source.row - shape_.pad_left * source.pixel;
+        for (int64_t n0 = 0; n0 < shape_.channels; n0 += kChannels) {
+          const int64_t channels = std::min<int64_t>(kChannels, shape_.channels - n0);
+          for (int64_t x = 0; x < shape_.out_width; x += kPixels) {
+            const int64_t pixels = std::min<int64_t>(kPixels, shape_.out_width - x);
+            c.ops.depthwise({a + x * shape_.stride_x * source.pixel + n0, shape_.stride_x * source.pixel, taps_.data(),
+                             static_cast<int>(taps_.size()), weights_.data() + n0, stride_, max_product_, start_.data() + n0, pixels,
+                             channels, acc, kChannels});
+            output.store(i, y, x, pixels, n0, channels, acc, kChannels);
+          }
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kChannels = 128;
+  static constexpr int64_t kPixels = kSumBytes / 4 / kChannels;
+
+  int source_;
+  ConvShape shape_;
+  FinishSpec finish_;
+  int64_t stride_;
+  std::vector<int8_t> weights_;
+  std::vector<int32_t> start_;
+  std::vector<int64_t> taps_;
+  int max_product_;
+};
+
+class LinearStep final : public Step {
+ public:
+  LinearStep(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, std::string kernel)
+      : source_(source), weights_(weights), w_zero_(w_zero), finish_(std::move(finish)), name_(std::move(kernel)) {}
+
+  int64_t bind(const std::vector<Tensor>& tensors, int64_t group, StepInfo& info) override {
+    const Tensor& t = tensors[static_cast<size_t>(source_)];
+    const DenseLayout& layout = weights_.layout;
+    kernel_ = &select_kernel({group, layout.n, layout.k, {t.bits, false}, weights_.encoding}, name_.empty() ? nullptr : name_.c_str());
+    info.method = kernel_->name;
+    sum_bytes_ = round_up(layout.n * 4, 64);
+    return sum_bytes_ + (t.whole() ? 0 : round_up(layout.k, 64));
+  }
+
+  void run(const Context& c) const override {
+    const Tensor& t = c.tensor(source_);
+    Problem p;
+    p.a = {c.at(source_), c.images, weights_.layout.k, t.image, 1, false};
+    p.a_encoding = {t.bits, false};
+    p.b = &weights_;
+    p.a_zero = t.zero;
+    p.b_zero = &w_zero_;
+    if (!t.whole()) {
+      uint8_t* flat = c.arena + scratch + c.images * sum_bytes_;
+      const int64_t row = t.width * t.pixel;
+      for (int64_t i = 0; i < c.images; ++i) {
+        for (int64_t y = 0; y < t.height; ++y) {
+          std::memcpy(flat + i * weights_.layout.k + y * row, c.at(source_) + i * t.image + y * t.row, static_cast<size_t>(row));
+        }
+      }
+      p.a.data = flat;
+      p.a.row_stride = weights_.layout.k;
+    }
+    int32_t* sums = reinterpret_cast<int32_t*>(c.arena + scratch);
+    gemm(p, *kernel_, {}, {sums, sum_bytes_ / 4});
+    const Output output = make_output(finish_, c);
+    for (int64_t i = 0; i < c.images; ++i) output.store(i, 0, 0, 1, 0, weights_.layout.n, sums + i * sum_bytes_ / 4, sum_bytes_ / 4);
+  }
+
+ private:
+  int source_;
+  const PackedMatrix& weights_;
+  int32_t w_zero_;
+  FinishSpec finish_;
+  std::string name_;
+  const Kernel* kernel_ = nullptr;
+  int64_t sum_bytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_conv(Slice source, const ConvProblem& problem, FinishSpec finish, std::string method) {
+  return std::make_unique<ConvStep>(source, problem, std::move(finish), std::move(method));
+}
+
+std::unique_ptr<Step> make_depthwise(int source, const ConvShape& shape, int a_bits, int a_zero, const std::vector<int8_t>& weights,
+                                     FinishSpec finish) {
+  return std::make_unique<DepthwiseStep>(source, shape, a_bits, a_zero, weights, std::move(finish));
+}
+
+std::unique_ptr<Step> make_linear(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, std::string kernel) {
+  return std::make_unique<LinearStep>(source, weights, w_zero, std::move(finish), std::move(kernel));
+}
+
+}  // namespace ulp

@@ -1,0 +1,155 @@
+// A plan's buffers, and its runs.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+#include "../gemm/loops.h"
+#include "../gemm/threads.h"
+#include "steps.h"
+
+namespace ulp {
+namespace {
+
+// A stretch of the arena that is in use from one step to another.
+struct Stretch {
+  int64_t begin, end;
+  int first_step, last_step;
+};
+
+// The lowest place that is free for all of the steps. Large ones are placed first, which leaves few gaps.
+int64_t place(std::vector<Stretch>& taken, int64_t bytes, int first_step, int last_step) {
+  std::vector<Stretch> others;
+  for (const Stretch& s : taken) {
+    if (s.first_step <= last_step && first_step <= s.last_step) others.push_back(s);
+  }
+  std::sort(others.begin(), others.end(), [](const Stretch& a, const Stretch& b) { return a.begin < b.begin; });
+  int64_t at = 0;
+  for (const Stretch& s : others) {
+    if (s.begin - at >= bytes) break;
+    at = std::max(at, s.end);
+  }
+  taken.push_back({at, at + bytes, first_step, last_step});
+  return at;
+}
+
+// What lies around the image, and behind the channels where they are padded, becomes the code of zero.
+void fill_border(const Tensor& t, uint8_t* arena, int64_t images) {
+  const Border& b = t.border;
+  for (int64_t i = 0; i < images; ++i) {
+    uint8_t* begin = arena + t.begin + i * t.image;
+    uint8_t* end = begin + t.image;
+    if (t.pixel != t.channels) {
+      std::memset(begin, t.zero, static_cast<size_t>(t.image));
+      continue;
+    }
+    if (t.whole()) continue;
+    uint8_t* row = arena + t.first + i * t.image;
+    const size_t between = static_cast<size_t>((b.left + b.right) * t.pixel);
+    std::memset(begin, t.zero, static_cast<size_t>(row - begin));
+    for (int y = 0; y + 1 < t.height; ++y) std::memset(row + y * t.row + t.width * t.pixel, t.zero, between);
+    uint8_t* last = row + (t.height - 1) * t.row + t.width * t.pixel;
+    std::memset(last, t.zero, static_cast<size_t>(end - last));
+  }
+}
+
+}  // namespace
+
+void Plan::finalize(int64_t group, bool throughput) {
+  if (finalized_) throw std::invalid_argument("the plan is finalized");
+  if (steps_.empty() || infos_[0].name != "input") throw std::invalid_argument("the plan has no input");
+  if (output_ports_.empty()) throw std::invalid_argument("the plan has no output");
+  if (group < 1 || group > 1 << 16) throw std::invalid_argument("group = " + std::to_string(group) + " is outside 1..65536");
+  group_ = group;
+  throughput_ = throughput;
+  lay_out(group);
+  finalized_ = true;
+}
+
+void Plan::lay_out(int64_t group) {
+  fresh_.assign(steps_.size(), {});
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const int step = static_cast<int>(i);
+    for (const int id : steps_[i]->writes) {
+      Tensor& t = tensors_[static_cast<size_t>(id)];
+      if (t.first_step < 0) {
+        t.first_step = step;
+        fresh_[i].push_back(id);
+      }
+      t.last_step = step;
+    }
+    for (const int id : steps_[i]->reads) tensors_[static_cast<size_t>(id)].last_step = step;
+  }
+
+  struct Wanted {
+    int64_t bytes;
+    int first_step, last_step;
+    int64_t* at;
+  };
+  std::vector<Wanted> wanted;
+  for (Tensor& t : tensors_) {
+    if (t.first_step < 0) continue;
+    const int64_t channels = t.is_codes ? round_up(t.channels, 4) : t.channels;
+    t.pixel = channels * t.element();
+    t.row = t.pixel * (t.width + t.border.left + t.border.right);
+    t.image = t.row * (t.height + t.border.top + t.border.bottom);
+    wanted.push_back({group * t.image, t.first_step, t.last_step, &t.begin});
+  }
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const int64_t bytes = steps_[i]->bind(tensors_, group, infos_[i]);
+    if (bytes > 0) wanted.push_back({group * bytes, static_cast<int>(i), static_cast<int>(i), &steps_[i]->scratch});
+  }
+  std::stable_sort(wanted.begin(), wanted.end(), [](const Wanted& a, const Wanted& b) { return a.bytes > b.bytes; });
+  std::vector<Stretch> taken;
+  for (const Wanted& w : wanted) *w.at = place(taken, round_up(w.bytes, 64), w.first_step, w.last_step);
+  for (const Stretch& s : taken) arena_bytes_ = std::max(arena_bytes_, s.end);
+  for (Tensor& t : tensors_) t.first = t.begin + t.border.top * t.row + t.border.left * t.pixel;
+}
+
+void Plan::run_group(const Context& context) const {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point begin = context.step_ns ? Clock::now() : Clock::time_point{};
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    for (const int id : fresh_[i]) {
+      const Tensor& t = tensors_[static_cast<size_t>(id)];
+      if (t.is_codes) fill_border(t, context.arena, context.images);
+    }
+    steps_[i]->run(context);
+    if (context.step_ns) {
+      const Clock::time_point end = Clock::now();
+      context.step_ns[i] += std::chrono::duration_cast<std::chrono::nanoseconds>(end - begin).count();
+      begin = end;
+    }
+  }
+}
+
+void Plan::run(const Input& input, void* const* outputs, int64_t* step_ns) const {
+  const int threads = num_threads();
+  const int64_t groups = ceil_div(input.images, group_);
+  const bool split = throughput_ && threads > 1 && groups > 1 && !step_ns;
+  const Tasks over_groups{split, threads};
+  const Ops& table = ops(current_isa());
+  over_groups.run(groups, [&](int64_t g) {
+    AlignedBytes arena;
+    {
+      const std::lock_guard<std::mutex> lock(arenas_mutex_);
+      if (!arenas_.empty()) {
+        arena = std::move(arenas_.back());
+        arenas_.pop_back();
+      }
+    }
+    if (arena.size() == 0) {
+      arena = AlignedBytes(static_cast<size_t>(arena_bytes_) + 64);
+      std::memset(arena.data(), 0, arena.size() + 64);
+    }
+    const int64_t first = g * group_;
+    const Context context{tensors_,   arena.data(), std::min(group_, input.images - first), first,
+                          input.data, outputs,      Tasks{!split && threads > 1, threads},  table,
+                          step_ns};
+    run_group(context);
+    const std::lock_guard<std::mutex> lock(arenas_mutex_);
+    arenas_.push_back(std::move(arena));
+  });
+}
+
+}  // namespace ulp

@@ -1,0 +1,248 @@
+#include "winograd.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../gemm/loops.h"
+#include "../pack/pack.h"
+#include "winograd_kernels.h"
+
+namespace ulp {
+
+#if defined(ULP_X86)
+namespace winograd_avx2 {
+const WinogradKernels& kernels();
+}
+#endif
+
+namespace {
+
+// Transformed inputs that stay in the second-level cache while all panels of weights pass by.
+constexpr int64_t kInputBytes = 192 * 1024;
+
+// Sums of a block of tiles on their way to the epilogue.
+constexpr int64_t kSumBytes = 16 * 1024;
+
+// Tiles that share each part's weights on their way through the first-level cache.
+constexpr int64_t kGroupTiles = 6;
+
+constexpr int kGrowth[4] = {2, 3, 3, 2};  // of a weight by 2G
+
+const WinogradKernels* winograd_kernels() {
+#if defined(ULP_X86)
+  if (current_isa() >= Isa::avx2) return &winograd_avx2::kernels();
+#endif
+  return nullptr;
+}
+
+// The kernel whose panels transform_weights reads.
+const Kernel* panel_kernel() {
+  for (const Kernel& k : kernel_table()) {
+    if (std::string(k.technique) == "mul8" && k.isa == Isa::avx2) return &k;
+  }
+  return nullptr;
+}
+
+int64_t part_flush(int a_bits, Encoding w, int part) {
+  const int largest = std::max(-w.min(), w.max()) * kGrowth[part / 4] * kGrowth[part % 4];
+  return accumulation_length(32767, 2, 4 * ((1 << a_bits) - 1) * largest);
+}
+
+class Winograd final : public Conv {
+ public:
+  explicit Winograd(const ConvProblem& p)
+      : shape_(p.shape),
+        weights_(p.weights),
+        kernels_(*winograd_kernels()),
+        expand_(panel_kernel()->bind(1, p.weights.encoding.bits).expand) {
+    const Encoding w = p.weights.encoding;
+    slope_ = w.slope();
+    added_ = 2 * ((1 << p.a_bits) - 1);
+    for (int i = 0; i < kWinogradParts; ++i) flush_[i] = part_flush(p.a_bits, w, i);
+    tiles_y_ = (shape_.out_height + 1) / 2;
+    tiles_x_ = (shape_.out_width + 1) / 2;
+    v_tile_ = round_up(shape_.channels, 32);
+    make_constants(p.a_zero);
+  }
+
+  const char* method() const override { return "winograd_avx2_2x2"; }
+  int64_t scratch_bytes(const Source&) const override { return 0; }
+  void bind(const Source&) override {}
+
+  void run(const Source& source, int64_t images, uint8_t*, const Output& output, const Tasks& tasks) const override {
+    const int64_t rows = std::max<int64_t>(1, kInputBytes / (kWinogradParts * v_tile_ * tiles_x_));
+    int64_t row_parts = ceil_div(tiles_y_, rows);
+    int64_t panel_parts = 1;
+    if (tasks.parallel) {
+      const int64_t wanted = 2 * tasks.threads;
+      row_parts = std::max(row_parts, std::clamp<int64_t>(tiles_y_ * tiles_x_ / 24, 1, std::min<int64_t>(wanted, tiles_y_)));
+      panel_parts = std::clamp<int64_t>(ceil_div(tasks.threads, row_parts * images), 1, weights_.layout.panels());
+    }
+    tasks.run(images * row_parts * panel_parts, [&](int64_t index) {
+      const Range panels = part(weights_.layout.panels(), panel_parts, index % panel_parts);
+      const int64_t image = index / panel_parts / row_parts;
+      run_task(source, image, part(tiles_y_, row_parts, index / panel_parts % row_parts), panels, output);
+    });
+  }
+
+ private:
+  // What each output pixel of a tile adds to its column, four times: - 4 zero * (sum of weights), and what `added_` brought in.
+  void make_constants(int a_zero) {
+    const DenseLayout& layout = weights_.layout;
+    const int64_t n = layout.n;
+    const int64_t width = round_up(n, kPanelCols);
+    std::vector<uint8_t> values(static_cast<size_t>(layout.k * n));
+    unpack(weights_, values.data());
+    constants_.assign(static_cast<size_t>(4 * width), 0);
+    constexpr int kAt[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+    constexpr int kG2[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
+    for (int64_t j = 0; j < n; ++j) {
+      int64_t taps[9] = {};
+      for (int64_t k = 0; k < layout.k; ++k) {
+        const uint8_t byte = values[static_cast<size_t>(k * n + j)];
+        taps[k / shape_.channels] += weights_.encoding.is_signed ? static_cast<int8_t>(byte) : byte;
+      }
+      int64_t all = 0;
+      for (const int64_t t : taps) all += t;
+      for (int p = 0; p < 4; ++p) {
+        int64_t from_added = 0;
+        for (int i = 0; i < 4; ++i) {
+          for (int l = 0; l < 4; ++l) {
+            if (i == 1 && l == 1) continue;
+            int64_t u = 0;
+            for (int y = 0; y < 3; ++y) {
+              for (int x = 0; x < 3; ++x) u += kG2[i][y] * kG2[l][x] * taps[3 * y + x];
+            }
+            from_added += kAt[p / 2][i] * kAt[p % 2][l] * u;
+          }
+        }
+        constants_[static_cast<size_t>(p * width + j)] =
+            static_cast<int32_t>(static_cast<uint32_t>(-4 * a_zero * all - added_ * from_added));
+      }
+    }
+  }
+
+  void expand(int64_t panel, int units, uint8_t* raw, uint8_t* u, int64_t u_part) const {
+    const DenseLayout& layout = weights_.layout;
+    DenseSlice slice{weights_.data.data() + layout.unit_offset(panel, 0, 0),
+                     kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
+                     layout.unit_bytes(),
+                     layout.units() - panel * kPanelUnits,
+                     units,
+                     0,
+                     layout.k_blocks()};
+    const int64_t step = int64_t{units} * kVector;
+    if (shape_.channels % kUnitK) {
+      expand_(slice, raw);
+      const int64_t steps = shape_.channels / 4;
+      kernels_.transform_weights(raw, steps * step, steps * units, slope_, u, u_part);
+      return;
+    }
+    // 32 channels of all taps at a time, which stay in the first-level cache.
+    constexpr int64_t kSteps = kUnitK / 4;
+    const int64_t blocks = shape_.channels / kUnitK;
+    slice.k_blocks = 1;
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        slice.k_block = tap * blocks + b;
+        expand_(slice, raw + tap * kSteps * step);
+      }
+      kernels_.transform_weights(raw, kSteps * step, kSteps * units, slope_, u + b * kSteps * step, u_part);
+    }
+  }
+
+  void run_task(const Source& source, int64_t image, Range tile_rows, Range panels, const Output& output) const {
+    const int64_t block_tiles = tile_rows.size() * tiles_x_;
+    const int64_t v_part = block_tiles * v_tile_;
+    const int64_t steps = shape_.channels / 4;
+    const int64_t u_part = steps * kPanelUnits * kVector;
+    constexpr int64_t kRowSums = 2 * 2 * kPanelCols;  // of a tile, in elements
+    const int64_t sub_rows = std::clamp<int64_t>(kSumBytes / (tiles_x_ * kRowSums * 4), 1, tile_rows.size());
+    const int64_t raw_bytes = (shape_.channels % kUnitK ? weights_.layout.k_blocks() : 9) * kUnitK * kPanelCols;
+
+    thread_local Scratch scratch;
+    uint8_t* at[5];
+    scratch.reserve({kWinogradParts * v_part, kWinogradParts * u_part, raw_bytes, kWinogradParts * kGroupTiles * kPanelCols * 4,
+                     sub_rows * tiles_x_ * kRowSums * 4},
+                    at);
+    uint8_t* v = at[0];
+    uint8_t* u = at[1];
+    int32_t* m = reinterpret_cast<int32_t*>(at[3]);
+    int32_t* sums = reinterpret_cast<int32_t*>(at[4]);
+
+    const uint8_t* a = source.data + image * source.image - shape_.pad_top * source.row - shape_.pad_left * source.pixel;
+    for (int64_t ty = tile_rows.begin; ty < tile_rows.end; ++ty) {
+      kernels_.transform_input(a + 2 * ty * source.row, source.row, source.pixel, tiles_x_, shape_.channels, added_,
+                               v + (ty - tile_rows.begin) * tiles_x_ * v_tile_, v_part, v_tile_);
+    }
+
+    const int64_t constants_ld = round_up(weights_.layout.n, kPanelCols);
+    const int64_t out_row = 2 * tiles_x_ * kPanelCols;
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      const int units = weights_.layout.panel_units(panel);
+      const int64_t n0 = panel * kPanelCols;
+      const int64_t cols = std::min<int64_t>(weights_.layout.n - n0, kPanelCols);
+      expand(panel, units, at[2], u, u_part);
+      for (int64_t ty = tile_rows.begin; ty < tile_rows.end; ty += sub_rows) {
+        const int64_t rows = std::min(sub_rows, tile_rows.end - ty);
+        const int64_t first = (ty - tile_rows.begin) * tiles_x_;
+        const int64_t tiles = rows * tiles_x_;
+        for (int64_t t = 0; t < tiles; t += kGroupTiles) {
+          const int64_t group = std::min(kGroupTiles, tiles - t);
+          for (int i = 0; i < kWinogradParts; ++i) {
+            for (int64_t g = 0; g < group; g += 3) {
+              kernels_.multiply(v + i * v_part + (first + t + g) * v_tile_, v_tile_, static_cast<int>(std::min<int64_t>(3, group - g)),
+                                u + i * u_part, units, steps, flush_[i], m + (i * kGroupTiles + g) * kPanelCols, kPanelCols);
+            }
+          }
+          for (int64_t g = 0; g < group; ++g) {
+            const int64_t y = (t + g) / tiles_x_;
+            const int64_t x = (t + g) % tiles_x_;
+            kernels_.transform_output(m + g * kPanelCols, kGroupTiles * kPanelCols, int64_t{units} * kUnitCols, constants_.data() + n0,
+                                      constants_ld, sums + 2 * y * out_row + 2 * x * kPanelCols, out_row, kPanelCols);
+          }
+        }
+        const int64_t end = std::min<int64_t>(2 * rows, shape_.out_height - 2 * ty);
+        for (int64_t y = 0; y < end; ++y) output.store(image, 2 * ty + y, 0, shape_.out_width, n0, cols, sums + y * out_row, kPanelCols);
+      }
+    }
+  }
+
+  ConvShape shape_;
+  const PackedMatrix& weights_;
+  const WinogradKernels& kernels_;
+  void (*expand_)(const DenseSlice&, uint8_t*);
+  int slope_, added_;
+  int64_t flush_[kWinogradParts];
+  int64_t tiles_y_, tiles_x_;
+  int64_t v_tile_;
+  std::vector<int32_t> constants_;
+};
+
+}  // namespace
+
+std::string why_not_winograd(const ConvProblem& p) {
+  const ConvShape& s = p.shape;
+  if (s.kernel_y != 3 || s.kernel_x != 3) return "takes 3 x 3 kernels only";
+  if (s.stride_y != 1 || s.stride_x != 1 || s.dilation_y != 1 || s.dilation_x != 1) return "takes stride 1 and dilation 1 only";
+  if (!winograd_kernels()) return "needs avx2";
+  const Encoding w = p.weights.encoding;
+  if (!w.is_signed || p.w_zero != 0) return "takes signed weights without a zero point only";
+  if (w.bits > 4 || p.a_bits > 6 || part_flush(p.a_bits, w, 5) < 1) {
+    return "would overflow at W" + std::to_string(w.bits) + "A" + std::to_string(p.a_bits);
+  }
+  return "";
+}
+
+bool prefer_winograd(const ConvProblem& p) { return why_not_winograd(p).empty(); }
+
+std::unique_ptr<Conv> make_winograd(const ConvProblem& p) {
+  const std::string reason = why_not_winograd(p);
+  if (!reason.empty()) throw std::invalid_argument("method 'winograd' cannot run here: it " + reason);
+  return std::make_unique<Winograd>(p);
+}
+
+}  // namespace ulp
