@@ -81,8 +81,8 @@ struct PlanHolder {
   py::object input_dtype;
   std::vector<py::object> output_dtypes;
 
-  void finalize(int64_t group, bool throughput) {
-    plan.finalize(group, throughput);
+  void finalize(int64_t group, bool throughput, bool tune) {
+    plan.finalize(group, throughput, tune);
     const auto dtype = [](const Plan::Port& port) -> py::object {
       return port.is_codes ? py::dtype::of<uint8_t>() : py::dtype::of<float>();
     };
@@ -242,7 +242,7 @@ void bind_plan(py::module_& m) {
           py::arg("source"), py::arg("source_channel"), py::arg("channels"), py::arg("target"), py::arg("rows"), py::arg("columns"))
       .def(
           "output", [](PlanHolder& h, int tensor, bool nhwc) { h.plan.output(tensor, nhwc); }, py::arg("tensor"), py::arg("nhwc"))
-      .def("finalize", &PlanHolder::finalize, py::arg("group"), py::arg("throughput"))
+      .def("finalize", &PlanHolder::finalize, py::arg("group"), py::arg("throughput"), py::arg("tune") = false)
       .def(
           "run", [](const PlanHolder& h, const py::array& x, const py::object& outputs) { return run(h, x, outputs, nullptr); },
           py::arg("x"), py::arg("outputs") = py::none())

@@ -1,6 +1,5 @@
 // Implicit GEMM.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "../gemm/loops.h"
@@ -259,8 +258,6 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
   const int32_t* sums = task.sums ? reinterpret_cast<const int32_t*>(task.sums + image * task.sums_image) : nullptr;
   const int64_t step_x = shape_.stride_x * task.source.pixel;
   const int64_t step_y = shape_.stride_y * task.source.row;
-  std::memset(row_terms, 0, static_cast<size_t>(block) * 4);
-
   Tile t{};
   t.units = units;
   t.flush = bound_.flush;
@@ -298,10 +295,12 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
       t.gather = &gather;
       t.b = at[0] + b.panel;
       t.accumulate = b.first > 0;
-      for (int64_t p = 0; p < count; p += mr) {
+      const int64_t tiles = ceil_div(count, mr);
+      for (int64_t i = 0, p = 0; i < tiles; ++i, p += t.rows) {
+        // Of nearly equal height, the taller ones first.
         gather.rows = rows + p;
-        t.rows = static_cast<int>(std::min(mr, count - p));
-        t.row = row_terms + p;
+        t.rows = static_cast<int>(count / tiles + (i < count % tiles ? 1 : 0));
+        t.row = sums ? row_terms + p : nullptr;
         t.c = acc + p * width;
         bound_.run(t);
       }

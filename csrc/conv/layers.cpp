@@ -1,6 +1,8 @@
 // The steps that multiply: convolution, depthwise convolution, linear.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <limits>
 
 #include "../gemm/gemm.h"
 #include "../gemm/loops.h"
@@ -27,33 +29,70 @@ class ConvStep final : public Step {
   int64_t bind(const std::vector<Tensor>& tensors, int64_t, StepInfo& info) override {
     const Tensor& t = tensors[static_cast<size_t>(source_.tensor)];
     const Source source{nullptr, t.pixel, t.row, t.image};
-    conv_ = select();
-    conv_->bind(source);
-    info.method = conv_->method();
-    return conv_->scratch_bytes(source);
+    ways_ = candidates();
+    int64_t bytes = 0;
+    for (const auto& way : ways_) {
+      way->bind(source);
+      bytes = std::max(bytes, way->scratch_bytes(source));
+    }
+    info.method = ways_[0]->method();
+    return bytes;
   }
 
-  void run(const Context& c) const override {
-    Tasks tasks = c.tasks;
-    tasks.parallel &= macs_ * c.images >= kParallelMacs;
-    conv_->run(c.source(source_), c.images, c.arena + scratch, make_output(finish_, c), tasks);
+  // Keeps the fastest of the ways, by the clock.
+  void tune(const Context& c, StepInfo& info) override {
+    if (ways_.size() < 2) return;
+    std::vector<double> best(ways_.size(), std::numeric_limits<double>::infinity());
+    for (int round = 0; round < 4; ++round) {
+      for (size_t i = 0; i < ways_.size(); ++i) {
+        const auto begin = std::chrono::steady_clock::now();
+        run_way(*ways_[i], c);
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        if (round > 0) best[i] = std::min(best[i], seconds);  // the first one warms up
+      }
+    }
+    const auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
+    std::swap(ways_[0], ways_[static_cast<size_t>(fastest)]);
+    ways_.resize(1);
+    info.method = ways_[0]->method();
   }
+
+  void run(const Context& c) const override { run_way(*ways_[0], c); }
 
  private:
-  std::unique_ptr<Conv> select() const {
+  void run_way(const Conv& way, const Context& c) const {
+    Tasks tasks = c.tasks;
+    tasks.parallel &= macs_ * c.images >= kParallelMacs;
+    way.run(c.source(source_), c.images, c.arena + scratch, make_output(finish_, c), tasks);
+  }
+
+  // The one that was asked for; or those that may be the fastest, the likeliest first.
+  std::vector<std::unique_ptr<Conv>> candidates() const {
     const DenseLayout& layout = problem_.weights.layout;
     const Shape shape{problem_.shape.pixels(), layout.n, layout.k, {problem_.a_bits, false}, problem_.weights.encoding};
     const bool any = method_.empty();
-    if (method_ == "winograd" || (any && prefer_winograd(problem_))) return make_winograd(problem_);
-    if (!any && method_ != "direct") {
+    std::vector<std::unique_ptr<Conv>> ways;
+    if (method_ == "winograd") {
+      ways.push_back(make_winograd(problem_));
+    } else if (any || method_ == "direct") {
+      ways.push_back(make_direct(problem_, best_direct(shape)));
+      if (any && why_not_winograd(problem_).empty()) {
+        ways.push_back(make_winograd(problem_));
+        if (prefer_winograd(problem_)) std::swap(ways[0], ways[1]);
+      }
+    } else {
       const Kernel& kernel = select_kernel(shape, method_.c_str());
       if (!takes_gather(kernel)) throw std::invalid_argument("kernel '" + method_ + "' cannot convolve: it reads its rows at one stride");
-      return make_direct(problem_, kernel);
+      ways.push_back(make_direct(problem_, kernel));
     }
+    return ways;
+  }
+
+  const Kernel& best_direct(const Shape& shape) const {
     for (const Ranked& r : rank_kernels(shape)) {
-      if (r.why_not.empty() && takes_gather(*r.kernel)) return make_direct(problem_, *r.kernel);
+      if (r.why_not.empty() && takes_gather(*r.kernel)) return *r.kernel;
     }
-    throw std::invalid_argument("no kernel convolves this pair of bits");  // the portable one does
+    throw std::logic_error("the portable kernel convolves every pair");
   }
 
   bool takes_gather(const Kernel& kernel) const { return kernel.bind(problem_.a_bits, problem_.weights.encoding.bits).step_k > 0; }
@@ -63,7 +102,7 @@ class ConvStep final : public Step {
   FinishSpec finish_;
   std::string method_;
   int64_t macs_;
-  std::unique_ptr<Conv> conv_;
+  std::vector<std::unique_ptr<Conv>> ways_;
 };
 
 class DepthwiseStep final : public Step {

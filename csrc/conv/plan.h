@@ -105,7 +105,9 @@ class Plan {
   void rescale(int source, FinishSpec finish);
   void gather(Slice source, int64_t channels, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns);
   void output(int tensor, bool nhwc);
-  void finalize(int64_t group, bool throughput);
+  // group: images that go through the steps together. throughput: groups go to threads, instead of each step's rows. tune: convolutions
+  // that can be computed in several ways are timed, on this CPU with the threads of now.
+  void finalize(int64_t group, bool throughput, bool tune);
 
   // What a caller must bring: the dtype and shape of one image of the input, and of each output.
   struct Port {
@@ -136,6 +138,7 @@ class Plan {
   void add_with(std::unique_ptr<Step> step, int source, const FinishSpec& finish, StepInfo info);
   void need_border(int id, int top, int left, int bottom, int right);
   void lay_out(int64_t group);
+  AlignedBytes new_arena() const;
   void run_group(const Context& context) const;
 
   std::vector<Tensor> tensors_;

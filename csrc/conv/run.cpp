@@ -55,7 +55,7 @@ void fill_border(const Tensor& t, uint8_t* arena, int64_t images) {
 
 }  // namespace
 
-void Plan::finalize(int64_t group, bool throughput) {
+void Plan::finalize(int64_t group, bool throughput, bool tune) {
   if (finalized_) throw std::invalid_argument("the plan is finalized");
   if (steps_.empty() || infos_[0].name != "input") throw std::invalid_argument("the plan has no input");
   if (output_ports_.empty()) throw std::invalid_argument("the plan has no output");
@@ -64,6 +64,17 @@ void Plan::finalize(int64_t group, bool throughput) {
   throughput_ = throughput;
   lay_out(group);
   finalized_ = true;
+  if (!tune) return;
+  AlignedBytes arena = new_arena();
+  const int threads = throughput ? 1 : num_threads();
+  const Context context{tensors_, arena.data(), 1, 0, nullptr, nullptr, Tasks{threads > 1, threads}, ops(current_isa()), nullptr};
+  for (size_t i = 0; i < steps_.size(); ++i) steps_[i]->tune(context, infos_[i]);
+}
+
+AlignedBytes Plan::new_arena() const {
+  AlignedBytes arena(static_cast<size_t>(arena_bytes_) + 64);
+  std::memset(arena.data(), 0, arena.size() + 64);
+  return arena;
 }
 
 void Plan::lay_out(int64_t group) {
@@ -138,10 +149,7 @@ void Plan::run(const Input& input, void* const* outputs, int64_t* step_ns) const
         arenas_.pop_back();
       }
     }
-    if (arena.size() == 0) {
-      arena = AlignedBytes(static_cast<size_t>(arena_bytes_) + 64);
-      std::memset(arena.data(), 0, arena.size() + 64);
-    }
+    if (arena.size() == 0) arena = new_arena();
     const int64_t first = g * group_;
     const Context context{tensors_,   arena.data(), std::min(group_, input.images - first), first,
                           input.data, outputs,      Tasks{!split && threads > 1, threads},  table,

@@ -42,6 +42,9 @@ class Step {
   // Once the tensors have their strides. Returns bytes of scratch memory for each image.
   virtual int64_t bind(const std::vector<Tensor>&, int64_t /*group*/, StepInfo&) { return 0; }
 
+  // Chooses among the ways that bind found, by measurement; what the arena holds afterwards is unspecified.
+  virtual void tune(const Context&, StepInfo&) {}
+
   std::vector<int> reads;
   std::vector<int> writes;
   int64_t scratch = 0;  // from the arena's start; set by finalize

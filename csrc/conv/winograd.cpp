@@ -21,13 +21,13 @@ const WinogradKernels& kernels();
 namespace {
 
 // Transformed inputs that stay in the second-level cache while all panels of weights pass by.
-constexpr int64_t kInputBytes = 192 * 1024;
+constexpr int64_t kInputBytes = 300 * 1024;
 
 // Sums of a block of tiles on their way to the epilogue.
-constexpr int64_t kSumBytes = 16 * 1024;
+constexpr int64_t kSumBytes = 32 * 1024;
 
 // Tiles that share each part's weights on their way through the first-level cache.
-constexpr int64_t kGroupTiles = 6;
+constexpr int64_t kGroupTiles = 9;
 
 constexpr int kGrowth[4] = {2, 3, 3, 2};  // of a weight by 2G
 
@@ -156,9 +156,10 @@ class Winograd final : public Conv {
 
   void run_task(const Source& source, int64_t image, Range tile_rows, Range panels, const Output& output) const {
     const int64_t block_tiles = tile_rows.size() * tiles_x_;
-    const int64_t v_part = block_tiles * v_tile_;
+    // Parts not a power of two apart, or the sixteen streams that a transform writes would share the ways of a few cache sets.
+    const int64_t v_part = round_up(block_tiles * v_tile_, 256) + 64;
     const int64_t steps = shape_.channels / 4;
-    const int64_t u_part = steps * kPanelUnits * kVector;
+    const int64_t u_part = steps * kPanelUnits * kVector + 64;
     constexpr int64_t kRowSums = 2 * 2 * kPanelCols;  // of a tile, in elements
     const int64_t sub_rows = std::clamp<int64_t>(kSumBytes / (tiles_x_ * kRowSums * 4), 1, tile_rows.size());
     const int64_t raw_bytes = (shape_.channels % kUnitK ? weights_.layout.k_blocks() : 9) * kUnitK * kPanelCols;
@@ -193,10 +194,8 @@ class Winograd final : public Conv {
         for (int64_t t = 0; t < tiles; t += kGroupTiles) {
           const int64_t group = std::min(kGroupTiles, tiles - t);
           for (int i = 0; i < kWinogradParts; ++i) {
-            for (int64_t g = 0; g < group; g += 3) {
-              kernels_.multiply(v + i * v_part + (first + t + g) * v_tile_, v_tile_, static_cast<int>(std::min<int64_t>(3, group - g)),
-                                u + i * u_part, units, steps, flush_[i], m + (i * kGroupTiles + g) * kPanelCols, kPanelCols);
-            }
+            kernels_.multiply(v + i * v_part + (first + t) * v_tile_, v_tile_, group, u + i * u_part, units, steps, flush_[i],
+                              m + i * kGroupTiles * kPanelCols, kPanelCols);
           }
           for (int64_t g = 0; g < group; ++g) {
             const int64_t y = (t + g) / tiles_x_;
@@ -237,7 +236,13 @@ std::string why_not_winograd(const ConvProblem& p) {
   return "";
 }
 
-bool prefer_winograd(const ConvProblem& p) { return why_not_winograd(p).empty(); }
+// By the measurements in bench/NOTES.md: against lookups of 1-bit weights it always loses, against those of W2A2 on few tiles.
+bool prefer_winograd(const ConvProblem& p) {
+  if (!why_not_winograd(p).empty()) return false;
+  const int w_bits = p.weights.encoding.bits;
+  if (w_bits == 1 && p.a_bits <= 4) return false;
+  return !(w_bits == 2 && p.a_bits <= 2 && p.shape.pixels() < 128);
+}
 
 std::unique_ptr<Conv> make_winograd(const ConvProblem& p) {
   const std::string reason = why_not_winograd(p);

@@ -93,29 +93,26 @@ void multiply_tile(const uint8_t* v, int64_t v_tile, const uint8_t* u, int64_t s
   }
 }
 
-template <int tiles>
-void multiply_tiles(const uint8_t* v, int64_t v_tile, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out, int64_t ld) {
-  switch (units) {
-    case 1:
-      return multiply_tile<tiles, 1>(v, v_tile, u, steps, flush, out, ld);
-    case 2:
-      return multiply_tile<tiles, 2>(v, v_tile, u, steps, flush, out, ld);
-    case 3:
-      return multiply_tile<tiles, 3>(v, v_tile, u, steps, flush, out, ld);
-    default:
-      return multiply_tile<tiles, 4>(v, v_tile, u, steps, flush, out, ld);
-  }
+template <int units>
+void multiply_tiles(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int64_t steps, int64_t flush, int32_t* out,
+                    int64_t ld) {
+  for (; tiles > 4 || tiles == 3; tiles -= 3, v += 3 * v_tile, out += 3 * ld) multiply_tile<3, units>(v, v_tile, u, steps, flush, out, ld);
+  // Two and two rather than three and one.
+  for (; tiles >= 2; tiles -= 2, v += 2 * v_tile, out += 2 * ld) multiply_tile<2, units>(v, v_tile, u, steps, flush, out, ld);
+  if (tiles == 1) multiply_tile<1, units>(v, v_tile, u, steps, flush, out, ld);
 }
 
-void multiply_part(const uint8_t* v, int64_t v_tile, int tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,
+void multiply_part(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,
                    int64_t ld) {
-  switch (tiles) {
+  switch (units) {
     case 1:
-      return multiply_tiles<1>(v, v_tile, u, units, steps, flush, out, ld);
+      return multiply_tiles<1>(v, v_tile, tiles, u, steps, flush, out, ld);
     case 2:
-      return multiply_tiles<2>(v, v_tile, u, units, steps, flush, out, ld);
+      return multiply_tiles<2>(v, v_tile, tiles, u, steps, flush, out, ld);
+    case 3:
+      return multiply_tiles<3>(v, v_tile, tiles, u, steps, flush, out, ld);
     default:
-      return multiply_tiles<3>(v, v_tile, u, units, steps, flush, out, ld);
+      return multiply_tiles<4>(v, v_tile, tiles, u, steps, flush, out, ld);
   }
 }
 

@@ -33,8 +33,8 @@ struct WinogradKernels {
   // Panels of mul8 (gemm/mul8_avx2.cpp: code - 2^(b - 1)), tap t at raw + t * raw_tap, to u + part * u_part; `vectors` of 32 bytes a tap.
   // slope 2: bipolar weights, -1 and +1 where the panel holds -1 and 0.
   void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, int slope, uint8_t* u, int64_t u_part);
-  // One part, 1 .. 3 tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.
-  void (*multiply)(const uint8_t* v, int64_t v_tile, int tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,
+  // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.
+  void (*multiply)(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,
                    int64_t ld);
   // One tile: m + part * m_part + column to the 2 x 2 pixels at out, (row, pixel) elements apart: (A' m A + constants[pixel]) >> 2.
   // constants: 4 x constants_ld.

@@ -119,7 +119,7 @@ ULP_INLINE void prefetch_c(const Tile& t) {
 }
 
 // What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
-ULP_INLINE __m256i row_term(const Tile& t, int row) { return _mm256_set1_epi32(t.accumulate ? 0 : t.row[row]); }
+ULP_INLINE __m256i row_term(const Tile& t, int row) { return _mm256_set1_epi32(t.accumulate || !t.row ? 0 : t.row[row]); }
 
 // The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
 ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i term, __m256i acc) {

@@ -53,7 +53,7 @@ struct Tile {
   int step_bias;
   int32_t* c;          // 8 * units columns are written
   int64_t ldc;         // elements
-  const int32_t* row;  // rows values, ignored when accumulating
+  const int32_t* row;  // rows values, ignored when accumulating; nullptr: zeros (with a Gather only)
   const int32_t* col;  // 8 * units values, likewise
   int shift;
   bool accumulate;

@@ -313,7 +313,7 @@ ULP_INLINE void gather_sums(bool first, const __m256i (&acc)[rows][vectors], Wid
 template <bool is_indexed, int g, int rows, int vectors>
 void tile(const Tile& args) {
   const Tile t = args;  // a copy that no store to C can alias
-  prefetch_c<rows, vectors * kPanelUnits>(t);
+  if (!t.gather) prefetch_c<rows, vectors * kPanelUnits>(t);
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
   const uint8_t* b = t.b;

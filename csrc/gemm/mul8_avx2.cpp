@@ -92,7 +92,7 @@ ULP_INLINE void spill(const __m256i (&acc)[rows][units], int32_t (&total)[rows][
 template <class Op, int rows, int units>
 void tile(const Tile& args) {
   const Tile t = args;  // a copy that no store to C can alias
-  prefetch_c<rows, units>(t);
+  if (!t.gather) prefetch_c<rows, units>(t);
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
   const uint8_t* b = t.b;
@@ -104,6 +104,15 @@ void tile(const Tile& args) {
   if (t.gather ? t.gather->run_count == 1 : piece.steps <= t.flush) {
     const Run run = t.gather ? t.gather->runs[0] : Run{&piece, 1};
     multiply<Op>(a, b, run.pieces, run.count, acc);
+    if (!t.row && !t.accumulate && t.shift == 0) {  // the usual layer, of which a tile may have a dozen steps only
+      ULP_UNROLL for (int u = 0; u < units; ++u) {
+        const __m256i col = load(reinterpret_cast<const uint8_t*>(t.col + u * kUnitCols));
+        ULP_UNROLL for (int r = 0; r < rows; ++r) {
+          store(reinterpret_cast<uint8_t*>(t.c + r * t.ldc + u * kUnitCols), _mm256_add_epi32(Op::widen(acc[r][u]), col));
+        }
+      }
+      return;
+    }
     ULP_UNROLL for (int r = 0; r < rows; ++r) {
       ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, u, term[r], Op::widen(acc[r][u]));
     }

@@ -54,7 +54,8 @@ void run(const Tile& t) {
       int32_t* out = t.c + r * t.ldc + u * kUnitCols;
       for (int c = 0; c < kUnitCols; ++c) {
         const uint32_t from = static_cast<uint32_t>(t.accumulate ? out[c] : 0);
-        const uint32_t terms = t.accumulate ? 0 : static_cast<uint32_t>(t.row[r]) + static_cast<uint32_t>(t.col[u * kUnitCols + c]);
+        const uint32_t terms =
+            t.accumulate ? 0 : static_cast<uint32_t>(t.row ? t.row[r] : 0) + static_cast<uint32_t>(t.col[u * kUnitCols + c]);
         out[c] = static_cast<int32_t>(from + terms + (acc[r][c] << t.shift));
       }
     }
