@@ -1,0 +1,143 @@
+// What the AVX2 files of this directory share.
+#pragma once
+
+#include <cstring>
+
+#include "../gemm/dense_avx2.h"
+#include "ops_parts.h"
+
+namespace ulp {
+namespace {
+
+// All bits in the first n of 8 lanes.
+inline __m256i first_lanes(int64_t n) {
+  static constexpr int32_t kMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 8 - n));
+}
+
+// The first n of 16 bytes, n < 16.
+ULP_INLINE void store_low(uint8_t* p, __m128i v, int64_t n) {
+  if (n & 8) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), v);
+    v = _mm_unpackhi_epi64(v, v);
+    p += 8;
+  }
+  if (n & 4) {
+    const int32_t four = _mm_cvtsi128_si32(v);
+    std::memcpy(p, &four, 4);
+    v = _mm_srli_epi64(v, 32);
+    p += 4;
+  }
+  if (n & 2) {
+    const uint16_t two = static_cast<uint16_t>(_mm_cvtsi128_si32(v));
+    std::memcpy(p, &two, 2);
+    v = _mm_srli_epi32(v, 16);
+    p += 2;
+  }
+  if (n & 1) *p = static_cast<uint8_t>(_mm_cvtsi128_si32(v));
+}
+
+// The first n of 16 bytes, n <= 16.
+ULP_INLINE void store_first(uint8_t* p, __m128i v, int64_t n) {
+  if (n == 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+  store_low(p, v, n);
+}
+
+// The first n of 32 bytes, n <= 32.
+ULP_INLINE void store_first(uint8_t* p, __m256i v, int64_t n) {
+  if (n == 32) return store(p, v);
+  const __m128i low = _mm256_castsi256_si128(v);
+  if (n < 16) return store_low(p, low, n);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low);
+  store_low(p + 16, _mm256_extracti128_si256(v, 1), n - 16);
+}
+
+// The first n of 4 and 8 lanes of 32 bits.
+ULP_INLINE void store_first(float* p, __m256 v, int64_t n) {
+  if (n == 8) return _mm256_storeu_ps(p, v);
+  __m128 x = _mm256_castps256_ps128(v);
+  if (n & 4) {
+    _mm_storeu_ps(p, x);
+    x = _mm256_extractf128_ps(v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), x);
+    x = _mm_movehl_ps(x, x);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, x);
+}
+
+ULP_INLINE void store_first(int32_t* p, __m256i v, int64_t n) { store_first(reinterpret_cast<float*>(p), _mm256_castsi256_ps(v), n); }
+
+// The first n of 8 bytes, n < 8; the others are 0.
+ULP_INLINE __m128i load_first(const uint8_t* p, int64_t n) {
+  uint64_t x = 0;
+  if (n & 4) {
+    uint32_t four;
+    std::memcpy(&four, p, 4);
+    x = four;
+  }
+  if (n & 2) {
+    uint16_t two;
+    std::memcpy(&two, p + (n & 4), 2);
+    x |= uint64_t{two} << (n & 4) * 8;
+  }
+  if (n & 1) x |= uint64_t{p[n & 6]} << (n & 6) * 8;
+  return _mm_cvtsi64_si128(static_cast<int64_t>(x));
+}
+
+// The transpose of 8 x 8 elements of 32 bits.
+ULP_INLINE void transpose(__m256 (&r)[8]) {
+  __m256 pairs[8];
+  ULP_UNROLL for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  __m256 fours[8];
+  ULP_UNROLL for (int i = 0; i < 8; i += 4) {
+    fours[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xEE);
+    fours[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xEE);
+  }
+  ULP_UNROLL for (int i = 0; i < 4; ++i) {
+    r[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+  }
+}
+
+// What turns values into the codes of a target.
+struct Coder {
+  __m256 inverse;
+  __m256 limit;  // the largest code's value after scaling
+  __m256i zero;
+
+  explicit Coder(const Target& t)
+      : inverse(_mm256_set1_ps(t.inverse)),
+        limit(_mm256_set1_ps(static_cast<float>(t.max_code - t.zero))),
+        zero(_mm256_set1_epi16(static_cast<int16_t>(t.zero))) {}
+
+  // Codes less the zero. Not clamped below: what is too small for an int32 becomes the smallest one, as does a NaN, and the saturating
+  // steps of bytes() keep it below all others up to the code 0.
+  ULP_INLINE __m256i round(__m256 v) const { return _mm256_cvtps_epi32(_mm256_min_ps(limit, _mm256_mul_ps(v, inverse))); }
+
+  // 32 values to 32 codes in their order.
+  ULP_INLINE __m256i codes(const __m256 v[4]) const {
+    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(round(v[0]), round(v[1])), zero);
+    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(round(v[2]), round(v[3])), zero);
+    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+
+  // 8 values to 8 codes.
+  ULP_INLINE __m128i codes(__m256 v) const {
+    const __m256i x = round(v);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    const __m128i raised = _mm_adds_epi16(words, _mm256_castsi256_si128(zero));
+    return _mm_packus_epi16(raised, raised);
+  }
+};
+
+}  // namespace
+}  // namespace ulp

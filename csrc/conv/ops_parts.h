@@ -1,0 +1,24 @@
+// The tables of ops.h, and the functions of the AVX2 table that live in files of their own.
+#pragma once
+
+#include "ops.h"
+
+namespace ulp {
+
+const Ops& scalar_ops();
+
+#if defined(ULP_X86)
+const Ops& avx2_ops();
+
+namespace ops_avx2 {
+
+void finish(const Finish& f);
+void finish_thresholds(const Finish& f, const Target& target);  // one target that has them
+void depthwise(const Depthwise& d);
+bool quantise(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
+void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
+
+}  // namespace ops_avx2
+#endif
+
+}  // namespace ulp
