@@ -128,11 +128,19 @@ class _Sequential(_Module):
 
 class _Conv2d(_Module):
     def __init__(
-        self, channels: int, filters: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True, first: bool = False
+        self,
+        channels: int,
+        filters: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        first: bool = False,
     ) -> None:
         self.attributes = {
-            "channels": channels, "filters": filters, "kernel": kernel, "stride": stride, "padding": padding, "groups": groups, "bias": bias,
-            "first": first,
+            "channels": channels, "filters": filters, "kernel": kernel, "stride": stride, "padding": padding, "groups": groups,
+            "bias": bias, "first": first,
         }  # fmt: skip
 
     def forward(self, x: Symbol) -> Symbol:
@@ -245,7 +253,7 @@ def record(network: Callable[[Any], Any], shape: Shape = INPUT) -> Graph:
 
 
 def random_weights(graph: Graph, seed: int = 0) -> dict[str, F32]:
-    """Parameters by torch's names: He's normal weights, so that activations keep their size; statistics of batch norm that are not trivial."""
+    """Parameters by torch's names: He's normal weights, so that activations keep their size; batch norms that are not trivial."""
     rng = np.random.default_rng(seed)
     made: dict[str, F32] = {}
     for node in graph.nodes:

@@ -142,12 +142,8 @@ def googlenet(nn: Any) -> Any:
             layers.append(pool(row))
             continue
         one, three_in, three, five_in, five, pooled = row
-        layers.append(
-            _branches(
-                nn, conv(channels, one, 1), [*conv(channels, three_in, 1), *conv(three_in, three, 3)],
-                [*conv(channels, five_in, 1), *conv(five_in, five, 3)], [pool(3, 1, 1), *conv(channels, pooled, 1)],
-            )  # fmt: skip
-        )
+        paths = [[*conv(channels, middle, 1), *conv(middle, filters, 3)] for middle, filters in ((three_in, three), (five_in, five))]
+        layers.append(_branches(nn, conv(channels, one, 1), *paths, [pool(3, 1, 1), *conv(channels, pooled, 1)]))
         channels = one + three + five + pooled
     return nn.Sequential(*layers, *_classifier(nn, channels))
 
@@ -162,9 +158,9 @@ def squeezenet(nn: Any) -> Any:
         return nn.MaxPool2d(3, 2, ceil_mode=True)
 
     return nn.Sequential(
-        *_conv(nn, 3, 64, 3, 2, first=True), pool(), *fire(64, 16, 64), *fire(128, 16, 64), pool(), *fire(128, 32, 128), *fire(256, 32, 128),
-        pool(), *fire(256, 48, 192), *fire(384, 48, 192), *fire(384, 64, 256), *fire(512, 64, 256), *_conv(nn, 512, CLASSES, 1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        *_conv(nn, 3, 64, 3, 2, first=True), pool(), *fire(64, 16, 64), *fire(128, 16, 64), pool(),
+        *fire(128, 32, 128), *fire(256, 32, 128), pool(), *fire(256, 48, 192), *fire(384, 48, 192), *fire(384, 64, 256),
+        *fire(512, 64, 256), *_conv(nn, 512, CLASSES, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -57,22 +59,22 @@ def compare(result: npt.NDArray[Any], expected: npt.NDArray[Any], step: float = 
     return Check(wrong == 0, float(error.max()), wrong / error.size, step)
 
 
-class Peer(ABC):
-    """A library that multiplies matrices, reduced to what a benchmark needs. Weights are prepared ahead; only `run` is timed.
+def counted(names: Iterable[str]) -> str:
+    """Each name with how often it occurs, as in "jit_avx2_I8 x20, reorder x2"."""
+    return ", ".join(f"{name} x{count}" for name, count in sorted(Counter(names).items()))
+
+
+class Library(ABC):
+    """What every peer says of itself, whatever it computes.
 
     name: as in tables and result files. kind: "int8" (u8 x s8), "fp32", or "info" (a format that computes something else, shown beside).
-    exact: claims exact results over the full range of activations; `check` measures it. max_activation: the largest activation at which the
-    peer is expected to be exact. output: the dtype that `run` produces. note: what a reader must know to judge the figure.
+    note: what a reader must know to judge the figure. packages: what it needs, the one that does the work first.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
-    exact: ClassVar[bool]
-    max_activation: ClassVar[int]
-    output: ClassVar[str]
     note: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
-    bits_per_weight: ClassVar[int] = 8
 
     def why_unavailable(self) -> str | None:
         """None when the peer can run here, else the reason and what to install."""
@@ -82,6 +84,19 @@ class Peer(ABC):
     def version(self) -> str:
         """The version of the package that does the work."""
         return importlib.metadata.version(self.packages[0])
+
+
+class Peer(Library):
+    """A library that multiplies matrices, reduced to what a benchmark needs. Weights are prepared ahead; only `run` is timed.
+
+    exact: claims exact results over the full range of activations; `check` measures it. max_activation: the largest activation at which the
+    peer is expected to be exact. output: the dtype that `run` produces.
+    """
+
+    exact: ClassVar[bool]
+    max_activation: ClassVar[int]
+    output: ClassVar[str]
+    bits_per_weight: ClassVar[int] = 8
 
     def weight_bytes(self, k: int, n: int) -> int:
         """Bytes of the prepared (k, n) weights that one product must read, without scales and sums."""

@@ -27,6 +27,19 @@ def _modules() -> tuple[Any, Any, Any]:
     return ov, importlib.import_module("openvino.opset13"), ov.Core()
 
 
+def compiled(model: Any, threads: int = 1) -> Any:
+    """A model, or the path of one, compiled for the CPU with so many threads. Without the precision hint it may choose bfloat16."""
+    _, _, core = _modules()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(model, "CPU", settings)
+
+
 @dataclass(frozen=True)
 class _State:
     request: Any
@@ -45,7 +58,7 @@ class OpenVino(Peer):
     packages = ("openvino",)
 
     def prepare(self, a: data.U8, b: data.S8) -> _State:
-        ov, ops, core = _modules()
+        ov, ops, _ = _modules()
         step = requantisation_step(data.reference(a, b))
         activations = np.ascontiguousarray(a)
         parameter = ops.parameter(list(a.shape), np.uint8)
@@ -56,14 +69,7 @@ class OpenVino(Peer):
         level = step * SCALE * SCALE
         low, high = np.float32(-ZERO * level), np.float32((255 - ZERO) * level)
         quantised = ops.convert(ops.fake_quantize(product, low, high, np.float32(0), np.float32(255), 256), "u8")
-        settings = {
-            "INFERENCE_NUM_THREADS": 1,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        request = core.compile_model(ov.Model([quantised], [parameter], "benchmark"), "CPU", settings).create_infer_request()
+        request = compiled(ov.Model([quantised], [parameter], "benchmark")).create_infer_request()
         request.set_input_tensor(ov.Tensor(activations, shared_memory=True))
         return _State(request, (activations,), step)
 
@@ -79,3 +85,9 @@ class OpenVino(Peer):
 
     def step(self, state: _State) -> float:
         return state.step
+
+
+def primitives(model: Any, *layer_types: str) -> list[str]:
+    """The primitive that really runs for each layer of these types, as in "jit_avx2_I8"."""
+    infos = [node.get_rt_info() for node in model.get_runtime_model().get_ordered_ops()]
+    return [info["primitiveType"].astype(str) for info in infos if info["layerType"].astype(str) in layer_types]

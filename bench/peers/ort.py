@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,7 @@ def _bound(
     node: Any, a: npt.NDArray[Any], initializers: dict[str, npt.NDArray[Any]], out: npt.NDArray[Any], weights: npt.NDArray[Any]
 ) -> _State:
     """A session with the one `node`, its input "a" bound to `a` and its output "y" to a buffer like `out`."""
-    onnx, ort = _modules()
+    onnx, _ = _modules()
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     graph = helper.make_graph(
         [node],
@@ -52,16 +54,40 @@ def _bound(
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    session = open_session(model.SerializeToString())
+    return _State(session, *bind(session, "a", a, "y", out), weights)
+
+
+def open_session(model: bytes | str, threads: int = 1) -> Any:
+    """An InferenceSession on the CPU for a model or the path of one, with so many threads, which do not spin between calls."""
+    _, ort = _modules()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def operators(path: Path) -> list[str]:
+    """The operators that are left of a model's nodes once the session has fused them."""
+    onnx, ort = _modules()
+    with tempfile.TemporaryDirectory() as directory:
+        optimized = Path(directory) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 3  # it warns that what it writes suits this machine only
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return [node.op_type for node in onnx.load(str(optimized)).graph.node]
+
+
+def bind(session: Any, source: str, a: npt.NDArray[Any], target: str, out: npt.NDArray[Any]) -> tuple[Any, Any, tuple[Any, ...]]:
+    """A binding of the input `source` to `a` and of the output `target` to a buffer like `out`; the output; what must be kept alive."""
+    _, ort = _modules()
     binding = session.io_binding()
-    source, target = ort.OrtValue.ortvalue_from_numpy(a), ort.OrtValue.ortvalue_from_numpy(out)
-    binding.bind_ortvalue_input("a", source)
-    binding.bind_ortvalue_output("y", target)
-    return _State(session, binding, target, (a, out, source), weights)
+    bound, result = ort.OrtValue.ortvalue_from_numpy(a), ort.OrtValue.ortvalue_from_numpy(out)
+    binding.bind_ortvalue_input(source, bound)
+    binding.bind_ortvalue_output(target, result)
+    return binding, result, (a, out, bound)
 
 
 class _Ort(Peer):
