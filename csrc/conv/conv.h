@@ -3,6 +3,9 @@
 // Weights are a PackedMatrix of K x N with K = kernel height x kernel width x channels, in that order, channels a multiple of 4; so every
 // GEMM kernel that takes its rows of A from anywhere (kernel.h: Gather) convolves without im2col. The source has a border that holds the
 // code of zero, so padding needs no case of its own.
+//
+// Images of one, two or three channels, which the first layer reads, need no padded channels where their pixels lie without gaps: the taps
+// of a kernel row are then one stretch of kernel width x channels codes, and only that is padded to a multiple of 4 (`tight`).
 #pragma once
 
 #include <cstdint>
@@ -16,12 +19,22 @@ namespace ulp {
 
 struct ConvShape {
   int height, width;  // source
-  int channels;       // that are read: a multiple of 4
+  int channels;       // that are read: a multiple of 4, unless `tight`
   int out_height, out_width;
   int kernel_y, kernel_x;
   int stride_y, stride_x;
   int pad_top, pad_left;
   int dilation_y, dilation_x;
+  bool tight;  // channels are then as they are, below 4
+
+  // Stretches of K that lie together in the source.
+  int64_t segments() const { return tight ? kernel_y : taps(); }
+  int64_t segment_k() const { return tight ? round_up(int64_t{kernel_x} * channels, 4) : channels; }
+  // From a window's start to a segment's.
+  int64_t segment_offset(int64_t segment, int64_t row, int64_t pixel) const {
+    if (tight) return segment * dilation_y * row;
+    return segment / kernel_x * dilation_y * row + segment % kernel_x * dilation_x * pixel;
+  }
 
   int64_t taps() const { return int64_t{kernel_y} * kernel_x; }
   int64_t pixels() const { return int64_t{out_height} * out_width; }
@@ -73,7 +86,8 @@ struct ConvProblem {
   int w_zero;
 };
 
-// Implicit GEMM. Precondition: the kernel supports the pair and its Bound has step_k; weights.layout.k == shape.taps() * shape.channels.
+// Implicit GEMM. Precondition: the kernel supports the pair and its Bound has step_k; weights.layout.k ==
+// shape.segments() * shape.segment_k(); where the shape is tight the kernel has any_start.
 std::unique_ptr<Conv> make_direct(const ConvProblem& problem, const Kernel& kernel);
 
 }  // namespace ulp

@@ -143,10 +143,10 @@ void Direct::bind(const Source& source) {
     const int64_t end = std::min((first + block.count) * kUnitK, weights_.layout.k);
     std::vector<Piece> taps;
     for (int64_t k = first * kUnitK; k < end;) {
-      const int64_t tap = k / shape_.channels;
-      const int64_t length = std::min((tap + 1) * shape_.channels, end) - k;
-      const int64_t at = tap / shape_.kernel_x * shape_.dilation_y * packed.row + tap % shape_.kernel_x * shape_.dilation_x * packed.pixel +
-                         (k - tap * shape_.channels) / bound_.step_k * step_bytes;
+      const int64_t segment = k / shape_.segment_k();
+      const int64_t length = std::min((segment + 1) * shape_.segment_k(), end) - k;
+      const int64_t at =
+          shape_.segment_offset(segment, packed.row, packed.pixel) + (k - segment * shape_.segment_k()) / bound_.step_k * step_bytes;
       if (!taps.empty() && taps.back().a + taps.back().steps * step_bytes == at) {
         taps.back().steps += length / bound_.step_k;
       } else {
@@ -186,15 +186,17 @@ void Direct::pack(const Source& source, int64_t images, uint8_t* scratch, const 
   });
 }
 
-// The sum of the codes of each pixel that a window reaches; behind the packed source.
+// The sums of the codes that each segment's rows are made of; behind the packed source. Of a pixel's channels, or where the shape is tight
+// of the whole segment that starts at the pixel.
 void Direct::take_sums(const Source& source, int64_t images, uint8_t* scratch, const Tasks& tasks, const Ops& ops) const {
   const int64_t bytes = scratch_bytes(source);
   const int64_t offset = bytes - sums_bytes();
   const uint8_t* data = source.data - shape_.pad_top * source.row - shape_.pad_left * source.pixel;
+  const int64_t starts = shape_.tight ? window_columns_ - shape_.kernel_x + 1 : window_columns_;
   tasks.run(images, [&](int64_t i) {
     int32_t* sums = reinterpret_cast<int32_t*>(scratch + i * bytes + offset);
     for (int64_t y = 0; y < window_rows_; ++y) {
-      ops.channel_sum(data + i * source.image + y * source.row, source.pixel, window_columns_, shape_.channels, sums + y * window_columns_);
+      ops.channel_sum(data + i * source.image + y * source.row, source.pixel, starts, shape_.segment_k(), sums + y * window_columns_);
     }
   });
 }
@@ -278,10 +280,8 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
       rows[p] = source + y * step_y + x * step_x;
       if (sums) {
         uint32_t sum = 0;
-        for (int64_t ky = 0; ky < shape_.kernel_y; ++ky) {
-          const int32_t* at_row = sums + (y * shape_.stride_y + ky * shape_.dilation_y) * window_columns_ + x * shape_.stride_x;
-          for (int64_t kx = 0; kx < shape_.kernel_x; ++kx) sum += static_cast<uint32_t>(at_row[kx * shape_.dilation_x]);
-        }
+        const int32_t* window = sums + y * shape_.stride_y * window_columns_ + x * shape_.stride_x;
+        for (int64_t i = 0; i < shape_.segments(); ++i) sum += static_cast<uint32_t>(window[shape_.segment_offset(i, window_columns_, 1)]);
         sum -= static_cast<uint32_t>(layout.k) * static_cast<uint32_t>(bound_.centre_a);
         row_terms[p] = static_cast<int32_t>(terms_.s_a * terms_.t_b0 * sum);
       }
@@ -295,15 +295,10 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
       t.gather = &gather;
       t.b = at[0] + b.panel;
       t.accumulate = b.first > 0;
-      const int64_t tiles = ceil_div(count, mr);
-      for (int64_t i = 0, p = 0; i < tiles; ++i, p += t.rows) {
-        // Of nearly equal height, the taller ones first.
-        gather.rows = rows + p;
-        t.rows = static_cast<int>(count / tiles + (i < count % tiles ? 1 : 0));
-        t.row = sums ? row_terms + p : nullptr;
-        t.c = acc + p * width;
-        bound_.run(t);
-      }
+      t.rows = static_cast<int>(count);
+      t.row = sums ? row_terms : nullptr;
+      t.c = acc;
+      bound_.run(t);
     }
     int64_t from_x = first_x;
     int64_t at_y = first_y;

@@ -82,7 +82,8 @@ class ConvStep final : public Step {
       }
     } else {
       const Kernel& kernel = select_kernel(shape, method_.c_str());
-      if (!takes_gather(kernel)) throw std::invalid_argument("kernel '" + method_ + "' cannot convolve: it reads its rows at one stride");
+      if (!takes_gather(kernel))
+        throw std::invalid_argument("kernel '" + method_ + "' cannot convolve here: it reads rows at one stride, or pixels of 4 channels");
       ways.push_back(make_direct(problem_, kernel));
     }
     return ways;
@@ -95,7 +96,10 @@ class ConvStep final : public Step {
     throw std::logic_error("the portable kernel convolves every pair");
   }
 
-  bool takes_gather(const Kernel& kernel) const { return kernel.bind(problem_.a_bits, problem_.weights.encoding.bits).step_k > 0; }
+  bool takes_gather(const Kernel& kernel) const {
+    const Bound bound = kernel.bind(problem_.a_bits, problem_.weights.encoding.bits);
+    return bound.step_k > 0 && (bound.any_start || !problem_.shape.tight);
+  }
 
   Slice source_;
   ConvProblem problem_;

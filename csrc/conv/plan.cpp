@@ -184,6 +184,12 @@ void Plan::add_with(std::unique_ptr<Step> step, int source, const FinishSpec& fi
   add(std::move(step), std::move(info));
 }
 
+void Plan::need_pixels(int id, bool tight) {
+  Tensor& t = tensors_[static_cast<size_t>(id)];
+  (tight ? t.tight_reader : t.padded_reader) = true;
+  if (t.tight_reader && t.padded_reader) refuse("tensor " + std::to_string(id) + " is read both with and without padded channels");
+}
+
 void Plan::need_border(int id, int top, int left, int bottom, int right) {
   Border& b = tensors_[static_cast<size_t>(id)].border;
   b = {std::max(b.top, top), std::max(b.left, left), std::max(b.bottom, bottom), std::max(b.right, right)};
@@ -241,24 +247,34 @@ void Plan::input_codes(int id, bool nhwc) {
 void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
                 const int (&dilation)[2], int w_zero, FinishSpec finish, const std::string& method) {
   const Tensor& t = codes_of(source.tensor, "conv");
-  const int64_t taps = int64_t{side("kernel height", kernel[0], 1, 4096)} * side("kernel width", kernel[1], 1, 4096);
   const DenseLayout& layout = weights.layout;
-  if (layout.n < 1 || layout.k < 1 || layout.k % (4 * taps)) {
+  const int64_t taps = int64_t{side("kernel height", kernel[0], 1, 4096)} * side("kernel width", kernel[1], 1, 4096);
+  const int64_t tight_k = kernel[0] * round_up(int64_t{kernel[1]} * t.channels, 4);
+  const bool tight = t.channels < 4 && dilation[1] == 1 && kernel[1] > 1 && layout.k == tight_k;
+  if (layout.n < 1 || layout.k < 1 || (!tight && layout.k % (4 * taps))) {
     refuse("conv: weights of K = " + std::to_string(layout.k) + " do not fit " + std::to_string(taps) +
            " taps of a multiple of 4 channels");
   }
-  const int64_t channels = layout.k / taps;  // with pads
-  // Up to three pads: the codes behind the slice, whose weights must then be zero; behind the tensor's last channel they hold its zero.
+  const int64_t channels = tight ? t.channels : layout.k / taps;  // with pads
   const int64_t own = std::min<int64_t>(channels, t.channels - source.channel);
-  if (own <= channels - 4)
-    refuse("conv: weights read " + std::to_string(channels) + " channels from " + std::to_string(source.channel) + " of " +
-           std::to_string(t.channels));
-  readable(source, own, "conv");
-  if (own < channels && weights.encoding.bipolar() && (source.channel % 4 || source.channel + own < t.channels)) {
-    refuse("conv: bipolar weights have no zero for what lies behind channel " + std::to_string(source.channel + own - 1));
+  if (tight) {
+    if (source.channel != 0) refuse("conv: with weights of kernel height x padded (width x channels) all channels are read");
+    if (weights.encoding.bipolar() && tight_k != taps * t.channels) refuse("conv: bipolar weights have no zero for the padded k");
+  } else {
+    // Up to three pads: the codes behind the slice, whose weights must then be zero; behind the tensor's last channel they hold its zero.
+    if (own <= channels - 4) {
+      refuse("conv: weights read " + std::to_string(channels) + " channels from " + std::to_string(source.channel) + " of " +
+             std::to_string(t.channels));
+    }
+    if (own < channels && weights.encoding.bipolar() && (source.channel % 4 || source.channel + own < t.channels)) {
+      refuse("conv: bipolar weights have no zero for what lies behind channel " + std::to_string(source.channel + own - 1));
+    }
   }
+  readable(source, own, "conv");
+  need_pixels(source.tensor, tight);
   check_sums("conv", layout.k, t.bits, t.zero, weights.encoding, w_zero);
-  const ConvShape shape = conv_shape("conv", t, channels, kernel, stride, padding, dilation);
+  ConvShape shape = conv_shape("conv", t, channels, kernel, stride, padding, dilation);
+  shape.tight = tight;
   check_sides(shape.out_height, shape.out_width, layout.n);
   check_finish(finish, layout.n, shape.out_height, shape.out_width, source.tensor, true, "conv");
   // Winograd's last tiles may reach one row and column further.
@@ -315,6 +331,7 @@ void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpe
     refuse("linear: weights have K = " + std::to_string(layout.k) + ", the image " + shape_text(t.height, t.width, t.channels) + " takes " +
            std::to_string(k));
   }
+  need_pixels(source, false);
   check_sums("linear", k, t.bits, t.zero, weights.encoding, w_zero);
   check_finish(finish, layout.n, 1, 1, source, true, "linear");
   StepInfo info{"linear"};

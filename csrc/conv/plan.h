@@ -20,8 +20,8 @@ struct Border {
   int top = 0, left = 0, bottom = 0, right = 0;
 };
 
-// NHWC, one image after another. Codes: one byte each, the channels of a pixel padded to a multiple of 4, around the image a border; pads
-// and border hold `zero`. Floats: neither.
+// NHWC, one image after another. Codes: one byte each, the channels of a pixel padded to a multiple of 4 (unless tight), around the image a
+// border; pads and border hold `zero`. Floats: neither.
 struct Tensor {
   int height, width, channels;
   bool is_codes;
@@ -30,6 +30,8 @@ struct Tensor {
   float scale;
   Border border{};
   std::vector<bool> written{};  // which channels a step has written
+  bool tight_reader = false;    // a conv reads pixels without gaps (conv.h), so that is how they lie;
+  bool padded_reader = false;   // a step reads pixels of a multiple of 4 channels
   // Set by finalize, in bytes:
   int64_t pixel = 0, row = 0, image = 0;
   int64_t first = 0;  // of pixel (0, 0) of the first image, from the arena's start
@@ -136,6 +138,7 @@ class Plan {
   void check_finish(FinishSpec& finish, int64_t channels, int64_t height, int64_t width, int source, bool has_scale, const char* what);
   void add(std::unique_ptr<Step> step, StepInfo info);
   void add_with(std::unique_ptr<Step> step, int source, const FinishSpec& finish, StepInfo info);
+  void need_pixels(int id, bool tight);
   void need_border(int id, int top, int left, int bottom, int right);
   void lay_out(int64_t group);
   AlignedBytes new_arena() const;

@@ -100,7 +100,7 @@ void Plan::lay_out(int64_t group) {
   std::vector<Wanted> wanted;
   for (Tensor& t : tensors_) {
     if (t.first_step < 0) continue;
-    const int64_t channels = t.is_codes ? round_up(t.channels, 4) : t.channels;
+    const int64_t channels = t.is_codes && !t.tight_reader ? round_up(t.channels, 4) : t.channels;
     t.pixel = channels * t.element();
     t.row = t.pixel * (t.width + t.border.left + t.border.right);
     t.image = t.row * (t.height + t.border.top + t.border.bottom);

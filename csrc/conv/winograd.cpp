@@ -227,6 +227,7 @@ std::string why_not_winograd(const ConvProblem& p) {
   const ConvShape& s = p.shape;
   if (s.kernel_y != 3 || s.kernel_x != 3) return "takes 3 x 3 kernels only";
   if (s.stride_y != 1 || s.stride_x != 1 || s.dilation_y != 1 || s.dilation_x != 1) return "takes stride 1 and dilation 1 only";
+  if (s.tight) return "takes 4 channels or more";
   if (!winograd_kernels()) return "needs avx2";
   const Encoding w = p.weights.encoding;
   if (!w.is_signed || p.w_zero != 0) return "takes signed weights without a zero point only";

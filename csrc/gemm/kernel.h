@@ -44,7 +44,7 @@ struct Tile {
   const uint8_t* a;      // first row, at this K-block
   int64_t a_stride;      // bytes from row to row
   const Gather* gather;  // where not nullptr instead of a, a_stride and k; only for kernels with Bound::step_k
-  int rows;              // 1 .. mr
+  int rows;              // 1 .. mr; with a Gather any number
   const uint8_t* b;      // panel at this K-block
   int units;             // 8-column units in the panel, 1 .. nr / 8
   int64_t k;             // k in this block; A and the panel are readable up to the next multiple of 32
@@ -93,6 +93,8 @@ struct Bound {
   int a_bytes = kUnitK;
   // k of a step of `run`, which a piece of a Gather consists of; 0: the kernel takes no Gather.
   int step_k = 0;
+  // A packed row has its k one by one, so that a piece may start at any k; else at a multiple of 4.
+  bool any_start = false;
   // Rows of A that the kernel packs together: tiles and blocks start at a multiple of it.
   int row_group = 1;
   int panel_bytes = 0;

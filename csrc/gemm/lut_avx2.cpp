@@ -310,12 +310,15 @@ ULP_INLINE void gather_sums(bool first, const __m256i (&acc)[rows][vectors], Wid
   }
 }
 
+// Rows `first` .. of a Gather, or of a tile (then first is 0).
 template <bool is_indexed, int g, int rows, int vectors>
-void tile(const Tile& args) {
-  const Tile t = args;  // a copy that no store to C can alias
+void tile(const Tile& args, int first) {
+  Tile t = args;  // a copy that no store to C can alias
+  t.c += first * t.ldc;
+  if (t.row) t.row += first;
   if (!t.gather) prefetch_c<rows, vectors * kPanelUnits>(t);
   const uint8_t* a[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
+  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[first + r] : t.a + r * t.a_stride;
   const uint8_t* b = t.b;
   Wide wide[rows][vectors];
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
@@ -346,27 +349,23 @@ void tile(const Tile& args) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vectors; ++v) store_columns(t, r, v, wide[r][v], base[r]); }
 }
 
-template <bool is_indexed, int g, int rows>
-void tile_of_rows(const Tile& t) {
-  switch (ceil_div(t.units, kPanelUnits)) {
-    case 1:
-      return tile<is_indexed, g, rows, 1>(t);
-    case 2:
-      return tile<is_indexed, g, rows, 2>(t);
-    default:
-      return tile<is_indexed, g, rows, kMaxVectors>(t);
-  }
+template <bool is_indexed, int g, int vectors>
+void tile_of_vectors(const Tile& t) {
+  int r = 0;
+  for (; t.rows - r > 4 || t.rows - r == 3; r += 3) tile<is_indexed, g, 3, vectors>(t, r);
+  for (; t.rows - r >= 2; r += 2) tile<is_indexed, g, 2, vectors>(t, r);  // two and two rather than three and one
+  if (t.rows - r == 1) tile<is_indexed, g, 1, vectors>(t, r);
 }
 
 template <bool is_indexed, int g>
 void run(const Tile& t) {
-  switch (t.rows) {
+  switch (ceil_div(t.units, kPanelUnits)) {
     case 1:
-      return tile_of_rows<is_indexed, g, 1>(t);
+      return tile_of_vectors<is_indexed, g, 1>(t);
     case 2:
-      return tile_of_rows<is_indexed, g, 2>(t);
+      return tile_of_vectors<is_indexed, g, 2>(t);
     default:
-      return tile_of_rows<is_indexed, g, 3>(t);
+      return tile_of_vectors<is_indexed, g, kMaxVectors>(t);
   }
 }
 

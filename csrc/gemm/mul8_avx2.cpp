@@ -13,8 +13,7 @@
 //   go.
 //
 // mul16: vpmaddwd, exact for every pair; meant for W8A8, where vpmaddubsw would saturate.
-//   A and panel: 16-bit elements. Splitting bytes into even and odd is one operation, so of every four k the pairs are (0, 2) and (1, 3):
-//   A has | k0 k2 | k1 k3 | k4 k6 | ..., the panel two vectors where mul8 has one.
+//   A and panel: 16-bit elements in the order of k, so the panel has two vectors where mul8 has one: | k0 k1 | of eight columns, | k2 k3 |.
 //   Bound: two products of at most 255 * 128 a step go to int32, whose wrap-around is the modulo 2^32 that the driver expects.
 //   Ceiling: half of mul8's, 24 multiply-accumulates a cycle.
 #include "multiply_avx2.h"
@@ -43,14 +42,18 @@ void expand8(const DenseSlice& s, uint8_t* panel) {
 template <int bits>
 void expand16(const DenseSlice& s, uint8_t* panel) {
   const __m256i centre = _mm256_set1_epi16(1 << (bits - 1));
+  // Bytes 0 and 1, or 2 and 3, of every four, each widened to 16 bits.
+  const __m256i first =
+      _mm256_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1);
+  const __m256i second = _mm256_add_epi8(first, _mm256_set1_epi16(2));
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       __m256i v[8];
       decode<bits>(dense_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; ++j) {
         uint8_t* to = panel + ((kb * 16 + 2 * j) * s.units + u) * kVector;
-        store(to, _mm256_sub_epi16(_mm256_and_si256(v[j], _mm256_set1_epi16(0xFF)), centre));
-        store(to + s.units * kVector, _mm256_sub_epi16(_mm256_srli_epi16(v[j], 8), centre));
+        store(to, _mm256_sub_epi16(_mm256_shuffle_epi8(v[j], first), centre));
+        store(to + s.units * kVector, _mm256_sub_epi16(_mm256_shuffle_epi8(v[j], second), centre));
       }
     }
   }
@@ -60,12 +63,8 @@ void widen_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_
   for (int r = 0; r < rows; ++r, codes += stride, out += out_stride) {
     for (int64_t k = 0; k < k32; k += kUnitK) {
       const __m256i x = load(codes + k);
-      const __m256i even = _mm256_and_si256(x, _mm256_set1_epi16(0xFF));
-      const __m256i odd = _mm256_srli_epi16(x, 8);
-      const __m256i lo = _mm256_unpacklo_epi32(even, odd);
-      const __m256i hi = _mm256_unpackhi_epi32(even, odd);
-      store(out + 2 * k, _mm256_permute2x128_si256(lo, hi, 0x20));
-      store(out + 2 * k + kVector, _mm256_permute2x128_si256(lo, hi, 0x31));
+      store(out + 2 * k, _mm256_cvtepu8_epi16(_mm256_castsi256_si128(x)));
+      store(out + 2 * k + kVector, _mm256_cvtepu8_epi16(_mm256_extracti128_si256(x, 1)));
     }
   }
 }
@@ -92,72 +91,94 @@ ULP_INLINE void spill(const __m256i (&acc)[rows][units], int32_t (&total)[rows][
 template <class Op, int rows, int units>
 void tile(const Tile& args) {
   const Tile t = args;  // a copy that no store to C can alias
-  if (!t.gather) prefetch_c<rows, units>(t);
+  prefetch_c<rows, units>(t);
   const uint8_t* a[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
+  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
   const uint8_t* b = t.b;
   __m256i term[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
   __m256i acc[rows][units];
-  // Whole groups of four: mul16 pairs k = 0 with 2, 1 with 3.
-  Piece piece{0, t.gather ? 0 : ceil_div(t.k, 4) * (4 / Op::kStepK)};
-  if (t.gather ? t.gather->run_count == 1 : piece.steps <= t.flush) {
-    const Run run = t.gather ? t.gather->runs[0] : Run{&piece, 1};
-    multiply<Op>(a, b, run.pieces, run.count, acc);
-    if (!t.row && !t.accumulate && t.shift == 0) {  // the usual layer, of which a tile may have a dozen steps only
-      ULP_UNROLL for (int u = 0; u < units; ++u) {
-        const __m256i col = load(reinterpret_cast<const uint8_t*>(t.col + u * kUnitCols));
-        ULP_UNROLL for (int r = 0; r < rows; ++r) {
-          store(reinterpret_cast<uint8_t*>(t.c + r * t.ldc + u * kUnitCols), _mm256_add_epi32(Op::widen(acc[r][u]), col));
-        }
-      }
-      return;
-    }
+  Piece piece{0, ceil_div(t.k, Op::kStepK)};
+  if (piece.steps <= t.flush) {
+    multiply<Op>(a, b, &piece, 1, acc);
     ULP_UNROLL for (int r = 0; r < rows; ++r) {
       ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, u, term[r], Op::widen(acc[r][u]));
     }
     return;
   }
   alignas(32) int32_t total[rows][units][kUnitCols] = {};
-  if (t.gather) {
-    for (int64_t i = 0; i < t.gather->run_count; ++i) {
-      multiply<Op>(a, b, t.gather->runs[i].pieces, t.gather->runs[i].count, acc);
-      spill<Op>(acc, total);
-    }
-  } else {
-    for (int64_t left = piece.steps; left > 0; left -= piece.steps) {
-      piece.steps = left < t.flush ? left : t.flush;
-      multiply<Op>(a, b, &piece, 1, acc);
-      piece.a += 4 * piece.steps;
-      spill<Op>(acc, total);
-    }
+  for (int64_t left = piece.steps; left > 0; left -= piece.steps) {
+    piece.steps = left < t.flush ? left : t.flush;
+    multiply<Op>(a, b, &piece, 1, acc);
+    piece.a += 4 * piece.steps;
+    spill<Op>(acc, total);
   }
   store_total<Op>(t, term, total);
 }
 
-template <class Op, int rows>
-void tile_of_rows(const Tile& t) {
-  switch (t.units) {
+// Rows `first` .. of a Gather, C in cache: the usual layer has no row terms, and so few steps that each operation of the end counts.
+template <class Op, int rows, int units>
+void gather_tile(const Tile& t, int first) {
+  const uint8_t* a[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather->rows[first + r];
+  const uint8_t* b = t.b;
+  const Run* run = t.gather->runs;
+  __m256i acc[rows][units];
+  multiply<Op>(a, b, run->pieces, run->count, acc);
+  if (t.gather->run_count == 1 && !t.row && !t.accumulate && t.shift == 0) {
+    const int64_t ldc = t.ldc;  // copies that no store can alias
+    uint8_t* c = reinterpret_cast<uint8_t*>(t.c + first * ldc);
+    const uint8_t* col = reinterpret_cast<const uint8_t*>(t.col);
+    ULP_UNROLL for (int u = 0; u < units; ++u) {
+      const __m256i start = load(col + u * kVector);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) store(c + 4 * r * ldc + u * kVector, _mm256_add_epi32(Op::widen(acc[r][u]), start));
+    }
+    return;
+  }
+  alignas(32) int32_t total[rows][units][kUnitCols] = {};
+  spill<Op>(acc, total);
+  for (++run; run != t.gather->runs + t.gather->run_count; ++run) {
+    multiply<Op>(a, b, run->pieces, run->count, acc);
+    spill<Op>(acc, total);
+  }
+  Tile here = t;
+  here.c += first * t.ldc;
+  if (t.row) here.row += first;
+  __m256i term[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(here, r);
+  store_total<Op>(here, term, total);
+}
+
+template <class Op, int units>
+void tile_of_units(const Tile& t) {
+  if (t.gather) {
+    int r = 0;
+    for (; t.rows - r > 4 || t.rows - r == 3; r += 3) gather_tile<Op, 3, units>(t, r);
+    for (; t.rows - r >= 2; r += 2) gather_tile<Op, 2, units>(t, r);  // two and two rather than three and one
+    if (t.rows - r == 1) gather_tile<Op, 1, units>(t, r);
+    return;
+  }
+  switch (t.rows) {
     case 1:
-      return tile<Op, rows, 1>(t);
+      return tile<Op, 1, units>(t);
     case 2:
-      return tile<Op, rows, 2>(t);
-    case 3:
-      return tile<Op, rows, 3>(t);
+      return tile<Op, 2, units>(t);
     default:
-      return tile<Op, rows, 4>(t);
+      return tile<Op, 3, units>(t);
   }
 }
 
 template <class Op>
 void run(const Tile& t) {
-  switch (t.rows) {
+  switch (t.units) {
     case 1:
-      return tile_of_rows<Op, 1>(t);
+      return tile_of_units<Op, 1>(t);
     case 2:
-      return tile_of_rows<Op, 2>(t);
+      return tile_of_units<Op, 2>(t);
+    case 3:
+      return tile_of_units<Op, 3>(t);
     default:
-      return tile_of_rows<Op, 3>(t);
+      return tile_of_units<Op, 4>(t);
   }
 }
 
@@ -173,6 +194,7 @@ Bound bind(int a_bits, int b_bits) {
   b.flush = local_steps(a_bits, b_bits);
   b.max_kc = b.flush >= 64 ? 1024 : 512;  // frequent spills need their room in L1 beside the panel: W6A6 at K = 1024 runs at 120, not 89
   b.step_k = Mul8::kStepK;
+  b.any_start = true;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand8<decltype(bits)::value>; });
   b.run = run<Mul8>;
@@ -192,6 +214,7 @@ Bound bind(int, int b_bits) {
   b.max_kc = 512;
   b.a_bytes = 2 * kUnitK;
   b.step_k = Mul16::kStepK;
+  b.any_start = true;
   b.panel_bytes = 2 * kUnitCodes;
   b.pack_a = widen_a;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand16<decltype(bits)::value>; });

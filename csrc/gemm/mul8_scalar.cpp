@@ -34,7 +34,7 @@ void multiply(const Tile& t, int u, const uint8_t* const (&rows)[kRows], const P
   }
 }
 
-void run(const Tile& t) {
+void run_rows(const Tile& t) {
   const uint8_t* rows[kRows] = {};
   for (int r = 0; r < t.rows; ++r) rows[r] = t.gather ? t.gather->rows[r] : t.a + r * t.a_stride;
   const Piece all{0, ceil_div(t.k, 4)};
@@ -62,6 +62,22 @@ void run(const Tile& t) {
   }
 }
 
+void run(const Tile& t) {
+  Tile part = t;
+  Gather gather{};
+  if (t.gather) {
+    gather = *t.gather;
+    part.gather = &gather;
+  }
+  for (int left = t.rows; left > 0; left -= part.rows) {
+    part.rows = left < kRows ? left : kRows;
+    run_rows(part);
+    gather.rows += part.rows;
+    part.c += part.rows * t.ldc;
+    if (part.row) part.row += part.rows;
+  }
+}
+
 }  // namespace
 
 bool supports(int, int) { return true; }
@@ -70,6 +86,7 @@ Bound bind(int, int) {
   Bound b;
   b.max_kc = 512;
   b.step_k = 4;
+  b.any_start = true;
   b.panel_bytes = kUnitCodes;
   b.expand = expand;
   b.run = run;
