@@ -1,14 +1,10 @@
-"""What `networks.py` calls `nn`: `torch.nn`, or `ulp.nn` at some bits. The recorder, which needs neither, is in `graph.py`."""
+"""`torch.nn` as `networks.py` calls it. `ulp.nn` is in `subject_networks.py`, the recorder, which needs neither, in `graph.py`."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 from typing import Any
-
-from . import subject
-
-FIRST_BITS = 8
 
 
 class TorchNN:
@@ -42,24 +38,3 @@ class TorchNN:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._torch.nn, name)
-
-
-class UlpNN:
-    """ulp.nn with weights of `bits` and activations of `act_bits` in every layer that multiplies, but for the first, which has 8 and 8."""
-
-    def __init__(self, bits: int, act_bits: int) -> None:
-        subject.load()
-        self._nn: Any = importlib.import_module("ulp.nn")
-        self.bits = {"bits": bits, "act_bits": act_bits}
-
-    def Conv2d(self, *arguments: Any, first: bool = False, **more: Any) -> Any:  # noqa: N802 - torch's name
-        """At the network's widths, or at 8 and 8."""
-        widths = {"bits": FIRST_BITS, "act_bits": FIRST_BITS} if first else self.bits
-        return self._nn.Conv2d(*arguments, **more, **widths)
-
-    def Linear(self, *arguments: Any, **more: Any) -> Any:  # noqa: N802 - torch's name
-        """At the network's widths."""
-        return self._nn.Linear(*arguments, **more, **self.bits)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._nn, name)

@@ -99,11 +99,11 @@ def accumulators(layer: Convolution, a: data.U8, w: data.S8) -> data.I64:
     return sums.transpose(1, 0, 2).reshape(height, width, layer.filters).astype(np.int64)
 
 
-def step(sums: data.I64) -> float:
-    """The power of two that maps the largest of these accumulators into 0 .. 255."""
-    return float(2 ** max(0, int(np.ceil(np.log2(max(1, int(sums.max(initial=0))) / 255)))))
+def step(sums: data.I64, top: int = 255) -> float:
+    """The power of two that maps the largest of these accumulators into 0 .. top."""
+    return float(2 ** max(0, int(np.ceil(np.log2(max(1, int(sums.max(initial=0))) / top)))))
 
 
-def requantised(sums: data.I64, by: float) -> data.U8:
-    """clamp(rint(sums / by), 0, 255), half to even."""
-    return np.clip(np.rint(sums / by), 0, 255).astype(np.uint8)
+def requantised(sums: data.I64, by: float, top: int = 255) -> data.U8:
+    """clamp(rint(sums / by), 0, top), half to even."""
+    return np.clip(np.rint(sums / by), 0, top).astype(np.uint8)
