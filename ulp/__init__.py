@@ -11,6 +11,8 @@ array([[  8,  -8],
 from __future__ import annotations
 
 import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from . import _threadpoolctl, config
 from ._core import build_info as _build_info
@@ -18,6 +20,9 @@ from ._explain import Candidate, Explanation, Kernel, KernelTable, explain, kern
 from ._gemm import gemm
 from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_threads, show_config
 from .packed import PackedMatrix, pack
+
+if _TYPE_CHECKING:
+    from . import nn
 
 __version__: str = _build_info()["version"]
 
@@ -34,6 +39,7 @@ __all__ = [
     "get_isa",
     "get_num_threads",
     "kernels",
+    "nn",
     "pack",
     "set_isa",
     "set_num_threads",
@@ -42,3 +48,12 @@ __all__ = [
 
 config.configure(_os.environ)
 _threadpoolctl.register()
+
+
+def __getattr__(name: str) -> _Any:
+    # Who multiplies matrices only does not wait for the layers.
+    if name == "nn":
+        import importlib
+
+        return importlib.import_module(".nn", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

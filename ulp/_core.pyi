@@ -90,6 +90,126 @@ def gemm_fused(
     The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
     """
 
+class NotFinite(ValueError):  # noqa: N818  # the name of the native class
+    """The input of a plan holds a NaN or an infinity."""
+
+class CodeOutOfRange(ValueError):  # noqa: N818  # the name of the native class
+    """The input of a plan holds a code above 2^bits - 1."""
+
+class Plan:
+    """A network as a list of steps over images of codes (csrc/conv/plan.h). Shapes are of one image, (height, width, channels).
+
+    A tensor of codes holds unsigned bytes u of `bits` bits: u = clamp(rint(v * (1 / scale)) + zero, 0, 2^bits - 1) in float32, halves to
+    even; u stands for (u - zero) * scale. The input is the first step; steps run in the order in which they are added, and each tensor is
+    written before it is read. A target is (tensor, first channel). ValueError for whatever does not fit.
+
+    `finish`, the epilogue of a step, is a dict:
+        scale, bias   float32 (N,), only where the step says so: v = float32(acc) * scale[c] + bias[c], two roundings
+        residual      None or (tensor of codes, first channel): v += float32(r - r_zero) * r_scale
+        low, high     v = min(max(v, low), high)
+        targets       1 to 4 of them: codes by the tensor's quantiser, or floats
+        thresholds    one a target: None, or (int32 (N, 2^bits - 1) ascending, bool (N,) flip), not with a residual:
+                      code = how many thresholds[c] are <= (~acc if flip[c] else acc)
+    """
+
+    arena_bytes: int
+    """Of the activations of one run, after finalize."""
+    weight_bytes: int
+    """Of the packed weights of all steps."""
+
+    def __init__(self) -> None: ...
+    def codes(self, height: int, width: int, channels: int, bits: int, zero: int, scale: float) -> int:
+        """A tensor of codes."""
+
+    def floats(self, height: int, width: int, channels: int) -> int:
+        """A tensor of float32, which only `output` can read."""
+
+    def input_floats(self, channels: int, height: int, width: int, targets: list[int]) -> None:
+        """(N, channels, height, width) float32, quantised into 1 to 4 whole tensors."""
+
+    def input_codes(self, tensor: int, nhwc: bool) -> None:
+        """uint8 (N, H, W, C) or (N, C, H, W)."""
+
+    def conv(
+        self,
+        source: int,
+        source_channel: int,
+        weights: Packed,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        weight_zero: int,
+        finish: dict[str, Any],
+        method: str | None,
+    ) -> None:
+        """weights (kh * kw * Cp, N): row (ky * kw + kx) * Cp + c, Cp = channels read, rounded up to 4; padding: top, left, bottom, right.
+
+        Pad rows hold weight_zero; at one bit +1, and then the slice must end at the tensor's last channel. Padding is code zero.
+        method: None, "direct", "winograd" or a kernel's name.
+        """
+
+    def depthwise(
+        self,
+        source: int,
+        weights: npt.NDArray[np.int8],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        finish: dict[str, Any],
+    ) -> None:
+        """weights (kh, kw, C)."""
+
+    def linear(self, source: int, weights: Packed, weight_zero: int, finish: dict[str, Any], kernel: str | None) -> None:
+        """weights (H * W * Cp, N) in the order (y, x, c), Cp = channels rounded up to 4; the result is 1 x 1 x N."""
+
+    def max_pool(
+        self, source: int, target: tuple[int, int], rows: npt.NDArray[np.int32], columns: npt.NDArray[np.int32], dilation: tuple[int, int]
+    ) -> None:
+        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantiser on both sides."""
+
+    def window_mean(
+        self,
+        source: int,
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        divisor: npt.NDArray[np.float32],
+        finish: dict[str, Any],
+    ) -> None:
+        """v = float32(sum of (u - zero)) * (scale / divisor), divisor (Ho, Wo); finish without scale and bias."""
+
+    def rescale(self, source: int, finish: dict[str, Any]) -> None:
+        """v = float32(u - zero) * scale; finish without scale and bias."""
+
+    def gather(
+        self,
+        source: int,
+        source_channel: int,
+        channels: int,
+        target: tuple[int, int],
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+    ) -> None:
+        """out[y][x] = in[rows[y]][columns[x]], an index of -1: code zero. Same quantiser on both sides."""
+
+    def output(self, tensor: int, nhwc: bool) -> None:
+        """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
+
+    def finalize(self, group: int, throughput: bool) -> None:
+        """Lay out the buffers. group: images that go through the steps together; throughput: one image a thread."""
+
+    def run(self, x: npt.NDArray[Any], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:
+        """Any number of images, C-contiguous; one array an output. Any number of threads at once; releases the GIL.
+
+        Raises NotFinite, CodeOutOfRange, TypeError (dtype) and ValueError (shape).
+        """
+
+    def profile(self, x: npt.NDArray[Any]) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
+        """What `run` gives, and the nanoseconds of each step."""
+
+    def steps(self) -> list[dict[str, Any]]:
+        """name, method, source, targets, out_shape, macs, a_bits, w_bits of each step; input and output are steps, too."""
+
 def kernels() -> list[dict[str, Any]]:
     """The table, best first.
 

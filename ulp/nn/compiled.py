@@ -1,0 +1,279 @@
+"""`compile`: a network as one plan of integer steps, and `CompiledNetwork`, which runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp._validate import integer
+
+from .layer import as_input
+from .lower import Lowered, Mode, lower
+from .module import Module, locate
+from .quantizer import Quantizer
+from .shapes import LayerError, shape_text
+from .trace import Symbol, Trace
+
+Hint = Literal["latency", "throughput"]
+
+_FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """One step of one run."""
+
+    layer: str
+    kind: str
+    step: str
+    method: str
+    bits: tuple[int, int]
+    """Of weights and of activations; 0: none, or floats"""
+    shape: tuple[int, int, int]
+    """height, width, channels of the result"""
+    macs: int
+    ms: float
+    share: float
+    """Of the whole time, 0..1"""
+
+    @property
+    def gmacs(self) -> float:
+        """Multiply-accumulates a nanosecond, which is 10^9 a second."""
+        return self.macs / (self.ms * 1e6) if self.ms else 0.0
+
+
+class Profile:
+    """The steps of a run with their times; printed, a table. `rows`, and their sum `ms`."""
+
+    def __init__(self, rows: Iterable[ProfileRow]) -> None:
+        self.rows = list(rows)
+        self.ms = sum(row.ms for row in self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+    def __str__(self) -> str:
+        lines = [("layer", "type", "step", "kernel", "bits", "shape", "ms", "GMAC/s", "%")]
+        lines += [
+            (
+                row.layer,
+                row.kind,
+                row.step,
+                row.method,
+                _bits(row.bits),
+                _size(row.shape),
+                f"{row.ms:.3f}",
+                f"{row.gmacs:.1f}" if row.macs else "",
+                f"{100 * row.share:.1f}",
+            )
+            for row in self.rows
+        ]
+        macs = sum(row.macs for row in self.rows)
+        total = ("total", "", "", "", "", "", f"{self.ms:.3f}", f"{macs / (self.ms * 1e6):.1f}" if self.ms and macs else "", "100.0")
+        return _table([*lines, total], right=3)
+
+    __repr__ = __str__
+
+
+class CompiledNetwork:
+    """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
+
+    input_shape, output_shapes: of one image. mode, hint: as given to `compile`. input_quantizer: the quantiser of the input, None if
+    there are several.
+    """
+
+    def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, codes_in: bool, pack: Callable[[list[Any]], Any]) -> None:
+        self._lowered = lowered
+        self._plan = lowered.plan
+        self._run = lowered.runner()
+        self._pack = pack
+        self._dtype = np.dtype(np.uint8) if codes_in else _FLOAT32
+        self.input_shape = lowered.input_shape
+        self.output_shapes = tuple(lowered.output_shapes)
+        self.input_quantizer: Quantizer | None = lowered.input_quantizer
+        self.mode: Mode = mode
+        self.hint: Hint = hint
+
+    def __call__(self, x: Any) -> Any:
+        """The network's result for x, float32 (N, *input_shape) (uint8 codes with codes_in), any N; a tensor gives tensors.
+
+        Raises LayerError for another shape, TypeError for another dtype, ValueError for a NaN or an infinity.
+        """
+        if type(x) is np.ndarray and x.dtype == self._dtype and x.shape[1:] == self.input_shape:
+            flags = x.flags
+            if flags.c_contiguous and flags.aligned:
+                return self._pack(self._run(x))
+        array, back = self._input(x)
+        results = self._run(array)
+        return self._pack([back(result) for result in results])
+
+    run = __call__
+
+    def profile(self, x: Any) -> Profile:
+        """Run once and tell how long each step took. The first run of a plan is slower than the next."""
+        array, _ = self._input(x)
+        if len(self.input_shape) == 1:
+            array = array.reshape(*array.shape, 1, 1)
+        _, times = self._plan.profile(array)
+        total = int(np.sum(times)) or 1
+        return Profile(
+            ProfileRow(
+                label.name,
+                label.kind,
+                step["name"],
+                step["method"],
+                (label.w_bits if step["macs"] else 0, step["a_bits"]),
+                tuple(step["out_shape"]),
+                step["macs"] * len(array),
+                int(ns) * 1e-6,
+                int(ns) / total,
+            )
+            for label, step, ns in zip(self._lowered.labels, self._plan.steps(), times, strict=True)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights."""
+        return int(self._plan.weight_bytes)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the activations of one run; each thread that runs the network at the same time takes as many."""
+        return int(self._plan.arena_bytes)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates an image."""
+        return sum(step["macs"] for step in self._plan.steps())
+
+    def __str__(self) -> str:
+        lines: list[tuple[str, ...]] = [("layer", "type", "step", "kernel", "bits", "reads", "writes", "shape")]
+        for label, step in zip(self._lowered.labels, self._plan.steps(), strict=True):
+            reads = f"%{step['source']}" if step["source"] >= 0 else ""
+            writes = " ".join(f"%{t}" for t in step["targets"])
+            bits = _bits((label.w_bits if step["macs"] else 0, step["a_bits"]))
+            lines.append((label.name, label.kind, step["name"], step["method"], bits, reads, writes, _size(step["out_shape"])))
+        head = (
+            f"CompiledNetwork: {shape_text(self.input_shape)} -> {', '.join(shape_text(s) for s in self.output_shapes)}, "
+            f"mode={self.mode!r}, hint={self.hint!r}, {self.macs / 1e6:.1f} MMAC, {self.nbytes / 1e6:.2f} MB of weights, "
+            f"{self.memory / 1e6:.2f} MB of activations"
+        )
+        return head + "\n" + _table(lines, right=0)
+
+    def __repr__(self) -> str:
+        return f"<{str(self).splitlines()[0]}>"
+
+    def _input(self, x: Any) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
+        if self._dtype == _FLOAT32:
+            array, back = as_input(x, "x")
+        else:
+            array, back = np.asarray(x), lambda result: result
+            if array.dtype != self._dtype:
+                raise TypeError(f"x has dtype {array.dtype}: the network was compiled with codes_in=True, expected uint8 codes")
+            array = np.ascontiguousarray(array)
+        if array.shape[1:] != self.input_shape or array.ndim == 0:
+            raise LayerError(
+                f"the network was compiled for input of shape [N, {shape_text(self.input_shape)[1:]}, but got {shape_text(array.shape)}: "
+                f"compile it again for another size"
+            )
+        return array, back
+
+
+def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
+    network: Module,
+    example: Any,
+    *,
+    mode: Mode = "fp32",
+    hint: Hint = "latency",
+    group: int = 1,
+    codes_in: bool = False,
+    codes_out: bool = False,
+) -> CompiledNetwork:
+    """Turn a calibrated network into one plan: low-bit activations between the layers, everything else inside their epilogues.
+
+    example: an input, float32 (N, C, H, W) or (N, features), or just its shape. Its values are not looked at, and any N may be run.
+    mode: "fp32": bit for bit what the layers give one after another (but a batch normalisation is folded into its convolution);
+        "threshold": codes by exact integer thresholds, as if the float32 parameters were calculated with over the real numbers. Where a
+        step adds a shortcut, averages or makes floats, both modes compute alike.
+    hint: "latency": all threads work on one image; "throughput": one image a thread.
+    group: images that go through the steps together, where a call brings as many.
+    codes_in, codes_out: uint8 codes instead of floats: the input's by `input_quantizer`, the outputs' by the Quantize layers at the end.
+
+    forward is called once with a symbol in place of the input. It may return one result, or a tuple, a list or a dict of them.
+    Raises LayerError, naming the layer, where shapes do not fit, where a layer is not calibrated, and where integers cannot do what the
+    network asks: a batch normalisation that follows no convolution, an Add whose first operand comes from none, floats out of a pooling;
+    each message says where a Quantize would help. A ReLU of which other layers read the input, too, costs an elementwise step, or the
+    convolution a second time if both results are floats.
+    """
+    if mode not in ("fp32", "threshold"):
+        raise ValueError(f"mode={mode!r}: expected 'fp32' or 'threshold'")
+    if hint not in ("latency", "throughput"):
+        raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
+    group = integer(group, "group", 1, 2**16)
+    shape = tuple(example) if isinstance(example, (tuple, list)) and all(isinstance(s, int) for s in example) else np.shape(example)
+    shape = tuple(int(side) for side in shape)
+    if len(shape) not in (2, 4) or min(shape[1:]) < 1:
+        raise LayerError(f"example has shape {shape_text(shape)}: expected (N, C, H, W) or (N, features)")
+    trace = Trace(network, shape[1:])
+    try:
+        results = network(Symbol(trace, trace.graph.input, shape[0]))
+    except LayerError as error:
+        locate(error, network)
+        raise
+    symbols, pack = _structure(results)
+    trace.graph.outputs = [symbol.node for symbol in symbols]
+    throughput = hint == "throughput"
+    lowered = lower(trace.graph, mode, group=group, throughput=throughput, codes_in=codes_in, codes_out=codes_out)
+    return CompiledNetwork(lowered, mode, hint, codes_in, pack)
+
+
+def _structure(results: Any) -> tuple[list[Symbol], Callable[[list[Any]], Any]]:
+    """The symbols in what forward returned, and how arrays go in their places."""
+    symbols: list[Symbol]
+    pack: Callable[[list[Any]], Any]
+    if isinstance(results, Symbol):
+        symbols, pack = [results], _only
+    elif isinstance(results, (tuple, list)):
+        symbols, pack = list(results), type(results)
+    elif isinstance(results, dict):
+        keys = list(results)
+        symbols, pack = list(results.values()), lambda values: dict(zip(keys, values, strict=True))
+    else:
+        symbols, pack = [results], _only
+    for symbol in symbols:
+        if not isinstance(symbol, Symbol):
+            raise LayerError(f"forward returned {type(symbol).__name__}: expected a layer's result, or a tuple, list or dict of them")
+    if not symbols:
+        raise LayerError("forward returned nothing")
+    return symbols, pack
+
+
+def _only(values: list[Any]) -> Any:
+    return values[0]
+
+
+def _bits(bits: tuple[int, int]) -> str:
+    weights, activations = bits
+    return (f"W{weights}" if weights else "") + (f"A{activations}" if activations else "")
+
+
+def _size(shape: Iterable[int]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _table(rows: list[tuple[str, ...]], right: int) -> str:
+    """Rows in columns, the last `right` of them flush right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    first_right = len(widths) - right
+    lines = []
+    for row in rows:
+        cells = [text.rjust(w) if i >= first_right else text.ljust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,212 @@
+"""The graph that a network becomes before it is lowered to a plan: nodes of one result each, in an order in which they can run.
+
+Layers record it (trace.py), other front ends may build it directly; passes.py rewrites it and lower.py turns it into steps. All values are
+floats as far as the graph is concerned. An operation that multiplies carries the quantiser of its input; that is where integers come from.
+
+Shapes are of one image, as torch has them: (channels, height, width), or (features,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .quantizer import Quantizer
+
+Shape: TypeAlias = tuple[int, ...]
+Pair: TypeAlias = tuple[int, int]
+Sides: TypeAlias = tuple[int, int, int, int]
+"""top, left, bottom, right"""
+Indices: TypeAlias = npt.NDArray[np.int32]
+Doubles: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """What the network is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Integers int8 of shape (O, ...) with a zero point for all, and what turns a sum into a value.
+
+    The value is float32(sum) * float32(input scale * scale[o]) + float32(bias[o]). scale and bias: float64 (O,), so that what is folded in
+    is rounded once. At 1 bit the integers are -1 and +1 and the zero point is 0.
+    """
+
+    integers: npt.NDArray[np.int8]
+    bits: int
+    scale: Doubles
+    bias: Doubles
+    zero: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A convolution of (C, H, W); the integers are (O, C / groups, kh, kw). Padding is with 0.0."""
+
+    weights: Weights
+    quantizer: Quantizer
+    stride: Pair
+    padding: Sides
+    dilation: Pair
+    groups: int
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A product of (features,), or of a flattened image, with integers (O, features)."""
+
+    weights: Weights
+    quantizer: Quantizer
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """x * scale[c] + shift[c] with float64 (C,); a pass folds it into what comes before."""
+
+    scale: Doubles
+    shift: Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class Clamp:
+    """min(max(x, low), high): ReLU and ReLU6."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`."""
+
+    rows: Indices
+    columns: Indices
+    dilation: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class WindowMean:
+    """The quantised input's sum over each window, divided by `divisor`, float32 (rows, columns)."""
+
+    rows: Indices
+    columns: Indices
+    divisor: npt.NDArray[np.float32]
+    quantizer: Quantizer
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """out[y][x] = in[rows[y]][columns[x]]; an index of -1 gives 0.0. Padding modes and nearest upsampling."""
+
+    rows: Indices
+    columns: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """First input + quantised second input."""
+
+    quantizer: Quantizer
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """The inputs' channels, one after another."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten:
+    """(C, H, W) -> (C * H * W,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """The input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantize:
+    """The input's codes, as floats again."""
+
+    quantizer: Quantizer
+
+
+Op: TypeAlias = Input | Conv | Linear | BatchNorm | Clamp | MaxPool | WindowMean | Gather | Add | Concat | Flatten | Identity | Quantize
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation and its result.
+
+    name: the layer's name in the network, as in its state dict; kind: its class, as users know it. Both are for messages and tables.
+    """
+
+    op: Op
+    inputs: list[Node]
+    shape: Shape
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r}" if self.name else self.kind
+
+
+@dataclass
+class Graph:
+    """A network of one input. `nodes` is in an order in which they can run; `add` keeps it so."""
+
+    input: Node
+    outputs: list[Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, shape: Shape) -> Graph:
+        """A graph that has its input only."""
+        node = Node(Input(), [], shape, "input", "Input")
+        return cls(node, nodes=[node])
+
+    def add(self, op: Op, inputs: list[Node], shape: Shape, name: str, kind: str) -> Node:
+        """A new node behind all others."""
+        node = Node(op, inputs, shape, name, kind)
+        self.nodes.append(node)
+        return node
+
+    def sort(self) -> None:
+        """Drop what no output needs (never the input), and bring the rest into an order in which it can run."""
+        order: list[Node] = [self.input]
+        seen = {id(self.input)}
+        stack = [(node, False) for node in reversed(self.outputs)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                order.append(node)
+            elif id(node) not in seen:
+                seen.add(id(node))
+                stack.append((node, True))
+                stack.extend((source, False) for source in reversed(node.inputs))
+        self.nodes = order
+
+    def users(self) -> dict[int, int]:
+        """How many times each node's result is used, by id(node); outputs count."""
+        counts = {id(node): 0 for node in self.nodes}
+        for node in self.nodes:
+            for source in node.inputs:
+                counts[id(source)] += 1
+        for node in self.outputs:
+            counts[id(node)] += 1
+        return counts
+
+
+def layout(node: Node) -> tuple[int, int, int]:
+    """(height, width, channels) of the image in which a plan holds the node's result. A flattened image is still an image."""
+    while isinstance(node.op, (Flatten, Identity, Clamp, Quantize, Add)) and len(node.shape) == 1:
+        node = node.inputs[0]
+    if len(node.shape) == 1:
+        return 1, 1, node.shape[0]
+    channels, height, width = node.shape
+    return height, width, channels

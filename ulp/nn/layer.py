@@ -1,0 +1,219 @@
+"""What all layers share: arrays, tensors and symbols in, the same out; the quantiser of the input; plans cached by shape."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp._validate import bit_width
+
+from .graph import Shape
+from .module import Module
+from .observer import Observer
+from .quantizer import FloatArray, Quantizer, from_range
+from .shapes import LayerError
+from .trace import Symbol, Trace
+
+_FLOAT32 = np.dtype(np.float32)
+# Plans of one layer that are kept, one a shape of input; the oldest goes first.
+_MOST_PLANS = 32
+
+
+def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], Any]]:
+    """x as contiguous float32, and what brings a result back to x's kind (numpy array or torch tensor)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        if x.device.type != "cpu":
+            raise TypeError(f"{name} is a tensor on {x.device}: ulp.nn computes on the CPU, pass {name}.cpu()")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"{name} has dtype {x.dtype}: expected floats, pass {name}.float()")
+        return np.require(x.detach().float().numpy(), np.float32, ("C", "A")), torch.from_numpy
+    array = np.asarray(x)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{name} has dtype {array.dtype}: expected floats, pass {name}.astype(np.float32)")
+    return np.require(array, np.float32, ("C", "A")), _same
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+class Layer(Module):
+    """A module that computes: `_compute` for arrays, `_record` for symbols. Setting any attribute drops its cached plans."""
+
+    _plans: dict[Shape, Callable[[FloatArray], list[npt.NDArray[Any]]]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "_plans", {})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # A new dict: another thread may still be about to fill the old one.
+        object.__setattr__(self, "_plans", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`: a layer has no layers to name in an error."""
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Float32 in, float32 out; torch tensors give a torch tensor."""
+        try:
+            if isinstance(inputs[0], Symbol):
+                return self._record(*inputs)
+            array, back = as_input(inputs[0])
+            return back(self._compute(array, *(as_input(x, f"input {i}")[0] for i, x in enumerate(inputs[1:], 2))))
+        except LayerError as error:
+            error.layer = error.layer or self
+            raise
+
+    def _compute(self, *inputs: FloatArray) -> FloatArray:
+        raise NotImplementedError
+
+    def _record(self, *inputs: Symbol) -> Symbol:
+        raise NotImplementedError
+
+
+class QuantizedInput(Layer):
+    """A layer that quantises its input (Add: its second one), by a fixed quantiser or by each call's range.
+
+    act_bits: 1..8. act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: what calibration sees decides.
+    act_asymmetric: the zero point lies wherever the range wants it. dynamic: the range of each call's whole input, no calibration.
+    quantizer: None until `calibrate`, `load_state_dict` or an assignment sets it.
+    """
+
+    def __init__(self, act_bits: int, act_signed: bool | None, act_asymmetric: bool, dynamic: bool) -> None:
+        super().__init__()
+        self.act_bits = bit_width(act_bits, "act_bits")
+        self.act_signed = act_signed
+        self.act_asymmetric = act_asymmetric
+        self.dynamic = dynamic
+        if act_signed and self.act_bits == 1 and not act_asymmetric:
+            raise ValueError(
+                "act_signed=True with act_bits=1: the two codes would stand for 0 and a negative value; use act_bits=2 or more"
+            )
+        if dynamic and act_asymmetric:
+            raise ValueError("dynamic=True with act_asymmetric=True: a zero point that moves from call to call is not supported")
+        self.quantizer: Quantizer | None = None
+        self._observer: Observer | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "quantizer" and value is not None and value.bits != self.act_bits:
+            raise ValueError(f"quantizer has {value.bits} bits, but act_bits={self.act_bits}")
+        super().__setattr__(name, value)
+
+    def input_quantizer(self) -> Quantizer:
+        """The fixed quantiser, or LayerError."""
+        if self.quantizer is not None:
+            return self.quantizer
+        kind = type(self).__name__
+        if self.dynamic:
+            raise LayerError(f"{kind} is dynamic, and a compiled network needs fixed ranges: make it with dynamic=False and calibrate")
+        raise LayerError(
+            f"{kind} is not calibrated, the range of its input is not known: call network.calibrate(batches) or "
+            f"ulp.nn.calibrate(network, batches), load a state dict with act_scale, or make the layer with dynamic=True"
+        )
+
+    def quantizer_for(self, x: FloatArray) -> Quantizer:
+        """The quantiser of this call. ValueError where a value is not finite."""
+        check_finite(x)
+        if self.quantizer is not None or not self.dynamic:
+            return self.input_quantizer()
+        low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+        return from_range(low, high, self.act_bits, self.act_signed, asymmetric=False)
+
+    def _state(self) -> dict[str, npt.NDArray[Any]]:
+        if self.quantizer is None:
+            return {}
+        return {"act_scale": np.array(self.quantizer.scale, np.float32), "act_zero": np.array(self.quantizer.zero, np.int64)}
+
+    def _expected(self) -> dict[str, tuple[Shape, bool]]:
+        return {"act_scale": ((), False), "act_zero": ((), False)}
+
+    def _assign(self, values: dict[str, FloatArray]) -> None:
+        if "act_scale" in values:
+            self.quantizer = Quantizer(self.act_bits, float(values["act_scale"]), int(values.get("act_zero", 0)))
+
+    def _act_repr(self) -> str:
+        signed = {None: "", False: ", unsigned", True: ", signed"}[self.act_signed]
+        kind = ", asymmetric" if self.act_asymmetric else signed
+        return f"act_bits={self.act_bits}{kind}{', dynamic=True' if self.dynamic else ''}"
+
+
+class PlannedLayer(QuantizedInput):
+    """A layer of one input that runs a native plan of its own, one for each shape it meets."""
+
+    def forward(self, x: Any) -> Any:
+        """Float32 in, float32 out; torch tensors give a torch tensor. Images with and without a batch, as in torch."""
+        if type(x) is np.ndarray:
+            run = self._plans.get(x.shape[1:])
+            if run is not None and x.dtype == _FLOAT32:
+                flags = x.flags
+                if flags.c_contiguous and flags.aligned:
+                    return run(x)[0]
+        return super().forward(x)
+
+    def _compute(self, *inputs: FloatArray) -> FloatArray:
+        x = inputs[0]
+        dims = self._image_dims
+        self._check(x.shape[-dims:] if x.ndim >= dims else x.shape, x.shape)
+        if x.ndim == dims:
+            single: FloatArray = self._batch(x[None])[0]
+            return single
+        return self._batch(x)
+
+    def _batch(self, x: FloatArray) -> FloatArray:
+        if self._observer is not None:
+            self._observer.add(x)
+            return self._float(x)
+        if self.dynamic and self.quantizer is None:
+            return self._dynamic(x)
+        shape = x.shape[1:]
+        run = self._plans.get(shape)
+        if run is None:
+            self._settle()
+            plans = self._plans
+            run = self._prepare(shape)
+            if len(plans) >= _MOST_PLANS:
+                plans.pop(next(iter(plans)), None)
+            plans[shape] = run
+        result: FloatArray = run(x)[0]
+        return result
+
+    def _prepare(self, shape: Shape) -> Callable[[FloatArray], list[FloatArray]]:
+        from .lower import lower  # lowering knows nothing of layers; layers only need it to run by themselves
+
+        self.input_quantizer()
+        trace = Trace(self, shape)
+        trace.graph.outputs = [self._record(Symbol(trace, trace.graph.input, 1)).node]
+        return lower(trace.graph).runner()
+
+    def _settle(self) -> None:
+        """Decide what is still open, before a plan is made."""
+
+    def _check(self, shape: Shape, given: Shape) -> None:
+        """LayerError unless `shape` is one image that the layer takes; `given` is what the caller passed."""
+        raise NotImplementedError
+
+    def _float(self, x: FloatArray) -> FloatArray:
+        """What the layer computes without quantising its input."""
+        raise NotImplementedError
+
+    def _dynamic(self, x: FloatArray) -> FloatArray:
+        """The layer with the quantiser of this input."""
+        raise NotImplementedError
+
+    _image_dims = 3
+
+
+def check_finite(x: FloatArray) -> None:
+    """ValueError where a value is a NaN or an infinity."""
+    if not np.isfinite(x).all():
+        raise ValueError("the input holds a NaN or an infinity")

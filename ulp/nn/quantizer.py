@@ -1,0 +1,219 @@
+"""From floats to codes: the quantiser of a tensor of activations, the ranges it is made from, and the quantisation of weights.
+
+Activations are unsigned codes u of `bits` bits with one scale and one zero point a tensor:
+
+    u = clamp(rint(x * (1 / scale)) + zero, 0, 2^bits - 1),     u stands for (u - zero) * scale
+
+in float32 throughout, 1 / scale rounded first, halves to even. Weights are two's complement (at one bit -1 and +1) with a scale a channel
+or one for all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp._validate import bit_width, integer, interval
+
+FloatArray = npt.NDArray[np.float32]
+WeightMethod = Literal["mse", "minmax"]
+WeightRange = Literal["full", "narrow"]
+
+# A scale and its inverse are normal float32 numbers.
+_SMALLEST_SCALE = 2.0**-126
+_LARGEST_SCALE = 2.0**126
+
+
+def positive_scale(value: object, name: str) -> float:
+    """`value` rounded to float32, as a float. ValueError unless it and its inverse are positive normal float32 numbers."""
+    scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
+    if not _SMALLEST_SCALE <= scale <= _LARGEST_SCALE:
+        raise ValueError(f"{name}={value!r}: expected a positive float32 number from 2^-126 to 2^126")
+    return scale
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that stands for 0.0."""
+
+    bits: int
+    scale: float
+    zero: int = 0
+    _inverse: np.float32 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # the dataclass is frozen
+        set_field(self, "bits", bit_width(self.bits, "bits"))
+        set_field(self, "scale", positive_scale(self.scale, "scale"))
+        set_field(self, "zero", integer(self.zero, "zero", 0, 2**self.bits - 1, "a code"))
+        set_field(self, "_inverse", np.float32(1) / np.float32(self.scale))
+
+    @property
+    def levels(self) -> int:
+        """The largest code, 2^bits - 1."""
+        return int(2**self.bits - 1)
+
+    def codes(self, x: FloatArray) -> npt.NDArray[np.uint8]:
+        """The codes of finite float32 values of any shape."""
+        with np.errstate(over="ignore"):  # what leaves float32 is clamped
+            steps = np.rint(x * self._inverse) + np.float32(self.zero)
+        return np.asarray(np.clip(steps, 0, self.levels).astype(np.uint8))
+
+    def code(self, x: float) -> int:
+        """The code of one value, which may be infinite."""
+        if math.isinf(x):
+            return self.levels if x > 0 else 0
+        return int(self.codes(np.array([x], np.float32))[0])
+
+    def values(self, codes: npt.NDArray[np.uint8]) -> FloatArray:
+        """What codes stand for, float32."""
+        steps: FloatArray = (codes.astype(np.int16) - np.int16(self.zero)).astype(np.float32)
+        return np.asarray(steps * np.float32(self.scale))
+
+    def round_trip(self, x: FloatArray) -> FloatArray:
+        """What remains of finite float32 values: values(codes(x))."""
+        return self.values(self.codes(x))
+
+    def effective_clamp(self, low: float, high: float) -> tuple[float, float]:
+        """The part of clamp(x, low, high) that codes can show; the other bound becomes infinite.
+
+        A ReLU in front of unsigned codes says nothing new: they begin at 0.
+        """
+        return (low if self.code(low) > 0 else -math.inf), (high if self.code(high) < self.levels else math.inf)
+
+
+def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetric: bool) -> Quantizer:
+    """The quantiser that just covers low..high; 0.0 is always covered.
+
+    signed: False: codes from 0.0 up; True: zero = 2^(bits - 1), as in two's complement; None: signed if low < 0 and bits > 1.
+    asymmetric: the zero point lies wherever the range wants it; `signed` is not looked at.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    levels = 2**bits - 1
+    if asymmetric:
+        scale = _safe_scale((high - low) / levels)
+        return Quantizer(bits, scale, min(levels, round(-low / scale)))
+    if signed is None:
+        signed = low < 0 and bits > 1
+    if signed:
+        zero = 2 ** (bits - 1)
+        return Quantizer(bits, _safe_scale(max(-low / zero, high / (levels - zero))), zero)
+    return Quantizer(bits, _safe_scale(high / levels))
+
+
+def _safe_scale(scale: float) -> float:
+    # A tensor that was always zero has no scale; any will do.
+    return float(np.float32(scale)) if scale >= _SMALLEST_SCALE else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOptions:
+    """How floats become weights of `bits` bits.
+
+    per_channel: a scale an output channel, or one for all.
+    method: "mse" looks for the scale with the least squared error; "minmax" covers the largest weight.
+    range: "full" uses -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out, so that the interval is symmetric.
+    One bit is -1 or +1 times mean |w| (Rastegari et al., XNOR-Net, 2016, section 3.1), whatever the other options say.
+    """
+
+    bits: int
+    per_channel: bool = True
+    method: WeightMethod = "mse"
+    range: WeightRange = "full"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", bit_width(self.bits, "bits"))
+        if self.method not in ("mse", "minmax"):
+            raise ValueError(f"weight_method={self.method!r}: expected 'mse' or 'minmax'")
+        if self.range not in ("full", "narrow"):
+            raise ValueError(f"weight_range={self.range!r}: expected 'full' or 'narrow'")
+
+    @property
+    def interval(self) -> tuple[int, int]:
+        """Smallest and largest weight."""
+        low, high = interval(self.bits, signed=True)
+        return (-high if self.range == "narrow" and self.bits > 1 else low), high
+
+
+def quantize_weight(weight: FloatArray, options: WeightOptions) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Integers of weight's shape (O, ...) and float32 scales (O,), so that integer * scale is near the finite weight."""
+    channels = weight.shape[0]
+    rows = weight.reshape(channels, -1) if options.per_channel else weight.reshape(1, -1)
+    if rows.shape[1] == 0:
+        return np.zeros(weight.shape, np.int8), np.ones(channels, np.float32)
+    integers = np.empty(rows.shape, np.int8)
+    scales = np.empty(len(rows), np.float32)
+    block = max(1, 2**18 // rows.shape[1])  # rows whose copies stay in the cache
+    for i in range(0, len(rows), block):
+        part = rows[i : i + block]
+        scales[i : i + block] = _scales(part, options)
+        integers[i : i + block] = to_integers(part, scales[i : i + block], options)
+    if not options.per_channel:
+        scales = np.repeat(scales, channels)
+    return integers.reshape(weight.shape), scales
+
+
+def to_integers(rows: FloatArray, scales: FloatArray, options: WeightOptions) -> npt.NDArray[np.int8]:
+    """(O, K) floats at scales (O,) -> the nearest integers."""
+    if options.bits == 1:
+        return np.asarray(np.where(rows >= 0, np.int8(1), np.int8(-1)))
+    low, high = options.interval
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        steps = np.rint(rows / scales[:, None])
+    # A scale of zero says that the channel is zero.
+    if not scales.all():
+        steps = np.nan_to_num(steps, posinf=0.0, neginf=0.0)
+    return np.asarray(np.clip(steps, low, high).astype(np.int8))
+
+
+def _scales(rows: FloatArray, options: WeightOptions) -> FloatArray:
+    if options.bits == 1:
+        return np.asarray(np.abs(rows).mean(axis=1, dtype=np.float64).astype(np.float32))
+    low, high = options.interval
+    reach = np.maximum(rows.max(axis=1) / high, rows.min(axis=1) / low).astype(np.float64)
+    reach = np.asarray(np.where(reach >= _SMALLEST_SCALE, reach, 1.0))
+    if options.method == "minmax":
+        return np.asarray(reach.astype(np.float32))
+    return _least_squares(rows, reach, low, high)
+
+
+def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, high: int) -> FloatArray:
+    """The scale of each row with the least sum of (w - scale * integer)^2.
+
+    A grid of shares of `reach` finds the valley; from there the best scale for fixed integers, <w, q> / <q, q>, and the best integers for
+    a fixed scale take turns, which never raises the error.
+    """
+    best = reach.copy()
+    least = np.full(len(rows), np.inf)
+
+    def attempt(scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        q = np.clip(np.rint(rows / scales[:, None].astype(np.float32)), low, high)
+        error = np.square(rows - q * scales[:, None].astype(np.float32)).sum(axis=1, dtype=np.float64)
+        better = error < least
+        least[better] = error[better]
+        best[better] = scales[better]
+        across = (rows * q).sum(axis=1, dtype=np.float64)
+        square = np.square(q).sum(axis=1, dtype=np.float64)
+        return np.where((square > 0) & (across > 0), across / np.maximum(square, 1), scales)
+
+    # At 8 bits the best scale is close to the largest weight's, at 2 bits often at less than half of it.
+    smallest = 0.25 if high < 8 else 0.6
+    for share in np.linspace(smallest, 1.0, 16):
+        attempt(reach * share)
+    for _ in range(3):
+        attempt(attempt(best))
+    return np.asarray(best.astype(np.float32))
+
+
+def as_float32(x: Any, name: str) -> FloatArray:
+    """A contiguous float32 copy of an array or tensor, from any device. ValueError where a value is not finite."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu().float()
+    array = np.array(x, dtype=np.float32, order="C")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a NaN or an infinity")
+    return array

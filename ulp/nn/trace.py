@@ -1,0 +1,112 @@
+"""Recording a network: it is called once with a symbol in place of an array, and every layer notes itself in a graph."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .graph import Graph, Node, Op, Shape
+from .module import Module
+from .shapes import LayerError
+
+
+class Trace:
+    """A graph in the making, and the names of the network's layers."""
+
+    def __init__(self, network: Module, shape: Shape) -> None:
+        self.graph = Graph.start(shape)
+        self._names = {id(module): name for name, module in network.named_modules()}
+        self._calls: dict[str, int] = {}
+
+    def name(self, layer: Module) -> str:
+        """The layer's name in the network; a second call of the same layer gets ":2", a layer made inside forward its class."""
+        name = self._names.get(id(layer)) or type(layer).__name__.lower()
+        calls = self._calls[name] = self._calls.get(name, 0) + 1
+        return name if calls == 1 else f"{name}:{calls}"
+
+
+class Symbol:
+    """Stands for the result of a layer while a network is traced. It has a shape and no values."""
+
+    def __init__(self, trace: Trace, node: Node, batch: int) -> None:
+        self.trace = trace
+        self.node = node
+        self.batch = batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As an array's, with the example's batch."""
+        return self.batch, *self.node.shape
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions with the batch."""
+        return 1 + len(self.node.shape)
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """float32."""
+        return np.dtype(np.float32)
+
+    def size(self, dim: int | None = None) -> Any:
+        """As torch's `Tensor.size`."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Symbol:
+        """As torch's `Tensor.flatten`; only flatten(1), the images one by one."""
+        from .structure import Flatten
+
+        result: Symbol = Flatten(start_dim, end_dim)(self)
+        return result
+
+    def _unknown(self, what: str) -> NoReturn:
+        raise self._error(what)
+
+    def _error(self, what: str) -> LayerError:
+        return LayerError(
+            f"{what} on the result of {self.node} cannot be compiled: between its layers a compiled network holds no arrays. "
+            f"Use a layer of ulp.nn: Add() for x + y, Concat(1) for a concatenation, Flatten(1) for a reshape, ReLU() for relu"
+        )
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._unknown("a numpy function")
+
+    __array_ufunc__ = None  # numpy's operators then ask Symbol's
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._unknown(f"`.{name}`")
+
+    def __getitem__(self, index: object) -> NoReturn:
+        self._unknown("indexing")
+
+    def __bool__(self) -> bool:
+        raise self._error("a condition")
+
+    def __add__(self, other: object) -> NoReturn:
+        self._unknown("`+`")
+
+    def __mul__(self, other: object) -> NoReturn:
+        self._unknown("`*`")
+
+    def __sub__(self, other: object) -> NoReturn:
+        self._unknown("`-`")
+
+    def __truediv__(self, other: object) -> NoReturn:
+        self._unknown("`/`")
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+    __rsub__ = __sub__
+    __rtruediv__ = __truediv__
+
+
+def record(op: Op, shape: Shape, layer: Module, *inputs: Symbol, kind: str = "") -> Symbol:
+    """The symbol of a layer's result."""
+    trace = inputs[0].trace
+    if any(x.trace is not trace for x in inputs):
+        raise LayerError("a symbol of another trace: forward must not keep results between calls")
+    node = trace.graph.add(op, [x.node for x in inputs], shape, trace.name(layer), kind or type(layer).__name__)
+    return Symbol(trace, node, inputs[0].batch)

@@ -1,0 +1,491 @@
+"""The layers with weights: `Conv2d` and `Linear`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp._validate import as_array, bit_width, describe_interval, integer, interval
+
+from .floats import conv2d
+from .graph import Conv, Gather, Pair, Shape, Sides
+from .graph import Linear as LinearOp
+from .graph import Weights as GraphWeights
+from .layer import PlannedLayer
+from .quantizer import (
+    FloatArray,
+    Quantizer,
+    WeightMethod,
+    WeightOptions,
+    WeightRange,
+    as_float32,
+    quantize_weight,
+    to_integers,
+)
+from .shapes import IntOrPair, LayerError, check_image, conv_size, pair, same_padding, shape_text
+from .trace import Symbol, Trace, record
+
+_PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+_rng = np.random.default_rng()
+_rng_lock = threading.Lock()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed the generator that weights come from where none are loaded."""
+    global _rng
+    with _rng_lock:
+        _rng = np.random.default_rng(seed)
+
+
+W = TypeVar("W", bound="Weighted")
+
+
+class Weighted(PlannedLayer):
+    """Integers, a scale an output channel, a bias. Without weights given, random ones are drawn on first use, as wide as torch's."""
+
+    def __init__(
+        self,
+        weight_shape: Shape,
+        bias: bool,
+        options: WeightOptions,
+        act_bits: int | None,
+        act_signed: bool | None,
+        act_asymmetric: bool,
+        dynamic: bool,
+    ) -> None:
+        if act_bits is None:
+            if options.bits == 1:
+                raise TypeError(
+                    f"{type(self).__name__}: act_bits is needed where bits=1, as binary networks differ in it: pass act_bits=1 (XNOR-Net), "
+                    f"act_bits=2, or act_bits=8"
+                )
+            act_bits = options.bits
+        super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
+        self.bits = options.bits
+        self.weight_options = options
+        self._shape = weight_shape
+        self._has_bias = bool(bias)
+        self._integers: npt.NDArray[np.int8] | None = None
+        self._scale: FloatArray | None = None
+        self._bias: FloatArray | None = None
+
+    def _drawn(self) -> tuple[npt.NDArray[np.int8], FloatArray, FloatArray | None]:
+        if self._integers is None or self._scale is None:
+            self._draw()
+        assert self._integers is not None
+        assert self._scale is not None
+        return self._integers, self._scale, self._bias
+
+    def _settle(self) -> None:
+        self._drawn()
+
+    def _draw(self) -> None:
+        """Uniform integers and biases, of the width of torch's own initial weights, 1 / sqrt(fan in)."""
+        low, high = self.weight_options.interval
+        bound = 1 / np.sqrt(max(1, int(np.prod(self._shape[1:]))))
+        with _rng_lock:
+            if self._integers is not None:
+                return  # another thread has
+            if self.bits == 1:
+                integers = (2 * _rng.integers(0, 2, self._shape, np.int8) - 1).astype(np.int8)
+            else:
+                integers = _rng.integers(max(low, -high), high + 1, self._shape, np.int8)
+            bias = _rng.uniform(-bound, bound, self._shape[0]).astype(np.float32) if self._has_bias else None
+            self._set(integers, np.full(self._shape[0], bound / high, np.float32), bias)
+
+    def _set(self, integers: npt.NDArray[np.int8], scale: FloatArray, bias: FloatArray | None) -> None:
+        for array in (integers, scale, bias):
+            if array is not None:
+                array.flags.writeable = False  # plans are made from them
+        self._bias = bias
+        self._scale = scale
+        self._integers = integers
+
+    @property
+    def weight_int(self) -> npt.NDArray[np.int8]:
+        """The integers, int8, of the weight's shape; read-only."""
+        return self._drawn()[0]
+
+    @property
+    def weight_scale(self) -> FloatArray:
+        """One float32 scale an output channel; read-only."""
+        return self._drawn()[1]
+
+    @property
+    def weight(self) -> FloatArray:
+        """weight_int * weight_scale, a float32 copy. Assigning floats (array or tensor) of the same shape quantises them."""
+        integers, scale, _ = self._drawn()
+        return integers * scale.reshape(-1, *(1,) * (integers.ndim - 1))
+
+    @weight.setter
+    def weight(self, value: Any) -> None:
+        array = as_float32(value, "weight")
+        if array.shape != self._shape:
+            raise LayerError(f"weight has shape {shape_text(array.shape)}, expected {shape_text(self._shape)}")
+        self._set(*quantize_weight(array, self.weight_options), self._drawn()[2] if self._has_bias else None)
+
+    @property
+    def bias(self) -> FloatArray | None:
+        """float32 (O,), read-only, or None. May be assigned where the layer has one."""
+        return self._drawn()[2]
+
+    @bias.setter
+    def bias(self, value: Any) -> None:
+        if (value is not None) != self._has_bias:
+            raise LayerError(f"bias={'a value' if value is not None else None}, but the layer was made with bias={self._has_bias}")
+        if value is not None:
+            array = as_float32(value, "bias")
+            if array.shape != self._shape[:1]:
+                raise LayerError(f"bias has shape {shape_text(array.shape)}, expected {shape_text(self._shape[:1])}")
+            integers, scale, _ = self._drawn()
+            self._set(integers, scale, array)
+
+    def _take_quantized(self: W, integers: object, scale: object, bias: object, act_scale: object, act_zero: object) -> W:
+        array = as_array(integers, "weight_int")
+        if array.dtype.kind not in "iub":
+            raise TypeError(f"weight_int has dtype {array.dtype}: expected integers")
+        if array.shape != self._shape:
+            raise LayerError(f"weight_int has shape {shape_text(array.shape)}, expected {shape_text(self._shape)}")
+        low, high = interval(self.bits, signed=True)
+        outside = (array < low) | (array > high) | ((array == 0) if self.bits == 1 else False)
+        if outside.any():
+            raise ValueError(f"weight_int holds {array[outside].flat[0]}, which is outside {describe_interval(self.bits, signed=True)}")
+        scales = np.array(np.broadcast_to(as_float32(scale, "weight_scale"), self._shape[:1]))
+        self._set(array.astype(np.int8), scales, None)
+        if bias is not None:
+            self.bias = bias
+        if act_scale is not None:
+            self.quantizer = Quantizer(self.act_bits, float(act_scale), integer(act_zero, "act_zero", 0, 2**self.act_bits - 1))  # type: ignore[arg-type]  # float says what does not convert
+        return self
+
+    def graph_weights(self) -> GraphWeights:
+        """The weights as a graph holds them."""
+        integers, scale, bias = self._drawn()
+        shift = np.zeros(self._shape[0]) if bias is None else bias.astype(np.float64)
+        return GraphWeights(integers, self.bits, scale.astype(np.float64), shift)
+
+    def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
+        """The layer in a graph, with another quantiser and other weights than its own."""
+        raise NotImplementedError
+
+    def _record(self, *inputs: Symbol) -> Symbol:
+        self._check(inputs[0].node.shape, inputs[0].shape)
+        return self._nodes(inputs[0], self.input_quantizer(), self.graph_weights())
+
+    def _dynamic(self, x: FloatArray) -> FloatArray:
+        quantizer = self.quantizer_for(x)
+        integers, scale, bias = self._drawn()
+        key = (-1, quantizer.zero, *x.shape[1:])
+        run = self._plans.get(key)
+        if run is None:
+            plans = self._plans
+            run = plans[key] = self._prepare_sums(x.shape[1:], quantizer.zero, integers)
+        # A scale of 1 on both sides: float32 sums, to which this call's scale is applied here as a plan would.
+        result: FloatArray = run(quantizer.codes(x))[0]  # type: ignore[arg-type]  # this plan takes codes
+        sides = (1,) * (result.ndim - 2)
+        result *= (np.float32(quantizer.scale) * scale).reshape(-1, *sides)
+        result += np.zeros(1, np.float32) if bias is None else bias.reshape(-1, *sides)
+        return result
+
+    def _prepare_sums(self, shape: Shape, zero: int, integers: npt.NDArray[np.int8]) -> Callable[[FloatArray], list[FloatArray]]:
+        from .lower import lower
+
+        channels = self._shape[0]
+        trace = Trace(self, shape)
+        weights = GraphWeights(integers, self.bits, np.ones(channels), np.zeros(channels))
+        x = Symbol(trace, trace.graph.input, 1)
+        trace.graph.outputs = [self._nodes(x, Quantizer(self.act_bits, 1.0, zero), weights).node]
+        return lower(trace.graph, codes_in=True).runner()
+
+    def _parameters(self) -> dict[str, FloatArray]:
+        bias = self.bias
+        return {"weight": self.weight} if bias is None else {"weight": self.weight, "bias": bias.copy()}
+
+    def _state(self) -> dict[str, npt.NDArray[Any]]:
+        return {**self._parameters(), "weight_scale": self.weight_scale.copy(), **super()._state()}
+
+    def _expected(self) -> dict[str, tuple[Shape, bool]]:
+        own = {"weight": (self._shape, True), "weight_scale": (self._shape[:1], False)}
+        if self._has_bias:
+            own["bias"] = (self._shape[:1], True)
+        return {**own, **super()._expected()}
+
+    def _assign(self, values: dict[str, FloatArray]) -> None:
+        super()._assign(values)
+        if "weight" in values:
+            weight = values["weight"]
+            if "weight_scale" in values:
+                scale = values["weight_scale"]
+                integers = to_integers(weight.reshape(len(weight), -1), scale, self.weight_options).reshape(weight.shape)
+            else:
+                integers, scale = quantize_weight(weight, self.weight_options)
+            old = self._bias if self._has_bias and self._integers is not None else None
+            self._set(integers, scale, values.get("bias", old) if self._has_bias else None)
+        elif "bias" in values:
+            self.bias = values["bias"]
+
+    def _bits_repr(self) -> str:
+        return f"{'' if self._has_bias else ', bias=False'}, bits={self.bits}, {self._act_repr()}"
+
+
+class Conv2d(Weighted):
+    """2-D convolution of `bits`-bit weights with `act_bits`-bit activations; the other arguments as in torch.nn.Conv2d.
+
+    Takes and gives float32 (N, C, H, W) or (C, H, W). padding: an int, a pair, 'same' or 'valid'.
+    bits: 1..8; two's complement, at one bit -1 and +1. act_bits: 1..8, `bits` by default; with bits=1 it must be given.
+    act_signed, act_asymmetric, dynamic: how the input is quantised, see `QuantizedInput`. per_channel, weight_method, weight_range: how
+    floats become weights, see `WeightOptions`.
+    The result is float32(sum of integer products) * float32(act_scale * weight_scale) + bias, the sum exact.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrPair,
+        stride: IntOrPair = 1,
+        padding: IntOrPair | str = 0,
+        dilation: IntOrPair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        bits: int,
+        act_bits: int | None = None,
+        act_signed: bool | None = None,
+        act_asymmetric: bool = False,
+        dynamic: bool = False,
+        per_channel: bool = True,
+        weight_method: WeightMethod = "mse",
+        weight_range: WeightRange = "full",
+    ) -> None:
+        in_channels = integer(in_channels, "in_channels", 1, 2**24)
+        out_channels = integer(out_channels, "out_channels", 1, 2**24)
+        if groups <= 0:
+            raise ValueError("groups must be a positive integer")
+        if in_channels % groups:
+            raise ValueError("in_channels must be divisible by groups")
+        if out_channels % groups:
+            raise ValueError("out_channels must be divisible by groups")
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {set(_PADDING_MODES)}, but got padding_mode='{padding_mode}'")
+        kernel = pair(kernel_size, "kernel_size", 1)
+        super().__init__(
+            (out_channels, in_channels // groups, *kernel),
+            bias,
+            WeightOptions(bit_width(bits, "bits"), per_channel, weight_method, weight_range),
+            act_bits,
+            act_signed,
+            act_asymmetric,
+            dynamic,
+        )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel
+        self.stride = pair(stride, "stride", 1)
+        self.dilation = pair(dilation, "dilation", 1)
+        self.groups = groups
+        self.padding_mode = padding_mode
+        self.padding: Pair | str
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise ValueError(f"Invalid padding string {padding!r}, should be one of 'same', 'valid'")
+            if padding == "same" and self.stride != (1, 1):
+                raise ValueError("padding='same' is not supported for strided convolutions")
+            self.padding = padding
+        else:
+            self.padding = pair(padding, "padding", 0)
+
+    @property
+    def sides(self) -> Sides:
+        """The padding in pixels: top, left, bottom, right."""
+        if self.padding == "same":
+            return same_padding(self.kernel_size, self.dilation)
+        if isinstance(self.padding, str):
+            return 0, 0, 0, 0
+        y, x = self.padding
+        return y, x, y, x
+
+    @classmethod
+    def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Conv2d:
+        """A layer like `layer` (a torch.nn.Conv2d, or what has its attributes) with its weights quantised. Options as for Conv2d."""
+        made = cls(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.bias is not None,
+            layer.padding_mode,
+            bits=bits,
+            **options,
+        )
+        made.load_state_dict({"weight": layer.weight} if layer.bias is None else {"weight": layer.weight, "bias": layer.bias})
+        return made
+
+    @classmethod
+    def from_quantized(
+        cls,
+        weight_int: npt.ArrayLike,
+        weight_scale: npt.ArrayLike,
+        bias: npt.ArrayLike | None = None,
+        act_scale: float | None = None,
+        act_zero: int = 0,
+        *,
+        bits: int,
+        stride: IntOrPair = 1,
+        padding: IntOrPair | str = 0,
+        dilation: IntOrPair = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        **options: Any,
+    ) -> Conv2d:
+        """A layer of given integers, as quantisation-aware training leaves them.
+
+        weight_int: integers (O, C / groups, kh, kw) of `bits` bits, at one bit -1 and +1. weight_scale: a number or (O,).
+        act_scale, act_zero: the input's quantiser; left out, it is to be calibrated. Further options as for Conv2d.
+        """
+        shape = np.shape(weight_int)
+        if len(shape) != 4:
+            raise LayerError(f"weight_int has shape {shape_text(shape)}, expected four dimensions, (O, C / groups, kh, kw)")
+        made = cls(
+            shape[1] * groups, shape[0], shape[2:], stride, padding, dilation, groups, bias is not None, padding_mode, bits=bits, **options
+        )
+        return made._take_quantized(weight_int, weight_scale, bias, act_scale, act_zero)
+
+    def _check(self, shape: Shape, given: Shape) -> None:
+        check_image(shape, "Conv2d", given)
+        if shape[0] != self.in_channels:
+            raise LayerError(
+                f"Given groups={self.groups}, weight of size {shape_text(self._shape)}, expected input{shape_text(given)} "
+                f"to have {self.in_channels} channels, but got {shape[0]} channels instead"
+            )
+        if self.padding_mode in ("reflect", "circular"):
+            for axis, sides in ((1, self.sides[::2]), (2, self.sides[1::2])):
+                most = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
+                if max(sides) > most:
+                    raise LayerError(
+                        f"Padding size should be less than the corresponding input dimension, but got: padding {sides} "
+                        f"at dimension {axis + 1} of input {shape_text(given)}"
+                    )
+        conv_size((shape[1], shape[2]), self.kernel_size, self.stride, self.sides, self.dilation)
+
+    def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
+        channels, height, width = x.node.shape
+        sides = self.sides
+        height, width = conv_size((height, width), self.kernel_size, self.stride, sides, self.dilation)
+        if self.padding_mode != "zeros" and any(sides):
+            rows, columns = (
+                np.pad(np.arange(size, dtype=np.int32), around, mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
+                for size, around in zip(x.node.shape[1:], (sides[::2], sides[1::2]), strict=True)
+            )
+            x = record(Gather(rows, columns), (channels, len(rows), len(columns)), self, x, kind="Pad")
+            sides = (0, 0, 0, 0)
+        op = Conv(weights, quantizer, self.stride, sides, self.dilation, self.groups)
+        return record(op, (self.out_channels, height, width), self, x)
+
+    def _float(self, x: FloatArray) -> FloatArray:
+        top, left, bottom, right = self.sides
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
+        return conv2d(padded, self.weight, self.bias, self.stride, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """As torch's, and the bits."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, value, usual in (
+            ("padding", self.padding, (0, 0)),
+            ("dilation", self.dilation, (1, 1)),
+            ("groups", self.groups, 1),
+            ("padding_mode", self.padding_mode, "zeros"),
+        ):
+            text += "" if value == usual else f", {name}={value}"
+        return text + self._bits_repr()
+
+
+class Linear(Weighted):
+    """x @ weight.T + bias with `bits`-bit weights (out_features, in_features); arguments as for torch.nn.Linear and `Conv2d`.
+
+    Takes float32 (..., in_features), gives (..., out_features).
+    """
+
+    _image_dims = 1
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        bits: int,
+        act_bits: int | None = None,
+        act_signed: bool | None = None,
+        act_asymmetric: bool = False,
+        dynamic: bool = False,
+        per_channel: bool = True,
+        weight_method: WeightMethod = "mse",
+        weight_range: WeightRange = "full",
+    ) -> None:
+        in_features = integer(in_features, "in_features", 1, 2**24)
+        out_features = integer(out_features, "out_features", 1, 2**24)
+        options = WeightOptions(bit_width(bits, "bits"), per_channel, weight_method, weight_range)
+        super().__init__((out_features, in_features), bias, options, act_bits, act_signed, act_asymmetric, dynamic)
+        self.in_features = in_features
+        self.out_features = out_features
+
+    @classmethod
+    def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Linear:
+        """A layer like `layer` (a torch.nn.Linear, or what has its attributes) with its weights quantised. Options as for Linear."""
+        made = cls(layer.in_features, layer.out_features, layer.bias is not None, bits=bits, **options)
+        made.load_state_dict({"weight": layer.weight} if layer.bias is None else {"weight": layer.weight, "bias": layer.bias})
+        return made
+
+    @classmethod
+    def from_quantized(
+        cls,
+        weight_int: npt.ArrayLike,
+        weight_scale: npt.ArrayLike,
+        bias: npt.ArrayLike | None = None,
+        act_scale: float | None = None,
+        act_zero: int = 0,
+        *,
+        bits: int,
+        **options: Any,
+    ) -> Linear:
+        """A layer of given integers (out_features, in_features), see `Conv2d.from_quantized`."""
+        shape = np.shape(weight_int)
+        if len(shape) != 2:
+            raise LayerError(f"weight_int has shape {shape_text(shape)}, expected two dimensions, (out_features, in_features)")
+        made = cls(shape[1], shape[0], bias is not None, bits=bits, **options)
+        return made._take_quantized(weight_int, weight_scale, bias, act_scale, act_zero)
+
+    def _check(self, shape: Shape, given: Shape) -> None:
+        if len(shape) != 1 or shape[0] != self.in_features:
+            rows = int(np.prod(given[:-1])) if given else 0
+            columns = given[-1] if given else 0
+            raise LayerError(
+                f"mat1 and mat2 shapes cannot be multiplied ({rows}x{columns} and {self.in_features}x{self.out_features})"
+                + (f": a compiled Linear takes (N, {self.in_features}), flatten {shape_text(given)} first" if len(shape) > 1 else "")
+            )
+
+    def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
+        return record(LinearOp(weights, quantizer), (self.out_features,), self, x)
+
+    def _compute(self, *inputs: FloatArray) -> FloatArray:
+        x = inputs[0]
+        self._check(x.shape[-1:], x.shape)
+        return self._batch(x.reshape(-1, self.in_features)).reshape(*x.shape[:-1], self.out_features)
+
+    def _float(self, x: FloatArray) -> FloatArray:
+        result: FloatArray = x @ self.weight.T
+        return result if self.bias is None else np.asarray(result + self.bias)
+
+    def extra_repr(self) -> str:
+        """As torch's, and the bits."""
+        return f"in_features={self.in_features}, out_features={self.out_features}{self._bits_repr()}"
