@@ -104,10 +104,13 @@ Direct::Direct(const ConvProblem& problem, const Kernel& kernel)
   window_columns_ = int64_t{shape_.out_width - 1} * shape_.stride_x + int64_t{shape_.kernel_x - 1} * shape_.dilation_x + 1;
 }
 
-// The source as the kernel reads it, its windows' first pixel at (0, 0).
+// The source as the kernel reads it, its windows' first pixel at (0, 0); without data only the strides.
 Source Direct::packed_source(const Source& source, uint8_t* scratch) const {
-  if (!bound_.pack_a)
-    return {source.data - shape_.pad_top * source.row - shape_.pad_left * source.pixel, source.pixel, source.row, source.image};
+  if (!bound_.pack_a) {
+    Source windows = source;
+    if (source.data) windows.data -= shape_.pad_top * source.row + shape_.pad_left * source.pixel;
+    return windows;
+  }
   Source packed;
   packed.data = scratch;
   const bool whole_pixels = source.pixel == shape_.channels;
