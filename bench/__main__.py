@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Before numpy and the peers are imported: their thread pools read these once. One thread each is what is compared.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels")
+WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks")
 
 
 def _pair(text: str) -> tuple[int, int]:
@@ -34,12 +34,15 @@ def _parser() -> argparse.ArgumentParser:
         "what",
         choices=[*WHATS, "all"],
         help="gemm: square sizes; pairs: all 64 bit pairs at 512; gemv: 1 and 8 rows x 4096 x 4096; small: one 16x16x16 call; "
-        "threads: two against one; kernels: every kernel on every pair",
+        "threads: two against one; kernels: every kernel on every pair; conv: single convolutions; networks: seven CNNs, one image",
     )
     run.add_argument("--sizes", type=_positive, nargs="+", help="square sizes instead of the benchmark's own (gemv: N = K)")
     run.add_argument("--pairs", nargs="+", default=None, help="bit pairs such as W3A3 W2A8, or all")
     run.add_argument("--peers", nargs="+", default=None, help="only these peers, by the names that `env` prints; none for none")
     run.add_argument("--kernels", nargs="+", default=None, help="only these rows (run kernels)")
+    run.add_argument("--networks", nargs="+", default=None, help="only these (run networks)")
+    run.add_argument("--threads", type=_positive, nargs="+", default=[1], help="counts of threads, each a group (run networks; default 1)")
+    run.add_argument("--no-memory", action="store_true", help="do not start a process for each model to measure its memory (run networks)")
     run.add_argument("--rounds", type=_positive, default=0, help="rounds of each group instead of 21 (7 for the largest)")
     run.add_argument("--min-sample-ms", type=float, default=2.0, help="shortest sample (default 2 ms)")
     run.add_argument("--core", type=int, default=None, help="core to run on (default: the last one)")
@@ -61,10 +64,11 @@ def _env() -> int:
     described = machine.describe([])
     print(f"{described['machine']['cpu']}, {described['machine']['cores']} cores, {described['os']}, Python {described['python']}")
     rows = [("ulp", subject.why_unavailable(), subject.version(), "")]
-    for peer in peers.named(None):
-        reason = peer.why_unavailable()
-        note = "; ".join(filter(None, (f"{peer.kind}, {peer.output} out", peer.note)))
-        rows.append((peer.name, reason, "" if reason else peer.version(), note))
+    for family, members in {"products": peers.ALL, **peers.FAMILIES}.items():
+        for peer in peers.chosen(members, None):
+            reason = peer.why_unavailable()
+            note = "; ".join(filter(None, (peer.kind, peer.note)))
+            rows.append((f"{peer.name} ({family})", reason, "" if reason else peer.version(), note))
     rows.append(("core ceilings", ceiling.why_unavailable(), "", "bare loops, read bandwidth, clock"))
     width = max(len(name) for name, *_ in rows)
     for name, reason, version, note in rows:
@@ -73,18 +77,22 @@ def _env() -> int:
 
 
 def _run(args: argparse.Namespace, arguments: list[str]) -> int:
-    from . import peers, report, results, runs
+    from . import network_runs, networks, peers, report, results, runs
 
     everything = args.pairs is not None and [p.lower() for p in args.pairs] == ["all"]
     pairs = None if args.pairs is None else runs.ALL_PAIRS if everything else tuple(_pair(p) for p in args.pairs)
-    chosen = [] if args.peers == ["none"] else peers.named(args.peers)
+    names = [] if args.peers == ["none"] else args.peers
+    peers.check_names(names)
+    networks.named(args.networks)
     options = runs.Options(
-        arguments, chosen, args.rounds, args.min_sample_ms, args.core, args.quick, tuple(args.sizes) if args.sizes else None, pairs,
-        tuple(args.kernels) if args.kernels else None,
+        arguments, None if names is None else tuple(names), args.rounds, args.min_sample_ms, args.core, args.quick,
+        tuple(args.sizes) if args.sizes else None, pairs, tuple(args.kernels) if args.kernels else None,
+        tuple(args.networks) if args.networks else None, tuple(args.threads), not args.no_memory,
     )  # fmt: skip
+    commands = {**runs.RUNS, **network_runs.RUNS}
     directory = args.out or (results.DIRECTORY / "quick" if args.quick else results.DIRECTORY)
     for what in WHATS if args.what == "all" else (args.what,):
-        result = runs.RUNS[what](options)
+        result = commands[what](options)
         if not result.groups:
             print(f"{what}: nothing could be measured")
             continue
@@ -129,8 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 where a check fails, 2 for wrong use."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(given)
+    # Counts of threads go to processes of their own when there are several.
+    threads = args.threads[0] if args.command == "run" and len(args.threads) == 1 else 1
     for name in THREAD_VARIABLES:
-        os.environ[name] = "1"
+        os.environ[name] = str(threads)
     try:
         if args.command == "run":
             return _run(args, given)

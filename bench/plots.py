@@ -128,6 +128,52 @@ def gemv_plot(result: Result, group: Group, directory: Path) -> Path:
     return _save(figure, directory / f"gemv_{m}{'_cold' if group.name.endswith('cold') else ''}.png")
 
 
+def network_plot(result: Result, group: Group, directory: Path) -> Path:
+    """Milliseconds of every runtime on one network, the fastest at the top."""
+    plt = _pyplot()
+    cells = sorted(group.of_kind("ulp", "int8", "fp32"), key=lambda c: -c.time.median)
+    colours = {"ulp": "tab:blue", "int8": "0.55", "fp32": "0.8"}
+    figure, axes = plt.subplots(figsize=(6.8, 0.3 * len(cells) + 1.2))
+    middle = np.array([c.time.median for c in cells]) / 1e6
+    spread = np.abs(np.array([[c.time.p10 for c in cells], [c.time.p90 for c in cells]]) / 1e6 - middle)
+    axes.barh([c.name for c in cells], middle, xerr=spread, color=[colours[c.kind] for c in cells], error_kw={"elinewidth": 1}, capsize=2)
+    for row, value in enumerate(middle):
+        axes.text(value, row, f"  {value:.1f}", va="center", fontsize=7)
+    axes.set(xlabel="milliseconds an image", title=group.name)
+    axes.margins(x=0.12)
+    axes.grid(visible=True, axis="x", alpha=0.3)
+    env = result.environment
+    threads = group.cells[0].info.get("threads", 1)
+    where = "one core" if threads == 1 else f"{threads} threads"
+    figure.text(0.01, -0.02, f"{env['machine']['cpu']}, {where}, {env['date'][:10]}, bars: p10-p90 over rounds", fontsize=7, color="0.4")
+    name = "".join(c if c.isalnum() else "_" for c in group.name.lower())
+    return _save(figure, directory / f"network_{name}.png")
+
+
+def conv_plot(result: Result, directory: Path) -> Path:
+    """GMAC/s of each layer: `ulp` at each width, the fastest int8 peer, the fastest FP32 one."""
+    plt = _pyplot()
+    groups = result.groups
+    figure, axes = plt.subplots(figsize=(7.5, 0.42 * len(groups) + 1.5))
+    rows = np.arange(len(groups))[::-1]
+    labels = list(dict.fromkeys(c.label for g in groups for c in g.of_kind("ulp")))
+    colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, max(1, len(labels))))
+    for label, colour in zip(labels, colours, strict=False):
+        points = [(c.rate.median, row) for g, row in zip(groups, rows, strict=True) for c in g.of_kind("ulp") if c.label == label]
+        axes.plot(*zip(*points, strict=True), "o", color=colour, label=f"ulp {label}", markersize=5)
+    for kind, marker in (("int8", "s"), ("fp32", "^")):
+        points = [(c.rate.median, row) for g, row in zip(groups, rows, strict=True) if (c := g.fastest(kind))]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, color="0.4", label=f"the fastest {kind}", markersize=4, linestyle="")
+    axes.set_yticks(rows, labels=[g.name for g in groups], fontsize=7)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(importlib.import_module("matplotlib.ticker").FormatStrFormatter("%g"))
+    axes.set(xlabel="GMAC/s", title="Convolutions, one core")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=7)
+    return _save(figure, directory / "conv.png")
+
+
 def draw(results: dict[str, Result], directory: Path) -> list[Path]:
     """Every plot that the result files at hand allow; their paths."""
     made = []
@@ -137,4 +183,8 @@ def draw(results: dict[str, Result], directory: Path) -> list[Path]:
         made += [pair_plot(pairs, g, directory) for g in pairs.groups if g.of_kind("ulp") and g.of_kind("int8")]
     if gemv := results.get("gemv"):
         made += [gemv_plot(gemv, g, directory) for g in gemv.groups]
+    if conv := results.get("conv"):
+        made.append(conv_plot(conv, directory))
+    if networks := results.get("networks"):
+        made += [network_plot(networks, g, directory) for g in networks.groups]
     return made

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from . import report_networks
 from .peers.base import Check
 from .results import Cell, Group, Result
 from .runs import GEMM_PAIRS
-from .timing import Summary
+from .tables import Table, rate, ratio
 
 BEGIN = "<!-- speed:begin -->"
 END = "<!-- speed:end -->"
@@ -23,42 +23,6 @@ MAIN_SIZE = "512x512x512"
 
 class ReportError(RuntimeError):
     """The README cannot be written or checked; the message says why."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of strings; `note` follows it."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    note: str = ""
-
-    def markdown(self) -> str:
-        """GitHub's pipe table, numbers aligned right."""
-        rule = ["---"] + ["---:"] * (len(self.header) - 1)
-        lines = ["| " + " | ".join(row) + " |" for row in (self.header, tuple(rule), *self.rows)]
-        return "\n".join([f"**{self.title}**", "", *lines] + (["", self.note] if self.note else []))
-
-    def text(self) -> str:
-        """Aligned columns for a terminal."""
-        rows = [self.header, *self.rows]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(self.header))]
-        first, *rest = widths
-        lines = ["  ".join([row[0].ljust(first), *(cell.rjust(w) for cell, w in zip(row[1:], rest, strict=True))]) for row in rows]
-        lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join([self.title, *lines] + ([self.note] if self.note else []))
-
-
-def ratio(summary: Summary) -> str:
-    """As "1.63x [1.55-1.70]"."""
-    return f"{summary.median:.2f}x [{summary.p10:.2f}-{summary.p90:.2f}]"
-
-
-def rate(summary: Summary) -> str:
-    """As "120 (125)": median and best decile in GMAC/s."""
-    digits = 0 if summary.median >= 99.5 else 1
-    return f"{summary.median:.{digits}f} ({summary.p90:.{digits}f})"
 
 
 def _over(cell: Cell, peer: Cell | None) -> str:
@@ -224,6 +188,10 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
     if kernels := results.get("kernels"):
         shapes = dict.fromkeys(g.name.rsplit(" ", 1)[0] for g in kernels.groups)
         made += [kernel_table(kernels, shape) for shape in shapes]
+    if conv := results.get("conv"):
+        made += report_networks.conv_tables(conv)
+    if networks := results.get("networks"):
+        made += report_networks.network_tables(networks)
     first = next((r for r in results.values() if r.peers), None)
     if first and exactness:
         made.append(exactness_table(first))
@@ -231,7 +199,10 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
 
 
 # What a newcomer reads; the full report stands beside the result files.
-README_TABLES = ("512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Exactness")
+README_TABLES = (
+    "512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Convolutions at W3A3",
+    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Exactness",
+)  # fmt: skip
 FULL_REPORT = "REPORT.md"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import ceiling, data, machine, subject, timing
-from .peers import Check, Peer, check
+from .peers import ALL, Check, Library, Peer, check, chosen
 from .results import Group, Result, group
 from .timing import Contestant
 
@@ -29,10 +29,13 @@ SAFE_BITS = 7  # activations of 0 .. 127, where the saturating peers are exact
 
 @dataclass
 class Options:
-    """How to measure. rounds 0: chosen by the length of a round. core None: the last one. sizes, pairs: None for a benchmark's own."""
+    """How to measure. rounds 0: chosen by the length of a round. core None: the last one. All others that are None: a benchmark's own.
+
+    peers: names of those wanted. networks, threads, memory: of the benchmark `networks`.
+    """
 
     arguments: list[str]
-    peers: list[Peer]
+    peers: tuple[str, ...] | None = None
     rounds: int = 0
     min_sample_ms: float = 2.0
     core: int | None = None
@@ -40,6 +43,9 @@ class Options:
     sizes: tuple[int, ...] | None = None
     pairs: tuple[tuple[int, int], ...] | None = None
     kernels: tuple[str, ...] | None = None
+    networks: tuple[str, ...] | None = None
+    threads: tuple[int, ...] = (1,)
+    memory: bool = True
 
     def rounds_for(self, macs: int) -> int:
         """Rounds of a group whose contestants do `macs` a call."""
@@ -56,7 +62,7 @@ class Options:
 
 
 @contextlib.contextmanager
-def _progress(description: str, total: int) -> Iterator[Callable[[], object]]:
+def progress(description: str, total: int, unit: str = "round") -> Iterator[Callable[[], object]]:
     """A bar by tqdm where it is installed, else silence."""
     try:
         module: Any = importlib.import_module("tqdm")
@@ -64,7 +70,7 @@ def _progress(description: str, total: int) -> Iterator[Callable[[], object]]:
         yield lambda: None
         return
     module.tqdm.monitor_interval = 0  # its monitor thread would spend CPU time of this process
-    with module.tqdm(total=total, desc=description, unit="round", leave=False) as bar:
+    with module.tqdm(total=total, desc=description, unit=unit, leave=False) as bar:
         yield bar.update
 
 
@@ -89,23 +95,22 @@ class Run:
             print(f"ulp cannot be imported, only the peers are measured: {reason}")
         self.ceiling = ceiling.Ceiling() if ceiling.why_unavailable() is None else None
 
+    def record(self, peer: Library) -> dict[str, Any]:
+        """Notes what the peer says of itself in `peers` and returns that entry."""
+        record: dict[str, Any] = {"kind": peer.kind, "note": peer.note, "why_unavailable": peer.why_unavailable()}
+        if record["why_unavailable"] is None:
+            record["version"] = peer.version()
+        self.peers[peer.name] = record
+        return record
+
     def admit(self, kinds: Sequence[str]) -> list[Peer]:
         """The peers of these kinds that can run here; records every one with its verdicts on safe and on full-range activations."""
+        wanted = [peer for peer in chosen(ALL, self.options.peers) if peer.kind in kinds]
         admitted = []
-        for peer in self.options.peers:
-            if peer.kind not in kinds:
-                continue
-            record: dict[str, Any] = {
-                "kind": peer.kind,
-                "claims_exact": peer.exact,
-                "max_activation": peer.max_activation,
-                "output": peer.output,
-                "note": peer.note,
-                "why_unavailable": peer.why_unavailable(),
-            }
-            self.peers[peer.name] = record
+        for peer in wanted:
+            record = self.record(peer)
+            record |= {"claims_exact": peer.exact, "max_activation": peer.max_activation, "output": peer.output}
             if record["why_unavailable"] is None:
-                record["version"] = peer.version()
                 b = data.weights(512, 128, 8)
                 record["safe_range"] = check(peer, data.activations(64, 512, SAFE_BITS), b).as_dict()
                 record["full_range"] = check(peer, data.activations(64, 512, 8), b).as_dict()
@@ -153,16 +158,24 @@ class Run:
             made.append(Contestant(f"read {bits} bit", "ceiling", run, 0, nbytes))
         return made
 
-    def measure(self, name: str, shape: tuple[int, int, int], contestants: Sequence[Contestant], clock: timing.Clock = "thread") -> None:
-        """Let them alternate, and keep the group."""
+    def measure(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        contestants: Sequence[Contestant],
+        clock: timing.Clock = "thread",
+        rounds: int | None = None,
+    ) -> None:
+        """Let them alternate, and keep the group. rounds None: as many as the options say for so many MACs."""
         if not contestants:
             return
-        rounds = self.options.rounds_for(shape[0] * shape[1] * shape[2])
+        if rounds is None:
+            rounds = self.options.rounds_for(max(c.macs for c in contestants))
         if self.what == "kernels" and not self.options.rounds:
             rounds = min(rounds, KERNEL_ROUNDS)
         if self.ceiling:
             self.clocks.append(self.ceiling.cycles_per_ns())
-        with _progress(f"{self.what} {name}", rounds) as tick:
+        with progress(f"{self.what} {name}", rounds) as tick:
             samples = timing.measure(contestants, rounds=rounds, min_sample_ns=self.options.min_sample_ns, clock=clock, tick=tick)
         self.groups.append(group(name, shape, contestants, samples))
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import data, layers, subject
+from .graph import F32, Model
 from .layers import Convolution
+from .networks import NETWORKS
 from .peers import compare
+from .peers.network import CALIBRATION_IMAGES, NetworkPeer
 from .subject import WrongResultError
 
 FIRST_BITS = 8
@@ -35,6 +41,11 @@ class UlpNN:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._nn, name)
+
+
+def has_plans() -> bool:
+    """Whether the ulp that is installed has compiled plans."""
+    return hasattr(importlib.import_module("ulp._core"), "Plan")
 
 
 @dataclass(frozen=True)
@@ -95,3 +106,65 @@ def layer(shape: Convolution, bits: tuple[int, int], method: str | None = None) 
     if not verdict.exact:
         raise WrongResultError(f"ulp W{w_bits}A{a_bits} {shape.name} ({made.method}) is {verdict.words()}")
     return made
+
+
+PAIRS = ((2, 1), (2, 2), (3, 3), (4, 4))  # (a_bits, w_bits) of the networks
+
+
+@dataclass(frozen=True)
+class _State:
+    compiled: Any
+    x: F32
+
+
+class UlpNetwork(NetworkPeer):
+    """A compiled network of ulp.nn at one width, calibrated on the same images as the peers."""
+
+    kind = "ulp"
+    packages = ("ulp",)
+
+    def __init__(self, bits: tuple[int, int]) -> None:
+        self.bits = bits
+        self.name = f"ulp W{bits[1]}A{bits[0]}"  # type: ignore[misc]
+        self.note = "first layer 8 bits"  # type: ignore[misc]
+
+    def why_unavailable(self) -> str | None:
+        if reason := subject.why_unavailable():
+            return reason
+        if importlib.util.find_spec("ulp.nn") and hasattr(importlib.import_module("ulp.nn"), "compile"):
+            return None
+        return "the ulp that is installed has no ulp.nn.compile: pip install ."
+
+    def network(self, name: str) -> Any:
+        """The network of that name, without weights."""
+        return NETWORKS[name](UlpNN(self.bits[1], self.bits[0]))
+
+    def before(self, threads: int) -> None:
+        subject.load().set_num_threads(threads)
+
+    def build(self, model: Model, directory: Path) -> Path:
+        path = directory / f"{model.name} {self.name}.npz"
+        module = self.network(model.name)
+        module.load_state_dict(model.weights)
+        module.calibrate([model.images(CALIBRATION_IMAGES, seed=2)])
+        np.savez(path, **module.state_dict())
+        return path
+
+    def load(self, name: str, path: Path, x: F32, threads: int) -> _State:
+        self.before(threads)
+        module = self.network(name)
+        with np.load(path) as state:
+            module.load_state_dict(state)
+        compiled = importlib.import_module("ulp.nn").compile(module, x)
+        return _State(compiled, x)
+
+    def run(self, state: _State) -> object:
+        return state.compiled(state.x)
+
+    def result(self, state: _State) -> F32:
+        return np.array(self.run(state), copy=True)
+
+
+def at_all_bits(pairs: Sequence[tuple[int, int]] = PAIRS) -> list[UlpNetwork]:
+    """`ulp` at each of these (a_bits, w_bits)."""
+    return [UlpNetwork(bits) for bits in pairs]

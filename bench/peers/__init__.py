@@ -1,8 +1,15 @@
-"""The peers, one adapter each behind the interface of `base.Peer`. A new peer is a class and a line in `ALL`."""
+"""The peers: of products here, of single convolutions in `convolution`, of whole networks in `network`.
+
+One adapter each behind the interface of `base.Peer` or its sisters. A new peer is a class and a line in an `ALL`.
+"""
 
 from __future__ import annotations
 
-from .base import Check, Peer, check, compare
+from collections.abc import Sequence
+from typing import TypeVar
+
+from . import convolution, network
+from .base import Check, Library, Peer, check, compare
 from .float32 import NumpyFloat32, TorchFloat32
 from .gemmlowp import Gemmlowp
 from .openvino import OpenVino
@@ -25,12 +32,28 @@ ALL: tuple[type[Peer], ...] = (
 )
 
 
-def named(names: list[str] | None) -> list[Peer]:
-    """One instance of each peer named (None: of all), in the order of `ALL`. ValueError lists the known names for one that is not."""
-    known = {peer.name: peer for peer in ALL}
+# Every benchmark that is not one of plain products, and its peers.
+FAMILIES: dict[str, tuple[type[Library], ...]] = {"conv": convolution.ALL, "networks": network.ALL}
+
+_Kind = TypeVar("_Kind", bound=Library)
+
+
+def check_names(names: Sequence[str] | None) -> None:
+    """ValueError lists the known names for one that no benchmark knows. None names all."""
+    known = {peer.name for family in (ALL, *FAMILIES.values()) for peer in family}
     if names is not None and (unknown := [n for n in names if n not in known]):
         raise ValueError(f"unknown peers {unknown}; known are {sorted(known)}")
-    return [peer() for name, peer in known.items() if names is None or name in names]
 
 
-__all__ = ["ALL", "Check", "Peer", "check", "compare", "named"]
+def chosen(family: Sequence[type[_Kind]], names: Sequence[str] | None) -> list[_Kind]:
+    """One instance of each peer of a family that is named (None: of all), in the family's order."""
+    return [peer() for peer in family if names is None or peer.name in names]
+
+
+def named(names: Sequence[str] | None) -> list[Peer]:
+    """One instance of each peer of products named (None: of all), in the order of `ALL`. ValueError as `check_names`."""
+    check_names(names)
+    return chosen(ALL, names)
+
+
+__all__ = ["ALL", "FAMILIES", "Check", "Library", "Peer", "check", "check_names", "chosen", "compare", "convolution", "named", "network"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench import data
 
-Kind = Literal["int8", "fp32", "info"]
+Kind = Literal["int8", "fp32", "info", "ulp"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def counted(names: Iterable[str]) -> str:
 class Library(ABC):
     """What every peer says of itself, whatever it computes.
 
-    name: as in tables and result files. kind: "int8" (u8 x s8), "fp32", or "info" (a format that computes something else, shown beside).
-    note: what a reader must know to judge the figure. packages: what it needs, the one that does the work first.
+    name: as in tables and result files. kind: "int8" (u8 x s8), "fp32", "info" (a format that computes something else, shown beside), or
+    "ulp" itself where it is run by the same interface. note: what a reader must know to judge the figure. packages: what it needs, the one
+    that does the work first.
     """
 
     name: ClassVar[str]

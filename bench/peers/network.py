@@ -75,7 +75,9 @@ class _TorchNetwork(NetworkPeer):
     frozen = True
 
     def before(self, threads: int) -> None:
-        _torch().set_num_threads(threads)
+        torch = _torch()
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
     def module(self, model: Model, example: Any) -> Any:
         """What is traced."""
@@ -184,7 +186,7 @@ class Qnnpack(_TorchInt8):
 
     name = "QNNPACK"
     engine = "qnnpack"
-    note = "FX static quantisation; its x86 kernels stop at SSE2; ReLU for ReLU6"
+    note = "FX static quantisation; its x86 kernels stop at SSE2 and run in one thread; ReLU for ReLU6"
 
 
 class Fbgemm(_TorchInt8):

@@ -60,7 +60,7 @@ def _bound(
 
 def open_session(model: bytes | str, threads: int = 1) -> Any:
     """An InferenceSession on the CPU for a model or the path of one, with so many threads, which do not spin between calls."""
-    _, ort = _modules()
+    ort: Any = importlib.import_module("onnxruntime")  # without onnx, whose memory is not the runtime's
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -82,7 +82,7 @@ def operators(path: Path) -> list[str]:
 
 def bind(session: Any, source: str, a: npt.NDArray[Any], target: str, out: npt.NDArray[Any]) -> tuple[Any, Any, tuple[Any, ...]]:
     """A binding of the input `source` to `a` and of the output `target` to a buffer like `out`; the output; what must be kept alive."""
-    _, ort = _modules()
+    ort: Any = importlib.import_module("onnxruntime")
     binding = session.io_binding()
     bound, result = ort.OrtValue.ortvalue_from_numpy(a), ort.OrtValue.ortvalue_from_numpy(out)
     binding.bind_ortvalue_input(source, bound)
