@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -33,23 +35,40 @@ def conv2d(x: FloatArray, weight: FloatArray, bias: FloatArray | None, stride: P
     return out if bias is None else out + bias[:, None, None]
 
 
-def max_pool2d(x: FloatArray, kernel: Pair, rows: Indices, columns: Indices, dilation: Pair) -> FloatArray:
-    """The largest value of each window; -inf where a window has no pixel. NaN wins, as in torch."""
-    out = np.full((*x.shape[:2], len(rows), len(columns)), -np.inf, np.float32)
-    for dy in range(kernel[0]):
-        y, has_y = _tap(rows, dy * dilation[0])
-        for dx in range(kernel[1]):
-            column, has_x = _tap(columns, dx * dilation[1])
-            part = x[:, :, y[:, None], column[None, :]]
-            np.maximum(out, part, out=out, where=has_y[:, None] & has_x[None, :])
+@dataclass(frozen=True)
+class PoolTaps:
+    """A pooling of one size of image: the image in a frame of -inf, if it needs one, and the slices of it that are compared."""
+
+    frame: Pair | None
+    inner: tuple[slice, slice]
+    taps: list[tuple[slice, slice]]
+
+
+def pool_taps(size: Pair, out: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> PoolTaps:
+    """`out`: the size of the result. -inf wherever a window reaches beyond the image."""
+    reach = [(n - 1) * s + (k - 1) * d + 1 for n, k, s, d in zip(out, kernel, stride, dilation, strict=True)]
+    needs = any(padding) or reach[0] > size[0] or reach[1] > size[1]
+    rows, columns = (
+        [slice(t * dilation[i], t * dilation[i] + (out[i] - 1) * stride[i] + 1, stride[i]) for t in range(kernel[i])] for i in (0, 1)
+    )
+    return PoolTaps(
+        (max(reach[0], size[0] + 2 * padding[0]), max(reach[1], size[1] + 2 * padding[1])) if needs else None,
+        (slice(padding[0], padding[0] + size[0]), slice(padding[1], padding[1] + size[1])),
+        [(y, x) for y in rows for x in columns],
+    )
+
+
+def max_pool2d(x: FloatArray, pool: PoolTaps) -> FloatArray:
+    """The largest value of each window. NaN wins, as in torch."""
+    if pool.frame is not None:
+        framed = np.full((*x.shape[:2], *pool.frame), -np.inf, np.float32)
+        framed[:, :, pool.inner[0], pool.inner[1]] = x
+        x = framed
+    rows, columns = pool.taps[0]
+    out = x[:, :, rows, columns].copy()
+    for rows, columns in pool.taps[1:]:
+        np.maximum(out, x[:, :, rows, columns], out=out)
     return out
-
-
-def _tap(windows: Indices, offset: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """The index `offset` behind each window's begin, and whether it is still in the window; else index 0."""
-    at = windows[:, 0].astype(np.intp) + offset
-    inside = at < windows[:, 1]
-    return np.where(inside, at, 0), inside
 
 
 def window_sums(x: npt.NDArray[np.float32] | npt.NDArray[np.int64], rows: Indices, columns: Indices) -> npt.NDArray[np.float64]:

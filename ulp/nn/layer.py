@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from ulp._validate import bit_width
 
-from .graph import Shape
+from .graph import Quantize, Shape
 from .module import Module
 from .observer import Observer
 from .quantizer import FloatArray, Quantizer, from_range
 from .shapes import LayerError
-from .trace import Symbol, Trace
+from .trace import Symbol, Trace, record
 
 _FLOAT32 = np.dtype(np.float32)
 # Plans of one layer that are kept, one a shape of input; the oldest goes first.
@@ -25,6 +25,10 @@ _MOST_PLANS = 32
 
 def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], Any]]:
     """x as contiguous float32, and what brings a result back to x's kind (numpy array or torch tensor)."""
+    if type(x) is np.ndarray and x.dtype == _FLOAT32:
+        flags = x.flags
+        if flags.c_contiguous and flags.aligned:
+            return x, _same
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         if x.device.type != "cpu":
@@ -45,7 +49,8 @@ def _same(x: Any) -> Any:
 class Layer(Module):
     """A module that computes: `_compute` for arrays, `_record` for symbols. Setting any attribute drops its cached plans."""
 
-    _plans: dict[Shape, Callable[[FloatArray], list[npt.NDArray[Any]]]]
+    # What a layer has worked out for a shape of input: plans mostly, so their name.
+    _plans: dict[Shape, Any]
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +78,17 @@ class Layer(Module):
         except LayerError as error:
             error.layer = error.layer or self
             raise
+
+    def _planned(self, key: Shape, make: Callable[[], Any]) -> Any:
+        """What has been made for the key, or make()."""
+        made = self._plans.get(key)
+        if made is None:
+            plans = self._plans  # before `make`: an attribute set meanwhile has put another dict in its place
+            made = make()
+            if len(plans) >= _MOST_PLANS:
+                plans.pop(next(iter(plans)), None)
+            plans[key] = made
+        return made
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         raise NotImplementedError
@@ -129,6 +145,15 @@ class QuantizedInput(Layer):
         low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
         return from_range(low, high, self.act_bits, self.act_signed, asymmetric=False)
 
+    def _rounded(self, x: FloatArray) -> FloatArray:
+        """x as codes and back: `Quantizer.round_trip`, natively where x is a batch of images or of features."""
+        quantizer = self.quantizer
+        if quantizer is None or x.ndim not in (2, 4) or x.size == 0:
+            return self.quantizer_for(x).round_trip(x)
+        shape, op = x.shape[1:], Quantize(quantizer)
+        result: FloatArray = self._planned(shape, lambda: plan_of(shape, self, lambda s: record(op, shape, self, s)))(x)[0]
+        return result
+
     def _state(self) -> dict[str, npt.NDArray[Any]]:
         if self.quantizer is None:
             return {}
@@ -175,25 +200,9 @@ class PlannedLayer(QuantizedInput):
             return self._float(x)
         if self.dynamic and self.quantizer is None:
             return self._dynamic(x)
-        shape = x.shape[1:]
-        run = self._plans.get(shape)
-        if run is None:
-            self._settle()
-            plans = self._plans
-            run = self._prepare(shape)
-            if len(plans) >= _MOST_PLANS:
-                plans.pop(next(iter(plans)), None)
-            plans[shape] = run
-        result: FloatArray = run(x)[0]
+        self._settle()
+        result: FloatArray = self._planned(x.shape[1:], lambda: plan_of(x.shape[1:], self, self._record))(x)[0]
         return result
-
-    def _prepare(self, shape: Shape) -> Callable[[FloatArray], list[FloatArray]]:
-        from .lower import lower  # lowering knows nothing of layers; layers only need it to run by themselves
-
-        self.input_quantizer()
-        trace = Trace(self, shape)
-        trace.graph.outputs = [self._record(Symbol(trace, trace.graph.input, 1)).node]
-        return lower(trace.graph).runner()
 
     def _settle(self) -> None:
         """Decide what is still open, before a plan is made."""
@@ -215,5 +224,14 @@ class PlannedLayer(QuantizedInput):
 
 def check_finite(x: FloatArray) -> None:
     """ValueError where a value is a NaN or an infinity."""
-    if not np.isfinite(x).all():
+    if not np.logical_and.reduce(np.isfinite(x), axis=None):  # .all() takes twice as long for a small array
         raise ValueError("the input holds a NaN or an infinity")
+
+
+def plan_of(shape: Shape, layer: Module, build: Callable[[Symbol], Symbol], codes_in: bool = False) -> Callable[[Any], list[FloatArray]]:
+    """A function that runs the small network which `build` records for one image of `shape`."""
+    from .lower import lower  # lowering knows nothing of layers; layers only need it to run by themselves
+
+    trace = Trace(layer, shape)
+    trace.graph.outputs = [build(Symbol(trace, trace.graph.input, 1)).node]
+    return lower(trace.graph, codes_in=codes_in).runner()

@@ -8,7 +8,7 @@ import numpy as np
 
 from ulp._validate import integer
 
-from .floats import max_pool2d, window_sums
+from .floats import PoolTaps, max_pool2d, pool_taps, window_sums
 from .graph import Identity as IdentityOp
 from .graph import Indices, Pair, Shape, WindowMean
 from .graph import MaxPool as MaxPoolOp
@@ -46,25 +46,25 @@ class MaxPool2d(Layer):
         self.ceil_mode = bool(ceil_mode)
         _check_pad(self.padding, self.kernel_size, self.dilation)
 
-    def _windows(self, shape: Shape, given: Shape) -> tuple[Indices, Indices]:
+    def _out_size(self, shape: Shape, given: Shape) -> Pair:
         check_image(shape, "MaxPool2d", given)
-        size = shape[1], shape[2]
-        out = pool_size(size, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
-        rows, columns = (
-            pool_windows(size[i], out[i], self.kernel_size[i], self.stride[i], self.padding[i], self.dilation[i]) for i in (0, 1)
-        )
-        return rows, columns
+        return pool_size((shape[1], shape[2]), self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x = inputs[0]
-        rows, columns = self._windows(x.shape[-3:], x.shape)
-        if x.ndim == 3:
-            return np.asarray(max_pool2d(x[None], self.kernel_size, rows, columns, self.dilation)[0])
-        return max_pool2d(x, self.kernel_size, rows, columns, self.dilation)
+        pool = self._planned(x.shape, lambda: self._taps(x.shape))
+        return max_pool2d(x, pool) if x.ndim == 4 else np.asarray(max_pool2d(x[None], pool)[0])
+
+    def _taps(self, shape: Shape) -> PoolTaps:
+        out = self._out_size(shape[-3:], shape)
+        return pool_taps((shape[-2], shape[-1]), out, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def _record(self, *inputs: Symbol) -> Symbol:
         shape = inputs[0].node.shape
-        rows, columns = self._windows(shape, inputs[0].shape)
+        out = self._out_size(shape, inputs[0].shape)
+        rows, columns = (
+            pool_windows(shape[i + 1], out[i], self.kernel_size[i], self.stride[i], self.padding[i], self.dilation[i]) for i in (0, 1)
+        )
         if (rows[:, 0] >= rows[:, 1]).any() or (columns[:, 0] >= columns[:, 1]).any():
             raise LayerError("MaxPool2d cannot be compiled for this size: a window lies wholly in the padding, its result is -inf")
         if self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0):

@@ -26,6 +26,7 @@ WeightRange = Literal["full", "narrow"]
 # A scale and its inverse are normal float32 numbers.
 _SMALLEST_SCALE = 2.0**-126
 _LARGEST_SCALE = 2.0**126
+_ZERO = np.float32(0)
 
 
 def positive_scale(value: object, name: str) -> float:
@@ -43,25 +44,35 @@ class Quantizer:
     bits: int
     scale: float
     zero: int = 0
-    _inverse: np.float32 = field(init=False, repr=False, compare=False)
+    _terms: tuple[np.float32, np.float32, np.float32, np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen
         set_field(self, "bits", bit_width(self.bits, "bits"))
         set_field(self, "scale", positive_scale(self.scale, "scale"))
         set_field(self, "zero", integer(self.zero, "zero", 0, 2**self.bits - 1, "a code"))
-        set_field(self, "_inverse", np.float32(1) / np.float32(self.scale))
+        scale = np.float32(self.scale)
+        set_field(self, "_terms", (np.float32(1) / scale, np.float32(self.zero), np.float32(self.levels), scale))
 
     @property
     def levels(self) -> int:
         """The largest code, 2^bits - 1."""
         return int(2**self.bits - 1)
 
+    def _steps(self, x: FloatArray) -> FloatArray:
+        inverse, zero, levels, _ = self._terms
+        with np.errstate(over="ignore"):  # what leaves float32 is clamped
+            steps: FloatArray = np.multiply(x, inverse)
+        # In place, and without np.clip: half the time of a small array.
+        np.rint(steps, out=steps)
+        np.add(steps, zero, out=steps)
+        np.maximum(steps, _ZERO, out=steps)
+        np.minimum(steps, levels, out=steps)
+        return steps
+
     def codes(self, x: FloatArray) -> npt.NDArray[np.uint8]:
         """The codes of finite float32 values of any shape."""
-        with np.errstate(over="ignore"):  # what leaves float32 is clamped
-            steps = np.rint(x * self._inverse) + np.float32(self.zero)
-        return np.asarray(np.clip(steps, 0, self.levels).astype(np.uint8))
+        return self._steps(x).astype(np.uint8)
 
     def code(self, x: float) -> int:
         """The code of one value, which may be infinite."""
@@ -76,7 +87,11 @@ class Quantizer:
 
     def round_trip(self, x: FloatArray) -> FloatArray:
         """What remains of finite float32 values: values(codes(x))."""
-        return self.values(self.codes(x))
+        _, zero, _, scale = self._terms
+        steps = self._steps(x)
+        np.subtract(steps, zero, out=steps)
+        np.multiply(steps, scale, out=steps)
+        return steps
 
     def effective_clamp(self, low: float, high: float) -> tuple[float, float]:
         """The part of clamp(x, low, high) that codes can show; the other bound becomes infinite.

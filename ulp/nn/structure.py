@@ -17,7 +17,7 @@ from .graph import Flatten as FlattenOp
 from .graph import Identity as IdentityOp
 from .graph import Quantize as QuantizeOp
 from .layer import Layer, QuantizedInput
-from .quantizer import FloatArray
+from .quantizer import FloatArray, as_float32
 from .shapes import LayerError, shape_text
 from .trace import Symbol, record
 
@@ -178,6 +178,8 @@ class Add(QuantizedInput):
         return super().forward(x, y)
 
     def _check(self, a: Shape, b: Shape) -> None:
+        if a == b:
+            return
         if len(a) != len(b):
             raise LayerError(f"Add takes two inputs of one shape, but got {shape_text(a)} and {shape_text(b)}")
         for dim, (m, n) in reversed(list(enumerate(zip(a, b, strict=True)))):
@@ -190,7 +192,9 @@ class Add(QuantizedInput):
         if self._observer is not None:
             self._observer.add(y)
             return x + y
-        return x + self.quantizer_for(y).round_trip(y)
+        result = self._rounded(y)
+        result += x
+        return result
 
     def _record(self, *inputs: Symbol) -> Symbol:
         self._check(inputs[0].shape, inputs[1].shape)
@@ -214,7 +218,7 @@ class Quantize(QuantizedInput):
         if self._observer is not None:
             self._observer.add(inputs[0])
             return inputs[0]
-        return self.quantizer_for(inputs[0]).round_trip(inputs[0])
+        return self._rounded(inputs[0])
 
     def _record(self, *inputs: Symbol) -> Symbol:
         return record(QuantizeOp(self.input_quantizer()), inputs[0].node.shape, self, inputs[0])
@@ -229,6 +233,8 @@ class BatchNorm2d(Layer):
 
     Arguments as for torch.nn.BatchNorm2d; `momentum` is accepted and ignored. Compiled, it becomes part of the convolution before it.
     """
+
+    _terms: tuple[FloatArray, FloatArray] | None
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True
@@ -255,6 +261,15 @@ class BatchNorm2d(Layer):
         made.load_state_dict({name: getattr(layer, name) for name in made._parameters() | made._buffers()})
         return made
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("weight", "bias", "running_mean", "running_var") and value is not None:
+            value = as_float32(value, name)
+            if value.shape != (self.num_features,):
+                raise LayerError(f"{name} has shape {shape_text(value.shape)}, expected [{self.num_features}]")
+            value.flags.writeable = False  # what is written into it would go unseen
+        super().__setattr__(name, value)
+        object.__setattr__(self, "_terms", None)
+
     def terms(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """(scale, shift), float64 (C,), with which the layer is x * scale + shift."""
         deviation = np.sqrt(self.running_var.astype(np.float64) + self.eps)
@@ -269,8 +284,13 @@ class BatchNorm2d(Layer):
         if x.ndim != 4:
             raise LayerError(f"expected 4D input (got {x.ndim}D input)")
         self._check(x.shape[1])
-        scale, shift = (t.astype(np.float32)[:, None, None] for t in self.terms())
-        return x * scale + shift
+        terms = self._terms
+        if terms is None:
+            scale, shift = (t.astype(np.float32)[:, None, None] for t in self.terms())
+            object.__setattr__(self, "_terms", terms := (scale, shift))  # around __setattr__, which forgets them
+        result: FloatArray = x * terms[0]
+        result += terms[1]
+        return result
 
     def _record(self, *inputs: Symbol) -> Symbol:
         if len(inputs[0].shape) != 4:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from .floats import conv2d
 from .graph import Conv, Gather, Pair, Shape, Sides
 from .graph import Linear as LinearOp
 from .graph import Weights as GraphWeights
-from .layer import PlannedLayer
+from .layer import PlannedLayer, plan_of
 from .quantizer import (
     FloatArray,
     Quantizer,
@@ -27,7 +26,7 @@ from .quantizer import (
     to_integers,
 )
 from .shapes import IntOrPair, LayerError, check_image, conv_size, pair, same_padding, shape_text
-from .trace import Symbol, Trace, record
+from .trace import Symbol, record
 
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -180,27 +179,19 @@ class Weighted(PlannedLayer):
     def _dynamic(self, x: FloatArray) -> FloatArray:
         quantizer = self.quantizer_for(x)
         integers, scale, bias = self._drawn()
-        key = (-1, quantizer.zero, *x.shape[1:])
-        run = self._plans.get(key)
-        if run is None:
-            plans = self._plans
-            run = plans[key] = self._prepare_sums(x.shape[1:], quantizer.zero, integers)
         # A scale of 1 on both sides: float32 sums, to which this call's scale is applied here as a plan would.
-        result: FloatArray = run(quantizer.codes(x))[0]  # type: ignore[arg-type]  # this plan takes codes
+        ones = Quantizer(self.act_bits, 1.0, quantizer.zero)
+        channels = self._shape[0]
+        weights = GraphWeights(integers, self.bits, np.ones(channels), np.zeros(channels))
+        run = self._planned(
+            (-1, quantizer.zero, *x.shape[1:]),
+            lambda: plan_of(x.shape[1:], self, lambda s: self._nodes(s, ones, weights), codes_in=True),
+        )
+        result: FloatArray = run(quantizer.codes(x))[0]
         sides = (1,) * (result.ndim - 2)
         result *= (np.float32(quantizer.scale) * scale).reshape(-1, *sides)
         result += np.zeros(1, np.float32) if bias is None else bias.reshape(-1, *sides)
         return result
-
-    def _prepare_sums(self, shape: Shape, zero: int, integers: npt.NDArray[np.int8]) -> Callable[[FloatArray], list[FloatArray]]:
-        from .lower import lower
-
-        channels = self._shape[0]
-        trace = Trace(self, shape)
-        weights = GraphWeights(integers, self.bits, np.ones(channels), np.zeros(channels))
-        x = Symbol(trace, trace.graph.input, 1)
-        trace.graph.outputs = [self._nodes(x, Quantizer(self.act_bits, 1.0, zero), weights).node]
-        return lower(trace.graph, codes_in=True).runner()
 
     def _parameters(self) -> dict[str, FloatArray]:
         bias = self.bias
