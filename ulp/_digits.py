@@ -3,7 +3,7 @@
 A file is an .npz of arrays, without pickle, named as in a torch state_dict:
 
 - `data`: name of the images (DATA). `test`: indices of those that were not trained on, int64 (T,).
-- `<layer>.weight` of LAYERS: float16 (out, in[, kh, kw]) in the float32 network; else the bits of the codes, `<layer>.shape` their shape.
+- `<layer>.weight` of LAYERS: float16 (out, in[, kh, kw]) in the float32 network; else integers (_bitstream), `<layer>.shape` their shape.
 - `<layer>.bits`, `<layer>.scale` (out,): width and scale of the weights; `<layer>.act_bits`, `<layer>.act_scale`: of the layer's input.
 - `<norm>.weight`, `.bias`, `.running_mean`, `.running_var` of NORMS: a BatchNorm2d, whose eps is EPS. `fc.bias` (10,).
 - `predictions` uint8 (T,), and of quantised networks `logits` float32 (T, 10): what the trained torch model says of the test images.
@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from . import _bitstream
 
 Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float32]
@@ -92,7 +94,7 @@ class Trained:
             if not isinstance(layer, Quantized):
                 arrays[f"{name}.weight"] = layer.astype(np.float16)
                 continue
-            arrays[f"{name}.weight"] = pack_bits(layer.codes, layer.bits)
+            arrays[f"{name}.weight"] = _bitstream.write(layer.codes, layer.bits)
             arrays[f"{name}.shape"] = np.array(layer.codes.shape)
             arrays[f"{name}.scale"] = layer.scale
             arrays[f"{name}.act_scale"] = np.array(layer.act_scale, dtype=np.float32)
@@ -118,7 +120,7 @@ def load(path: str | PathLike[str]) -> Trained:
                 layers[name] = weight.astype(np.float32)
                 continue
             bits = int(arrays[f"{name}.bits"])
-            codes = unpack_bits(weight, bits, tuple(arrays[f"{name}.shape"].tolist()))
+            codes = _bitstream.read(weight, bits, tuple(arrays[f"{name}.shape"].tolist()))
             act_bits, act_scale = int(arrays[f"{name}.act_bits"]), float(arrays[f"{name}.act_scale"])
             layers[name] = Quantized(codes, bits, arrays[f"{name}.scale"], act_bits, act_scale)
         norms = {name: {key: arrays[f"{name}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")} for name in NORMS}
@@ -126,18 +128,5 @@ def load(path: str | PathLike[str]) -> Trained:
             *(str(arrays["data"]), arrays["test"].astype(np.int64), layers, norms, arrays["fc.bias"]),
             *(arrays["predictions"], arrays.get("logits")),
         )
-    except (KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a file of a trained digit classifier: {error}") from error
-
-
-def pack_bits(codes: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
-    """Signed codes of -2^(bits - 1) .. 2^(bits - 1) - 1, one after another in `bits` bits each, lowest bit first."""
-    unsigned = (codes.reshape(-1, 1).astype(np.int16) + (1 << bits - 1)).astype(np.uint8)
-    return np.packbits(np.unpackbits(unsigned, axis=1, count=bits, bitorder="little"), bitorder="little")
-
-
-def unpack_bits(packed: npt.NDArray[np.uint8], bits: int, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
-    """The codes that `pack_bits` was given."""
-    planes = np.unpackbits(packed, count=int(np.prod(shape)) * bits, bitorder="little").reshape(-1, bits)
-    unsigned = np.packbits(planes, axis=1, bitorder="little")
-    return (unsigned.astype(np.int16) - (1 << bits - 1)).astype(np.int8).reshape(shape)
