@@ -30,6 +30,8 @@ struct ConvShape {
   // Stretches of K that lie together in the source.
   int64_t segments() const { return tight ? kernel_y : taps(); }
   int64_t segment_k() const { return tight ? round_up(int64_t{kernel_x} * channels, 4) : channels; }
+  // Of these, those that hold weights; the others are 0.
+  int64_t used_k() const { return tight ? int64_t{kernel_x} * channels : channels; }
   // From a window's start to a segment's.
   int64_t segment_offset(int64_t segment, int64_t row, int64_t pixel) const {
     if (tight) return segment * dilation_y * row;

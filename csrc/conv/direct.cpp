@@ -1,5 +1,6 @@
 // Implicit GEMM.
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "../gemm/loops.h"
@@ -82,6 +83,7 @@ class Direct final : public Conv {
   std::vector<int32_t> col_;
   std::vector<KBlock> blocks_;
   int64_t panel_bytes_ = 0;
+  int64_t used_steps_ = 0;  // of each segment in its panel; 0: all
   int64_t loop_panels_ = 0;
   int64_t panel_group_ = 1;
   // Rows and columns of the source, border included, that windows reach.
@@ -144,16 +146,21 @@ void Direct::bind(const Source& source) {
     KBlock block{first, std::min(kc, k_blocks - first), panel_bytes_, {}, {}};
     panel_bytes_ += block.count * bound_.panel_bytes * units;
     const int64_t end = std::min((first + block.count) * kUnitK, weights_.layout.k);
+    // A lone block leaves out the steps that only pad its segments. There are some only where a step has less than 4 k, and such kernels
+    // have their panels in the order of the steps.
+    const bool trims = k_blocks == kc && round_up(shape_.used_k(), bound_.step_k) < shape_.segment_k();
+    used_steps_ = trims ? ceil_div(shape_.used_k(), bound_.step_k) : 0;
     std::vector<Piece> taps;
     for (int64_t k = first * kUnitK; k < end;) {
       const int64_t segment = k / shape_.segment_k();
       const int64_t length = std::min((segment + 1) * shape_.segment_k(), end) - k;
       const int64_t at =
           shape_.segment_offset(segment, packed.row, packed.pixel) + (k - segment * shape_.segment_k()) / bound_.step_k * step_bytes;
+      const int64_t steps = trims ? used_steps_ : length / bound_.step_k;
       if (!taps.empty() && taps.back().a + taps.back().steps * step_bytes == at) {
-        taps.back().steps += length / bound_.step_k;
+        taps.back().steps += steps;
       } else {
-        taps.push_back({at, length / bound_.step_k});
+        taps.push_back({at, steps});
       }
       k += length;
     }
@@ -257,6 +264,13 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
     slice.k_block = b.first;
     slice.k_blocks = b.count;
     bound_.expand(slice, at[0] + b.panel);
+  }
+  if (used_steps_ > 0) {
+    const int64_t step = int64_t{bound_.panel_bytes} * units * bound_.step_k / kUnitK;
+    const int64_t segment = shape_.segment_k() / bound_.step_k * step;
+    for (int64_t i = 1; i < shape_.segments(); ++i) {
+      std::memmove(at[0] + i * used_steps_ * step, at[0] + i * segment, static_cast<size_t>(used_steps_ * step));
+    }
   }
 
   const uint8_t* source = task.source.data + image * task.source.image;

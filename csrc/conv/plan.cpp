@@ -287,7 +287,7 @@ void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2
 
   StepInfo info{"conv"};
   info.source = source.tensor;
-  info.macs = shape.pixels() * layout.k * layout.n;
+  info.macs = shape.pixels() * taps * own * layout.n;
   info.a_bits = t.bits;
   info.w_bits = layout.bits;
   weight_bytes_ += static_cast<int64_t>(weights.data.size());
