@@ -107,10 +107,19 @@ class ReferencePlan:
         method: str | None,
     ) -> None:
         t = self.tensors[source]
-        w = _core.unpack(weights).astype(np.int64).reshape(*kernel, -1, weights.n) - weight_zero
+        w = _core.unpack(weights).astype(np.int64) - weight_zero
+        stretch = kernel[1] * t.channels
+        if t.channels < 4 and kernel[1] > 1 and dilation[1] == 1 and len(w) == kernel[0] * (stretch + -stretch % 4):
+            # Pixels without padded channels: only a row of the kernel is padded.
+            assert source_channel == 0
+            w = w.reshape(kernel[0], -1, weights.n)
+            assert not w[:, stretch:].any()
+            w = w[:, :stretch].reshape(*kernel, t.channels, weights.n)
+        else:
+            w = w.reshape(*kernel, -1, weights.n)
+            assert w.shape[2] % 4 == 0
+            assert source_channel + w.shape[2] - 3 <= t.channels
         channels = w.shape[2]
-        assert channels % 4 == 0
-        assert source_channel + channels - 3 <= t.channels
         self.weight_bytes += weights.nbytes
 
         def run(env: dict[int, Array]) -> None:

@@ -146,6 +146,9 @@ class Plan:
         """weights (kh * kw * Cp, N): row (ky * kw + kx) * Cp + c, Cp = channels read, rounded up to 4; padding: top, left, bottom, right.
 
         Pad rows hold weight_zero; at one bit +1, and then the slice must end at the tensor's last channel. Padding is code zero.
+        From a tensor of 1 to 3 channels, where kw > 1 and dilation[1] == 1, weights may be padded by kernel rows instead: kh * (kw * C
+        rounded up to 4) of them, and are taken as such if that is what K says. Pads then hold weight_zero, so one bit can have none. All
+        readers of a tensor must agree on one of the two.
         method: None, "direct", "winograd" or a kernel's name.
         """
 

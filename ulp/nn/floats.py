@@ -65,7 +65,7 @@ def max_pool2d(x: FloatArray, pool: PoolTaps) -> FloatArray:
         framed[:, :, pool.inner[0], pool.inner[1]] = x
         x = framed
     rows, columns = pool.taps[0]
-    out = x[:, :, rows, columns].copy()
+    out: FloatArray = x[:, :, rows, columns].copy()
     for rows, columns in pool.taps[1:]:
         np.maximum(out, x[:, :, rows, columns], out=out)
     return out

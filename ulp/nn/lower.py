@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ulp import _core
 
 from . import graph as ir
+from .demand import FREE, Demand, Group, Slot, Tensor, merge, same_residual
 from .passes import optimize
 from .quantizer import FloatArray, Quantizer
 from .shapes import LayerError
@@ -34,93 +35,6 @@ _MOST_TARGETS = 4
 def new_plan() -> Any:
     """An empty plan. Tests put another class's here."""
     return _core.Plan()
-
-
-@dataclass(eq=False)
-class Tensor:
-    """An image of a plan; quantizer None: floats. One that turns out to equal another is merged into it."""
-
-    height: int
-    width: int
-    channels: int
-    quantizer: Quantizer | None
-    merged: Tensor | None = None
-    id: int = -1
-
-    def find(self) -> Tensor:
-        """The tensor that stands for this one in the plan."""
-        tensor = self
-        while tensor.merged is not None:
-            tensor = tensor.merged
-        return tensor
-
-
-@dataclass(frozen=True)
-class Slot:
-    """`channels` channels of a tensor, from `channel` on."""
-
-    tensor: Tensor
-    channel: int
-    channels: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether these are all channels."""
-        return self.channels == self.tensor.channels
-
-    def part(self, offset: int, channels: int) -> Slot:
-        """Some of these channels."""
-        return Slot(self.tensor, self.channel + offset, channels)
-
-    def same(self, other: Slot) -> bool:
-        """Whether both begin at the same place."""
-        return self.tensor.find() is other.tensor.find() and self.channel == other.channel
-
-
-@dataclass(frozen=True)
-class Demand:
-    """clamp(value + residual, low, high) is wanted in `slot`, by `adder` if there is a residual."""
-
-    slot: Slot
-    low: float = -math.inf
-    high: float = math.inf
-    residual: Slot | None = None
-    adder: ir.Node | None = None
-
-    @property
-    def quantizer(self) -> Quantizer | None:
-        """None: floats."""
-        return self.slot.tensor.quantizer
-
-    @property
-    def clamp(self) -> tuple[float, float]:
-        """(low, high)"""
-        return self.low, self.high
-
-    @property
-    def clamps(self) -> bool:
-        """Whether the clamp does anything."""
-        return self.clamp != _FREE
-
-
-_FREE = (-math.inf, math.inf)
-
-
-@dataclass
-class Group:
-    """Demands that one epilogue meets."""
-
-    low: float
-    high: float
-    residual: Slot | None
-    slots: list[Slot]
-
-    def meets(self, demand: Demand) -> bool:
-        """Whether the demand's clamp is as good as the group's, as far as its codes can show."""
-        clamp = (self.low, self.high)
-        if demand.quantizer is not None:
-            clamp = demand.quantizer.effective_clamp(*clamp)
-        return clamp == demand.clamp
 
 
 @dataclass
@@ -251,10 +165,12 @@ class _Lowering:
 
     # Wishes.
 
-    def ask(self, value: ir.Node, quantizer: Quantizer | None, low: float = -math.inf, high: float = math.inf) -> Slot:
+    def ask(
+        self, value: ir.Node, quantizer: Quantizer | None, low: float = -math.inf, high: float = math.inf, tight: bool | None = None
+    ) -> Slot:
         """A tensor of its own for a value, as codes or floats."""
         height, width, channels = ir.layout(value)
-        slot = Slot(Tensor(height, width, channels, quantizer), 0, channels)
+        slot = Slot(Tensor(height, width, channels, quantizer, tight), 0, channels)
         self.push(value, Demand(slot, low, high))
         return slot
 
@@ -275,10 +191,9 @@ class _Lowering:
                 and other.slot.whole
                 and demand.quantizer == other.quantizer
                 and demand.clamp == other.clamp
-                and _same_residual(demand.residual, other.residual)
+                and same_residual(demand.residual, other.residual)
+                and merge(tensor.find(), other.slot.tensor.find())
             ):
-                if tensor.find() is not other.slot.tensor.find():
-                    tensor.find().merged = other.slot.tensor.find()
                 return
         known.append(demand)
 
@@ -311,13 +226,13 @@ class _Lowering:
         # What can join several groups comes last.
         for demand in sorted(demands, key=lambda d: (d.quantizer is not None, not d.clamps)):
             for group in made:
-                if _same_residual(group.residual, demand.residual) and group.meets(demand):
+                if same_residual(group.residual, demand.residual) and group.meets(demand):
                     group.slots.append(demand.slot)
                     break
             else:
                 made.append(Group(demand.low, demand.high, demand.residual, [demand.slot]))
-        for plain in [group for group in made if (group.low, group.high) == _FREE]:
-            for other in [group for group in made if group is not plain and _same_residual(group.residual, plain.residual)]:
+        for plain in [group for group in made if (group.low, group.high) == FREE]:
+            for other in [group for group in made if group is not plain and same_residual(group.residual, plain.residual)]:
                 if all(slot.tensor.quantizer is not None for slot in other.slots):
                     made.remove(other)
                     for slot in other.slots:
@@ -375,14 +290,22 @@ class _Lowering:
         tensor = source.tensor
         self.gather(node, source, target, np.arange(tensor.height, dtype=np.int32), np.arange(tensor.width, dtype=np.int32))
 
-    def weight_matrix(self, w: ir.Weights, part: int, integers: npt.NDArray[np.int8]) -> _core.Packed:
-        """(O, C, kh, kw) integers as (kh * kw * C padded to 4, O), packed; kept under `part` for steps that share it."""
+    def weight_matrix(self, w: ir.Weights, part: int, integers: npt.NDArray[np.int8], tight: bool = False) -> _core.Packed:
+        """(O, C, kh, kw) integers as (kh * kw * C padded to 4, O), packed; kept under `part` for steps that share it.
+
+        tight: only kw * C is padded to 4.
+        """
         key = id(w), part
         if key not in self.packed:
-            pad = 1 if w.bits == 1 else w.zero
-            padded = np.pad(integers, ((0, 0), (0, -integers.shape[1] % 4), (0, 0), (0, 0)), constant_values=pad)
-            matrix = np.ascontiguousarray(padded.transpose(2, 3, 1, 0).reshape(-1, len(integers)))
-            self.packed[key] = _core.pack(matrix, w.bits)
+            rows = integers.transpose(2, 3, 1, 0)
+            if tight:
+                rows = rows.reshape(rows.shape[0], 1, -1, len(integers))
+            pads = -rows.shape[2] % 4
+            # Behind the last channel of all lies the zero point, which any weight meets; behind others lies what needs a weight of zero.
+            binary = w.bits == 1 and not (tight and pads)
+            padded = np.pad(rows, ((0, 0), (0, 0), (0, pads), (0, 0)), constant_values=1 if binary else w.zero)
+            bits = w.bits if binary else max(2, w.bits)
+            self.packed[key] = _core.pack(np.ascontiguousarray(padded.reshape(-1, len(integers))), bits)
         return self.packed[key]
 
     # Nodes. Each rule gets the demands on the node's result, of which there is at least one (none only for the input).
@@ -395,7 +318,7 @@ class _Lowering:
                 raise LayerError("the network's result is its own input: there is nothing to compile")
             if demand.slot.whole and not demand.clamps:
                 bases.append(demand.slot)
-        direct = Group(*_FREE, None, bases)
+        direct = Group(*FREE, None, bases)
         for demand in demands:
             if demand.clamps:
                 self.rescale(node, self.base(direct, demand.slot), Group(*demand.clamp, None, [demand.slot]))
@@ -419,26 +342,27 @@ class _Lowering:
         self.steps[-1].insert(0, Step(node, emit, [], bases))
 
     def conv(self, node: ir.Node, op: ir.Conv, demands: list[Demand]) -> None:
-        source = self.ask(node.inputs[0], op.quantizer)
+        each, own = op.weights.integers.shape[1], len(op.weights.integers) // op.groups
+        tight = _tight(op, each)
+        source = self.ask(node.inputs[0], op.quantizer, tight=tight if op.groups == 1 else None)
         for group in self.groups(node, demands):
             if op.groups > 1 and op.groups == source.channels == node.shape[0] and self.depthwise(node, op, source, group):
                 continue
-            each, own = source.channels // op.groups, node.shape[0] // op.groups
             for g in range(op.groups):
                 part = source.part(g * each, each)
-                if op.weights.bits == 1 and op.groups > 1 and each % 4:
+                if op.groups > 1 and each % 4 and (op.weights.bits == 1 or source.channels < 4):
                     # Weights without a zero cannot pass over the next group's channels: the slice gets a tensor of its own.
                     alone = Slot(Tensor(source.tensor.height, source.tensor.width, each, op.quantizer), 0, each)
                     self.copy(node, part, alone)
                     part = alone
                 integers = op.weights.integers[g * own : (g + 1) * own]
-                emit = partial(self.emit_conv, op, part, group, g, integers)
+                emit = partial(self.emit_conv, op, part, group, g, integers, tight and part.whole)
                 self.add_step(node, emit, self.reads_of(group, part), [slot.part(g * own, own) for slot in group.slots])
 
-    def emit_conv(self, op: ir.Conv, source: Slot, group: Group, g: int, integers: npt.NDArray[np.int8]) -> None:
+    def emit_conv(self, op: ir.Conv, source: Slot, group: Group, g: int, integers: npt.NDArray[np.int8], tight: bool) -> None:
         own = len(integers)
         terms = _terms(op.weights, op.quantizer, g * own, own)
-        matrix = self.weight_matrix(op.weights, g, integers)
+        matrix = self.weight_matrix(op.weights, g, integers, tight)
         finish = self.finish_of(group, terms, g * own, own)
         kernel = integers.shape[2], integers.shape[3]
         self.plan.conv(*self.at(source), matrix, kernel, op.stride, op.padding, op.dilation, op.weights.zero, finish, None)
@@ -460,7 +384,7 @@ class _Lowering:
         return True
 
     def linear(self, node: ir.Node, op: ir.Linear, demands: list[Demand]) -> None:
-        source = self.ask(node.inputs[0], op.quantizer)
+        source = self.ask(node.inputs[0], op.quantizer, tight=False)
         height, width, channels = ir.layout(node.inputs[0])
         integers = op.weights.integers.reshape(-1, channels, height, width)
         for group in self.groups(node, demands):
@@ -555,7 +479,6 @@ def _terms(w: ir.Weights, quantizer: Quantizer, offset: int, channels: int) -> t
     return (w.scale[part] * quantizer.scale).astype(np.float32), w.bias[part].astype(np.float32)
 
 
-def _same_residual(a: Slot | None, b: Slot | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.same(b)
+def _tight(op: ir.Conv, channels: int) -> bool:
+    """Whether a convolution reads an image of so few channels that a row of its kernel is one stretch of pixels without padded channels."""
+    return channels < 4 and op.weights.integers.shape[3] > 1 and op.dilation[1] == 1
