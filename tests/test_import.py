@@ -36,3 +36,9 @@ def test_import_brings_no_heavy_packages() -> None:
 
 def test_import_without_threadpoolctl() -> None:
     run("import sys; sys.modules['threadpoolctl'] = None; import numpy as np, ulp; assert ulp.gemm([[1]], [[1]], bits=1)[0, 0] == 1")
+
+
+def test_torch_adapter_without_torch_says_what_to_install() -> None:
+    done = run_python("import sys; sys.modules['torch'] = None; import ulp.torch")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: ulp.torch needs torch 2.6 or newer: pip install torch")
