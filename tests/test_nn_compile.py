@@ -102,9 +102,7 @@ def networks(draw: st.DrawFn) -> tuple[Random, Array]:
     for _ in range(draw(st.integers(1, 7))):
         source = draw(st.integers(0, len(shapes) - 1))
         c, h, w = shapes[source]
-        kind = draw(
-            st.sampled_from(["conv", "conv", "conv", "depthwise", "grouped", "relu", "max", "avg", "add", "add", "concat", "quantize"])
-        )
+        kind = draw(st.sampled_from(KINDS))
         bits, act_bits = draw(st.integers(1, 8)), draw(st.integers(1, 8))
         if kind in ("conv", "depthwise", "grouped"):
             groups = {"conv": 1, "depthwise": c, "grouped": 2 if c % 2 == 0 else 1}[kind]

@@ -296,7 +296,7 @@ WORDS = [
         "Padding size should be less than the corresponding input dimension, but got: padding (4, 4) at dimension 2 of input [1, 3, 4, 9]",
     ),
     (lambda: nn.Linear(7, 2, bits=3), (5, 6), "mat1 and mat2 shapes cannot be multiplied (5x6 and 7x2)"),
-    (lambda: nn.MaxPool2d(3), (1, 1, 2, 2), "Given input size: (2x2). Calculated output size: (0x0). Output size is too small"),
+    (lambda: nn.MaxPool2d(3), (1, 1, 2, 2), "Given input size: (1x2x2). Calculated output size: (1x0x0). Output size is too small"),
     (lambda: nn.BatchNorm2d(3), (1, 4, 2, 2), "running_mean should contain 4 elements not 3"),
     (lambda: nn.BatchNorm2d(3), (4, 2), "expected 4D input (got 2D input)"),
     (lambda: nn.Flatten(2), (4, 2), "Dimension out of range (expected to be in range of [-2, 1], but got 2)"),

@@ -48,7 +48,7 @@ class MaxPool2d(Layer):
 
     def _out_size(self, shape: Shape, given: Shape) -> Pair:
         check_image(shape, "MaxPool2d", given)
-        return pool_size((shape[1], shape[2]), self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return pool_size(shape, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x = inputs[0]
@@ -148,7 +148,7 @@ class AvgPool2d(_Average):
 
     def _geometry(self, shape: Shape) -> tuple[Indices, Indices, FloatArray] | None:
         size = shape[1], shape[2]
-        out = pool_size(size, self.kernel_size, self.stride, self.padding, (1, 1), self.ceil_mode)
+        out = pool_size(shape, self.kernel_size, self.stride, self.padding, (1, 1), self.ceil_mode)
         rows, columns = (pool_windows(size[i], out[i], self.kernel_size[i], self.stride[i], self.padding[i], 1) for i in (0, 1))
         if self.divisor_override is not None:
             divisor = np.full(out, self.divisor_override, np.float32)

@@ -227,7 +227,7 @@ def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, h
 def as_float32(x: Any, name: str) -> FloatArray:
     """A contiguous float32 copy of an array or tensor, from any device. ValueError where a value is not finite."""
     if hasattr(x, "detach"):
-        x = x.detach().cpu().float()
+        x = x.detach().cpu().float().numpy()
     array = np.array(x, dtype=np.float32, order="C")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds a NaN or an infinity")

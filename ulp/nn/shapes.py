@@ -65,8 +65,9 @@ def conv_size(size: Pair, kernel: Pair, stride: Pair, padding: Sides, dilation: 
     return (padded[0] - reach[0]) // stride[0] + 1, (padded[1] - reach[1]) // stride[1] + 1
 
 
-def pool_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Pair:
-    """(height, width) of a pooling's result. With ceil_mode a last window may hang over the end, but must begin before it."""
+def pool_size(shape: Shape, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Pair:
+    """(height, width) of a pooling of one image (C, H, W). With ceil_mode a last window may hang over the end, but must begin before it."""
+    channels, *size = shape
     out = []
     for s, k, step, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
         free = s + 2 * p - d * (k - 1) - 1
@@ -75,7 +76,10 @@ def pool_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: P
             count -= 1
         out.append(count)
     if min(out) < 1:
-        raise LayerError(f"Given input size: ({size[0]}x{size[1]}). Calculated output size: ({out[0]}x{out[1]}). Output size is too small")
+        raise LayerError(
+            f"Given input size: ({channels}x{size[0]}x{size[1]}). Calculated output size: ({channels}x{out[0]}x{out[1]}). "
+            f"Output size is too small"
+        )
     return out[0], out[1]
 
 
