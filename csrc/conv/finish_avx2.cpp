@@ -1,4 +1,11 @@
 // Ops::finish on AVX2. Columns are taken 32 at a time, their scales and biases in registers, over all pixels.
+//
+// Codes grow with the value, so clamping a value is clamping its code:
+//
+//     code(min(max(v, low), high)) = min(max(code(v), code(low)), code(high))
+//
+// and the right side is two operations on 32 bytes at once. It needs codes that are right however large a value is, up to where the sums
+// end; fits_int32() tells from the scales that rounding to int32 cannot overflow, which is nearly always.
 #include "ops_avx2.h"
 
 namespace ulp::ops_avx2 {
@@ -6,38 +13,58 @@ namespace {
 
 enum class Kind { none, codes, floats };
 
-// What is known of a call before it starts. `clamp`: low and high have an effect that the targets' own clamps do not have anyway.
-template <bool residual_, bool clamp_, Kind first_, Kind second_>
+// What is known of a call before it starts. `bytes`: codes are clamped, not the values they come from.
+template <bool residual_, bool bytes_, Kind first_, Kind second_>
 struct Case {
   static constexpr bool residual = residual_;
-  static constexpr bool clamp = clamp_;
+  static constexpr bool bytes = bytes_;
+  static constexpr bool clamps_values = !bytes_ || first_ == Kind::floats || second_ == Kind::floats;
   static constexpr Kind first = first_;
   static constexpr Kind second = second_;
 };
 
+// A target, and the codes of low and high.
+struct Goal {
+  const Target* target;
+  int lowest;
+  int highest;
+};
+
 // Where a target's columns go.
-template <Kind kind, int vectors, bool part>
+template <Kind kind, bool bytes, int vectors, bool part>
 struct Sink {
   Coder coder;
+  __m256i lowest;
+  __m256i highest;
+  bool has_lowest;
   uint8_t* codes;
   float* floats;
   int64_t pixel;
 
-  Sink(const Target& t, int64_t column)
-      : coder(t), codes(t.codes ? t.codes + column : nullptr), floats(t.floats ? t.floats + column : nullptr), pixel(t.pixel) {}
+  Sink(const Goal& goal, int64_t column)
+      : coder(*goal.target),
+        lowest(_mm256_set1_epi8(static_cast<char>(goal.lowest))),
+        highest(_mm256_set1_epi8(static_cast<char>(goal.highest))),
+        has_lowest(goal.lowest > 0),
+        codes(kind == Kind::codes ? goal.target->codes + column : nullptr),
+        floats(kind == Kind::floats ? goal.target->floats + column : nullptr),
+        pixel(goal.target->pixel) {}
 
   ULP_INLINE void put(int64_t p, const __m256* v, int64_t n) const {
     if constexpr (kind == Kind::codes && vectors == 4) {
-      store(codes + p * pixel, coder.codes(v));
+      __m256i x = coder.codes<!bytes>(v);
+      if constexpr (bytes) x = _mm256_min_epu8(has_lowest ? _mm256_max_epu8(x, lowest) : x, highest);
+      store(codes + p * pixel, x);
     } else if constexpr (kind == Kind::codes) {
-      const __m128i eight = coder.codes(v[0]);
+      __m128i x = coder.codes<!bytes>(v[0]);
+      if constexpr (bytes) x = _mm_min_epu8(_mm_max_epu8(x, _mm256_castsi256_si128(lowest)), _mm256_castsi256_si128(highest));
       if constexpr (part) {
-        store_low(codes + p * pixel, eight, n);
+        store_low(codes + p * pixel, x, n);
       } else {
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + p * pixel), eight);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(codes + p * pixel), x);
       }
     } else {
-      for (int i = 0; i < vectors; ++i) {
+      ULP_UNROLL for (int i = 0; i < vectors; ++i) {
         if constexpr (part) {
           store_first(floats + p * pixel, v[i], n);
         } else {
@@ -48,17 +75,17 @@ struct Sink {
   }
 };
 
-template <int vectors, bool part>
-struct Sink<Kind::none, vectors, part> {
-  Sink(const Target&, int64_t) {}
+template <bool bytes, int vectors, bool part>
+struct Sink<Kind::none, bytes, vectors, part> {
+  Sink(const Goal&, int64_t) {}
   ULP_INLINE void put(int64_t, const __m256*, int64_t) const {}
 };
 
 // 8 * vectors columns from `column` on, or, for a part, the last n < 8.
 template <class C, int vectors, bool part>
-void columns(const Finish& f, const Target& t0, const Target& t1, int64_t column, int64_t n) {
-  const Sink<C::first, vectors, part> first(t0, column);
-  const Sink<C::second, vectors, part> second(t1, column);
+void columns(const Finish& f, const Goal& g0, const Goal& g1, int64_t column, int64_t n) {
+  const Sink<C::first, C::bytes, vectors, part> first(g0, column);
+  const Sink<C::second, C::bytes, vectors, part> second(g1, column);
   const __m256i lanes = first_lanes(part ? n : 8);
   __m256 scale[vectors];
   __m256 bias[vectors];
@@ -72,10 +99,11 @@ void columns(const Finish& f, const Target& t0, const Target& t1, int64_t column
   const __m256 high = _mm256_set1_ps(f.high);
   const __m256 residual_scale = _mm256_set1_ps(f.residual_scale);
   const __m256i residual_zero = _mm256_set1_epi32(f.residual_zero);
-  const int32_t* acc = f.acc + column;
-  const int64_t ld = f.ld;
+  const bool has_residual_zero = f.residual_zero != 0;
   const uint8_t* residual = C::residual ? f.residual + column : nullptr;
   const int64_t residual_pixel = f.residual_pixel;
+  const int32_t* acc = f.acc + column;
+  const int64_t ld = f.ld;
   const int64_t pixels = f.pixels;
 
   for (int64_t p = 0; p < pixels; ++p, acc += ld) {
@@ -85,11 +113,11 @@ void columns(const Finish& f, const Target& t0, const Target& t1, int64_t column
       v[i] = _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(x), scale[i]), bias[i]);
       if constexpr (C::residual) {
         const uint8_t* r = residual + p * residual_pixel + 8 * i;
-        const __m128i bytes = part ? load_first(r, n) : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(r));
-        const __m256 other = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), residual_zero));
-        v[i] = _mm256_add_ps(v[i], _mm256_mul_ps(other, residual_scale));
+        __m256i other = _mm256_cvtepu8_epi32(part ? load_first(r, n) : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(r)));
+        if (has_residual_zero) other = _mm256_sub_epi32(other, residual_zero);
+        v[i] = _mm256_add_ps(v[i], _mm256_mul_ps(_mm256_cvtepi32_ps(other), residual_scale));
       }
-      if constexpr (C::clamp) v[i] = _mm256_min_ps(_mm256_max_ps(v[i], low), high);
+      if constexpr (C::clamps_values) v[i] = _mm256_min_ps(_mm256_max_ps(v[i], low), high);
     }
     first.put(p, v, n);
     second.put(p, v, n);
@@ -97,42 +125,62 @@ void columns(const Finish& f, const Target& t0, const Target& t1, int64_t column
 }
 
 template <class C>
-void run(const Finish& f, const Target& t0, const Target& t1) {
+void run(const Finish& f, const Goal& g0, const Goal& g1) {
   int64_t column = 0;
-  for (; column + 32 <= f.channels; column += 32) columns<C, 4, false>(f, t0, t1, column, 32);
-  for (; column + 8 <= f.channels; column += 8) columns<C, 1, false>(f, t0, t1, column, 8);
-  if (column < f.channels) columns<C, 1, true>(f, t0, t1, column, f.channels - column);
+  for (; column + 32 <= f.channels; column += 32) columns<C, 4, false>(f, g0, g1, column, 32);
+  for (; column + 8 <= f.channels; column += 8) columns<C, 1, false>(f, g0, g1, column, 8);
+  if (column < f.channels) columns<C, 1, true>(f, g0, g1, column, f.channels - column);
 }
 
-// Codes grow with the value, so a bound whose own code is the last one of its side changes no code.
-bool clamps(const Finish& f, const Target& t) {
-  constexpr float kInfinity = __builtin_inff();
-  if (!t.codes) return f.low != -kInfinity || f.high != kInfinity;
-  const Coder coder(t);
-  const __m256 bounds = _mm256_castps128_ps256(_mm_setr_ps(f.low, f.high, 0, 0));
-  const int codes = _mm_cvtsi128_si32(coder.codes(bounds)) & 0xFFFF;
-  return codes != t.max_code << 8;
-}
-
-template <bool residual, bool clamp>
-void run_kinds(const Finish& f, const Target& t0, const Target* t1) {
-  if (!t1) {
-    return t0.codes ? run<Case<residual, clamp, Kind::codes, Kind::none>>(f, t0, t0)
-                    : run<Case<residual, clamp, Kind::floats, Kind::none>>(f, t0, t0);
+// Whether values times `inverse` are inside +-2^30, which leaves room for the roundings on the way, whatever the sums.
+bool fits_int32(const Finish& f, float inverse) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+  const __m256 largest_sum = _mm256_set1_ps(2147483648.0f);
+  const __m256 residual = _mm256_and_ps(_mm256_set1_ps(f.residual ? 255 * f.residual_scale : 0), magnitude);
+  const __m256 factor = _mm256_set1_ps(inverse);
+  const __m256 limit = _mm256_set1_ps(1073741824.0f);
+  __m256 beyond = _mm256_setzero_ps();
+  for (int64_t c = 0; c < f.channels; c += 8) {
+    const __m256i lanes = first_lanes(f.channels - c < 8 ? f.channels - c : 8);
+    const __m256 scale = _mm256_and_ps(_mm256_maskload_ps(f.scale + c, lanes), magnitude);
+    const __m256 bias = _mm256_and_ps(_mm256_maskload_ps(f.bias + c, lanes), magnitude);
+    const __m256 bound = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(scale, largest_sum), bias), residual);
+    beyond = _mm256_or_ps(beyond, _mm256_cmp_ps(_mm256_mul_ps(bound, factor), limit, _CMP_NLT_UQ));
   }
-  if (!t0.codes) return run<Case<residual, clamp, Kind::codes, Kind::floats>>(f, *t1, t0);
-  t1->codes ? run<Case<residual, clamp, Kind::codes, Kind::codes>>(f, t0, *t1)
-            : run<Case<residual, clamp, Kind::codes, Kind::floats>>(f, t0, *t1);
+  return _mm256_movemask_ps(beyond) == 0;
 }
+
+Goal make_goal(const Finish& f, const Target& t, bool bytes) {
+  if (!bytes || !t.codes) return {&t, 0, 0};
+  const __m256 bounds = _mm256_castps128_ps256(_mm_setr_ps(f.low, f.high, 0, 0));
+  const int codes = _mm_cvtsi128_si32(Coder(t).codes(bounds));
+  return {&t, codes & 0xFF, codes >> 8 & 0xFF};
+}
+
+template <bool residual, bool bytes>
+void run_kinds(const Finish& f, const Target& t0, const Target* t1) {
+  const Goal g0 = make_goal(f, t0, bytes);
+  if (!t1) return run<Case<residual, bytes, Kind::codes, Kind::none>>(f, g0, g0);
+  const Goal g1 = make_goal(f, *t1, bytes);
+  if (!t0.codes) return run<Case<residual, bytes, Kind::codes, Kind::floats>>(f, g1, g0);
+  t1->codes ? run<Case<residual, bytes, Kind::codes, Kind::codes>>(f, g0, g1)
+            : run<Case<residual, bytes, Kind::codes, Kind::floats>>(f, g0, g1);
+}
+
+// Pixels below which fits_int32 costs more than it saves.
+constexpr int64_t kFewPixels = 6;
 
 // One target, or two of which at least one is of codes.
+template <bool residual>
 void run_targets(const Finish& f, const Target& t0, const Target* t1) {
-  const bool clamp = clamps(f, t0) || (t1 && clamps(f, *t1));
-  if (f.residual) {
-    clamp ? run_kinds<true, true>(f, t0, t1) : run_kinds<true, false>(f, t0, t1);
-  } else {
-    clamp ? run_kinds<false, true>(f, t0, t1) : run_kinds<false, false>(f, t0, t1);
-  }
+  if (!t1 && !t0.codes) return run<Case<residual, false, Kind::floats, Kind::none>>(f, {&t0, 0, 0}, {&t0, 0, 0});
+  const float inverse = t1 && t1->inverse > t0.inverse ? t1->inverse : t0.inverse;
+  const bool bytes = f.pixels >= kFewPixels && fits_int32(f, inverse);
+  bytes ? run_kinds<residual, true>(f, t0, t1) : run_kinds<residual, false>(f, t0, t1);
+}
+
+void run_targets(const Finish& f, const Target& t0, const Target* t1) {
+  f.residual ? run_targets<true>(f, t0, t1) : run_targets<false>(f, t0, t1);
 }
 
 }  // namespace

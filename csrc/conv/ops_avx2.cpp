@@ -37,50 +37,74 @@ void window_max(const Window& args, uint8_t* out) {
 constexpr int kSumPixels = 257;
 static_assert(kSumPixels * 255 <= 65535, "u16 sums");
 
-// 32 channels; bytes 0-7 and 16-23 of the codes in x[0], the others in x[1].
-ULP_INLINE void spill_sums(__m256i x[2], __m256i sum[4]) {
-  ULP_UNROLL for (int i = 0; i < 2; ++i) {
-    sum[i] = _mm256_add_epi32(sum[i], _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x[i])));
-    sum[2 + i] = _mm256_add_epi32(sum[2 + i], _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x[i], 1)));
-    x[i] = _mm256_setzero_si256();
+// The sums of 32 channels: bytes 0-7 and 16-23 of the codes in words[0], the others in words[1].
+struct Gathered {
+  __m256i words[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+
+  ULP_INLINE void add(__m256i codes) {
+    const __m256i zero = _mm256_setzero_si256();
+    words[0] = _mm256_add_epi16(words[0], _mm256_unpacklo_epi8(codes, zero));
+    words[1] = _mm256_add_epi16(words[1], _mm256_unpackhi_epi8(codes, zero));
+  }
+
+  // 8 channels a vector, in their order.
+  ULP_INLINE void widen(__m256i sum[4]) const {
+    ULP_UNROLL for (int i = 0; i < 2; ++i) {
+      sum[i] = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words[i]));
+      sum[2 + i] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words[i], 1));
+    }
+  }
+};
+
+ULP_INLINE void store_sums(const __m256i sum[4], int64_t n, int32_t* out) {
+  ULP_UNROLL for (int i = 0; i < 4; ++i) {
+    const int64_t left = n - 8 * i;
+    if (left > 0) store_first(out + 8 * i, sum[i], left < 8 ? left : 8);
   }
 }
 
+// Windows of at most kSumPixels.
 template <int vectors>
-ULP_INLINE void sum_of(const Window& w, int64_t channel, int32_t* out) {
-  const __m256i zero = _mm256_setzero_si256();
-  __m256i x[vectors][2];
-  __m256i sum[vectors][4];
+ULP_INLINE void small_sum(const Window& w, int64_t channel, int32_t* out) {
+  Gathered gathered[vectors];
+  for_window(w, channel, [&](const uint8_t* a) { ULP_UNROLL for (int i = 0; i < vectors; ++i) gathered[i].add(load(a + i * kVector)); });
   ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-    x[i][0] = x[i][1] = zero;
-    sum[i][0] = sum[i][1] = sum[i][2] = sum[i][3] = zero;
+    __m256i sum[4];
+    gathered[i].widen(sum);
+    store_sums(sum, w.channels - channel - i * kVector, out + channel + i * kVector);
   }
+}
+
+void large_sum(const Window& w, int64_t channel, int32_t* out) {
+  Gathered gathered;
   int left = kSumPixels;
-  for_window(w, channel, [&](const uint8_t* a) {
-    ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-      const __m256i codes = load(a + i * kVector);
-      x[i][0] = _mm256_add_epi16(x[i][0], _mm256_unpacklo_epi8(codes, zero));
-      x[i][1] = _mm256_add_epi16(x[i][1], _mm256_unpackhi_epi8(codes, zero));
-    }
-    if (--left > 0) return;
+  __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  const auto spill = [&] {
+    __m256i part[4];
+    gathered.widen(part);
+    ULP_UNROLL for (int i = 0; i < 4; ++i) sum[i] = _mm256_add_epi32(sum[i], part[i]);
+    gathered = Gathered{};
     left = kSumPixels;
-    ULP_UNROLL for (int i = 0; i < vectors; ++i) spill_sums(x[i], sum[i]);
+  };
+  for_window(w, channel, [&](const uint8_t* a) {
+    gathered.add(load(a));
+    if (--left == 0) spill();
   });
-  ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-    spill_sums(x[i], sum[i]);
-    ULP_UNROLL for (int j = 0; j < 4; ++j) {
-      const int64_t at = channel + i * kVector + 8 * j;
-      if (at >= w.channels) return;
-      store_first(out + at, sum[i][j], w.channels - at < 8 ? w.channels - at : 8);
-    }
-  }
+  spill();
+  store_sums(sum, w.channels - channel, out + channel);
 }
 
 void window_sum(const Window& args, int32_t* out) {
   const Window w = args;
+  const int64_t rows = (w.y1 - w.y0 + w.y_step - 1) / w.y_step;
+  const int64_t columns = (w.x1 - w.x0 + w.x_step - 1) / w.x_step;
+  if (rows * columns > kSumPixels) {
+    for (int64_t c = 0; c < w.channels; c += kVector) large_sum(w, c, out);
+    return;
+  }
   int64_t c = 0;
-  for (; c + kVector < w.channels; c += 2 * kVector) sum_of<2>(w, c, out);
-  if (c < w.channels) sum_of<1>(w, c, out);
+  for (; c + kVector < w.channels; c += 2 * kVector) small_sum<2>(w, c, out);
+  if (c < w.channels) small_sum<1>(w, c, out);
 }
 
 ULP_INLINE int32_t add_lanes(__m256i sums) {

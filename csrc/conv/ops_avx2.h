@@ -113,26 +113,40 @@ struct Coder {
   __m256 inverse;
   __m256 limit;  // the largest code's value after scaling
   __m256i zero;
+  bool has_zero;
 
   explicit Coder(const Target& t)
       : inverse(_mm256_set1_ps(t.inverse)),
         limit(_mm256_set1_ps(static_cast<float>(t.max_code - t.zero))),
-        zero(_mm256_set1_epi16(static_cast<int16_t>(t.zero))) {}
+        zero(_mm256_set1_epi16(static_cast<int16_t>(t.zero))),
+        has_zero(t.zero != 0) {}
 
   // Codes less the zero. Not clamped below: what is too small for an int32 becomes the smallest one, as does a NaN, and the saturating
-  // steps of bytes() keep it below all others up to the code 0.
-  ULP_INLINE __m256i round(__m256 v) const { return _mm256_cvtps_epi32(_mm256_min_ps(limit, _mm256_mul_ps(v, inverse))); }
+  // steps that follow keep it below all others up to the code 0. Without `limited`, the caller clamps the codes above, and must know that
+  // no value is too large.
+  template <bool limited>
+  ULP_INLINE __m256i round(__m256 v) const {
+    const __m256 scaled = _mm256_mul_ps(v, inverse);
+    return _mm256_cvtps_epi32(limited ? _mm256_min_ps(limit, scaled) : scaled);
+  }
+
+  ULP_INLINE __m256i pack(__m256i a, __m256i b) const {
+    const __m256i words = _mm256_packs_epi32(a, b);
+    return has_zero ? _mm256_adds_epi16(words, zero) : words;
+  }
 
   // 32 values to 32 codes in their order.
+  template <bool limited = true>
   ULP_INLINE __m256i codes(const __m256 v[4]) const {
-    const __m256i low = _mm256_adds_epi16(_mm256_packs_epi32(round(v[0]), round(v[1])), zero);
-    const __m256i high = _mm256_adds_epi16(_mm256_packs_epi32(round(v[2]), round(v[3])), zero);
+    const __m256i low = pack(round<limited>(v[0]), round<limited>(v[1]));
+    const __m256i high = pack(round<limited>(v[2]), round<limited>(v[3]));
     return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
 
   // 8 values to 8 codes.
+  template <bool limited = true>
   ULP_INLINE __m128i codes(__m256 v) const {
-    const __m256i x = round(v);
+    const __m256i x = round<limited>(v);
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     const __m128i raised = _mm_adds_epi16(words, _mm256_castsi256_si128(zero));
     return _mm_packus_epi16(raised, raised);

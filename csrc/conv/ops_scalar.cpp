@@ -1,4 +1,7 @@
 // The portable table: what the others are held against.
+#include <algorithm>
+#include <cstring>
+
 #include "../gemm/epilogue.h"
 #include "ops_parts.h"
 

@@ -1,7 +1,7 @@
 // Ops::quantise and Ops::to_planes on AVX2: between planes and pixels.
 //
 // quantise: tiles of 32 pixels of 16 channels. Each channel's 32 floats become a vector of codes; 16 of those are transposed to the 16
-// codes of each pixel. Up to 4 channels that lie at a distance of 4 bytes from pixel to pixel, images, have a shorter way.
+// codes of each pixel. Up to 4 channels, images, have a shorter way.
 #include "ops_avx2.h"
 
 namespace ulp::ops_avx2 {
@@ -57,26 +57,78 @@ void store_pixels(const __m256i rows[kChannels], int64_t n, int64_t pixels, uint
   }
 }
 
-// Channels 0 .. n - 1 of 32 pixels that lie 4 bytes apart, n <= 4. What lies behind the channels is written back as it was; all 128 bytes
-// must be the image's.
-ULP_INLINE void store_image(const __m256i rows[4], int64_t n, uint8_t* out) {
-  const __m256i mask = _mm256_set1_epi32(static_cast<int32_t>(0xFFFFFFFFu >> (32 - 8 * n)));
+// Codes of 4 channels of 32 pixels to 4 bytes a pixel; pixels[i] holds pixels 8 i .. 8 i + 7.
+ULP_INLINE void interleave_image(const __m256i rows[4], __m256i pixels[4]) {
   const __m256i low[2] = {_mm256_unpacklo_epi8(rows[0], rows[1]), _mm256_unpackhi_epi8(rows[0], rows[1])};
   const __m256i high[2] = {_mm256_unpacklo_epi8(rows[2], rows[3]), _mm256_unpackhi_epi8(rows[2], rows[3])};
   // Pixels 0-3 and 16-19; 4-7, 20-23; 8-11, 24-27; 12-15, 28-31.
   const __m256i x[4] = {_mm256_unpacklo_epi16(low[0], high[0]), _mm256_unpackhi_epi16(low[0], high[0]),
                         _mm256_unpacklo_epi16(low[1], high[1]), _mm256_unpackhi_epi16(low[1], high[1])};
-  const __m256i pixels[4] = {_mm256_permute2x128_si256(x[0], x[1], 0x20), _mm256_permute2x128_si256(x[2], x[3], 0x20),
-                             _mm256_permute2x128_si256(x[0], x[1], 0x31), _mm256_permute2x128_si256(x[2], x[3], 0x31)};
-  ULP_UNROLL for (int i = 0; i < 4; ++i) {
-    uint8_t* at = out + i * kVector;
-    store(at, n == 4 ? pixels[i] : _mm256_blendv_epi8(load(at), pixels[i], mask));
+  pixels[0] = _mm256_permute2x128_si256(x[0], x[1], 0x20);
+  pixels[1] = _mm256_permute2x128_si256(x[2], x[3], 0x20);
+  pixels[2] = _mm256_permute2x128_si256(x[0], x[1], 0x31);
+  pixels[3] = _mm256_permute2x128_si256(x[2], x[3], 0x31);
+}
+
+// The first n channels of `count` pixels.
+template <int n>
+ULP_INLINE void store_image(const __m256i pixels[4], int64_t count, bool more, uint8_t* out, int64_t pixel) {
+  if (pixel == 4 && count == kPixels && (n == 4 || more)) {
+    // What lies behind a pixel's channels is written back as it was; `more`: behind the last one's, too, is the image.
+    const __m256i mask = _mm256_set1_epi32(static_cast<int32_t>(0xFFFFFFFFu >> (32 - 8 * n)));
+    ULP_UNROLL for (int i = 0; i < 4; ++i) {
+      uint8_t* to = out + i * kVector;
+      store(to, n == 4 ? pixels[i] : _mm256_blendv_epi8(load(to), pixels[i], mask));
+    }
+    return;
   }
+  alignas(32) uint8_t staged[4 * kVector];
+  ULP_UNROLL for (int i = 0; i < 4; ++i) store(staged + i * kVector, pixels[i]);
+  for (int64_t p = 0; p < count; ++p) std::memcpy(out + p * pixel, staged + 4 * p, n);
+}
+
+template <int n>
+bool quantise_image(const float* x, int64_t plane, int64_t pixels, const Target* targets, int target_count) {
+  Reader reader;
+  for (int i = 0; i < target_count; ++i) {
+    const Target& t = targets[i];
+    const Coder coder(t);
+    uint8_t* out = t.codes;
+    const int64_t pixel = t.pixel;
+    for (int64_t p = 0; p < pixels; p += kPixels) {
+      const int64_t count = pixels - p < kPixels ? pixels - p : kPixels;
+      __m256i rows[4];
+      ULP_UNROLL for (int c = 0; c < 4; ++c) {
+        rows[c] = _mm256_setzero_si256();
+        if (c < n) {
+          __m256 v[4];
+          reader.read(x + c * plane + p, count, v);
+          rows[c] = coder.codes(v);
+        }
+      }
+      __m256i image[4];
+      interleave_image(rows, image);
+      store_image<n>(image, count, p + kPixels < pixels, out + p * pixel, pixel);
+    }
+  }
+  return reader.finite();
 }
 
 }  // namespace
 
 bool quantise(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count) {
+  switch (channels) {
+    case 1:
+      return quantise_image<1>(x, plane, pixels, targets, target_count);
+    case 2:
+      return quantise_image<2>(x, plane, pixels, targets, target_count);
+    case 3:
+      return quantise_image<3>(x, plane, pixels, targets, target_count);
+    case 4:
+      return quantise_image<4>(x, plane, pixels, targets, target_count);
+    default:
+      break;
+  }
   Reader reader;
   for (int64_t p = 0; p < pixels; p += kPixels) {
     const int64_t count = pixels - p < kPixels ? pixels - p : kPixels;
@@ -95,13 +147,7 @@ bool quantise(const float* x, int64_t plane, int64_t pixels, int64_t channels, c
           reader.read(x + (c + j) * plane + p, count, v);
           rows[j] = coder.codes(v);
         }
-        uint8_t* out = t.codes + p * t.pixel + c;
-        const bool image = t.pixel == 4 && channels <= 4 && count == kPixels;
-        if (image && (n == 4 || p + kPixels < pixels)) {
-          store_image(rows, n, out);
-        } else {
-          store_pixels(rows, n, count, out, t.pixel);
-        }
+        store_pixels(rows, n, count, t.codes + p * t.pixel + c, t.pixel);
       }
     }
   }

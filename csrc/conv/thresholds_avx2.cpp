@@ -24,6 +24,7 @@ struct Columns {
 };
 
 inline __m256i* at(uint8_t* table, int i) { return reinterpret_cast<__m256i*>(table + i * kVector); }
+inline const __m256i* at(const uint8_t* table, int i) { return reinterpret_cast<const __m256i*>(table + i * kVector); }
 
 // table: two vectors for each threshold. True if all thresholds are in the range of the narrow comparison.
 bool transpose_thresholds(const int32_t* thresholds, int64_t n, int max_code, uint8_t* table) {
@@ -69,10 +70,36 @@ ULP_INLINE void store_codes(uint8_t* codes, __m256i counts, int64_t n) {
   }
 }
 
+// Thresholds are read from the table once for this many pixels.
+constexpr int kPixels = 4;
+
 // known: the number of thresholds, kept in registers; 0: any number.
+template <bool part, int known, int pixels>
+ULP_INLINE void count_narrow(const Columns& c, int64_t p, const __m256i lanes[2], const uint8_t* table, const __m256i* below) {
+  const int max_code = c.max_code;
+  __m256i sums[pixels];
+  __m256i counts[pixels];
+  ULP_UNROLL for (int i = 0; i < pixels; ++i) {
+    __m256i x[2];
+    load_sums<part>(c, c.acc + (p + i) * c.ld, lanes, x);
+    sums[i] = _mm256_packs_epi32(x[0], x[1]);
+    counts[i] = _mm256_setzero_si256();
+  }
+  if constexpr (known > 0) {
+    ULP_UNROLL for (int k = 0; k < known; ++k) {
+      ULP_UNROLL for (int i = 0; i < pixels; ++i) counts[i] = _mm256_sub_epi16(counts[i], _mm256_cmpgt_epi16(sums[i], below[k]));
+    }
+  } else {
+    for (int k = 0; k < max_code; ++k) {
+      const __m256i t = *at(table, k);
+      ULP_UNROLL for (int i = 0; i < pixels; ++i) counts[i] = _mm256_sub_epi16(counts[i], _mm256_cmpgt_epi16(sums[i], t));
+    }
+  }
+  ULP_UNROLL for (int i = 0; i < pixels; ++i) store_codes<part>(c.codes + (p + i) * c.pixel, counts[i], c.n);
+}
+
 template <bool part, int known>
-void count_narrow(const Columns& columns, uint8_t* table) {
-  const Columns c = columns;
+void count_narrow(const Columns& c, uint8_t* table) {
   // x reaches t where x > t - 1; the smallest t - 1 is -32768.
   for (int k = 0; k < c.max_code; ++k) {
     const __m256i t = _mm256_packs_epi32(*at(table, 2 * k), *at(table, 2 * k + 1));
@@ -81,33 +108,40 @@ void count_narrow(const Columns& columns, uint8_t* table) {
   const __m256i lanes[2] = {first_lanes(c.n < 8 ? c.n : 8), first_lanes(c.n < 8 ? 0 : c.n - 8)};
   __m256i below[known ? known : 1];
   ULP_UNROLL for (int k = 0; k < known; ++k) below[k] = *at(table, k);
-  for (int64_t p = 0; p < c.pixels; ++p) {
-    __m256i x[2];
-    load_sums<part>(c, c.acc + p * c.ld, lanes, x);
-    const __m256i sums = _mm256_packs_epi32(x[0], x[1]);
-    __m256i counts = _mm256_setzero_si256();
-    if constexpr (known > 0) {
-      ULP_UNROLL for (int k = 0; k < known; ++k) counts = _mm256_sub_epi16(counts, _mm256_cmpgt_epi16(sums, below[k]));
-    } else {
-      for (int k = 0; k < c.max_code; ++k) counts = _mm256_sub_epi16(counts, _mm256_cmpgt_epi16(sums, *at(table, k)));
+  int64_t p = 0;
+  if constexpr (known == 0) {
+    for (; p + kPixels <= c.pixels; p += kPixels) count_narrow<part, known, kPixels>(c, p, lanes, table, below);
+  }
+  for (; p < c.pixels; ++p) count_narrow<part, known, 1>(c, p, lanes, table, below);
+}
+
+template <bool part, int pixels>
+ULP_INLINE void count_wide(const Columns& c, int64_t p, const __m256i lanes[2], const uint8_t* table) {
+  const int max_code = c.max_code;
+  __m256i sums[pixels][2];
+  __m256i counts[pixels][2];
+  ULP_UNROLL for (int i = 0; i < pixels; ++i) {
+    load_sums<part>(c, c.acc + (p + i) * c.ld, lanes, sums[i]);
+    counts[i][0] = counts[i][1] = _mm256_set1_epi32(max_code);
+  }
+  for (int k = 0; k < max_code; ++k) {
+    ULP_UNROLL for (int j = 0; j < 2; ++j) {
+      const __m256i t = *at(table, 2 * k + j);
+      ULP_UNROLL for (int i = 0; i < pixels; ++i) counts[i][j] = _mm256_add_epi32(counts[i][j], _mm256_cmpgt_epi32(t, sums[i][j]));
     }
-    store_codes<part>(c.codes + p * c.pixel, counts, c.n);
+  }
+  ULP_UNROLL for (int i = 0; i < pixels; ++i) {
+    store_codes<part>(c.codes + (p + i) * c.pixel, _mm256_packs_epi32(counts[i][0], counts[i][1]), c.n);
   }
 }
 
 template <bool part>
-void count_wide(const Columns& columns, uint8_t* table) {
-  const Columns c = columns;
+void count_wide(const Columns& c, uint8_t* table) {
+  constexpr int kTogether = 2;
   const __m256i lanes[2] = {first_lanes(c.n < 8 ? c.n : 8), first_lanes(c.n < 8 ? 0 : c.n - 8)};
-  for (int64_t p = 0; p < c.pixels; ++p) {
-    __m256i x[2];
-    load_sums<part>(c, c.acc + p * c.ld, lanes, x);
-    __m256i counts[2] = {_mm256_set1_epi32(c.max_code), _mm256_set1_epi32(c.max_code)};
-    for (int k = 0; k < c.max_code; ++k) {
-      ULP_UNROLL for (int i = 0; i < 2; ++i) counts[i] = _mm256_add_epi32(counts[i], _mm256_cmpgt_epi32(*at(table, 2 * k + i), x[i]));
-    }
-    store_codes<part>(c.codes + p * c.pixel, _mm256_packs_epi32(counts[0], counts[1]), c.n);
-  }
+  int64_t p = 0;
+  for (; p + kTogether <= c.pixels; p += kTogether) count_wide<part, kTogether>(c, p, lanes, table);
+  for (; p < c.pixels; ++p) count_wide<part, 1>(c, p, lanes, table);
 }
 
 template <bool part>
