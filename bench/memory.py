@@ -18,6 +18,7 @@ import numpy as np
 
 from . import networks, subject, subject_networks
 from .peers import network
+from .runs import ALL_PAIRS
 
 
 def _peak() -> int:
@@ -29,7 +30,7 @@ def _peak() -> int:
 
 def known() -> dict[str, network.NetworkPeer]:
     """Every runtime of networks by its name, `ulp` at all its widths among them."""
-    made = [peer() for peer in network.ALL] + subject_networks.at_all_bits()
+    made = [peer() for peer in network.ALL] + subject_networks.at_all_bits(ALL_PAIRS)
     return {peer.name: peer for peer in made}
 
 

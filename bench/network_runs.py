@@ -142,6 +142,8 @@ def _built(run: Run, model: graph.Model, runtimes: list[network.NetworkPeer], di
         for peer in runtimes:
             path = peer.build(model, directory)
             info: dict[str, Any] = {"file_bytes": path.stat().st_size}
+            if isinstance(peer, subject_networks.UlpNetwork) and run.options.threads == (1,):
+                info["tensors_checked"] = peer.check(model.name, path, model.images())
             if run.options.memory and memory.why_unavailable() is None:
                 info["memory"] = memory.of(peer, model.name, path)
             made.append(_Built(peer, path, info))
@@ -167,6 +169,8 @@ def _network_contestants(model: graph.Model, built: list[_Built], threads: int) 
     for one, state, own in zip(built, states, scores, strict=True):
         peer = one.peer
         info = {**one.info, "threads": threads, "kernels": peer.precision(state)}
+        if nbytes := peer.model_bytes(state):
+            info["model_bytes"] = nbytes
         if truth is not None:
             info["cosine"] = round(_cosine(own, truth), 6)
             if info["cosine"] < LEAST_COSINE.get(peer.kind, -1):

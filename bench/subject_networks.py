@@ -4,43 +4,88 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import data, layers, subject
+from . import data, layers, layerwise, subject
 from .graph import F32, Model
 from .layers import Convolution
 from .networks import NETWORKS
 from .peers import compare
+from .peers.base import counted
 from .peers.network import CALIBRATION_IMAGES, NetworkPeer
 from .subject import WrongResultError
 
 FIRST_BITS = 8
+LEAST_PACKED = 32  # products in a sum below which packing costs more than it saves: depthwise convolutions
 
 
 class UlpNN:
-    """ulp.nn with weights of `bits` and activations of `act_bits` in every layer that multiplies, but for the first, which has 8 and 8."""
+    """ulp.nn with weights of `bits` and activations of `act_bits` in every layer that multiplies, but for the first, which has 8 and 8.
 
-    def __init__(self, bits: int, act_bits: int) -> None:
+    made: the layers with weights, in the order in which the network makes them. stored: where given, what `_stored` said of each of those
+    layers, in the same order.
+    """
+
+    def __init__(self, bits: int, act_bits: int, stored: Iterator[dict[str, Any]] | None = None) -> None:
         subject.load()
         self._nn: Any = importlib.import_module("ulp.nn")
         self.bits = {"bits": bits, "act_bits": act_bits}
+        self.stored = stored
+        self.made: list[Any] = []
 
-    def Conv2d(self, *arguments: Any, first: bool = False, **more: Any) -> Any:  # noqa: N802 - torch's name
+    def Conv2d(  # noqa: N802 - torch's name
+        self,
+        channels: int,
+        filters: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        first: bool = False,
+    ) -> Any:
         """At the network's widths, or at 8 and 8."""
         widths = {"bits": FIRST_BITS, "act_bits": FIRST_BITS} if first else self.bits
-        return self._nn.Conv2d(*arguments, **more, **widths)
+        more = {"stride": stride, "padding": padding, "groups": groups, **widths}
+        return self._layer(self._nn.Conv2d, (channels, filters, kernel), {"bias": bias}, more)
 
-    def Linear(self, *arguments: Any, **more: Any) -> Any:  # noqa: N802 - torch's name
+    def Linear(self, channels: int, features: int) -> Any:  # noqa: N802 - torch's name
         """At the network's widths."""
-        return self._nn.Linear(*arguments, **more, **self.bits)
+        return self._layer(self._nn.Linear, (channels, features), {}, self.bits)
+
+    def _layer(self, kind: Any, sizes: tuple[int, ...], fresh: dict[str, Any], more: dict[str, Any]) -> Any:
+        layer = kind(*sizes, **fresh, **more) if self.stored is None else kind.from_quantized(**_restored(next(self.stored)), **more)
+        self.made.append(layer)
+        return layer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._nn, name)
+
+
+def _stored(layer: Any) -> dict[str, Any]:
+    """A layer's integers, packed if there are many a channel, their scales, its bias and its quantiser."""
+    integers, quantizer = layer.weight_int, layer.quantizer
+    rows = integers.reshape(len(integers), -1)
+    ulp = subject.load()
+    packed = rows if rows.shape[1] < LEAST_PACKED else ulp.pack(np.ascontiguousarray(rows.T), bits=layer.bits)
+    return {
+        "packed": packed, "shape": integers.shape, "weight_scale": layer.weight_scale, "bias": layer.bias, "act_scale": quantizer.scale,
+        "act_zero": quantizer.zero,
+    }  # fmt: skip
+
+
+def _restored(stored: dict[str, Any]) -> dict[str, Any]:
+    """What `from_quantized` wants."""
+    more = {key: value for key, value in stored.items() if key not in ("packed", "shape")}
+    packed = stored["packed"]
+    rows = packed if isinstance(packed, np.ndarray) else packed.unpack().T
+    return {"weight_int": rows.reshape(stored["shape"]), **more}
 
 
 def has_plans() -> bool:
@@ -135,28 +180,46 @@ class UlpNetwork(NetworkPeer):
             return None
         return "the ulp that is installed has no ulp.nn.compile: pip install ."
 
-    def network(self, name: str) -> Any:
-        """The network of that name, without weights."""
-        return NETWORKS[name](UlpNN(self.bits[1], self.bits[0]))
+    def network(self, model: Model) -> tuple[Any, UlpNN]:
+        """The network with the model's weights, calibrated, and the facade that made it."""
+        nn = UlpNN(self.bits[1], self.bits[0])
+        module = NETWORKS[model.name](nn)
+        module.load_state_dict(model.weights)
+        return module.calibrate([model.images(CALIBRATION_IMAGES, seed=2)]), nn
 
     def before(self, threads: int) -> None:
         subject.load().set_num_threads(threads)
 
     def build(self, model: Model, directory: Path) -> Path:
-        path = directory / f"{model.name} {self.name}.npz"
-        module = self.network(model.name)
-        module.load_state_dict(model.weights)
-        module.calibrate([model.images(CALIBRATION_IMAGES, seed=2)])
-        np.savez(path, **module.state_dict())
+        path = directory / f"{model.name} {self.name}.pickle"
+        module, nn = self.network(model)
+        weighted = {name for name, layer in module.named_modules() if layer in nn.made}
+        rest = {key: value for key, value in module.state_dict().items() if key.rpartition(".")[0] not in weighted}
+        with path.open("wb") as file:
+            for part in (rest, *map(_stored, nn.made)):
+                pickle.dump(part, file, pickle.HIGHEST_PROTOCOL)
         return path
+
+    def _read(self, name: str, path: Path) -> Any:
+        with path.open("rb") as file:
+            rest = pickle.load(file)
+            module = NETWORKS[name](UlpNN(self.bits[1], self.bits[0], iter(lambda: pickle.load(file), None)))
+        module.load_state_dict(rest, strict=False)
+        return module
 
     def load(self, name: str, path: Path, x: F32, threads: int) -> _State:
         self.before(threads)
-        module = self.network(name)
-        with np.load(path) as state:
-            module.load_state_dict(state)
-        compiled = importlib.import_module("ulp.nn").compile(module, x)
-        return _State(compiled, x)
+        return _State(importlib.import_module("ulp.nn").compile(self._read(name, path), x), x)
+
+    def check(self, name: str, path: Path, x: F32) -> int:
+        """Hold every tensor on one image against the int64 reference; how many. WrongResultError names the first that is other."""
+        return layerwise.check(self._read(name, path), x)
+
+    def model_bytes(self, state: _State) -> int:
+        return int(state.compiled.nbytes)
+
+    def precision(self, state: _State) -> str:
+        return counted(step["method"] for step in state.compiled._plan.steps() if step["macs"])
 
     def run(self, state: _State) -> object:
         return state.compiled(state.x)

@@ -53,6 +53,11 @@ class NetworkPeer(Library):
         del state
         return ""
 
+    def model_bytes(self, state: Any) -> int:
+        """Bytes of the weights as the runtime holds them; 0 where it does not tell."""
+        del state
+        return 0
+
 
 @dataclass(frozen=True)
 class _TorchState:
