@@ -59,9 +59,9 @@ class Winograd final : public Conv {
         kernels_(*winograd_kernels()),
         expand_(panel_kernel()->bind(1, p.weights.encoding.bits).expand) {
     const Encoding w = p.weights.encoding;
-    slope_ = w.slope();
+    bipolar_ = w.bipolar();
     added_ = 2 * ((1 << p.a_bits) - 1);
-    for (int i = 0; i < kWinogradParts; ++i) flush_[i] = part_flush(p.a_bits, w, i);
+    for (int i = 0; i < kWinogradParts; ++i) least_flush_[i] = part_flush(p.a_bits, w, i);
     tiles_y_ = (shape_.out_height + 1) / 2;
     tiles_x_ = (shape_.out_width + 1) / 2;
     v_tile_ = round_up(shape_.channels, 32);
@@ -70,7 +70,26 @@ class Winograd final : public Conv {
 
   const char* method() const override { return "winograd_avx2_2x2"; }
   int64_t scratch_bytes(const Source&) const override { return 0; }
-  void bind(const Source&) override {}
+
+  // Runs as long as these weights allow.
+  void bind(const Source&) override {
+    AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
+    AlignedBytes raw(static_cast<size_t>(raw_bytes()));
+    const int64_t steps = shape_.channels / 4;
+    for (int i = 0; i < kWinogradParts; ++i) flush_[i] = steps;
+    for (int64_t panel = 0; panel < weights_.layout.panels(); ++panel) {
+      const int units = weights_.layout.panel_units(panel);
+      expand(panel, units, raw.data(), u.data(), u_part());
+      for (int i = 0; i < kWinogradParts; ++i) {
+        const uint8_t* part = u.data() + i * u_part();
+        // Ever more runs; those of the least length are exact whatever the weights.
+        for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; ++runs) {
+          flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
+          if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
+        }
+      }
+    }
+  }
 
   void run(const Source& source, int64_t images, uint8_t*, const Output& output, const Tasks& tasks) const override {
     const int64_t rows = std::max<int64_t>(1, kInputBytes / (kWinogradParts * v_tile_ * tiles_x_));
@@ -125,6 +144,9 @@ class Winograd final : public Conv {
     }
   }
 
+  int64_t u_part() const { return shape_.channels / 4 * kPanelUnits * kVector + 64; }
+  int64_t raw_bytes() const { return shape_.channels % kUnitK ? weights_.layout.k_blocks() * kUnitK * kPanelCols : 0; }
+
   void expand(int64_t panel, int units, uint8_t* raw, uint8_t* u, int64_t u_part) const {
     const DenseLayout& layout = weights_.layout;
     DenseSlice slice{weights_.data.data() + layout.unit_offset(panel, 0, 0),
@@ -138,20 +160,10 @@ class Winograd final : public Conv {
     if (shape_.channels % kUnitK) {
       expand_(slice, raw);
       const int64_t steps = shape_.channels / 4;
-      kernels_.transform_weights(raw, steps * step, steps * units, slope_, u, u_part);
+      kernels_.transform_weights(raw, steps * step, steps * units, bipolar_, u, u_part);
       return;
     }
-    // 32 channels of all taps at a time, which stay in the first-level cache.
-    constexpr int64_t kSteps = kUnitK / 4;
-    const int64_t blocks = shape_.channels / kUnitK;
-    slice.k_blocks = 1;
-    for (int64_t b = 0; b < blocks; ++b) {
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        slice.k_block = tap * blocks + b;
-        expand_(slice, raw + tap * kSteps * step);
-      }
-      kernels_.transform_weights(raw, kSteps * step, kSteps * units, slope_, u + b * kSteps * step, u_part);
-    }
+    kernels_.expand(slice, shape_.channels / kUnitK, bipolar_, u, u_part);
   }
 
   void run_task(const Source& source, int64_t image, Range tile_rows, Range panels, const Output& output) const {
@@ -159,14 +171,13 @@ class Winograd final : public Conv {
     // Parts not a power of two apart, or the sixteen streams that a transform writes would share the ways of a few cache sets.
     const int64_t v_part = round_up(block_tiles * v_tile_, 256) + 64;
     const int64_t steps = shape_.channels / 4;
-    const int64_t u_part = steps * kPanelUnits * kVector + 64;
+    const int64_t u_part = this->u_part();
     constexpr int64_t kRowSums = 2 * 2 * kPanelCols;  // of a tile, in elements
     const int64_t sub_rows = std::clamp<int64_t>(kSumBytes / (tiles_x_ * kRowSums * 4), 1, tile_rows.size());
-    const int64_t raw_bytes = (shape_.channels % kUnitK ? weights_.layout.k_blocks() : 9) * kUnitK * kPanelCols;
 
     thread_local Scratch scratch;
     uint8_t* at[5];
-    scratch.reserve({kWinogradParts * v_part, kWinogradParts * u_part, raw_bytes, kWinogradParts * kGroupTiles * kPanelCols * 4,
+    scratch.reserve({kWinogradParts * v_part, kWinogradParts * u_part, raw_bytes(), kWinogradParts * kGroupTiles * kPanelCols * 4,
                      sub_rows * tiles_x_ * kRowSums * 4},
                     at);
     uint8_t* v = at[0];
@@ -214,8 +225,10 @@ class Winograd final : public Conv {
   const PackedMatrix& weights_;
   const WinogradKernels& kernels_;
   void (*expand_)(const DenseSlice&, uint8_t*);
-  int slope_, added_;
-  int64_t flush_[kWinogradParts];
+  bool bipolar_;
+  int added_;
+  int64_t least_flush_[kWinogradParts];
+  int64_t flush_[kWinogradParts] = {};
   int64_t tiles_y_, tiles_x_;
   int64_t v_tile_;
   std::vector<int32_t> constants_;

@@ -43,31 +43,91 @@ ULP_INLINE void grow(const __m256i& x, const __m256i& y, const __m256i& z, __m25
   out[3] = add(z, z);
 }
 
+// The 16 parts of one vector of weights; tap(Int<t>) gives its values at tap t.
+template <class Tap>
+ULP_INLINE void transform_taps(Tap tap, uint8_t* u, int64_t u_part) {
+  __m256i rows[4][3];
+  unrolled<3>([&](auto x) {
+    __m256i column[4];
+    grow(tap(x), tap(Int<x.value + 3>{}), tap(Int<x.value + 6>{}), column);
+    ULP_UNROLL for (int y = 0; y < 4; ++y) rows[y][x.value] = column[y];
+  });
+  ULP_UNROLL for (int y = 0; y < 4; ++y) {
+    __m256i parts[4];
+    grow(rows[y][0], rows[y][1], rows[y][2], parts);
+    ULP_UNROLL for (int x = 0; x < 4; ++x) store(u + (4 * y + x) * u_part, parts[x]);
+  }
+}
+
+// Bipolar weights: -1 and 0 stand for -1 and +1.
+template <bool bipolar>
+ULP_INLINE __m256i weights_of(__m256i x) {
+  return bipolar ? add(add(x, x), _mm256_set1_epi8(1)) : x;
+}
+
 template <bool bipolar>
 void transform_vectors(const uint8_t* raw, int64_t raw_tap, int64_t vectors, uint8_t* u, int64_t u_part) {
   for (int64_t i = 0; i < vectors; ++i, raw += kVector, u += kVector) {
-    __m256i rows[4][3];
-    ULP_UNROLL for (int x = 0; x < 3; ++x) {
-      __m256i g[3];
-      ULP_UNROLL for (int y = 0; y < 3; ++y) {
-        g[y] = load(raw + (3 * y + x) * raw_tap);
-        if constexpr (bipolar) g[y] = add(add(g[y], g[y]), _mm256_set1_epi8(1));  // 0 and -1 stand for +1 and -1
-      }
-      __m256i column[4];
-      grow(g[0], g[1], g[2], column);
-      ULP_UNROLL for (int y = 0; y < 4; ++y) rows[y][x] = column[y];
-    }
-    ULP_UNROLL for (int y = 0; y < 4; ++y) {
-      __m256i parts[4];
-      grow(rows[y][0], rows[y][1], rows[y][2], parts);
-      ULP_UNROLL for (int x = 0; x < 4; ++x) store(u + (4 * y + x) * u_part, parts[x]);
+    transform_taps([&](auto t) { return weights_of<bipolar>(load(raw + t.value * raw_tap)); }, u, u_part);
+  }
+}
+
+void transform_weights(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part) {
+  if (bipolar) return transform_vectors<true>(raw, raw_tap, vectors, u, u_part);
+  transform_vectors<false>(raw, raw_tap, vectors, u, u_part);
+}
+
+template <int bits, bool bipolar>
+void expand_blocks(const DenseSlice& s, int64_t blocks, uint8_t* u, int64_t u_part) {
+  const __m256i centre = _mm256_set1_epi8(1 << (bits - 1));
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int n = 0; n < s.units; ++n) {
+      const uint8_t* taps[9];
+      ULP_UNROLL for (int t = 0; t < 9; ++t) taps[t] = dense_unit(s, t * blocks + b, n);
+      unrolled<8>([&](auto j) {
+        const auto tap = [&](auto t) { return weights_of<bipolar>(sub(code_vector<bits, j.value>(taps[t.value]), centre)); };
+        transform_taps(tap, u + ((8 * b + j.value) * s.units + n) * kVector, u_part);
+      });
     }
   }
 }
 
-void transform_weights(const uint8_t* raw, int64_t raw_tap, int64_t vectors, int slope, uint8_t* u, int64_t u_part) {
-  if (slope == 2) return transform_vectors<true>(raw, raw_tap, vectors, u, u_part);
-  transform_vectors<false>(raw, raw_tap, vectors, u, u_part);
+void expand(const DenseSlice& s, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part) {
+  switch (s.unit_bytes / kVector) {
+    case 1:
+      return bipolar ? expand_blocks<1, true>(s, blocks, u, u_part) : expand_blocks<1, false>(s, blocks, u, u_part);
+    case 2:
+      return expand_blocks<2, false>(s, blocks, u, u_part);
+    case 3:
+      return expand_blocks<3, false>(s, blocks, u, u_part);
+    default:
+      return expand_blocks<4, false>(s, blocks, u, u_part);
+  }
+}
+
+int64_t largest_sum(const uint8_t* u, int units, int64_t steps, int64_t run) {
+  const __m256i ones = _mm256_set1_epi8(1);
+  __m256i largest = _mm256_setzero_si256();
+  for (int n = 0; n < units; ++n) {
+    for (int64_t first = 0; first < steps; first += run) {
+      const int64_t end = steps - first < run ? steps : first + run;
+      __m256i positive = _mm256_setzero_si256();
+      __m256i negative = _mm256_setzero_si256();
+      for (int64_t i = first; i < end; ++i) {
+        const __m256i x = load(u + (i * units + n) * kVector);
+        const __m256i p = _mm256_max_epi8(x, _mm256_setzero_si256());
+        // Saturating, which only happens beyond what any run may reach.
+        positive = _mm256_adds_epi16(positive, _mm256_maddubs_epi16(ones, p));
+        negative = _mm256_adds_epi16(negative, _mm256_maddubs_epi16(ones, sub(p, x)));
+      }
+      largest = _mm256_max_epi16(largest, _mm256_max_epi16(positive, negative));
+    }
+  }
+  alignas(32) int16_t lanes[16];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest);
+  int64_t most = 0;
+  for (const int16_t lane : lanes) most = lane > most ? lane : most;
+  return most;
 }
 
 template <int tiles, int units>
@@ -140,7 +200,7 @@ void transform_output(const int32_t* m, int64_t m_part, int64_t columns, const i
   }
 }
 
-constexpr WinogradKernels kKernels{transform_input, transform_weights, multiply_part, transform_output};
+constexpr WinogradKernels kKernels{transform_input, transform_weights, expand, largest_sum, multiply_part, transform_output};
 
 }  // namespace
 

@@ -14,11 +14,15 @@
 //     2G g 2G' row and column 0 and 3 double, 1 and 2 add three: at most {2, 3, 3, 2}^2 * 2^(b-1), 9 * 2^(b-1) <= 127: b <= 4
 //
 // so vpmaddubsw multiplies them, and products of element (i, j) may gather in 16 bits for floor(32767 / (2 * 4q * {2,3,3,2}_i {2,3,3,2}_j *
-// 2^(b-1))) steps: W3A3 16, 24 and 36 steps of four channels, W4A4 3, 5 and 8. What the added 2q contributes, and the code of zero, is a
-// constant of the column.
+// 2^(b-1))) steps whatever the weights: W3A3 16, 24 and 36 steps of four channels, W4A4 3, 5 and 8. But the weights are known before the
+// first image comes. The transformed inputs lie in [0, 4q], so a sum of 16 bits lies between -4q times the sum of the negative weights of
+// its lane and 4q times that of the positive ones: runs are as long as the largest of these sums allows (largest_sum), which for real
+// weights is several times longer. What the added 2q contributes, and the code of zero, is a constant of the column.
 #pragma once
 
 #include <cstdint>
+
+#include "../gemm/kernel.h"
 
 namespace ulp {
 
@@ -31,8 +35,12 @@ struct WinogradKernels {
   void (*transform_input)(const uint8_t* a, int64_t row, int64_t pixel, int64_t tiles, int64_t channels, int added, uint8_t* v,
                           int64_t v_part, int64_t v_tile);
   // Panels of mul8 (gemm/mul8_avx2.cpp: code - 2^(b - 1)), tap t at raw + t * raw_tap, to u + part * u_part; `vectors` of 32 bytes a tap.
-  // slope 2: bipolar weights, -1 and +1 where the panel holds -1 and 0.
-  void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, int slope, uint8_t* u, int64_t u_part);
+  // bipolar: weights of -1 and +1 where the panel holds -1 and 0.
+  void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part);
+  // The same from the dense data of all columns in the slice, where channels are `blocks` times 32.
+  void (*expand)(const DenseSlice& slice, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part);
+  // Of a part's lanes of two weights, the largest sum of positive or of negative ones over `run` steps, in runs from step 0 on.
+  int64_t (*largest_sum)(const uint8_t* u, int units, int64_t steps, int64_t run);
   // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.
   void (*multiply)(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,
                    int64_t ld);
