@@ -104,7 +104,8 @@ class Quantizer:
 def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetric: bool) -> Quantizer:
     """The quantiser that just covers low..high; 0.0 is always covered.
 
-    signed: False: codes from 0.0 up; True: zero = 2^(bits - 1), as in two's complement; None: signed if low < 0 and bits > 1.
+    signed: False: codes from 0.0 up; True (of 2 bits or more): zero = 2^(bits - 1), as in two's complement; None: signed if low < 0 and
+        bits > 1.
     asymmetric: the zero point lies wherever the range wants it; `signed` is not looked at.
     """
     low, high = min(low, 0.0), max(high, 0.0)
@@ -202,7 +203,8 @@ def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, h
     A grid of shares of `reach` finds the valley; from there the best scale for fixed integers, <w, q> / <q, q>, and the best integers for
     a fixed scale take turns, which never raises the error.
     """
-    best = reach.copy()
+    rows = (rows / reach[:, None]).astype(np.float32)  # no square leaves float32
+    best = np.ones(len(rows))
     least = np.full(len(rows), np.inf)
 
     def attempt(scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -218,10 +220,10 @@ def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, h
     # At 8 bits the best scale is close to the largest weight's, at 2 bits often at less than half of it.
     smallest = 0.25 if high < 8 else 0.6
     for share in np.linspace(smallest, 1.0, 16):
-        attempt(reach * share)
+        attempt(np.full(len(rows), share))
     for _ in range(3):
         attempt(attempt(best))
-    return np.asarray(best.astype(np.float32))
+    return np.asarray((best * reach).astype(np.float32))
 
 
 def as_float32(x: Any, name: str) -> FloatArray:
