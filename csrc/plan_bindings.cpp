@@ -128,7 +128,11 @@ py::list run(const PlanHolder& h, const py::array& x, const py::object& outputs,
       result = py::cast<py::array>(item);
       check_array(result, h.output_dtypes[i], images, ports[i].shape, "outputs");
       if (!result.writeable()) throw py::value_error("outputs: an array is read-only");
-      if (result.is(x)) throw py::value_error("outputs: x cannot be an output");
+      const auto* begin = static_cast<const uint8_t*>(result.data());
+      const auto* input = static_cast<const uint8_t*>(x.data());
+      if (begin < input + x.nbytes() && input < begin + result.nbytes()) {
+        throw py::value_error("outputs: an array shares memory with x, which is still read when it is written");
+      }
     } else {
       std::vector<py::ssize_t> shape{images};
       shape.insert(shape.end(), ports[i].shape.begin(), ports[i].shape.end());

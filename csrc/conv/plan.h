@@ -37,6 +37,7 @@ struct Tensor {
   int64_t first = 0;  // of pixel (0, 0) of the first image, from the arena's start
   int64_t begin = 0;  // of the whole tensor
   int first_step = -1, last_step = -1;
+  int port = -1;  // of the output that the tensor is itself, so that nothing is copied; else -1 and it lies in the arena
 
   int64_t element() const { return is_codes ? 1 : 4; }
   bool whole() const { return border.top + border.left + border.bottom + border.right == 0; }

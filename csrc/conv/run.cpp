@@ -67,7 +67,13 @@ void Plan::finalize(int64_t group, bool throughput, bool tune) {
   if (!tune) return;
   AlignedBytes arena = new_arena();
   const int threads = throughput ? 1 : num_threads();
-  const Context context{tensors_, arena.data(), 1, 0, nullptr, nullptr, Tasks{threads > 1, threads}, ops(current_isa()), nullptr};
+  std::vector<AlignedBytes> results;
+  std::vector<void*> outputs;
+  for (const Port& port : output_ports_) {
+    results.emplace_back(static_cast<size_t>(port.shape[0] * port.shape[1] * port.shape[2] * (port.is_codes ? 1 : 4)));
+    outputs.push_back(results.back().data());
+  }
+  const Context context{tensors_, arena.data(), 1, 0, nullptr, outputs.data(), Tasks{threads > 1, threads}, ops(current_isa()), nullptr};
   for (size_t i = 0; i < steps_.size(); ++i) steps_[i]->tune(context, infos_[i]);
 }
 
@@ -92,6 +98,11 @@ void Plan::lay_out(int64_t group) {
     for (const int id : steps_[i]->reads) tensors_[static_cast<size_t>(id)].last_step = step;
   }
 
+  std::vector<int> readers(tensors_.size());
+  for (const auto& step : steps_) {
+    for (const int id : step->reads) ++readers[static_cast<size_t>(id)];
+  }
+
   struct Wanted {
     int64_t bytes;
     int first_step, last_step;
@@ -104,7 +115,16 @@ void Plan::lay_out(int64_t group) {
     t.pixel = channels * t.element();
     t.row = t.pixel * (t.width + t.border.left + t.border.right);
     t.image = t.row * (t.height + t.border.top + t.border.bottom);
-    wanted.push_back({group * t.image, t.first_step, t.last_step, &t.begin});
+  }
+  for (const auto& step : steps_) {
+    const int port = step->direct_port(tensors_);
+    if (port < 0) continue;
+    // Nobody else may read it: what kernels read behind a tensor's end is there in the arena only.
+    const int id = step->reads[0];
+    if (readers[static_cast<size_t>(id)] == 1) tensors_[static_cast<size_t>(id)].port = port;
+  }
+  for (Tensor& t : tensors_) {
+    if (t.first_step >= 0 && t.port < 0) wanted.push_back({group * t.image, t.first_step, t.last_step, &t.begin});
   }
   for (size_t i = 0; i < steps_.size(); ++i) {
     const int64_t bytes = steps_[i]->bind(tensors_, group, infos_[i]);
@@ -123,7 +143,7 @@ void Plan::run_group(const Context& context) const {
   for (size_t i = 0; i < steps_.size(); ++i) {
     for (const int id : fresh_[i]) {
       const Tensor& t = tensors_[static_cast<size_t>(id)];
-      if (t.is_codes) fill_border(t, context.arena, context.images);
+      if (t.is_codes && t.port < 0) fill_border(t, context.arena, context.images);
     }
     steps_[i]->run(context);
     if (context.step_ns) {

@@ -264,8 +264,15 @@ class OutputStep final : public Step {
  public:
   OutputStep(int tensor, bool nhwc, size_t port) : tensor_(tensor), nhwc_(nhwc), port_(port) {}
 
+  int direct_port(const std::vector<Tensor>& tensors) const override {
+    const Tensor& t = tensors[static_cast<size_t>(tensor_)];
+    const bool as_it_lies = nhwc_ || t.channels == 1 || t.height * int64_t{t.width} == 1;
+    return as_it_lies && t.whole() && t.pixel == t.channels * t.element() ? static_cast<int>(port_) : -1;
+  }
+
   void run(const Context& c) const override {
     const Tensor& t = c.tensor(tensor_);
+    if (t.port == static_cast<int>(port_)) return;
     const int64_t image = elements(t);
     uint8_t* out = static_cast<uint8_t*>(c.outputs[port_]) + c.first_image * image * t.element();
     for_rows(c, t.height, image, [&](int64_t i, int64_t begin, int64_t end) {

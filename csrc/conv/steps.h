@@ -28,10 +28,13 @@ struct Context {
   int64_t* step_ns;
 
   const Tensor& tensor(int id) const { return tensors[static_cast<size_t>(id)]; }
-  uint8_t* at(int id) const { return arena + tensor(id).first; }
+  uint8_t* at(int id) const {
+    const Tensor& t = tensor(id);
+    return t.port >= 0 ? static_cast<uint8_t*>(outputs[t.port]) + first_image * t.image : arena + t.first;
+  }
   Source source(Slice s) const {
     const Tensor& t = tensor(s.tensor);
-    return {arena + t.first + s.channel, t.pixel, t.row, t.image};
+    return {at(s.tensor) + s.channel, t.pixel, t.row, t.image};
   }
 };
 
@@ -42,6 +45,8 @@ class Step {
   // Once the tensors have their strides. Returns bytes of scratch memory for each image.
   virtual int64_t bind(const std::vector<Tensor>&, int64_t /*group*/, StepInfo&) { return 0; }
 
+  // The output that this step copies a tensor to as it lies; else -1.
+  virtual int direct_port(const std::vector<Tensor>&) const { return -1; }
   // Chooses among the ways that bind found, by measurement; what the arena holds afterwards is unspecified.
   virtual void tune(const Context&, StepInfo&) {}
 
