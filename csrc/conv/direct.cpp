@@ -73,6 +73,7 @@ class Direct final : public Conv {
   void pack(const Source& source, int64_t images, uint8_t* scratch, const Tasks& tasks) const;
   void take_sums(const Source& source, int64_t images, uint8_t* scratch, const Tasks& tasks, const Ops& ops) const;
   void run_task(const Task& task, int64_t index) const;
+  int32_t row_term(const int32_t* sums, int64_t y, int64_t x) const;
   void run_panel(const Task& task, int64_t image, Range out_rows, int64_t panel) const;
 
   ConvShape shape_;
@@ -235,6 +236,15 @@ void Direct::run_task(const Task& task, int64_t index) const {
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) run_panel(task, index / task.row_parts, rows, panel);
 }
 
+// s_a t_b X_a (gemm/epilogue.h) of an output pixel.
+int32_t Direct::row_term(const int32_t* sums, int64_t y, int64_t x) const {
+  const int32_t* window = sums + y * shape_.stride_y * window_columns_ + x * shape_.stride_x;
+  uint32_t sum = 0;
+  for (int64_t i = 0; i < shape_.segments(); ++i) sum += static_cast<uint32_t>(window[shape_.segment_offset(i, window_columns_, 1)]);
+  sum -= static_cast<uint32_t>(weights_.layout.k) * static_cast<uint32_t>(bound_.centre_a);
+  return static_cast<int32_t>(terms_.s_a * terms_.t_b0 * sum);
+}
+
 // Some output rows of an image against one panel of weights.
 void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t panel) const {
   const DenseLayout& layout = weights_.layout;
@@ -293,16 +303,16 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
     left -= count;
     const int64_t first_y = y;
     const int64_t first_x = x;
-    for (int64_t p = 0; p < count; ++p) {
-      rows[p] = source + y * step_y + x * step_x;
+    for (int64_t p = 0; p < count;) {  // run by run of one row
+      const int64_t run = std::min(count - p, shape_.out_width - x);
+      const uint8_t* at_pixel = source + y * step_y + x * step_x;
+      for (int64_t i = 0; i < run; ++i, at_pixel += step_x) rows[p + i] = at_pixel;
       if (sums) {
-        uint32_t sum = 0;
-        const int32_t* window = sums + y * shape_.stride_y * window_columns_ + x * shape_.stride_x;
-        for (int64_t i = 0; i < shape_.segments(); ++i) sum += static_cast<uint32_t>(window[shape_.segment_offset(i, window_columns_, 1)]);
-        sum -= static_cast<uint32_t>(layout.k) * static_cast<uint32_t>(bound_.centre_a);
-        row_terms[p] = static_cast<int32_t>(terms_.s_a * terms_.t_b0 * sum);
+        for (int64_t i = 0; i < run; ++i) row_terms[p + i] = row_term(sums, y, x + i);
       }
-      if (++x == shape_.out_width) {
+      p += run;
+      x += run;
+      if (x == shape_.out_width) {
         x = 0;
         ++y;
       }

@@ -168,7 +168,7 @@ class DepthwiseStep final : public Step {
   }
 
  private:
-  static constexpr int64_t kChannels = 128;
+  static constexpr int64_t kChannels = 96;  // of which usual widths are multiples
   static constexpr int64_t kPixels = kSumBytes / 4 / kChannels;
 
   int source_;

@@ -135,7 +135,11 @@ void Plan::check_finish(FinishSpec& f, int64_t channels, int64_t height, int64_t
     refuse(std::string(what) + ": scale and bias must have " + std::to_string(channels) + " values");
   }
   if (!has_scale && !(f.scale.empty() && f.bias.empty())) refuse(std::string(what) + " takes no scale and no bias");
-  if (!all_finite(f.scale) || !all_finite(f.bias)) refuse(std::string(what) + ": scale and bias must be finite");
+  // With all products finite no sum of them is a NaN.
+  const auto largest = [](float scale) { return std::isfinite(scale * 2147483648.0f); };
+  if (!std::all_of(f.scale.begin(), f.scale.end(), largest) || !all_finite(f.bias)) {
+    refuse(std::string(what) + ": bias and 2^31 * scale must be finite in float32");
+  }
   if (!(f.low <= f.high)) refuse(std::string(what) + ": low must not be above high");
   if (f.targets.empty() || f.targets.size() > kMaxTargets) {
     refuse(std::string(what) + ": expected 1.." + std::to_string(kMaxTargets) + " targets, got " + std::to_string(f.targets.size()));
@@ -202,7 +206,7 @@ int Plan::codes(int64_t height, int64_t width, int64_t channels, int bits, int z
   if (zero < 0 || zero >= 1 << bits)
     refuse("zero = " + std::to_string(zero) + " is outside the codes 0.." + std::to_string((1 << bits) - 1));
   const float s = static_cast<float>(scale);
-  if (!(std::isnormal(s) && s > 0 && std::isnormal(1.0f / s)))
+  if (!(std::isnormal(s) && s > 0 && std::isnormal(1.0f / s) && std::isfinite(s * 255.0f)))
     refuse("scale = " + std::to_string(scale) + ": expected a positive normal float32 with a normal inverse");
   Tensor t{static_cast<int>(height), static_cast<int>(width), static_cast<int>(channels), true, bits, zero, s};
   t.written.assign(static_cast<size_t>(channels), false);
