@@ -6,7 +6,7 @@ Shares nothing with ulp.nn but the quantisers and the integers of the layers' we
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,19 @@ def plans_of(backend: str) -> Iterator[None]:
         if backend == "reference":
             patch.setattr(lower, "new_plan", ReferencePlan)
         yield
+
+
+class Net(ulp.nn.Module):
+    """A network of one function."""
+
+    def __init__(self, forward: Callable[..., Any], **layers: ulp.nn.Module) -> None:
+        super().__init__()
+        self.run = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Any) -> Any:
+        return self.run(self, x)
 
 
 def images(rng: np.random.Generator, *shape: int, negative: bool = True) -> Array:
