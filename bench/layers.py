@@ -96,7 +96,8 @@ def accumulators(layer: Convolution, a: data.U8, w: data.S8) -> data.I64:
             window = padded[y : y + (height - 1) * s + 1 : s, x : x + (width - 1) * s + 1 : s].reshape(height * width, g, -1)
             taps = w[:, y, x].astype(np.float64).reshape(g, layer.filters // g, -1)
             sums += window.transpose(1, 0, 2) @ taps.transpose(0, 2, 1)
-    return sums.transpose(1, 0, 2).reshape(height, width, layer.filters).astype(np.int64)
+    out: data.I64 = sums.transpose(1, 0, 2).reshape(height, width, layer.filters).astype(np.int64)
+    return out
 
 
 def step(sums: data.I64, top: int = 255) -> float:
@@ -106,4 +107,5 @@ def step(sums: data.I64, top: int = 255) -> float:
 
 def requantised(sums: data.I64, by: float, top: int = 255) -> data.U8:
     """clamp(rint(sums / by), 0, top), half to even."""
-    return np.clip(np.rint(sums / by), 0, top).astype(np.uint8)
+    out: data.U8 = np.clip(np.rint(sums / by), 0, top).astype(np.uint8)
+    return out

@@ -67,10 +67,10 @@ def check(network: Any, x: F32) -> int:
     with mock.patch.object(importlib.import_module("ulp.nn.lower"), "new_plan", both):
         importlib.import_module("ulp.nn").compile(network, x)
     plan = made[0]
-    writers = {target: step for step in reversed(plan.plan.steps()) for target in step["targets"]}
-    for tensor, own, expected in zip(plan.outputs, plan.plan.run(x[:1], None), plan.reference.run(x[:1]), strict=True):
+    results = dict(zip(plan.outputs, zip(plan.plan.run(x[:1], None), plan.reference.run(x[:1]), strict=True), strict=True))
+    for step, tensor in ((made_by, target) for made_by in plan.plan.steps() for target in made_by["targets"]):
+        own, expected = results[tensor]
         if not np.array_equal(own, expected):
-            step = writers.get(tensor, {"name": "?", "method": "?"})
             wrong = int(np.count_nonzero(own != expected))
             raise WrongResultError(
                 f"{step['name']} ({step['method']}), tensor {tensor}: {wrong} of {own.size} values are not the reference's"

@@ -66,7 +66,7 @@ def _network(group: Group) -> str:
 
 def network_table(groups: list[Group], label: str) -> Table:
     """One width: each network's time and its ratios, and their geometric means."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     medians: dict[str, list[float]] = {"fp32": [], "int8": [], "QNNPACK": []}
     for g in groups:
         cell = _of(g, label)

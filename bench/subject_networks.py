@@ -33,8 +33,7 @@ class UlpNN:
     """
 
     def __init__(self, bits: int, act_bits: int, stored: Iterator[dict[str, Any]] | None = None) -> None:
-        subject.load()
-        self._nn: Any = importlib.import_module("ulp.nn")
+        self._nn = load_nn()
         self.bits = {"bits": bits, "act_bits": act_bits}
         self.stored = stored
         self.made: list[Any] = []
@@ -86,6 +85,12 @@ def _restored(stored: dict[str, Any]) -> dict[str, Any]:
     packed = stored["packed"]
     rows = packed if isinstance(packed, np.ndarray) else packed.unpack().T
     return {"weight_int": rows.reshape(stored["shape"]), **more}
+
+
+def load_nn() -> Any:
+    """The module ulp.nn."""
+    subject.load()
+    return importlib.import_module("ulp.nn")
 
 
 def has_plans() -> bool:
@@ -209,7 +214,7 @@ class UlpNetwork(NetworkPeer):
 
     def load(self, name: str, path: Path, x: F32, threads: int) -> _State:
         self.before(threads)
-        return _State(importlib.import_module("ulp.nn").compile(self._read(name, path), x), x)
+        return _State(load_nn().compile(self._read(name, path), x), x)
 
     def check(self, name: str, path: Path, x: F32) -> int:
         """Hold every tensor on one image against the int64 reference; how many. WrongResultError names the first that is other."""

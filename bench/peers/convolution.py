@@ -67,7 +67,8 @@ def _oihw(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _levels(values: npt.NDArray[Any], step: float) -> data.U8:
     """Floats (1, N, H', W') as uint8 (H', W', N)."""
-    return np.clip(np.rint(values[0].transpose(1, 2, 0) / step), 0, 255).astype(np.uint8)
+    out: data.U8 = np.clip(np.rint(values[0].transpose(1, 2, 0) / step), 0, 255).astype(np.uint8)
+    return out
 
 
 @dataclass(frozen=True)

@@ -219,15 +219,8 @@ class _OrtState:
     path: Path
 
 
-class OrtFloat32(NetworkPeer):
-    """The float model."""
-
-    name = "onnxruntime fp32"
-    kind = "fp32"
+class _OrtNetwork(NetworkPeer):
     packages = ("onnxruntime", "onnx")
-
-    def build(self, model: Model, directory: Path) -> Path:
-        return float_onnx(model, directory)
 
     def load(self, name: str, path: Path, x: F32, threads: int) -> _OrtState:
         del name
@@ -246,7 +239,17 @@ class OrtFloat32(NetworkPeer):
         return np.array(state.output.numpy(), copy=True)
 
 
-class OrtQdq(OrtFloat32):
+class OrtFloat32(_OrtNetwork):
+    """The float model."""
+
+    name = "onnxruntime fp32"
+    kind = "fp32"
+
+    def build(self, model: Model, directory: Path) -> Path:
+        return float_onnx(model, directory)
+
+
+class OrtQdq(_OrtNetwork):
     """Static quantisation by onnxruntime's own tool."""
 
     name = "onnxruntime QDQ"
@@ -264,16 +267,7 @@ class _VinoState:
     keep: npt.NDArray[Any]
 
 
-class OpenVinoFloat32(NetworkPeer):
-    """The float model."""
-
-    name = "OpenVINO fp32"
-    kind = "fp32"
-    packages = ("openvino", "onnx")
-
-    def build(self, model: Model, directory: Path) -> Path:
-        return float_onnx(model, directory)
-
+class _VinoNetwork(NetworkPeer):
     def load(self, name: str, path: Path, x: F32, threads: int) -> _VinoState:
         del name
         ov, _, _ = openvino._modules()
@@ -293,7 +287,18 @@ class OpenVinoFloat32(NetworkPeer):
         return counted(openvino.primitives(state.compiled, "Convolution", "FullyConnected"))
 
 
-class OpenVino(OpenVinoFloat32):
+class OpenVinoFloat32(_VinoNetwork):
+    """The float model."""
+
+    name = "OpenVINO fp32"
+    kind = "fp32"
+    packages = ("openvino", "onnx")
+
+    def build(self, model: Model, directory: Path) -> Path:
+        return float_onnx(model, directory)
+
+
+class OpenVino(_VinoNetwork):
     """The model that onnxruntime's tool quantised."""
 
     name = "OpenVINO"
