@@ -82,7 +82,10 @@ struct PlanHolder {
   std::vector<py::object> output_dtypes;
 
   void finalize(int64_t group, bool throughput, bool tune) {
-    plan.finalize(group, throughput, tune);
+    {
+      py::gil_scoped_release release;
+      plan.finalize(group, throughput, tune);
+    }
     const auto dtype = [](const Plan::Port& port) -> py::object {
       return port.is_codes ? py::dtype::of<uint8_t>() : py::dtype::of<float>();
     };

@@ -206,7 +206,8 @@ class ReferencePlan:
 
     # Running.
 
-    def finalize(self, group: int, throughput: bool) -> None:
+    def finalize(self, group: int, throughput: bool, tune: bool = False) -> None:
+        assert tune in (False, True)
         assert group >= 1
         assert throughput in (False, True)
         assert self._input is not None

@@ -198,8 +198,11 @@ class Plan:
     def output(self, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
 
-    def finalize(self, group: int, throughput: bool) -> None:
-        """Lay out the buffers. group: images that go through the steps together; throughput: one image a thread."""
+    def finalize(self, group: int, throughput: bool, tune: bool = ...) -> None:
+        """Lay out the buffers. group: images that go through the steps together; throughput: one image a thread.
+
+        tune: time the ways of each convolution on this CPU, with the threads of now, and keep the fastest.
+        """
 
     def run(self, x: npt.NDArray[Any], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:
         """Any number of images, C-contiguous; one array an output. Any number of threads at once; releases the GIL.

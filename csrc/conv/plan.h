@@ -95,7 +95,8 @@ class Plan {
 
   void input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets);
   void input_codes(int tensor, bool nhwc);
-  // padding: top, left, bottom, right. method: "", "direct", "winograd" or a kernel's name. `weights` must outlive the plan.
+  // padding: top, left, bottom, right. Weights of kernel height x padded (width x channels) are `tight` (conv.h), those of both shapes,
+  // too. method: "", "direct", "winograd" or a kernel's name. `weights` must outlive the plan.
   void conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
             const int (&dilation)[2], int w_zero, FinishSpec finish, const std::string& method);
   // weights: kernel[0] x kernel[1] x channels

@@ -250,12 +250,13 @@ std::string why_not_winograd(const ConvProblem& p) {
   return "";
 }
 
-// By the measurements in bench/NOTES.md: against lookups of 1-bit weights it always loses, against those of W2A2 on few tiles.
+// By the measurements in bench/NOTES.md: with few channels the transforms weigh more than the multiplies they save, against lookups of
+// 1-bit weights it always loses, against those of W2A2 with few channels or tiles.
 bool prefer_winograd(const ConvProblem& p) {
-  if (!why_not_winograd(p).empty()) return false;
+  if (!why_not_winograd(p).empty() || p.shape.channels < 24) return false;
   const int w_bits = p.weights.encoding.bits;
   if (w_bits == 1 && p.a_bits <= 4) return false;
-  return !(w_bits == 2 && p.a_bits <= 2 && p.shape.pixels() < 128);
+  return !(w_bits == 2 && p.a_bits <= 2 && (p.shape.channels < 64 || p.shape.pixels() < 180));
 }
 
 std::unique_ptr<Conv> make_winograd(const ConvProblem& p) {

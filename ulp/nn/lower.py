@@ -87,7 +87,14 @@ class Lowered:
 
 
 def lower(
-    graph: ir.Graph, mode: Mode = "fp32", *, group: int = 1, throughput: bool = False, codes_in: bool = False, codes_out: bool = False
+    graph: ir.Graph,
+    mode: Mode = "fp32",
+    *,
+    group: int = 1,
+    throughput: bool = False,
+    codes_in: bool = False,
+    codes_out: bool = False,
+    tune: bool = False,
 ) -> Lowered:
     """The plan of a graph, which is rewritten on the way (`passes.optimize`). The graph is not needed afterwards.
 
@@ -97,7 +104,7 @@ def lower(
     Raises LayerError, naming the layer, where integers cannot do what the graph asks.
     """
     optimize(graph)
-    return _Lowering(graph, mode, codes_in).finish(group, throughput, codes_out)
+    return _Lowering(graph, mode, codes_in).finish(group, throughput, codes_out, tune)
 
 
 class _Lowering:
@@ -111,7 +118,7 @@ class _Lowering:
         self.packed: dict[tuple[int, int], _core.Packed] = {}
         self.input_quantizer: Quantizer | None = None
 
-    def finish(self, group: int, throughput: bool, codes_out: bool) -> Lowered:
+    def finish(self, group: int, throughput: bool, codes_out: bool, tune: bool) -> Lowered:
         outputs = []
         for node in self.graph.outputs:
             if codes_out and not isinstance(node.op, ir.Quantize):
@@ -132,7 +139,7 @@ class _Lowering:
         for slot in outputs:
             self.plan.output(slot.tensor.find().id, False)
             labels.append(Label("output", "Output"))
-        self.plan.finalize(group, throughput)
+        self.plan.finalize(group, throughput, tune)
         shapes = [node.shape for node in self.graph.outputs]
         return Lowered(self.plan, labels, self.graph.input.shape, shapes, self.input_quantizer)
 
