@@ -1,8 +1,10 @@
 // The steps that multiply: convolution, depthwise convolution, linear.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "../gemm/gemm.h"
 #include "../gemm/loops.h"
@@ -75,10 +77,11 @@ class ConvStep final : public Step {
     if (method_ == "winograd") {
       ways.push_back(make_winograd(problem_));
     } else if (any || method_ == "direct") {
-      ways.push_back(make_direct(problem_, best_direct(shape)));
+      const std::vector<const Kernel*> kernels = direct_kernels(shape);
+      for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) ways.push_back(make_direct(problem_, *kernels[i]));
       if (any && why_not_winograd(problem_).empty()) {
         ways.push_back(make_winograd(problem_));
-        if (prefer_winograd(problem_)) std::swap(ways[0], ways[1]);
+        if (prefer_winograd(problem_)) std::swap(ways.front(), ways.back());
       }
     } else {
       const Kernel& kernel = select_kernel(shape, method_.c_str());
@@ -89,11 +92,19 @@ class ConvStep final : public Step {
     return ways;
   }
 
-  const Kernel& best_direct(const Shape& shape) const {
+  // Those that can convolve this, the likeliest to be the fastest first: by the measured costs, as if the last columns were whole vectors.
+  std::vector<const Kernel*> direct_kernels(const Shape& shape) const {
+    std::vector<std::pair<double, const Kernel*>> found;
     for (const Ranked& r : rank_kernels(shape)) {
-      if (r.why_not.empty() && takes_gather(*r.kernel)) return *r.kernel;
+      if (!r.why_not.empty() || !takes_gather(*r.kernel)) continue;
+      const int64_t vector = r.kernel->nr > kPanelCols ? kPanelCols : kUnitCols;
+      const double waste = static_cast<double>(round_up(shape.n, vector)) / static_cast<double>(shape.n);
+      found.emplace_back(std::isnan(r.seconds) ? std::numeric_limits<double>::max() : r.seconds * waste, r.kernel);
     }
-    throw std::logic_error("the portable kernel convolves every pair");
+    std::stable_sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+    std::vector<const Kernel*> kernels;
+    for (const auto& f : found) kernels.push_back(f.second);
+    return kernels;
   }
 
   bool takes_gather(const Kernel& kernel) const {

@@ -3,8 +3,8 @@
 // Why not OpenMP: libgomp hangs in a child forked after a parallel region, torch and scikit-learn bring their own copies of it whose teams
 // then fight for the cores, and a wheel must carry yet another. What a GEMM needs is a hundred lines: one job at a time, tasks taken from
 // an atomic counter so that a core slowed by a neighbour takes fewer of them. What a task itself hands out runs in its own thread, and a
-// second Python thread that finds the pool busy runs its job alone; a forked child starts with a fresh pool. Tasks write disjoint parts of C
-// and sum in a fixed order, so results do not depend on the number of threads.
+// second Python thread that finds the pool busy runs its job alone; a forked child starts with a fresh pool. Tasks write disjoint parts of
+// C and sum in a fixed order, so results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
