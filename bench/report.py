@@ -113,7 +113,8 @@ def small_table(group: Group) -> Table:
     """Latency of one small call in microseconds."""
     cells = sorted((c for c in group.cells if c.kind != "ceiling"), key=lambda c: c.time.median)
     rows = [(c.name, f"{c.time.median / 1e3:.2f}", f"{c.time.p10 / 1e3:.2f}-{c.time.p90 / 1e3:.2f}") for c in cells]
-    return Table(f"One {group.name} call from Python", ("", "microseconds", "p10-p90"), rows)
+    what = "layer or network call" if group.name.count("x") == 3 else "call"
+    return Table(f"One {group.name} {what} from Python", ("", "microseconds", "p10-p90"), rows)
 
 
 def threads_table(group: Group) -> Table:

@@ -253,7 +253,10 @@ def gemv(options: Options) -> Result:
 
 
 def small(options: Options) -> Result:
-    """The latency of one 16x16x16 call from Python, weights packed, with and without `out=`; numpy's own products beside it."""
+    """The latency of one 16x16x16 call from Python, weights packed, with and without `out=`; numpy's own products beside it.
+
+    And of one layer and one compiled network on images of 16 channels and 4 x 4 pixels: what calling them costs.
+    """
     run = Run(options, "small")
     s = (options.sizes or (16,))[0]
     with timing.pinned(options.core) as core:
@@ -267,6 +270,9 @@ def small(options: Options) -> Result:
         a, b = data.activations(s, s, 8).astype(np.int32), data.weights(s, s, 8).astype(np.int32)
         contestants.append(Contestant("numpy int32", "numpy", functools.partial(np.matmul, a, b), s**3, b.nbytes))
         run.measure(_shape_name(s, s, s), (s, s, s), contestants + run.peer_contestants(peers, s, s, s))
+        if run.ulp is not None and (calls := subject.small_layers()):
+            layers = [Contestant(name, "ulp", call, macs, nbytes, (3, 3)) for name, call, macs, nbytes in calls]
+            run.measure("1x16x4x4", (16, 16, 16), layers)
     return run.result("thread", core)
 
 

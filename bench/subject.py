@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +96,28 @@ def product(ulp: Any, m: int, n: int, k: int, bits: tuple[int, int], *, kernel: 
         what = f"ulp W{b_bits}A{a_bits} {m}x{n}x{k}" + (f" with {kernel}" if kernel else "")
         raise WrongResultError(f"{what} is {verdict.words()}")
     return call
+
+
+def small_layers() -> list[tuple[str, Any, int, int]]:
+    """Calls so small that they are all overhead, W3A3, float32 in and out: name, call, multiply-accumulates, bytes of weights.
+
+    Empty where the ulp that is installed has no layers.
+    """
+    load()
+    if importlib.util.find_spec("ulp.nn") is None:
+        return []
+    nn: Any = importlib.import_module("ulp.nn")
+    nn.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((1, 16, 4, 4), dtype=np.float32)
+    convolution, linear = nn.Conv2d(16, 16, 1, bits=3), nn.Linear(256, 10, bits=3)
+    network = nn.Sequential(convolution, nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, bits=3), nn.ReLU(), nn.Flatten(), linear)
+    network.calibrate([x], progress=False)
+    compiled, flat = nn.compile(network, x), x.reshape(1, -1)
+    return [
+        ("ulp.nn.Conv2d 1x1", functools.partial(convolution, x), 16**3, 16 * 16 * 3 // 8),
+        ("ulp.nn.Linear 256 to 10", functools.partial(linear, flat), 2560, 2560 * 3 // 8),
+        ("compiled: conv 1x1, conv 3x3, linear", functools.partial(compiled, x), compiled.macs, compiled.nbytes),
+    ]
 
 
 def last_kernel() -> str:
