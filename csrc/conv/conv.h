@@ -1,11 +1,12 @@
 // Convolution of one layer: what is fixed when a plan is made, and the run over the images of a call.
 //
 // Weights are a PackedMatrix of K x N with K = kernel height x kernel width x channels, in that order, channels a multiple of 4; so every
-// GEMM kernel that takes its rows of A from anywhere (kernel.h: Gather) convolves without im2col. The source has a border that holds the
-// code of zero, so padding needs no case of its own.
+// GEMM kernel that takes its rows of A from anywhere (gemm/kernel.h: Gather) convolves without im2col. The source has a border that holds
+// the code of zero, so padding needs no case of its own.
 //
-// Images of one, two or three channels, which the first layer reads, need no padded channels where their pixels lie without gaps: the taps
-// of a kernel row are then one stretch of kernel width x channels codes, and only that is padded to a multiple of 4 (`tight`).
+// Images of one, two or three channels, which the first layer reads, need no padded channels where their pixels lie without gaps: without
+// dilation the taps of a kernel row are then one stretch of kernel width x channels codes, and only that is padded to a multiple of 4
+// (`tight`).
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ namespace ulp {
 
 struct ConvShape {
   int height, width;  // source
-  int channels;       // that are read: a multiple of 4, unless `tight`
+  int channels;       // that are read: for a Conv a multiple of 4, unless `tight`
   int out_height, out_width;
   int kernel_y, kernel_x;
   int stride_y, stride_x;
@@ -68,12 +69,13 @@ struct Tasks {
 class Conv {
  public:
   virtual ~Conv() = default;
+  // Kernel or transform, for tables of steps.
   virtual const char* method() const = 0;
 
   // Bytes of scratch memory for each image.
   virtual int64_t scratch_bytes(const Source& source) const = 0;
 
-  // Once, when the strides of the source are known.
+  // Once, when the strides of the source are known; its data is not read.
   virtual void bind(const Source& source) = 0;
 
   // scratch: images x scratch_bytes. `source` has the strides of `bind`.

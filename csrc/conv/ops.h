@@ -1,8 +1,8 @@
 // What the steps of a plan (plan.h) are made of besides matrix products: one function pointer each, in a table per ISA.
 //
-// An activation is an image of codes, NHWC, one byte each; the code `zero` stands for 0.0. All functions work on runs: pixels that follow
-// one another in one row of the output. They own nothing: no allocation, no threads, no state. The portable table is the reference; an ISA
-// replaces what it makes faster, and must give the same bits.
+// An activation is an image of codes, NHWC, one byte each; the code `zero` stands for 0.0. All functions but those of windows work on runs:
+// pixels that follow one another in one row of an image. They own nothing: no allocation, no threads, no state. The portable table is the
+// reference; an ISA replaces what it makes faster, and must give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace ulp {
 
-// Where the finished values of a run go: codes, or floats if `codes` is nullptr.
+// Where the finished values of a run go: codes, or floats if `codes` is nullptr. Pointers are to channel 0 of the run's first pixel.
 struct Target {
   uint8_t* codes;
   float* floats;
@@ -33,7 +33,7 @@ struct Target {
 //     v = v + float(residual - residual_zero) * residual_scale      where there is a residual
 //     v = min(max(v, low), high)                      ReLU: low = 0; ReLU6: high = 6; none: -inf, inf
 //
-// and then each target. Precondition: scale, bias and residual_scale are finite and inverse > 0, so v is never a NaN.
+// and then each target. Precondition: 2^31 * scale, bias and 255 * residual_scale are finite and inverse > 0, so v is never a NaN.
 struct Finish {
   const int32_t* acc;
   int64_t ld;  // elements from a pixel to the next
@@ -88,13 +88,14 @@ struct Ops {
   // Planes of floats (channel c of pixel p at x[c * plane + p]) -> targets' codes, `pixels` pixels of one row of the image; v = x. Pads
   // nothing. False if a value is not finite; the codes are then unspecified (but in range).
   bool (*quantise)(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
-  // out[p] = sum over channels of a[p * pixel + c]: what the row terms of bipolar weights are made of.
+  // out[p] = sum over channels of a[p * pixel + c]: what row terms (gemm/epilogue.h) are made of, which bipolar weights need, and weights
+  // with a zero point.
   void (*channel_sum)(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channels, int32_t* out);
   // x[p * pixel + c] -> out[c * plane + p].
   void (*to_planes)(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
 };
 
-// The table for an ISA. Never shared between kernel files, which are built with different flags.
+// The table for an ISA.
 const Ops& ops(Isa isa);
 
 }  // namespace ulp

@@ -1,5 +1,5 @@
-// Where the results of a layer go: its epilogue over all channels and the images that it reads and writes. A layer's loops hand over exact
-// int32 sums run by run; Output::store adds the addresses and calls Ops::finish.
+// Where the results of a layer go: the epilogue of all channels, the image that it reads (a shortcut) and those that it writes. A layer's
+// loops hand over exact int32 sums run by run; Output::store adds the addresses and calls Ops::finish.
 #pragma once
 
 #include "ops.h"

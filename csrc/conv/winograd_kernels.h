@@ -14,10 +14,11 @@
 //     2G g 2G' row and column 0 and 3 double, 1 and 2 add three: at most {2, 3, 3, 2}^2 * 2^(b-1), 9 * 2^(b-1) <= 127: b <= 4
 //
 // so vpmaddubsw multiplies them, and products of element (i, j) may gather in 16 bits for floor(32767 / (2 * 4q * {2,3,3,2}_i {2,3,3,2}_j *
-// 2^(b-1))) steps whatever the weights: W3A3 16, 24 and 36 steps of four channels, W4A4 3, 5 and 8. But the weights are known before the
-// first image comes. The transformed inputs lie in [0, 4q], so a sum of 16 bits lies between -4q times the sum of the negative weights of
-// its lane and 4q times that of the positive ones: runs are as long as the largest of these sums allows (largest_sum), which for real
-// weights is several times longer. What the added 2q contributes, and the code of zero, is a constant of the column.
+// 2^(b-1))) steps whatever the weights: W3A3 16, 24 and 36 steps of four channels, W4A4 3, 5 and 8; W4A5 and W3A6 still 1 or more,
+// W4A6 none. But the weights are known before the first image comes. The transformed inputs lie in [0, 4q], so a sum of 16 bits lies
+// between -4q times the sum of |w| over the negative weights of its lane and 4q times that over the positive ones: runs are as long as the
+// largest of these sums allows (largest_sum), which for real weights is several times longer. What the added 2q contributes, and the code
+// of zero, is a constant of the column and of the pixel's place in its tile.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ struct WinogradKernels {
   void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part);
   // The same from the dense data of all columns in the slice, where channels are `blocks` times 32.
   void (*expand)(const DenseSlice& slice, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part);
-  // Of a part's lanes of two weights, the largest sum of positive or of negative ones over `run` steps, in runs from step 0 on.
+  // Of a part's lanes of two weights a step, the largest sum in any run of the positive weights, or of |w| of the negative ones. Runs are
+  // of `run` steps, from step 0 on.
   int64_t (*largest_sum)(const uint8_t* u, int units, int64_t steps, int64_t run);
   // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.
   void (*multiply)(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,

@@ -6,6 +6,9 @@
 //     expand   dense units of the columns       -> the kernel's own panel    (once a panel and K-block; stays in cache)
 //     run      A rows x panel                   -> int32 tile
 //
+// A convolution (conv/direct.cpp) calls those that set Bound::step_k likewise, but packs the image's pixels instead of rows and hands run a
+// Gather: the rows of A overlap there and are never made.
+//
 // A kernel computes  acc = sum_k (u_a - centre_a) * (u_b - centre_b)  over codes u (pack/bits.h), modulo 2^32, and stores
 //
 //     c[r][n] = (accumulate ? c[r][n] : row[r] + col[n]) + (acc << shift)
@@ -23,9 +26,9 @@
 namespace ulp {
 
 // Implicit GEMM: the rows of A lie anywhere, and every row's K-block is cut into pieces at the same offsets from its start (the taps of a
-// convolution). Pieces come in runs, each of at most Bound::flush steps.
+// convolution). The panel is read without gaps. Pieces come in runs, each of at most Bound::flush steps; they are spilled in between.
 struct Piece {
-  int64_t a;      // bytes from the row's start
+  int64_t a;      // bytes of packed A from the row's start
   int64_t steps;  // at least 1, each of Bound::step_k
 };
 
@@ -48,13 +51,13 @@ struct Tile {
   const uint8_t* b;      // panel at this K-block
   int units;             // 8-column units in the panel, 1 .. nr / 8
   int64_t k;             // k in this block; A and the panel are readable up to the next multiple of 32
-  int flush;             // Bound::flush, table, step_bias
+  int flush;             // of the Bound, as are table and step_bias
   const uint8_t* table;
   int step_bias;
   int32_t* c;          // 8 * units columns are written
   int64_t ldc;         // elements
   const int32_t* row;  // rows values, ignored when accumulating; nullptr: zeros (with a Gather only)
-  const int32_t* col;  // 8 * units values, likewise
+  const int32_t* col;  // 8 * units values, ignored when accumulating
   int shift;
   bool accumulate;
 };
@@ -91,9 +94,9 @@ struct Bound {
   int64_t max_kc = 0;
   // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
   int a_bytes = kUnitK;
-  // k of a step of `run`, which a piece of a Gather consists of; 0: the kernel takes no Gather.
+  // k of a step of `run`, 1, 2 or 4; a piece of a Gather is a whole number of steps. 0: the kernel takes no Gather.
   int step_k = 0;
-  // A packed row has its k one by one, so that a piece may start at any k; else at a multiple of 4.
+  // A packed row has its k one by one, so that a row or a piece may start at any k; else at a multiple of 4.
   bool any_start = false;
   // Rows of A that the kernel packs together: tiles and blocks start at a multiple of it.
   int row_group = 1;
