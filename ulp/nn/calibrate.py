@@ -15,13 +15,14 @@ from .observer import METHODS, Observer
 def calibrate(network: Module, batches: Any, method: str = "mse", *, percentile: float = 99.99, progress: bool = True) -> None:
     """Run sample inputs through the network and fix the quantiser of every layer that is not dynamic, in place.
 
-    batches: an iterable of inputs (or of tuples whose first item is the input, as a data loader gives them), or one array or tensor.
+    batches: an iterable of inputs (or of tuples whose first item is the input, as a data loader gives them), or one array or tensor. Each
+        input is what the network is called with: float32 (N, C, H, W), say.
     method: "mse": the range with the least squared error of what is quantised; "percentile": from the (100 - percentile)th to the
         percentile-th value; "minmax": from the least to the largest value.
     progress: show a progress bar after a second, where tqdm is installed and the output is a terminal.
     Activations stay floats while the network runs, weights are already the integers. Ranges that were known before are replaced; a layer
     that no batch reached keeps what it had. Several calls do not add up: pass all batches to one.
-    Raises ValueError for an unknown method, for no batches at all and for a NaN or an infinity.
+    Raises ValueError for an unknown method, for no batches at all and for a NaN or an infinity; ranges are then as they were.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected 'minmax', 'percentile' or 'mse'")

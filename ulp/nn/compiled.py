@@ -25,17 +25,18 @@ _FLOAT32 = np.dtype(np.float32)
 
 @dataclass(frozen=True)
 class ProfileRow:
-    """One step of one run."""
+    """One step of one run. layer, kind: the layer's name in the network and its class; step, method: what ran, and by which kernel."""
 
     layer: str
     kind: str
     step: str
     method: str
     bits: tuple[int, int]
-    """Of weights and of activations; 0: none, or floats"""
+    """Of weights and of the activations that are read; 0: none, or floats"""
     shape: tuple[int, int, int]
     """height, width, channels of the result"""
     macs: int
+    """Multiply-accumulates that the layer is defined by; Winograd does with fewer"""
     ms: float
     share: float
     """Of the whole time, 0..1"""
@@ -85,8 +86,8 @@ class Profile:
 class CompiledNetwork:
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
 
-    input_shape, output_shapes: of one image. mode, hint: as given to `compile`. input_quantizer: the quantiser of the input, None if
-    there are several.
+    input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint: as given to `compile`. input_quantizer: the quantiser
+    of the input, None if there are several. print() shows the steps. It cannot be pickled: keep the network's `state_dict`.
     """
 
     def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, codes_in: bool, pack: Callable[[list[Any]], Any]) -> None:
@@ -102,9 +103,11 @@ class CompiledNetwork:
         self.hint: Hint = hint
 
     def __call__(self, x: Any) -> Any:
-        """The network's result for x, float32 (N, *input_shape) (uint8 codes with codes_in), any N; a tensor gives tensors.
+        """The network's result for x, float32 (N, *input_shape), or uint8 codes of that shape with codes_in; any N.
 
-        Raises LayerError for another shape, TypeError for another dtype, ValueError for a NaN or an infinity.
+        Results are float32 (N, *output_shape), uint8 with codes_out, in the tuple, list or dict that forward returned, if it did. A torch
+        tensor gives tensors.
+        Raises LayerError for another shape, TypeError for another dtype, ValueError for a NaN, an infinity, or a code out of range.
         """
         if type(x) is np.ndarray and x.dtype == self._dtype and x.shape[1:] == self.input_shape:
             flags = x.flags
@@ -117,7 +120,7 @@ class CompiledNetwork:
     run = __call__
 
     def profile(self, x: Any) -> Profile:
-        """Run once and tell how long each step took. The first run of a plan is slower than the next."""
+        """Run once on x, as a call would, and tell how long each step took. The first run of a plan is slower than the next."""
         array, _ = self._input(x)
         if len(self.input_shape) == 1:
             array = array.reshape(*array.shape, 1, 1)
@@ -199,21 +202,25 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
 ) -> CompiledNetwork:
     """Turn a calibrated network into one plan: low-bit activations between the layers, everything else inside their epilogues.
 
+    network: calibrated, or its ranges loaded; what is changed in it afterwards does not reach the result.
     example: an input, float32 (N, C, H, W) or (N, features), or just its shape. Its values are not looked at, and any N may be run.
-    mode: "fp32": bit for bit what the layers give one after another (but a batch normalisation is folded into its convolution);
-        "threshold": codes by exact integer thresholds, as if the float32 parameters were calculated with over the real numbers. Where a
-        step adds a shortcut, averages or makes floats, both modes compute alike.
-    hint: "latency": all threads work on one image; "throughput": one image a thread.
-    group: images that go through the steps together, where a call brings as many.
+    mode: "fp32": bit for bit what the layers give one after another (but a batch normalisation is folded into its convolution, which
+        rounds elsewhere); "threshold": each code by integer thresholds that say exactly what real arithmetic on the same float32 scales
+        and biases would give, without its roundings. Where a step adds a shortcut, averages or makes floats, both modes compute alike.
+    hint: "latency": all threads work on one image; "throughput": one image a thread (one `group` a thread), where a call brings several.
+    group: images that go through the steps together, where a call brings as many; 1..65536.
     tune: time the ways to compute each convolution (direct, Winograd) here and now and keep the fastest; False: by rule, which compiles
         in a fraction of the time. The results are the same.
-    codes_in, codes_out: uint8 codes instead of floats: the input's by `input_quantizer`, the outputs' by the Quantize layers at the end.
+    codes_in: the input is uint8 codes (N, C, H, W) or (N, features), by the result's `input_quantizer`; all layers that read it must agree
+        on one quantiser.
+    codes_out: results are uint8 codes, by the Quantize layers in which the network must then end.
 
-    forward is called once with a symbol in place of the input. It may return one result, or a tuple, a list or a dict of them.
-    Raises LayerError, naming the layer, where shapes do not fit, where a layer is not calibrated, and where integers cannot do what the
-    network asks: a batch normalisation that follows no convolution, an Add whose first operand comes from none, floats out of a pooling;
-    each message says where a Quantize would help. A ReLU of which other layers read the input, too, costs an elementwise step, or the
-    convolution a second time if both results are floats.
+    forward is called once with a symbol in place of the input, which layers of ulp.nn take and nothing else does: no operators, no numpy.
+    It may return one result, or a tuple, a list or a dict of them.
+    Raises ValueError for a wrong argument, and LayerError, naming the layer, where shapes do not fit, where a layer is dynamic or not
+    calibrated, and where integers cannot do what the network asks: a batch normalisation that follows no convolution, an Add whose first
+    operand is a ReLU, a max pooling or the input, a max pooling whose floats are the result; each message says where a Quantize would help.
+    Where others read the input of a ReLU, too, it costs an elementwise step, or the convolution a second time if both results are floats.
     """
     if mode not in ("fp32", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'fp32' or 'threshold'")

@@ -100,9 +100,10 @@ class Layer(Module):
 class QuantizedInput(Layer):
     """A layer that quantises its input (Add: its second one), by a fixed quantiser or by each call's range.
 
-    act_bits: 1..8. act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: what calibration sees decides.
-    act_asymmetric: the zero point lies wherever the range wants it. dynamic: the range of each call's whole input, no calibration.
-    quantizer: None until `calibrate`, `load_state_dict` or an assignment sets it.
+    act_bits: 1..8. act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration (or, where
+    dynamic, the call) sees a negative value. act_asymmetric: the zero point lies wherever the range wants it. dynamic: the range of each
+    call's whole input, no calibration; such a layer cannot be compiled.
+    quantizer: None until `calibrate`, `load_state_dict` or an assignment sets it; once set it holds, for dynamic layers, too.
     """
 
     def __init__(self, act_bits: int, act_signed: bool | None, act_asymmetric: bool, dynamic: bool) -> None:

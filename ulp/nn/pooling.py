@@ -25,7 +25,10 @@ def _check_pad(padding: Pair, kernel: Pair, dilation: Pair) -> None:
 
 
 class MaxPool2d(Layer):
-    """The largest value of each window of float32 (N, C, H, W) or (C, H, W); arguments as for torch.nn.MaxPool2d."""
+    """The largest value of each window of float32 (N, C, H, W) or (C, H, W); arguments as for torch.nn.MaxPool2d.
+
+    Without a quantiser: compiled, it works on the codes that the next layer reads. return_indices=True is refused.
+    """
 
     def __init__(
         self,
@@ -116,9 +119,9 @@ class _Average(PlannedLayer):
 
 
 class AvgPool2d(_Average):
-    """The mean of each window; arguments as for torch.nn.AvgPool2d, and those of the input's quantiser, see `QuantizedInput`.
+    """The mean of each window of the quantised input; arguments as for torch.nn.AvgPool2d, and those of the quantiser, see `Conv2d`.
 
-    Takes and gives float32 (N, C, H, W) or (C, H, W). Windows of one pixel pass the input on as it is.
+    Takes and gives float32 (N, C, H, W) or (C, H, W). A kernel of 1 with stride 1 passes the input on as it is, not quantised.
     """
 
     def __init__(
@@ -168,7 +171,8 @@ class AvgPool2d(_Average):
 class AdaptiveAvgPool2d(_Average):
     """The mean over windows that cover the image, `output_size` of them (an int or (height, width); None: as many as pixels).
 
-    As torch.nn.AdaptiveAvgPool2d, with the input's quantiser, see `QuantizedInput`. An image that already has that size passes as it is.
+    As torch.nn.AdaptiveAvgPool2d, with the input's quantiser, see `Conv2d`. Takes and gives float32 (N, C, H, W) or (C, H, W). An image
+    that already has that size passes as it is, not quantised.
     """
 
     def __init__(

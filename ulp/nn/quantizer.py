@@ -133,7 +133,7 @@ class WeightOptions:
     per_channel: a scale an output channel, or one for all.
     method: "mse" looks for the scale with the least squared error; "minmax" covers the largest weight.
     range: "full" uses -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out, so that the interval is symmetric.
-    One bit is -1 or +1 times mean |w| (Rastegari et al., XNOR-Net, 2016, section 3.1), whatever the other options say.
+    One bit is -1 or +1 times mean |w| (Rastegari et al., XNOR-Net, 2016, section 3.1), whatever method and range say.
     """
 
     bits: int

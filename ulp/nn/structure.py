@@ -164,8 +164,9 @@ class Concat(Layer):
 class Add(QuantizedInput):
     """`Add()(x, y)`: x + quantised y, both float32 of the same shape.
 
-    The second operand, in a residual block the shortcut, goes through the layer's own quantiser: see `QuantizedInput`. Compiled, the sum
-    becomes part of the convolution, the linear layer or the average that computes x, so that must come first.
+    The second operand, in a residual block the shortcut, goes through the layer's own quantiser, of 8 bits unless act_bits says otherwise;
+    see `Conv2d` for its arguments. Compiled, the sum becomes part of the Conv2d (and its BatchNorm2d), Linear, average or Quantize that
+    computes x, so that must come first. Raises LayerError for different shapes: nothing is broadcast.
     """
 
     def __init__(self, act_bits: int = 8, *, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False) -> None:
@@ -206,9 +207,10 @@ class Add(QuantizedInput):
 
 
 class Quantize(QuantizedInput):
-    """Codes and back: (clamp(rint(x / scale) + zero) - zero) * scale, float32.
+    """Codes and back: (clamp(rint(x / scale) + zero) - zero) * scale, float32 of any shape. Arguments: see `Conv2d`.
 
-    Put it where a compiled network asks for codes: between a pooling and an `Add`, or behind the last layer if that is a pooling.
+    Put it where a compiled network needs codes and no layer makes any: behind a MaxPool2d whose result is the network's; behind a ReLU, a
+    MaxPool2d or the input that is an Add's first operand; in front of a BatchNorm2d that follows no Conv2d; and last for codes_out.
     """
 
     def __init__(self, act_bits: int = 8, *, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False) -> None:
@@ -231,7 +233,8 @@ class Quantize(QuantizedInput):
 class BatchNorm2d(Layer):
     """(x - running_mean) / sqrt(running_var + eps) * weight + bias, channel by channel, by the statistics of training.
 
-    Arguments as for torch.nn.BatchNorm2d; `momentum` is accepted and ignored. Compiled, it becomes part of the convolution before it.
+    Takes and gives float32 (N, C, H, W). Arguments as for torch.nn.BatchNorm2d; `momentum` is accepted and ignored. Compiled, it becomes
+    part of the Conv2d right before it, or works on the codes of a Quantize right before it; behind anything else it cannot be compiled.
     """
 
     _terms: tuple[FloatArray, FloatArray] | None

@@ -35,7 +35,7 @@ _rng_lock = threading.Lock()
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the generator that weights come from where none are loaded."""
+    """Seed the generator of random weights, which layers draw on first use where none are loaded."""
     global _rng
     with _rng_lock:
         _rng = np.random.default_rng(seed)
@@ -228,10 +228,23 @@ class Conv2d(Weighted):
     """2-D convolution of `bits`-bit weights with `act_bits`-bit activations; the other arguments as in torch.nn.Conv2d.
 
     Takes and gives float32 (N, C, H, W) or (C, H, W). padding: an int, a pair, 'same' or 'valid'.
-    bits: 1..8; two's complement, at one bit -1 and +1. act_bits: 1..8, `bits` by default; with bits=1 it must be given.
-    act_signed, act_asymmetric, dynamic: how the input is quantised, see `QuantizedInput`. per_channel, weight_method, weight_range: how
-    floats become weights, see `WeightOptions`.
-    The result is float32(sum of integer products) * float32(act_scale * weight_scale) + bias, the sum exact.
+    bits: 1..8; two's complement, at one bit -1 and +1.
+
+    How the layer quantises its input:
+    act_bits: 1..8, `bits` by default; with bits=1 it must be given.
+    act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration sees a negative value (never
+    at act_bits=1).
+    act_asymmetric: the zero point lies wherever the range wants it, instead of at 0 or in the middle.
+    dynamic: by the range of each call's whole input, without calibration; such a layer cannot be compiled.
+
+    How floats become weights:
+    per_channel: a scale an output channel, or one for all. weight_method: "mse" looks for the scale with the least squared error, "minmax"
+    covers the largest weight. weight_range: "full" is -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out. At one bit
+    a weight becomes its sign times the mean |w| of its channel (of all without per_channel), whatever the last two say.
+
+    `weight_int`, `weight_scale` and `quantizer` hold what was made of them. Until weights are loaded or assigned they are random.
+    The result is float32(sum of integer products) * float32(act_scale * weight_scale) + bias, the sum exact; a padded pixel is 0.0.
+    Raises LayerError where the input does not fit or no range is known (see `calibrate`), ValueError for a NaN or an infinity.
     """
 
     def __init__(
@@ -304,7 +317,10 @@ class Conv2d(Weighted):
 
     @classmethod
     def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Conv2d:
-        """A layer like `layer` (a torch.nn.Conv2d, or what has its attributes) with its weights quantised. Options as for Conv2d."""
+        """A layer like `layer` (a torch.nn.Conv2d, or what has its attributes) with its weights quantised; not calibrated.
+
+        Further options as for Conv2d.
+        """
         made = cls(
             layer.in_channels,
             layer.out_channels,
@@ -341,7 +357,8 @@ class Conv2d(Weighted):
         """A layer of given integers, as quantisation-aware training leaves them.
 
         weight_int: integers (O, C / groups, kh, kw) of `bits` bits, at one bit -1 and +1. weight_scale: a number or (O,).
-        act_scale, act_zero: the input's quantiser; left out, it is to be calibrated. Further options as for Conv2d.
+        bias: floats (O,), in units of the result. act_scale, act_zero: the input's quantiser, whose code u stands for
+        (u - act_zero) * act_scale; left out, it is to be calibrated. Further options as for Conv2d.
         """
         shape = np.shape(weight_int)
         if len(shape) != 4:
@@ -403,7 +420,7 @@ class Conv2d(Weighted):
 class Linear(Weighted):
     """x @ weight.T + bias with `bits`-bit weights (out_features, in_features); arguments as for torch.nn.Linear and `Conv2d`.
 
-    Takes float32 (..., in_features), gives (..., out_features).
+    Takes float32 (..., in_features), gives (..., out_features). Compiled, it takes (N, in_features) only: put Flatten in front.
     """
 
     _image_dims = 1
@@ -432,7 +449,10 @@ class Linear(Weighted):
 
     @classmethod
     def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Linear:
-        """A layer like `layer` (a torch.nn.Linear, or what has its attributes) with its weights quantised. Options as for Linear."""
+        """A layer like `layer` (a torch.nn.Linear, or what has its attributes) with its weights quantised; not calibrated.
+
+        Further options as for Linear.
+        """
         made = cls(layer.in_features, layer.out_features, layer.bias is not None, bits=bits, **options)
         made.load_state_dict({"weight": layer.weight} if layer.bias is None else {"weight": layer.weight, "bias": layer.bias})
         return made
@@ -449,7 +469,7 @@ class Linear(Weighted):
         bits: int,
         **options: Any,
     ) -> Linear:
-        """A layer of given integers (out_features, in_features), see `Conv2d.from_quantized`."""
+        """A layer of given integers (out_features, in_features); the other arguments as for `Conv2d.from_quantized`."""
         shape = np.shape(weight_int)
         if len(shape) != 2:
             raise LayerError(f"weight_int has shape {shape_text(shape)}, expected two dimensions, (out_features, in_features)")
