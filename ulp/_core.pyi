@@ -199,9 +199,9 @@ class Plan:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
 
     def finalize(self, group: int, throughput: bool, tune: bool = ...) -> None:
-        """Lay out the buffers. group: images that go through the steps together; throughput: one image a thread.
+        """Lay out the buffers. group: images that go through the steps together; throughput: one group a thread, where there are several.
 
-        tune: time the ways of each convolution on this CPU, with the threads of now, and keep the fastest.
+        tune: time the ways of each convolution on this CPU, with the threads of now (one with throughput), and keep the fastest.
         """
 
     def run(self, x: npt.NDArray[Any], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:

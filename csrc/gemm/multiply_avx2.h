@@ -6,9 +6,6 @@
 namespace ulp {
 namespace {
 
-// A multiply-accumulate of one vector each. Written out, and volatile, because a compiler hoists the multiplies, runs out of registers and
-// spills accumulators (gcc 12: 25 multiply-accumulates a cycle instead of 44), and because Zen 3 gives an instruction its scheduler by its
-// place in the group of six it is dispatched with: of 3,000 orders of this loop tried, the one below was among the best (bench/NOTES.md).
 // The whole tile's loop. Zen 3 gives an instruction its scheduler by its place in the group of six that it is dispatched with, so the order
 // counts for up to a third: of 1,500 orders tried this was among the best, at 51 multiply-accumulates a cycle from L1 (bench/NOTES.md).
 // %0-%11 accumulators by row and unit, %12-%15 work, %16 offset in A, %17 steps, %18 B, %19 pieces, %20 pieces left, %21-%23 rows of A.
@@ -47,6 +44,8 @@ namespace {
   : "r"(a[0]), "r"(a[1]), "r"(a[2])                                                                                              \
   : "memory", "cc"
 
+// multiply_add: a multiply-accumulate of one vector each. Written out, and volatile, because a compiler hoists the multiplies, runs out of
+// registers and spills accumulators (gcc 12: 25 multiply-accumulates a cycle instead of 45).
 struct Mul8 {
   static constexpr int kStepK = 4;
 #if defined(__GNUC__)

@@ -11,7 +11,7 @@
 
 namespace ulp {
 
-// 64-byte aligned, zero-filled on request, with 64 readable bytes behind the end so that a vector load may start on any stored byte.
+// 64-byte aligned and not initialised, with 64 readable bytes behind the end so that a vector load may start on any stored byte.
 class AlignedBytes {
  public:
   AlignedBytes() = default;
