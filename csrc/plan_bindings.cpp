@@ -4,8 +4,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <array>
-#include <memory>
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "conv/plan.h"
 #include "conv/steps.h"
@@ -18,83 +20,196 @@ using ulp::PackedMatrix;
 using ulp::Plan;
 using ulp::Slice;
 
-using Pair = std::array<int, 2>;
-using Sides = std::array<int, 4>;
-template <class T>
-using Dense = py::array_t<T, py::array::c_style | py::array::forcecast>;
+std::string type_name(const py::handle& x) { return Py_TYPE(x.ptr())->tp_name; }
+
+std::string shape_text(const py::array& x) { return std::string(py::str(x.attr("shape"))); }
+
+// Arguments come as objects, so that what is wrong with one can be said in words.
+
+int int_of(const py::handle& x, const std::string& name) {
+  if (!PyIndex_Check(x.ptr()) || PyBool_Check(x.ptr())) throw py::type_error(name + ": expected an integer, got " + type_name(x));
+  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(x.ptr()));
+  if (!number) throw py::error_already_set();
+  int overflow = 0;
+  const int64_t value = PyLong_AsLongLongAndOverflow(number.ptr(), &overflow);
+  if (overflow || value < INT32_MIN || value > INT32_MAX) {
+    throw py::value_error(name + " = " + std::string(py::str(number)) + " is outside the range of int32");
+  }
+  return static_cast<int>(value);
+}
+
+py::sequence sequence_of(const py::handle& x, const std::string& name, const char* of) {
+  if (!PySequence_Check(x.ptr()) || PyUnicode_Check(x.ptr())) {
+    throw py::type_error(name + ": expected a sequence of " + of + ", got " + type_name(x));
+  }
+  return py::reinterpret_borrow<py::sequence>(x);
+}
 
 template <size_t n>
-struct Array {
+struct Ints {
   int values[n];
-  explicit Array(const std::array<int, n>& from) { std::copy(from.begin(), from.end(), values); }
+
+  Ints(const py::handle& x, const std::string& name) {
+    const py::sequence from = sequence_of(x, name, "integers");
+    if (from.size() != n) {
+      throw py::value_error(name + " has " + std::to_string(from.size()) + " elements, expected " + std::to_string(n));
+    }
+    for (size_t i = 0; i < n; ++i) values[i] = int_of(py::object(from[i]), name);
+  }
 };
 
+Slice slice_of(const py::handle& x, const std::string& name) {
+  const Ints<2> pair(x, name);
+  return {pair.values[0], pair.values[1]};
+}
+
+// A numpy array of exactly this dtype and so many dimensions.
+py::array array_of(const py::handle& x, const py::dtype& dtype, int dimensions, const std::string& name) {
+  if (!py::isinstance<py::array>(x)) {
+    throw py::type_error(name + ": expected a numpy array of " + std::string(py::str(dtype)) + ", got " + type_name(x));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(x);
+  if (!array.dtype().equal(dtype)) {
+    throw py::type_error(name + " has dtype " + std::string(py::str(array.dtype())) + ", expected " + std::string(py::str(dtype)));
+  }
+  if (array.ndim() != dimensions) {
+    throw py::value_error(name + " has shape " + shape_text(array) + ", expected " + std::to_string(dimensions) + " dimensions");
+  }
+  return py::array::ensure(array, py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_);
+}
+
 template <class T>
-std::vector<T> to_vector(const Dense<T>& x) {
-  return std::vector<T>(x.data(), x.data() + x.size());
+std::vector<T> vector_of(const py::handle& x, int dimensions, const std::string& name) {
+  const py::array array = array_of(x, py::dtype::of<T>(), dimensions, name);
+  const T* data = static_cast<const T*>(array.data());
+  return std::vector<T>(data, data + array.size());
 }
 
-Slice slice_of(const py::handle& x) {
-  const auto pair = x.cast<Pair>();
-  return {pair[0], pair[1]};
+// Begin and end of windows.
+std::vector<int32_t> windows_of(const py::handle& x, const std::string& name) {
+  const std::vector<int32_t> edges = vector_of<int32_t>(x, 2, name);
+  const auto array = py::reinterpret_borrow<py::array>(x);
+  if (array.shape(1) != 2) throw py::value_error(name + " has shape " + shape_text(array) + ", expected (windows, 2)");
+  return edges;
 }
 
-ulp::FinishSpec finish_of(const py::dict& d) {
+float float_of(const py::handle& x, const std::string& name) {
+  const double value = PyFloat_AsDouble(x.ptr());
+  if (value == -1.0 && PyErr_Occurred()) {
+    PyErr_Clear();
+    throw py::type_error(name + ": expected a float, got " + type_name(x));
+  }
+  return static_cast<float>(value);
+}
+
+ulp::Thresholds thresholds_of(const py::handle& x) {
+  const std::string name = "finish['thresholds']";
+  ulp::Thresholds t;
+  if (x.is_none()) return t;
+  const py::sequence pair = sequence_of(x, name, "values and flips, or None");
+  if (pair.size() != 2) throw py::value_error(name + ": each of the thresholds is None or (values, flip)");
+  t.values = vector_of<int32_t>(py::object(pair[0]), 2, name + " values");
+  if (t.values.empty()) throw py::value_error(name + ": values are empty");
+  const py::array flip = array_of(py::object(pair[1]), py::dtype::of<bool>(), 1, name + " flip");
+  const auto* flips = static_cast<const uint8_t*>(flip.data());
+  for (py::ssize_t i = 0; i < flip.size(); ++i) t.flip.push_back(flips[i] ? -1 : 0);
+  return t;
+}
+
+ulp::FinishSpec finish_of(const py::handle& x) {
+  if (!py::isinstance<py::dict>(x)) throw py::type_error("finish: expected a dict, got " + type_name(x));
+  const auto d = py::reinterpret_steal<py::dict>(PyDict_Copy(x.ptr()));  // what converts a value may change the original
+  if (!d) throw py::error_already_set();
+  for (const char* key : {"residual", "low", "high", "targets", "thresholds"}) {
+    if (!d.contains(key)) throw py::value_error("finish lacks '" + std::string(key) + "'");
+  }
   ulp::FinishSpec f;
   for (const auto& item : d) {
-    const auto key = item.first.cast<std::string>();
-    if (key == "scale") {
-      if (!item.second.is_none()) f.scale = to_vector<float>(item.second.cast<Dense<float>>());
-    } else if (key == "bias") {
-      if (!item.second.is_none()) f.bias = to_vector<float>(item.second.cast<Dense<float>>());
+    if (!PyUnicode_Check(item.first.ptr())) throw py::type_error("finish: keys are strings, got " + type_name(item.first));
+    const std::string key = py::str(item.first);
+    const std::string name = "finish['" + key + "']";
+    if (key == "scale" || key == "bias") {
+      if (!item.second.is_none()) (key == "scale" ? f.scale : f.bias) = vector_of<float>(item.second, 1, name);
     } else if (key == "low") {
-      f.low = item.second.cast<float>();
+      f.low = float_of(item.second, name);
     } else if (key == "high") {
-      f.high = item.second.cast<float>();
+      f.high = float_of(item.second, name);
     } else if (key == "residual") {
-      if (!item.second.is_none()) f.residual = slice_of(item.second);
-    } else if (key == "targets") {
-      for (const py::handle& t : item.second.cast<py::sequence>()) f.targets.push_back(slice_of(t));
-    } else if (key == "thresholds") {
       if (item.second.is_none()) continue;
-      for (const py::handle& t : item.second.cast<py::sequence>()) {
-        ulp::Thresholds thresholds;
-        if (!t.is_none()) {
-          const auto pair = t.cast<py::tuple>();
-          if (pair.size() != 2) throw py::value_error("finish: each of the thresholds is None or (values, flip)");
-          thresholds.values = to_vector<int32_t>(pair[0].cast<Dense<int32_t>>());
-          for (const bool flip : to_vector<bool>(pair[1].cast<Dense<bool>>())) thresholds.flip.push_back(flip ? -1 : 0);
-        }
-        f.thresholds.push_back(std::move(thresholds));
-      }
+      f.residual = slice_of(item.second, name);
+      if (f.residual.tensor < 0) throw py::value_error(name + ": there is no tensor " + std::to_string(f.residual.tensor));
+    } else if (key == "targets") {
+      const py::sequence targets = sequence_of(item.second, name, "(tensor, channel)");
+      for (size_t i = 0; i < targets.size(); ++i) f.targets.push_back(slice_of(py::object(targets[i]), name));
+    } else if (key == "thresholds") {
+      const py::sequence all = sequence_of(item.second, name, "thresholds, one a target");
+      for (size_t i = 0; i < all.size(); ++i) f.thresholds.push_back(thresholds_of(py::object(all[i])));
     } else {
       throw py::value_error("finish: unknown entry '" + key + "'");
     }
   }
+  if (f.thresholds.size() != f.targets.size()) {
+    throw py::value_error("finish['thresholds'] has " + std::to_string(f.thresholds.size()) + " entries, expected one for each of the " +
+                          std::to_string(f.targets.size()) + " targets");
+  }
   return f;
 }
 
+const PackedMatrix& weights_of(const py::handle& x) {
+  if (!py::isinstance<PackedMatrix>(x)) throw py::type_error("weights: expected _core.Packed, got " + type_name(x));
+  return x.cast<const PackedMatrix&>();
+}
+
 // A plan as Python holds it: with the weights that it points to, and what a call needs of its ports.
+//
+// A plan that grows is guarded by the GIL, a finalized one never changes; `busy` keeps other threads away while finalize works without it.
 struct PlanHolder {
   Plan plan;
-  py::list weights;
+  std::vector<py::object> weights;
+  bool busy = false;
+  bool ready = false;
   py::object input_dtype;
   std::vector<py::object> output_dtypes;
 
+  Plan& open() {
+    if (busy) throw py::value_error("the plan is being finalized by another thread");
+    return plan;
+  }
+  const Plan& open() const { return const_cast<PlanHolder*>(this)->open(); }
+
+  // A method of the plan. No Python runs once its arguments are there, so nothing else happens in between.
+  template <class Method, class... Args>
+  decltype(auto) call(Method method, Args&&... args) {
+    return (open().*method)(std::forward<Args>(args)...);
+  }
+
+  // A step that reads these weights.
+  template <class Method, class... Args>
+  void call_with(const py::object& packed, Method method, Args&&... args) {
+    weights.reserve(weights.size() + 1);
+    call(method, std::forward<Args>(args)...);
+    weights.push_back(packed);
+  }
+
   void finalize(int64_t group, bool throughput, bool tune) {
-    {
-      py::gil_scoped_release release;
+    open();
+    busy = true;
+    try {
+      const py::gil_scoped_release release;
       plan.finalize(group, throughput, tune);
+    } catch (...) {
+      busy = false;
+      throw;
     }
+    busy = false;
     const auto dtype = [](const Plan::Port& port) -> py::object {
       return port.is_codes ? py::dtype::of<uint8_t>() : py::dtype::of<float>();
     };
     input_dtype = dtype(plan.input_port());
     for (const Plan::Port& port : plan.output_ports()) output_dtypes.push_back(dtype(port));
+    ready = true;
   }
 };
-
-std::string shape_text(const py::array& x) { return std::string(py::str(x.attr("shape"))); }
 
 // x must be a C-contiguous array of dtype and shape (images, *shape).
 void check_array(const py::array& x, const py::object& dtype, int64_t images, const std::vector<int64_t>& shape, const char* name) {
@@ -114,27 +229,32 @@ void check_array(const py::array& x, const py::object& dtype, int64_t images, co
 }
 
 py::list run(const PlanHolder& h, const py::array& x, const py::object& outputs, int64_t* step_ns) {
-  if (!h.plan.finalized()) throw py::value_error("the plan is not finalized");
+  if (!h.ready) throw py::value_error("the plan is not finalized");
   check_array(x, h.input_dtype, -1, h.plan.input_port().shape, "x");
   const auto& ports = h.plan.output_ports();
   const int64_t images = x.shape(0);
   py::list results;
   std::vector<void*> data;
   const bool given = !outputs.is_none();
-  if (given && py::len(outputs) != ports.size()) {
+  if (given && sequence_of(outputs, "outputs", "arrays").size() != ports.size()) {
     throw py::value_error("outputs has " + std::to_string(py::len(outputs)) + " arrays, expected " + std::to_string(ports.size()));
   }
+  const auto share = [](const py::array& one, const py::array& other) {
+    const auto* a = static_cast<const uint8_t*>(one.data());
+    const auto* b = static_cast<const uint8_t*>(other.data());
+    return a < b + other.nbytes() && b < a + one.nbytes();
+  };
   for (size_t i = 0; i < ports.size(); ++i) {
     py::array result;
     if (given) {
       const py::object item = outputs[py::int_(i)];
-      result = py::cast<py::array>(item);
+      if (!py::isinstance<py::array>(item)) throw py::type_error("outputs: expected numpy arrays, got " + type_name(item));
+      result = py::reinterpret_borrow<py::array>(item);
       check_array(result, h.output_dtypes[i], images, ports[i].shape, "outputs");
       if (!result.writeable()) throw py::value_error("outputs: an array is read-only");
-      const auto* begin = static_cast<const uint8_t*>(result.data());
-      const auto* input = static_cast<const uint8_t*>(x.data());
-      if (begin < input + x.nbytes() && input < begin + result.nbytes()) {
-        throw py::value_error("outputs: an array shares memory with x, which is still read when it is written");
+      if (share(result, x)) throw py::value_error("outputs: an array shares memory with x, which is still read when it is written");
+      for (const py::handle& other : results) {
+        if (share(result, py::reinterpret_borrow<py::array>(other))) throw py::value_error("outputs: two arrays share memory");
       }
     } else {
       std::vector<py::ssize_t> shape{images};
@@ -173,90 +293,102 @@ void bind_plan(py::module_& m) {
   py::register_exception<ulp::NotFinite>(m, "NotFinite", PyExc_ValueError);
   py::register_exception<ulp::CodeOutOfRange>(m, "CodeOutOfRange", PyExc_ValueError);
 
+  using Object = const py::object&;
   py::class_<PlanHolder>(m, "Plan")
       .def(py::init<>())
       .def(
           "codes",
-          [](PlanHolder& h, int64_t height, int64_t width, int64_t channels, int bits, int zero, double scale) {
-            return h.plan.codes(height, width, channels, bits, zero, scale);
+          [](PlanHolder& h, Object height, Object width, Object channels, Object bits, Object zero, Object scale) {
+            return h.call(&Plan::codes, int_of(height, "height"), int_of(width, "width"), int_of(channels, "channels"),
+                          int_of(bits, "bits"), int_of(zero, "zero"), float_of(scale, "scale"));
           },
           py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("bits"), py::arg("zero"), py::arg("scale"))
       .def(
-          "floats", [](PlanHolder& h, int64_t height, int64_t width, int64_t channels) { return h.plan.floats(height, width, channels); },
+          "floats",
+          [](PlanHolder& h, Object height, Object width, Object channels) {
+            return h.call(&Plan::floats, int_of(height, "height"), int_of(width, "width"), int_of(channels, "channels"));
+          },
           py::arg("height"), py::arg("width"), py::arg("channels"))
       .def(
           "input_floats",
-          [](PlanHolder& h, int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets) {
-            h.plan.input_floats(channels, height, width, targets);
+          [](PlanHolder& h, Object channels, Object height, Object width, Object targets) {
+            std::vector<int> ids;
+            const py::sequence all = sequence_of(targets, "targets", "tensors");
+            for (size_t i = 0; i < all.size(); ++i) ids.push_back(int_of(py::object(all[i]), "targets"));
+            h.call(&Plan::input_floats, int_of(channels, "channels"), int_of(height, "height"), int_of(width, "width"), ids);
           },
           py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("targets"))
       .def(
-          "input_codes", [](PlanHolder& h, int tensor, bool nhwc) { h.plan.input_codes(tensor, nhwc); }, py::arg("tensor"), py::arg("nhwc"))
+          "input_codes", [](PlanHolder& h, Object tensor, bool nhwc) { h.call(&Plan::input_codes, int_of(tensor, "tensor"), nhwc); },
+          py::arg("tensor"), py::arg("nhwc").noconvert())
       .def(
           "conv",
-          [](PlanHolder& h, int source, int source_channel, const py::object& weights, const Pair& kernel, const Pair& stride,
-             const Sides& padding, const Pair& dilation, int weight_zero, const py::dict& finish,
-             const std::optional<std::string>& method) {
-            h.plan.conv({source, source_channel}, weights.cast<const PackedMatrix&>(), Array<2>(kernel).values, Array<2>(stride).values,
-                        Array<4>(padding).values, Array<2>(dilation).values, weight_zero, finish_of(finish), method.value_or(""));
-            h.weights.append(weights);
+          [](PlanHolder& h, Object source, Object source_channel, Object weights, Object kernel, Object stride, Object padding,
+             Object dilation, Object weight_zero, Object finish, const std::optional<std::string>& method) {
+            h.call_with(weights, &Plan::conv, Slice{int_of(source, "source"), int_of(source_channel, "source_channel")},
+                        weights_of(weights), Ints<2>(kernel, "kernel").values, Ints<2>(stride, "stride").values,
+                        Ints<4>(padding, "padding").values, Ints<2>(dilation, "dilation").values, int_of(weight_zero, "weight_zero"),
+                        finish_of(finish), method.value_or(""));
           },
           py::arg("source"), py::arg("source_channel"), py::arg("weights"), py::arg("kernel"), py::arg("stride"), py::arg("padding"),
           py::arg("dilation"), py::arg("weight_zero"), py::arg("finish"), py::arg("method").none(true))
       .def(
           "depthwise",
-          [](PlanHolder& h, int source, const Dense<int8_t>& weights, const Pair& stride, const Sides& padding, const Pair& dilation,
-             const py::dict& finish) {
-            if (weights.ndim() != 3) throw py::value_error("depthwise: weights must have 3 dimensions, have shape " + shape_text(weights));
-            const int kernel[2] = {static_cast<int>(weights.shape(0)), static_cast<int>(weights.shape(1))};
-            h.plan.depthwise(source, to_vector<int8_t>(weights), kernel, Array<2>(stride).values, Array<4>(padding).values,
-                             Array<2>(dilation).values, finish_of(finish));
+          [](PlanHolder& h, Object source, Object weights, Object stride, Object padding, Object dilation, Object finish) {
+            const py::array array = array_of(weights, py::dtype::of<int8_t>(), 3, "weights");
+            const auto* data = static_cast<const int8_t*>(array.data());
+            int kernel[2];
+            for (int i = 0; i < 2; ++i) kernel[i] = static_cast<int>(std::min<py::ssize_t>(array.shape(i), INT32_MAX));
+            h.call(&Plan::depthwise, int_of(source, "source"), std::vector<int8_t>(data, data + array.size()), kernel,
+                   Ints<2>(stride, "stride").values, Ints<4>(padding, "padding").values, Ints<2>(dilation, "dilation").values,
+                   finish_of(finish));
           },
           py::arg("source"), py::arg("weights"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("finish"))
       .def(
           "linear",
-          [](PlanHolder& h, int source, const py::object& weights, int weight_zero, const py::dict& finish,
-             const std::optional<std::string>& kernel) {
-            h.plan.linear(source, weights.cast<const PackedMatrix&>(), weight_zero, finish_of(finish), kernel.value_or(""));
-            h.weights.append(weights);
+          [](PlanHolder& h, Object source, Object weights, Object weight_zero, Object finish, const std::optional<std::string>& kernel) {
+            h.call_with(weights, &Plan::linear, int_of(source, "source"), weights_of(weights), int_of(weight_zero, "weight_zero"),
+                        finish_of(finish), kernel.value_or(""));
           },
           py::arg("source"), py::arg("weights"), py::arg("weight_zero"), py::arg("finish"), py::arg("kernel").none(true))
       .def(
           "max_pool",
-          [](PlanHolder& h, int source, const Pair& target, const Dense<int32_t>& rows, const Dense<int32_t>& columns,
-             const Pair& dilation) {
-            h.plan.max_pool(source, {target[0], target[1]}, to_vector<int32_t>(rows), to_vector<int32_t>(columns),
-                            Array<2>(dilation).values);
+          [](PlanHolder& h, Object source, Object target, Object rows, Object columns, Object dilation) {
+            h.call(&Plan::max_pool, int_of(source, "source"), slice_of(target, "target"), windows_of(rows, "rows"),
+                   windows_of(columns, "columns"), Ints<2>(dilation, "dilation").values);
           },
           py::arg("source"), py::arg("target"), py::arg("rows"), py::arg("columns"), py::arg("dilation"))
       .def(
           "window_mean",
-          [](PlanHolder& h, int source, const Dense<int32_t>& rows, const Dense<int32_t>& columns, const Dense<float>& divisor,
-             const py::dict& finish) {
-            h.plan.window_mean(source, to_vector<int32_t>(rows), to_vector<int32_t>(columns), to_vector<float>(divisor), finish_of(finish));
+          [](PlanHolder& h, Object source, Object rows, Object columns, Object divisor, Object finish) {
+            h.call(&Plan::window_mean, int_of(source, "source"), windows_of(rows, "rows"), windows_of(columns, "columns"),
+                   vector_of<float>(divisor, 2, "divisor"), finish_of(finish));
           },
           py::arg("source"), py::arg("rows"), py::arg("columns"), py::arg("divisor"), py::arg("finish"))
       .def(
-          "rescale", [](PlanHolder& h, int source, const py::dict& finish) { h.plan.rescale(source, finish_of(finish)); },
+          "rescale",
+          [](PlanHolder& h, Object source, Object finish) { h.call(&Plan::rescale, int_of(source, "source"), finish_of(finish)); },
           py::arg("source"), py::arg("finish"))
       .def(
           "gather",
-          [](PlanHolder& h, int source, int source_channel, int64_t channels, const Pair& target, const Dense<int32_t>& rows,
-             const Dense<int32_t>& columns) {
-            h.plan.gather({source, source_channel}, channels, {target[0], target[1]}, to_vector<int32_t>(rows),
-                          to_vector<int32_t>(columns));
+          [](PlanHolder& h, Object source, Object source_channel, Object channels, Object target, Object rows, Object columns) {
+            h.call(&Plan::gather, Slice{int_of(source, "source"), int_of(source_channel, "source_channel")}, int_of(channels, "channels"),
+                   slice_of(target, "target"), vector_of<int32_t>(rows, 1, "rows"), vector_of<int32_t>(columns, 1, "columns"));
           },
           py::arg("source"), py::arg("source_channel"), py::arg("channels"), py::arg("target"), py::arg("rows"), py::arg("columns"))
       .def(
-          "output", [](PlanHolder& h, int tensor, bool nhwc) { h.plan.output(tensor, nhwc); }, py::arg("tensor"), py::arg("nhwc"))
-      .def("finalize", &PlanHolder::finalize, py::arg("group"), py::arg("throughput"), py::arg("tune") = false)
+          "output", [](PlanHolder& h, Object tensor, bool nhwc) { h.call(&Plan::output, int_of(tensor, "tensor"), nhwc); },
+          py::arg("tensor"), py::arg("nhwc").noconvert())
+      .def(
+          "finalize", [](PlanHolder& h, Object group, bool throughput, bool tune) { h.finalize(int_of(group, "group"), throughput, tune); },
+          py::arg("group"), py::arg("throughput").noconvert(), py::arg("tune").noconvert() = false)
       .def(
           "run", [](const PlanHolder& h, const py::array& x, const py::object& outputs) { return run(h, x, outputs, nullptr); },
           py::arg("x"), py::arg("outputs") = py::none())
       .def(
           "profile",
           [](const PlanHolder& h, const py::array& x) {
-            py::array_t<int64_t> ns(static_cast<py::ssize_t>(h.plan.steps().size()));
+            py::array_t<int64_t> ns(static_cast<py::ssize_t>(h.open().steps().size()));
             std::fill_n(ns.mutable_data(), ns.size(), 0);
             py::list results = run(h, x, py::none(), ns.mutable_data());
             return py::make_tuple(results, ns);
@@ -265,9 +397,9 @@ void bind_plan(py::module_& m) {
       .def("steps",
            [](const PlanHolder& h) {
              py::list steps;
-             for (const ulp::StepInfo& s : h.plan.steps()) steps.append(step_of(h.plan, s));
+             for (const ulp::StepInfo& s : h.open().steps()) steps.append(step_of(h.plan, s));
              return steps;
            })
-      .def_property_readonly("arena_bytes", [](const PlanHolder& h) { return h.plan.arena_bytes(); })
-      .def_property_readonly("weight_bytes", [](const PlanHolder& h) { return h.plan.weight_bytes(); });
+      .def_property_readonly("arena_bytes", [](const PlanHolder& h) { return h.open().arena_bytes(); })
+      .def_property_readonly("weight_bytes", [](const PlanHolder& h) { return h.open().weight_bytes(); });
 }

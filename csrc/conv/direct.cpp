@@ -148,8 +148,8 @@ void Direct::bind(const Source& source) {
     panel_bytes_ += block.count * bound_.panel_bytes * units;
     const int64_t end = std::min((first + block.count) * kUnitK, weights_.layout.k);
     // A lone block leaves out the steps that only pad its segments. There are some only where a step has less than 4 k, and such kernels
-    // have their panels in the order of the steps.
-    const bool trims = k_blocks == kc && round_up(shape_.used_k(), bound_.step_k) < shape_.segment_k();
+    // have their panels in the order of the steps. Row terms would count what is left out.
+    const bool trims = !terms_.needs_row_sums && k_blocks == kc && round_up(shape_.used_k(), bound_.step_k) < shape_.segment_k();
     used_steps_ = trims ? ceil_div(shape_.used_k(), bound_.step_k) : 0;
     std::vector<Piece> taps;
     for (int64_t k = first * kUnitK; k < end;) {

@@ -26,6 +26,7 @@ class ConvStep final : public Step {
   ConvStep(Slice source, const ConvProblem& problem, FinishSpec finish, std::string method)
       : source_(source), problem_(problem), finish_(std::move(finish)), method_(std::move(method)) {
     macs_ = problem.shape.pixels() * problem.weights.layout.k * problem.weights.layout.n;
+    check_method();
   }
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t, StepInfo& info) override {
@@ -68,26 +69,42 @@ class ConvStep final : public Step {
     way.run(c.source(source_), c.images, c.arena + scratch, make_output(finish_, c), tasks);
   }
 
+  // A method that cannot compute this is refused when the step is added, before the plan changes.
+  void check_method() const {
+    if (method_ == "winograd") {
+      check_winograd(problem_);
+    } else if (!method_.empty() && method_ != "direct") {
+      gather_kernel();
+    }
+  }
+
+  const Kernel& gather_kernel() const {
+    const Kernel& kernel = select_kernel(gemm_shape(), method_.c_str());
+    if (!takes_gather(kernel))
+      throw std::invalid_argument("kernel '" + method_ + "' cannot convolve here: it reads rows at one stride, or pixels of 4 channels");
+    return kernel;
+  }
+
+  Shape gemm_shape() const {
+    const DenseLayout& layout = problem_.weights.layout;
+    return {problem_.shape.pixels(), layout.n, layout.k, {problem_.a_bits, false}, problem_.weights.encoding};
+  }
+
   // The one that was asked for; or those that may be the fastest, the likeliest first.
   std::vector<std::unique_ptr<Conv>> candidates() const {
-    const DenseLayout& layout = problem_.weights.layout;
-    const Shape shape{problem_.shape.pixels(), layout.n, layout.k, {problem_.a_bits, false}, problem_.weights.encoding};
     const bool any = method_.empty();
     std::vector<std::unique_ptr<Conv>> ways;
     if (method_ == "winograd") {
       ways.push_back(make_winograd(problem_));
     } else if (any || method_ == "direct") {
-      const std::vector<const Kernel*> kernels = direct_kernels(shape);
+      const std::vector<const Kernel*> kernels = direct_kernels(gemm_shape());
       for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) ways.push_back(make_direct(problem_, *kernels[i]));
       if (any && why_not_winograd(problem_).empty()) {
         ways.push_back(make_winograd(problem_));
         if (prefer_winograd(problem_)) std::swap(ways.front(), ways.back());
       }
     } else {
-      const Kernel& kernel = select_kernel(shape, method_.c_str());
-      if (!takes_gather(kernel))
-        throw std::invalid_argument("kernel '" + method_ + "' cannot convolve here: it reads rows at one stride, or pixels of 4 channels");
-      ways.push_back(make_direct(problem_, kernel));
+      ways.push_back(make_direct(problem_, gather_kernel()));
     }
     return ways;
   }
@@ -194,13 +211,15 @@ class DepthwiseStep final : public Step {
 
 class LinearStep final : public Step {
  public:
-  LinearStep(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, std::string kernel)
-      : source_(source), weights_(weights), w_zero_(w_zero), finish_(std::move(finish)), name_(std::move(kernel)) {}
+  LinearStep(int source, const PackedMatrix& weights, int a_bits, int w_zero, FinishSpec finish, std::string kernel)
+      : source_(source), weights_(weights), w_zero_(w_zero), finish_(std::move(finish)), name_(std::move(kernel)) {
+    choose_kernel(1, a_bits);  // refuses what cannot run
+  }
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group, StepInfo& info) override {
     const Tensor& t = tensors[static_cast<size_t>(source_)];
     const DenseLayout& layout = weights_.layout;
-    kernel_ = &select_kernel({group, layout.n, layout.k, {t.bits, false}, weights_.encoding}, name_.empty() ? nullptr : name_.c_str());
+    choose_kernel(group, t.bits);
     info.method = kernel_->name;
     sum_bytes_ = round_up(layout.n * 4, 64);
     return sum_bytes_ + (t.whole() ? 0 : round_up(layout.k, 64));
@@ -232,6 +251,11 @@ class LinearStep final : public Step {
   }
 
  private:
+  void choose_kernel(int64_t group, int a_bits) {
+    const Shape shape{group, weights_.layout.n, weights_.layout.k, {a_bits, false}, weights_.encoding};
+    kernel_ = &select_kernel(shape, name_.empty() ? nullptr : name_.c_str());
+  }
+
   int source_;
   const PackedMatrix& weights_;
   int32_t w_zero_;
@@ -252,8 +276,8 @@ std::unique_ptr<Step> make_depthwise(int source, const ConvShape& shape, int a_b
   return std::make_unique<DepthwiseStep>(source, shape, a_bits, a_zero, weights, std::move(finish));
 }
 
-std::unique_ptr<Step> make_linear(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, std::string kernel) {
-  return std::make_unique<LinearStep>(source, weights, w_zero, std::move(finish), std::move(kernel));
+std::unique_ptr<Step> make_linear(int source, const PackedMatrix& weights, int a_bits, int w_zero, FinishSpec finish, std::string kernel) {
+  return std::make_unique<LinearStep>(source, weights, a_bits, w_zero, std::move(finish), std::move(kernel));
 }
 
 }  // namespace ulp

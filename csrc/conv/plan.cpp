@@ -87,24 +87,26 @@ bool all_finite(const std::vector<float>& values) {
 Plan::Plan() = default;
 Plan::~Plan() = default;
 
-Tensor& Plan::tensor(int id, const char* what) {
+const Tensor& Plan::tensor(int id, const char* what) const {
   if (finalized_) refuse("the plan is finalized");
-  if (id < 0 || static_cast<size_t>(id) >= tensors_.size()) refuse(std::string(what) + ": there is no tensor " + std::to_string(id));
+  if (id < 0 || static_cast<size_t>(id) >= tensors_.size()) {
+    refuse(std::string(what) + ": there is no tensor " + std::to_string(id) + "; the plan has " + std::to_string(tensors_.size()));
+  }
   return tensors_[static_cast<size_t>(id)];
 }
 
-const Tensor& Plan::codes_of(int id, const char* what) {
+const Tensor& Plan::codes_of(int id, const char* what) const {
   const Tensor& t = tensor(id, what);
   if (!t.is_codes) refuse(std::string(what) + ": tensor " + std::to_string(id) + " holds floats, not codes");
   return t;
 }
 
 // A tensor whose channels from slice.channel on have been written.
-const Tensor& Plan::readable(Slice slice, int64_t channels, const char* what) {
+const Tensor& Plan::readable(Slice slice, int64_t channels, const char* what) const {
   const Tensor& t = tensor(slice.tensor, what);
-  if (slice.channel < 0 || channels < 1 || slice.channel + channels > t.channels) {
-    refuse(std::string(what) + ": channels " + std::to_string(slice.channel) + ".." + std::to_string(slice.channel + channels) +
-           " are outside the " + std::to_string(t.channels) + " of tensor " + std::to_string(slice.tensor));
+  if (slice.channel < 0 || channels < 1 || channels > t.channels - slice.channel) {
+    refuse(std::string(what) + ": " + std::to_string(channels) + " channels from " + std::to_string(slice.channel) +
+           " on are not within the " + std::to_string(t.channels) + " of tensor " + std::to_string(slice.tensor));
   }
   for (int64_t c = slice.channel; c < slice.channel + channels; ++c) {
     if (!t.written[static_cast<size_t>(c)]) {
@@ -114,22 +116,32 @@ const Tensor& Plan::readable(Slice slice, int64_t channels, const char* what) {
   return t;
 }
 
-void Plan::write(Slice slice, int64_t channels, int64_t height, int64_t width, const char* what) {
-  Tensor& t = tensor(slice.tensor, what);
-  if (t.height != height || t.width != width || slice.channel < 0 || slice.channel + channels > t.channels) {
-    refuse(std::string(what) + " gives " + shape_text(height, width, channels) + ", which does not fit channel " +
-           std::to_string(slice.channel) + " on of tensor " + std::to_string(slice.tensor) + ", " +
-           shape_text(t.height, t.width, t.channels));
-  }
-  for (int64_t c = slice.channel; c < slice.channel + channels; ++c) {
-    if (t.written[static_cast<size_t>(c)]) {
-      refuse(std::string(what) + ": channel " + std::to_string(c) + " of tensor " + std::to_string(slice.tensor) + " is written twice");
+void Plan::check_write(const std::vector<Slice>& slices, int64_t channels, int64_t height, int64_t width, const char* what) const {
+  const auto twice = [what](int64_t channel, int id) {
+    refuse(std::string(what) + ": channel " + std::to_string(channel) + " of tensor " + std::to_string(id) + " is written twice");
+  };
+  for (size_t i = 0; i < slices.size(); ++i) {
+    const Slice slice = slices[i];
+    const Tensor& t = tensor(slice.tensor, what);
+    if (t.height != height || t.width != width || slice.channel < 0 || channels > t.channels - slice.channel) {
+      refuse(std::string(what) + " gives " + shape_text(height, width, channels) + ", which does not fit channel " +
+             std::to_string(slice.channel) + " on of tensor " + std::to_string(slice.tensor) + ", " +
+             shape_text(t.height, t.width, t.channels));
     }
-    t.written[static_cast<size_t>(c)] = true;
+    for (int64_t c = slice.channel; c < slice.channel + channels; ++c) {
+      if (t.written[static_cast<size_t>(c)]) twice(c, slice.tensor);
+    }
+    for (size_t j = 0; j < i; ++j) {
+      const Slice other = slices[j];
+      if (other.tensor == slice.tensor && std::abs(other.channel - slice.channel) < channels) {
+        twice(std::max(other.channel, slice.channel), slice.tensor);
+      }
+    }
   }
 }
 
-void Plan::check_finish(FinishSpec& f, int64_t channels, int64_t height, int64_t width, int source, bool has_scale, const char* what) {
+void Plan::check_finish(const FinishSpec& f, int64_t channels, int64_t height, int64_t width, int source, bool has_scale,
+                        const char* what) const {
   const size_t n = static_cast<size_t>(channels);
   if (has_scale && (f.scale.size() != n || f.bias.size() != n)) {
     refuse(std::string(what) + ": scale and bias must have " + std::to_string(channels) + " values");
@@ -171,32 +183,46 @@ void Plan::check_finish(FinishSpec& f, int64_t channels, int64_t height, int64_t
       if (th.flip[c] != 0 && th.flip[c] != -1) refuse(std::string(what) + ": flip must be 0 or -1");
     }
   }
-  for (const Slice& s : f.targets) write(s, channels, height, width, what);
+  check_write(f.targets, channels, height, width, what);
 }
 
-void Plan::add(std::unique_ptr<Step> step, StepInfo info) {
-  for (const int id : step->writes) info.targets.push_back(id);
-  steps_.push_back(std::move(step));
+void Plan::check_pixels(int id, bool tight) const {
+  const Tensor& t = tensors_[static_cast<size_t>(id)];
+  if (tight ? t.padded_reader : t.tight_reader) {
+    refuse("tensor " + std::to_string(id) + " is read both with and without padded channels");
+  }
+}
+
+// What was checked takes effect: each of `writes` from its channel on, `channels` channels.
+void Plan::add(std::unique_ptr<Step> step, std::vector<int> reads, const std::vector<Slice>& writes, int64_t channels, StepInfo info) {
+  for (const Slice& s : writes) info.targets.push_back(s.tensor);
+  step->reads = std::move(reads);
+  step->writes = info.targets;
+  steps_.reserve(steps_.size() + 1);
   infos_.push_back(std::move(info));
+  steps_.push_back(std::move(step));
+  for (const Slice& s : writes) {
+    std::vector<bool>& written = tensors_[static_cast<size_t>(s.tensor)].written;
+    std::fill_n(written.begin() + s.channel, channels, true);
+  }
 }
 
 // A step that ends in an epilogue.
-void Plan::add_with(std::unique_ptr<Step> step, int source, const FinishSpec& finish, StepInfo info) {
-  step->reads = {source};
-  if (finish.residual.tensor >= 0) step->reads.push_back(finish.residual.tensor);
-  for (const Slice& s : finish.targets) step->writes.push_back(s.tensor);
-  add(std::move(step), std::move(info));
+void Plan::add_with(std::unique_ptr<Step> step, int source, const FinishSpec& finish, int64_t channels, StepInfo info) {
+  std::vector<int> reads{source};
+  if (finish.residual.tensor >= 0) reads.push_back(finish.residual.tensor);
+  add(std::move(step), std::move(reads), finish.targets, channels, std::move(info));
 }
 
-void Plan::need_pixels(int id, bool tight) {
+// `more`: rows and columns at the end that are read besides.
+void Plan::need_border(int id, const ConvShape& s, int more) {
   Tensor& t = tensors_[static_cast<size_t>(id)];
-  (tight ? t.tight_reader : t.padded_reader) = true;
-  if (t.tight_reader && t.padded_reader) refuse("tensor " + std::to_string(id) + " is read both with and without padded channels");
-}
-
-void Plan::need_border(int id, int top, int left, int bottom, int right) {
-  Border& b = tensors_[static_cast<size_t>(id)].border;
-  b = {std::max(b.top, top), std::max(b.left, left), std::max(b.bottom, bottom), std::max(b.right, right)};
+  const int64_t last_y = int64_t{s.out_height - 1} * s.stride_y + int64_t{s.kernel_y - 1} * s.dilation_y;
+  const int64_t last_x = int64_t{s.out_width - 1} * s.stride_x + int64_t{s.kernel_x - 1} * s.dilation_x;
+  const int bottom = static_cast<int>(std::max<int64_t>(0, last_y - s.pad_top - t.height + 1)) + more;
+  const int right = static_cast<int>(std::max<int64_t>(0, last_x - s.pad_left - t.width + 1)) + more;
+  Border& b = t.border;
+  b = {std::max(b.top, s.pad_top), std::max(b.left, s.pad_left), std::max(b.bottom, bottom), std::max(b.right, right)};
 }
 
 int Plan::codes(int64_t height, int64_t width, int64_t channels, int bits, int zero, double scale) {
@@ -224,28 +250,34 @@ int Plan::floats(int64_t height, int64_t width, int64_t channels) {
 }
 
 void Plan::input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets) {
-  if (!steps_.empty()) refuse("the input must be the first step");
+  if (finalized_) refuse("the plan is finalized");
+  if (!steps_.empty()) refuse("the input must be the first step, and there is one");
   check_sides(height, width, channels);
-  if (targets.empty() || targets.size() > kMaxTargets) refuse("input: expected 1.." + std::to_string(kMaxTargets) + " targets");
-  for (const int id : targets) {
-    codes_of(id, "input");
-    write({id, 0}, channels, height, width, "input");
-    if (tensors_[static_cast<size_t>(id)].channels != channels) refuse("input: a target has more channels");
+  if (targets.empty() || targets.size() > kMaxTargets) {
+    refuse("input: expected 1.." + std::to_string(kMaxTargets) + " targets, got " + std::to_string(targets.size()));
   }
-  input_port_ = {false, {channels, height, width}};
-  auto step = make_input_floats(channels, height, width, targets);
-  step->writes = targets;
-  add(std::move(step), {"input", "quantise"});
+  std::vector<Slice> slices;
+  for (const int id : targets) {
+    if (codes_of(id, "input").channels != channels) {
+      refuse("input: target " + std::to_string(id) + " has " + std::to_string(tensors_[static_cast<size_t>(id)].channels) +
+             " channels, expected " + std::to_string(channels));
+    }
+    slices.push_back({id, 0});
+  }
+  check_write(slices, channels, height, width, "input");
+  Port port{false, {channels, height, width}};
+  add(make_input_floats(channels, height, width, targets), {}, slices, channels, {"input", "quantise"});
+  input_port_ = std::move(port);
 }
 
 void Plan::input_codes(int id, bool nhwc) {
-  if (!steps_.empty()) refuse("the input must be the first step");
+  if (finalized_) refuse("the plan is finalized");
+  if (!steps_.empty()) refuse("the input must be the first step, and there is one");
   const Tensor& t = codes_of(id, "input");
-  write({id, 0}, t.channels, t.height, t.width, "input");
-  input_port_ = {true, nhwc ? std::vector<int64_t>{t.height, t.width, t.channels} : std::vector<int64_t>{t.channels, t.height, t.width}};
-  auto step = make_input_codes(id, nhwc);
-  step->writes = {id};
-  add(std::move(step), {"input", "copy"});
+  check_write({{id, 0}}, t.channels, t.height, t.width, "input");
+  Port port{true, nhwc ? std::vector<int64_t>{t.height, t.width, t.channels} : std::vector<int64_t>{t.channels, t.height, t.width}};
+  add(make_input_codes(id, nhwc), {}, {{id, 0}}, t.channels, {"input", "copy"});
+  input_port_ = std::move(port);
 }
 
 void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
@@ -260,7 +292,7 @@ void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2
            " taps of a multiple of 4 channels");
   }
   const int64_t channels = tight ? t.channels : layout.k / taps;  // with pads
-  const int64_t own = std::min<int64_t>(channels, t.channels - source.channel);
+  const int64_t own = std::min<int64_t>(channels, int64_t{t.channels} - source.channel);
   if (tight) {
     if (source.channel != 0) refuse("conv: with weights of kernel height x padded (width x channels) all channels are read");
     if (weights.encoding.bipolar() && tight_k != taps * t.channels) refuse("conv: bipolar weights have no zero for the padded k");
@@ -275,27 +307,23 @@ void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2
     }
   }
   readable(source, own, "conv");
-  need_pixels(source.tensor, tight);
+  check_pixels(source.tensor, tight);
   check_sums("conv", layout.k, t.bits, t.zero, weights.encoding, w_zero);
   ConvShape shape = conv_shape("conv", t, channels, kernel, stride, padding, dilation);
   shape.tight = tight;
   check_sides(shape.out_height, shape.out_width, layout.n);
   check_finish(finish, layout.n, shape.out_height, shape.out_width, source.tensor, true, "conv");
-  // Winograd's last tiles may reach one row and column further.
-  const int more = shape.kernel_y == 3 && shape.kernel_x == 3 ? 1 : 0;
-  const int64_t last_y = int64_t{shape.out_height - 1} * shape.stride_y + int64_t{shape.kernel_y - 1} * shape.dilation_y;
-  const int64_t last_x = int64_t{shape.out_width - 1} * shape.stride_x + int64_t{shape.kernel_x - 1} * shape.dilation_x;
-  need_border(source.tensor, shape.pad_top, shape.pad_left,
-              static_cast<int>(std::max<int64_t>(0, last_y - shape.pad_top - t.height + 1)) + more,
-              static_cast<int>(std::max<int64_t>(0, last_x - shape.pad_left - t.width + 1)) + more);
-
   StepInfo info{"conv"};
   info.source = source.tensor;
   info.macs = shape.pixels() * taps * own * layout.n;
   info.a_bits = t.bits;
   info.w_bits = layout.bits;
+  add_with(make_conv(source, {shape, weights, t.bits, t.zero, w_zero}, finish, method), source.tensor, finish, layout.n, std::move(info));
   weight_bytes_ += static_cast<int64_t>(weights.data.size());
-  add_with(make_conv(source, {shape, weights, t.bits, t.zero, w_zero}, finish, method), source.tensor, finish, std::move(info));
+  Tensor& read = tensors_[static_cast<size_t>(source.tensor)];
+  (tight ? read.tight_reader : read.padded_reader) = true;
+  // Winograd's last tiles may reach one row and column further.
+  need_border(source.tensor, shape, shape.kernel_y == 3 && shape.kernel_x == 3 ? 1 : 0);
 }
 
 void Plan::depthwise(int source, std::vector<int8_t> weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
@@ -309,11 +337,6 @@ void Plan::depthwise(int source, std::vector<int8_t> weights, const int (&kernel
   check_sums("depthwise", shape.taps(), t.bits, t.zero, {8, true}, 0);
   check_sides(shape.out_height, shape.out_width, t.channels);
   check_finish(finish, t.channels, shape.out_height, shape.out_width, source, true, "depthwise");
-  const int64_t last_y = int64_t{shape.out_height - 1} * shape.stride_y + int64_t{shape.kernel_y - 1} * shape.dilation_y;
-  const int64_t last_x = int64_t{shape.out_width - 1} * shape.stride_x + int64_t{shape.kernel_x - 1} * shape.dilation_x;
-  need_border(source, shape.pad_top, shape.pad_left, static_cast<int>(std::max<int64_t>(0, last_y - shape.pad_top - t.height + 1)),
-              static_cast<int>(std::max<int64_t>(0, last_x - shape.pad_left - t.width + 1)));
-
   StepInfo info{"depthwise"};
   info.source = source;
   info.macs = shape.pixels() * shape.taps() * t.channels;
@@ -322,8 +345,9 @@ void Plan::depthwise(int source, std::vector<int8_t> weights, const int (&kernel
       std::accumulate(weights.begin(), weights.end(), 0, [](int most, int8_t w) { return std::max(most, w < 0 ? -w - 1 : +w); });
   info.w_bits = 1;
   while (reach >> (info.w_bits - 1)) ++info.w_bits;
+  add_with(make_depthwise(source, shape, t.bits, t.zero, weights, finish), source, finish, t.channels, std::move(info));
   weight_bytes_ += static_cast<int64_t>(weights.size());
-  add_with(make_depthwise(source, shape, t.bits, t.zero, weights, finish), source, finish, std::move(info));
+  need_border(source, shape, 0);
 }
 
 void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, const std::string& kernel) {
@@ -335,7 +359,7 @@ void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpe
     refuse("linear: weights have K = " + std::to_string(layout.k) + ", the image " + shape_text(t.height, t.width, t.channels) + " takes " +
            std::to_string(k));
   }
-  need_pixels(source, false);
+  check_pixels(source, false);
   check_sums("linear", k, t.bits, t.zero, weights.encoding, w_zero);
   check_finish(finish, layout.n, 1, 1, source, true, "linear");
   StepInfo info{"linear"};
@@ -343,8 +367,9 @@ void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpe
   info.macs = k * layout.n;
   info.a_bits = t.bits;
   info.w_bits = layout.bits;
+  add_with(make_linear(source, weights, t.bits, w_zero, finish, kernel), source, finish, layout.n, std::move(info));
   weight_bytes_ += static_cast<int64_t>(weights.data.size());
-  add_with(make_linear(source, weights, w_zero, finish, kernel), source, finish, std::move(info));
+  tensors_[static_cast<size_t>(source)].padded_reader = true;
 }
 
 void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2]) {
@@ -357,14 +382,12 @@ void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::ve
   if (source == target.tensor) refuse("max_pool: the source cannot be the target");
   const Tensor& to = codes_of(target.tensor, "max_pool");
   if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("max_pool: source and target must share a quantiser");
-  write(target, t.channels, static_cast<int64_t>(rows.size() / 2), static_cast<int64_t>(columns.size() / 2), "max_pool");
+  check_write({target}, t.channels, static_cast<int64_t>(rows.size() / 2), static_cast<int64_t>(columns.size() / 2), "max_pool");
   StepInfo info{"max_pool", "window"};
   info.source = source;
   info.a_bits = t.bits;
   auto step = make_max_pool(source, target, std::move(rows), std::move(columns), dilation[0], dilation[1]);
-  step->reads = {source};
-  step->writes = {target.tensor};
-  add(std::move(step), std::move(info));
+  add(std::move(step), {source}, {target}, t.channels, std::move(info));
 }
 
 void Plan::window_mean(int source, std::vector<int32_t> rows, std::vector<int32_t> columns, std::vector<float> divisor, FinishSpec finish) {
@@ -381,12 +404,13 @@ void Plan::window_mean(int source, std::vector<int32_t> rows, std::vector<int32_
   if (!std::all_of(divisor.begin(), divisor.end(), [&](float d) { return std::isfinite(t.scale / d); })) {
     refuse("window_mean: scale / divisor is not finite");
   }
-  check_sums("window_mean", int64_t{t.height} * t.width, t.bits, t.zero, {1, false}, 0);
+  check_sums("window_mean", int64_t{t.height} * t.width, t.bits, 0, {1, false}, 0);  // the zeros are taken off at the end
   check_finish(finish, t.channels, height, width, source, false, "window_mean");
   StepInfo info{"window_mean", "window"};
   info.source = source;
   info.a_bits = t.bits;
-  add_with(make_window_mean(source, t, std::move(rows), std::move(columns), divisor, finish), source, finish, std::move(info));
+  auto step = make_window_mean(source, t, std::move(rows), std::move(columns), divisor, finish);
+  add_with(std::move(step), source, finish, t.channels, std::move(info));
 }
 
 void Plan::rescale(int source, FinishSpec finish) {
@@ -396,7 +420,7 @@ void Plan::rescale(int source, FinishSpec finish) {
   StepInfo info{"rescale", "elementwise"};
   info.source = source;
   info.a_bits = t.bits;
-  add_with(make_rescale(source, t, finish), source, finish, std::move(info));
+  add_with(make_rescale(source, t, finish), source, finish, t.channels, std::move(info));
 }
 
 void Plan::gather(Slice source, int64_t channels, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns) {
@@ -409,26 +433,23 @@ void Plan::gather(Slice source, int64_t channels, Slice target, std::vector<int3
   if (source.tensor == target.tensor) refuse("gather: the source cannot be the target");
   const Tensor& to = codes_of(target.tensor, "gather");
   if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("gather: source and target must share a quantiser");
-  write(target, channels, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size()), "gather");
+  check_write({target}, channels, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size()), "gather");
   StepInfo info{"gather", "copy"};
   info.source = source.tensor;
   info.a_bits = t.bits;
   auto step = make_gather(source, channels, target, std::move(rows), std::move(columns));
-  step->reads = {source.tensor};
-  step->writes = {target.tensor};
-  add(std::move(step), std::move(info));
+  add(std::move(step), {source.tensor}, {target}, channels, std::move(info));
 }
 
 void Plan::output(int id, bool nhwc) {
   const int64_t channels = tensor(id, "output").channels;
   const Tensor& t = readable({id, 0}, channels, "output");
-  output_ports_.push_back(
-      {t.is_codes, nhwc ? std::vector<int64_t>{t.height, t.width, t.channels} : std::vector<int64_t>{t.channels, t.height, t.width}});
+  Port port{t.is_codes, nhwc ? std::vector<int64_t>{t.height, t.width, t.channels} : std::vector<int64_t>{t.channels, t.height, t.width}};
+  output_ports_.reserve(output_ports_.size() + 1);
   StepInfo info{"output", "copy"};
   info.source = id;
-  auto step = make_output_step(id, nhwc, output_ports_.size() - 1);
-  step->reads = {id};
-  add(std::move(step), std::move(info));
+  add(make_output_step(id, nhwc, output_ports_.size()), {id}, {}, 0, std::move(info));
+  output_ports_.push_back(std::move(port));
 }
 
 }  // namespace ulp

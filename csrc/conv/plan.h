@@ -133,16 +133,19 @@ class Plan {
 
  private:
   friend class Step;
-  Tensor& tensor(int id, const char* what);
-  const Tensor& codes_of(int id, const char* what);
-  const Tensor& readable(Slice slice, int64_t channels, const char* what);
-  void write(Slice slice, int64_t channels, int64_t height, int64_t width, const char* what);
-  void check_finish(FinishSpec& finish, int64_t channels, int64_t height, int64_t width, int source, bool has_scale, const char* what);
-  void add(std::unique_ptr<Step> step, StepInfo info);
-  void add_with(std::unique_ptr<Step> step, int source, const FinishSpec& finish, StepInfo info);
-  void need_pixels(int id, bool tight);
-  void need_border(int id, int top, int left, int bottom, int right);
+  // All checks come before anything changes, so a step that is refused leaves the plan as it was.
+  const Tensor& tensor(int id, const char* what) const;
+  const Tensor& codes_of(int id, const char* what) const;
+  const Tensor& readable(Slice slice, int64_t channels, const char* what) const;
+  void check_write(const std::vector<Slice>& slices, int64_t channels, int64_t height, int64_t width, const char* what) const;
+  void check_finish(const FinishSpec& finish, int64_t channels, int64_t height, int64_t width, int source, bool has_scale,
+                    const char* what) const;
+  void check_pixels(int id, bool tight) const;
+  void add(std::unique_ptr<Step> step, std::vector<int> reads, const std::vector<Slice>& writes, int64_t channels, StepInfo info);
+  void add_with(std::unique_ptr<Step> step, int source, const FinishSpec& finish, int64_t channels, StepInfo info);
+  void need_border(int id, const ConvShape& shape, int more);
   void lay_out(int64_t group);
+  void tune_steps();
   AlignedBytes new_arena() const;
   void run_group(const Context& context) const;
 

@@ -11,11 +11,24 @@
 namespace ulp {
 namespace {
 
+// Buffers beyond this (64 TiB) are a mistake; sums of sizes stay far below 2^63.
+constexpr int64_t kMaxBytes = int64_t{1} << 46;
+
+// Kernels may read this many bytes of an image's codes behind the last pixel, with weights of 0 (conv.h). They must be codes all the same,
+// for the bounds of narrow sums rest on that.
+constexpr int64_t kTail = 4;
+
 // A stretch of the arena that is in use from one step to another.
 struct Stretch {
   int64_t begin, end;
   int first_step, last_step;
 };
+
+void check_bytes(int64_t bytes, int64_t group) {
+  if (bytes <= kMaxBytes / group) return;
+  throw std::invalid_argument("the buffers of the plan take more than " + std::to_string(kMaxBytes >> 40) +
+                              " TiB with group = " + std::to_string(group) + "; the images are too large");
+}
 
 // The lowest place that is free for all of the steps. Large ones are placed first, which leaves few gaps.
 int64_t place(std::vector<Stretch>& taken, int64_t bytes, int first_step, int last_step) {
@@ -36,6 +49,7 @@ int64_t place(std::vector<Stretch>& taken, int64_t bytes, int first_step, int la
 // What lies around the image, and behind the channels where they are padded, becomes the code of zero.
 void fill_border(const Tensor& t, uint8_t* arena, int64_t images) {
   const Border& b = t.border;
+  std::memset(arena + t.begin + images * t.image, t.zero, kTail);
   for (int64_t i = 0; i < images; ++i) {
     uint8_t* begin = arena + t.begin + i * t.image;
     uint8_t* end = begin + t.image;
@@ -60,13 +74,16 @@ void Plan::finalize(int64_t group, bool throughput, bool tune) {
   if (steps_.empty() || infos_[0].name != "input") throw std::invalid_argument("the plan has no input");
   if (output_ports_.empty()) throw std::invalid_argument("the plan has no output");
   if (group < 1 || group > 1 << 16) throw std::invalid_argument("group = " + std::to_string(group) + " is outside 1..65536");
+  lay_out(group);
   group_ = group;
   throughput_ = throughput;
-  lay_out(group);
+  if (tune) tune_steps();
   finalized_ = true;
-  if (!tune) return;
+}
+
+void Plan::tune_steps() {
   AlignedBytes arena = new_arena();
-  const int threads = throughput ? 1 : num_threads();
+  const int threads = throughput_ ? 1 : num_threads();
   std::vector<AlignedBytes> results;
   std::vector<void*> outputs;
   for (const Port& port : output_ports_) {
@@ -85,6 +102,11 @@ AlignedBytes Plan::new_arena() const {
 
 void Plan::lay_out(int64_t group) {
   fresh_.assign(steps_.size(), {});
+  arena_bytes_ = 0;
+  for (Tensor& t : tensors_) {
+    t.first_step = t.last_step = t.port = -1;
+    t.begin = t.first = 0;
+  }
   for (size_t i = 0; i < steps_.size(); ++i) {
     const int step = static_cast<int>(i);
     for (const int id : steps_[i]->writes) {
@@ -124,16 +146,23 @@ void Plan::lay_out(int64_t group) {
     if (readers[static_cast<size_t>(id)] == 1) tensors_[static_cast<size_t>(id)].port = port;
   }
   for (Tensor& t : tensors_) {
-    if (t.first_step >= 0 && t.port < 0) wanted.push_back({group * t.image, t.first_step, t.last_step, &t.begin});
+    if (t.first_step < 0 || t.port >= 0) continue;
+    check_bytes(t.image, group);
+    wanted.push_back({group * t.image + (t.is_codes ? kTail : 0), t.first_step, t.last_step, &t.begin});
   }
   for (size_t i = 0; i < steps_.size(); ++i) {
     const int64_t bytes = steps_[i]->bind(tensors_, group, infos_[i]);
-    if (bytes > 0) wanted.push_back({group * bytes, static_cast<int>(i), static_cast<int>(i), &steps_[i]->scratch});
+    if (bytes <= 0) continue;
+    check_bytes(bytes, group);
+    wanted.push_back({group * bytes, static_cast<int>(i), static_cast<int>(i), &steps_[i]->scratch});
   }
   std::stable_sort(wanted.begin(), wanted.end(), [](const Wanted& a, const Wanted& b) { return a.bytes > b.bytes; });
   std::vector<Stretch> taken;
-  for (const Wanted& w : wanted) *w.at = place(taken, round_up(w.bytes, 64), w.first_step, w.last_step);
-  for (const Stretch& s : taken) arena_bytes_ = std::max(arena_bytes_, s.end);
+  for (const Wanted& w : wanted) {
+    *w.at = place(taken, round_up(w.bytes, 64), w.first_step, w.last_step);
+    check_bytes(taken.back().end, 1);
+    arena_bytes_ = std::max(arena_bytes_, taken.back().end);
+  }
   for (Tensor& t : tensors_) t.first = t.begin + t.border.top * t.row + t.border.left * t.pixel;
 }
 

@@ -71,24 +71,12 @@ class Winograd final : public Conv {
   const char* method() const override { return "winograd_avx2_2x2"; }
   int64_t scratch_bytes(const Source&) const override { return 0; }
 
-  // Runs as long as these weights allow.
+  // Runs as long as these weights allow. Shorter ones begin at other steps than the longer ones that were exact for the panels before, so
+  // then all panels are looked at once more.
   void bind(const Source&) override {
-    AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
-    AlignedBytes raw(static_cast<size_t>(raw_bytes()));
-    const int64_t steps = shape_.channels / 4;
-    for (int i = 0; i < kWinogradParts; ++i) flush_[i] = steps;
-    for (int64_t panel = 0; panel < weights_.layout.panels(); ++panel) {
-      const int units = weights_.layout.panel_units(panel);
-      expand(panel, units, raw.data(), u.data(), u_part());
-      for (int i = 0; i < kWinogradParts; ++i) {
-        const uint8_t* part = u.data() + i * u_part();
-        // Ever more runs; those of the least length are exact whatever the weights.
-        for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; ++runs) {
-          flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
-          if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
-        }
-      }
-    }
+    std::fill_n(flush_, kWinogradParts, shape_.channels / 4);
+    bool shorter = true;
+    while (shorter) shorter = shorten_runs() && weights_.layout.panels() > 1;
   }
 
   void run(const Source& source, int64_t images, uint8_t*, const Output& output, const Tasks& tasks) const override {
@@ -108,6 +96,29 @@ class Winograd final : public Conv {
   }
 
  private:
+  // One pass over the panels. True if runs became shorter.
+  bool shorten_runs() {
+    AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
+    AlignedBytes raw(static_cast<size_t>(raw_bytes()));
+    const int64_t steps = shape_.channels / 4;
+    bool shorter = false;
+    for (int64_t panel = 0; panel < weights_.layout.panels(); ++panel) {
+      const int units = weights_.layout.panel_units(panel);
+      expand(panel, units, raw.data(), u.data(), u_part());
+      for (int i = 0; i < kWinogradParts; ++i) {
+        const uint8_t* part = u.data() + i * u_part();
+        const int64_t before = flush_[i];
+        // Ever more runs; those of the least length are exact whatever the weights.
+        for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; ++runs) {
+          flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
+          if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
+        }
+        shorter |= flush_[i] < before;
+      }
+    }
+    return shorter;
+  }
+
   // What each output pixel of a tile adds to its column, four times: - 4 zero * (sum of weights), and what `added_` brought in.
   void make_constants(int a_zero) {
     const DenseLayout& layout = weights_.layout;
@@ -247,6 +258,11 @@ std::string why_not_winograd(const ConvProblem& p) {
   if (w.bits > 4 || p.a_bits > 6 || part_flush(p.a_bits, w, 5) < 1) {
     return "would overflow at W" + std::to_string(w.bits) + "A" + std::to_string(p.a_bits);
   }
+  // It sums four times the result.
+  const int64_t largest_a = std::max(p.a_zero, (1 << p.a_bits) - 1 - p.a_zero);
+  if (p.weights.layout.k > max_k_int32(4 * largest_a, std::max(-w.min(), w.max()))) {
+    return "would overflow int32 with " + std::to_string(s.channels) + " channels";
+  }
   return "";
 }
 
@@ -259,9 +275,13 @@ bool prefer_winograd(const ConvProblem& p) {
   return !(w_bits == 2 && p.a_bits <= 2 && (p.shape.channels < 64 || p.shape.pixels() < 180));
 }
 
-std::unique_ptr<Conv> make_winograd(const ConvProblem& p) {
+void check_winograd(const ConvProblem& p) {
   const std::string reason = why_not_winograd(p);
   if (!reason.empty()) throw std::invalid_argument("method 'winograd' cannot run here: it " + reason);
+}
+
+std::unique_ptr<Conv> make_winograd(const ConvProblem& p) {
+  check_winograd(p);
   return std::make_unique<Winograd>(p);
 }
 

@@ -13,7 +13,10 @@ std::string why_not_winograd(const ConvProblem& problem);
 // Whether it is expected to be faster than the direct way.
 bool prefer_winograd(const ConvProblem& problem);
 
-// Throws std::invalid_argument with why_not_winograd.
+// Throws std::invalid_argument with why_not_winograd, unless that is empty.
+void check_winograd(const ConvProblem& problem);
+
+// Throws likewise.
 std::unique_ptr<Conv> make_winograd(const ConvProblem& problem);
 
 }  // namespace ulp
