@@ -137,7 +137,7 @@ def layer(shape: Convolution, bits: tuple[int, int], method: str | None = None) 
     target = plan.codes(*shape.out, shape.filters, a_bits, 0, step)
     finish = {
         "scale": np.ones(shape.filters, np.float32), "bias": np.zeros(shape.filters, np.float32), "low": 0.0, "high": float("inf"),
-        "residual": None, "targets": [(target, 0)],
+        "residual": None, "targets": [(target, 0)], "thresholds": [None],
     }  # fmt: skip
     plan.input_codes(source, True)
     window = ((shape.stride,) * 2, (shape.padding,) * 4, (1, 1))
