@@ -103,13 +103,7 @@ def whole(options: Options) -> Result:
     clock: timing.Clock = "thread" if threads == 1 else "wall"
     with timing.pinned(options.core) if threads == 1 else contextlib.nullcontext() as core:
         for name in wanted:
-            with tempfile.TemporaryDirectory() as directory:
-                model = graph.model(name)
-                contestants = _network_contestants(model, _built(run, model, runtimes, Path(directory)), threads)
-                channels, height, width = model.graph.nodes[0].shape
-                # Seven rounds are enough where a run is long; a MAC is worth less time here than in a bare product.
-                rounds = options.rounds_for(model.graph.macs() // 8)
-                run.measure(name + _suffix(threads), (channels, height, width), contestants, clock, rounds)
+            _measure_network(run, name, runtimes, threads, clock)
     if run.ulp is not None:
         run.ulp.set_num_threads(1)
     result = run.result(clock, core)
@@ -118,8 +112,16 @@ def whole(options: Options) -> Result:
     return result
 
 
-def _suffix(threads: int) -> str:
-    return "" if threads == 1 else f", {threads} threads"
+def _measure_network(run: Run, name: str, runtimes: list[network.NetworkPeer], threads: int, clock: timing.Clock) -> None:
+    """One group. A function of its own, so that gigabytes of loaded models are gone before the next."""
+    with tempfile.TemporaryDirectory() as directory:
+        model = graph.model(name)
+        contestants = _network_contestants(model, _built(run, model, runtimes, Path(directory)), threads)
+        channels, height, width = model.graph.nodes[0].shape
+        # Seven rounds are enough where a run is long; a MAC is worth less time here than in a bare product.
+        rounds = run.options.rounds_for(model.graph.macs() // 8)
+        title = name if threads == 1 else f"{name}, {threads} threads"
+        run.measure(title, (channels, height, width), contestants, clock, rounds)
 
 
 def _in_a_process(options: Options, threads: int) -> Result:
