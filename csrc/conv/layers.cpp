@@ -21,6 +21,11 @@ constexpr int64_t kSumBytes = 12 * 1024;
 // Below this many multiply-accumulates (some 20 microseconds) waking a second thread costs more than it saves.
 constexpr int64_t kParallelMacs = int64_t{1} << 21;
 
+// Of each way to compute a convolution, when they are timed against one another.
+constexpr int kLeastRounds = 4;
+constexpr int kMostRounds = 24;
+constexpr double kTuneSeconds = 0.01;
+
 class ConvStep final : public Step {
  public:
   ConvStep(Slice source, const ConvProblem& problem, FinishSpec finish, std::string method)
@@ -45,13 +50,16 @@ class ConvStep final : public Step {
   // Keeps the fastest of the ways, by the clock.
   void tune(const Context& c, StepInfo& info) override {
     if (ways_.size() < 2) return;
+    using Clock = std::chrono::steady_clock;
+    const auto seconds_since = [](Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); };
     std::vector<double> best(ways_.size(), std::numeric_limits<double>::infinity());
-    for (int round = 0; round < 4; ++round) {
+    const Clock::time_point start = Clock::now();
+    // The first round warms up; small layers, which a neighbour on the machine disturbs most, get more of them.
+    for (int round = 0; round < kLeastRounds || (round < kMostRounds && seconds_since(start) < kTuneSeconds); ++round) {
       for (size_t i = 0; i < ways_.size(); ++i) {
-        const auto begin = std::chrono::steady_clock::now();
+        const Clock::time_point begin = Clock::now();
         run_way(*ways_[i], c);
-        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-        if (round > 0) best[i] = std::min(best[i], seconds);  // the first one warms up
+        if (round > 0) best[i] = std::min(best[i], seconds_since(begin));
       }
     }
     const auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
