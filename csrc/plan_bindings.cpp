@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -100,6 +99,18 @@ float float_of(const py::handle& x, const std::string& name) {
     throw py::type_error(name + ": expected a float, got " + type_name(x));
   }
   return static_cast<float>(value);
+}
+
+bool flag_of(const py::handle& x, const char* name) {
+  if (!PyBool_Check(x.ptr())) throw py::type_error(std::string(name) + ": expected a bool, got " + type_name(x));
+  return x.ptr() == Py_True;
+}
+
+// A method's or kernel's name; empty for None.
+std::string name_of(const py::handle& x, const char* name) {
+  if (x.is_none()) return "";
+  if (!PyUnicode_Check(x.ptr())) throw py::type_error(std::string(name) + ": expected None or a name, got " + type_name(x));
+  return py::str(x);
 }
 
 ulp::Thresholds thresholds_of(const py::handle& x) {
@@ -228,8 +239,10 @@ void check_array(const py::array& x, const py::object& dtype, int64_t images, co
     throw py::value_error(std::string(name) + " must be aligned");
 }
 
-py::list run(const PlanHolder& h, const py::array& x, const py::object& outputs, int64_t* step_ns) {
+py::list run(const PlanHolder& h, const py::object& input, const py::object& outputs, int64_t* step_ns) {
   if (!h.ready) throw py::value_error("the plan is not finalized");
+  if (!py::isinstance<py::array>(input)) throw py::type_error("x: expected a numpy array, got " + type_name(input));
+  const auto x = py::reinterpret_borrow<py::array>(input);
   check_array(x, h.input_dtype, -1, h.plan.input_port().shape, "x");
   const auto& ports = h.plan.output_ports();
   const int64_t images = x.shape(0);
@@ -319,19 +332,20 @@ void bind_plan(py::module_& m) {
           },
           py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("targets"))
       .def(
-          "input_codes", [](PlanHolder& h, Object tensor, bool nhwc) { h.call(&Plan::input_codes, int_of(tensor, "tensor"), nhwc); },
-          py::arg("tensor"), py::arg("nhwc").noconvert())
+          "input_codes",
+          [](PlanHolder& h, Object tensor, Object nhwc) { h.call(&Plan::input_codes, int_of(tensor, "tensor"), flag_of(nhwc, "nhwc")); },
+          py::arg("tensor"), py::arg("nhwc"))
       .def(
           "conv",
           [](PlanHolder& h, Object source, Object source_channel, Object weights, Object kernel, Object stride, Object padding,
-             Object dilation, Object weight_zero, Object finish, const std::optional<std::string>& method) {
+             Object dilation, Object weight_zero, Object finish, Object method) {
             h.call_with(weights, &Plan::conv, Slice{int_of(source, "source"), int_of(source_channel, "source_channel")},
                         weights_of(weights), Ints<2>(kernel, "kernel").values, Ints<2>(stride, "stride").values,
                         Ints<4>(padding, "padding").values, Ints<2>(dilation, "dilation").values, int_of(weight_zero, "weight_zero"),
-                        finish_of(finish), method.value_or(""));
+                        finish_of(finish), name_of(method, "method"));
           },
           py::arg("source"), py::arg("source_channel"), py::arg("weights"), py::arg("kernel"), py::arg("stride"), py::arg("padding"),
-          py::arg("dilation"), py::arg("weight_zero"), py::arg("finish"), py::arg("method").none(true))
+          py::arg("dilation"), py::arg("weight_zero"), py::arg("finish"), py::arg("method"))
       .def(
           "depthwise",
           [](PlanHolder& h, Object source, Object weights, Object stride, Object padding, Object dilation, Object finish) {
@@ -346,11 +360,11 @@ void bind_plan(py::module_& m) {
           py::arg("source"), py::arg("weights"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("finish"))
       .def(
           "linear",
-          [](PlanHolder& h, Object source, Object weights, Object weight_zero, Object finish, const std::optional<std::string>& kernel) {
+          [](PlanHolder& h, Object source, Object weights, Object weight_zero, Object finish, Object kernel) {
             h.call_with(weights, &Plan::linear, int_of(source, "source"), weights_of(weights), int_of(weight_zero, "weight_zero"),
-                        finish_of(finish), kernel.value_or(""));
+                        finish_of(finish), name_of(kernel, "kernel"));
           },
-          py::arg("source"), py::arg("weights"), py::arg("weight_zero"), py::arg("finish"), py::arg("kernel").none(true))
+          py::arg("source"), py::arg("weights"), py::arg("weight_zero"), py::arg("finish"), py::arg("kernel"))
       .def(
           "max_pool",
           [](PlanHolder& h, Object source, Object target, Object rows, Object columns, Object dilation) {
@@ -377,17 +391,21 @@ void bind_plan(py::module_& m) {
           },
           py::arg("source"), py::arg("source_channel"), py::arg("channels"), py::arg("target"), py::arg("rows"), py::arg("columns"))
       .def(
-          "output", [](PlanHolder& h, Object tensor, bool nhwc) { h.call(&Plan::output, int_of(tensor, "tensor"), nhwc); },
-          py::arg("tensor"), py::arg("nhwc").noconvert())
+          "output",
+          [](PlanHolder& h, Object tensor, Object nhwc) { h.call(&Plan::output, int_of(tensor, "tensor"), flag_of(nhwc, "nhwc")); },
+          py::arg("tensor"), py::arg("nhwc"))
       .def(
-          "finalize", [](PlanHolder& h, Object group, bool throughput, bool tune) { h.finalize(int_of(group, "group"), throughput, tune); },
-          py::arg("group"), py::arg("throughput").noconvert(), py::arg("tune").noconvert() = false)
+          "finalize",
+          [](PlanHolder& h, Object group, Object throughput, Object tune) {
+            h.finalize(int_of(group, "group"), flag_of(throughput, "throughput"), flag_of(tune, "tune"));
+          },
+          py::arg("group"), py::arg("throughput"), py::arg("tune") = py::bool_(false))
       .def(
-          "run", [](const PlanHolder& h, const py::array& x, const py::object& outputs) { return run(h, x, outputs, nullptr); },
-          py::arg("x"), py::arg("outputs") = py::none())
+          "run", [](const PlanHolder& h, Object x, Object outputs) { return run(h, x, outputs, nullptr); }, py::arg("x"),
+          py::arg("outputs") = py::none())
       .def(
           "profile",
-          [](const PlanHolder& h, const py::array& x) {
+          [](const PlanHolder& h, Object x) {
             py::array_t<int64_t> ns(static_cast<py::ssize_t>(h.open().steps().size()));
             std::fill_n(ns.mutable_data(), ns.size(), 0);
             py::list results = run(h, x, py::none(), ns.mutable_data());

@@ -109,7 +109,7 @@ class Winograd final : public Conv {
         const uint8_t* part = u.data() + i * u_part();
         const int64_t before = flush_[i];
         // Ever more runs; those of the least length are exact whatever the weights.
-        for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; ++runs) {
+        for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; runs += 1 + runs / 16) {
           flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
           if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
         }
