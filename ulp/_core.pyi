@@ -101,8 +101,8 @@ class Plan:
 
     A tensor of codes holds unsigned bytes u of `bits` bits: u = clamp(rint(v * (1 / scale)) + zero, 0, 2^bits - 1) in float32, halves to
     even; u stands for (u - zero) * scale. The input is the first step; steps run in the order in which they are added, and each tensor is
-    written before it is read. A target is (tensor, first channel). ValueError for whatever does not fit, TypeError for an argument of another
-    type or dtype; a refused call changes nothing.
+    written before it is read. A target is (tensor, first channel). ValueError for whatever does not fit, TypeError for an argument of
+    another type or dtype; a refused call changes nothing.
 
     `finish`, the epilogue of a step, is a dict of all of these, but for scale and bias in some steps:
         scale, bias   float32 (N,), only where the step says so: v = float32(acc) * scale[c] + bias[c], two roundings
