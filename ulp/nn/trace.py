@@ -72,8 +72,7 @@ class Symbol:
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._unknown("a numpy function")
 
-    def __array_ufunc__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self._unknown("a numpy function")
+    __array_ufunc__ = None  # numpy's operators then ask Symbol's
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
