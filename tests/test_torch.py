@@ -515,7 +515,7 @@ def test_export_save_and_load() -> None:
 
 def test_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (block,) = (b for b in re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "ulp.torch" in b)
     x = images()
     names = {"model": model(), "batches": [x], "x": x}
     exec(block, names)
