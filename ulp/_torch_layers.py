@@ -141,7 +141,7 @@ def _make_linear(
     )
 
 
-# The arguments that both operators have. torch.library.Library rather than custom_op: a call costs 7 microseconds instead of 25.
+# The arguments that both operators have. torch.library.Library rather than custom_op, whose calls go through more Python.
 _COMMON = (
     "Tensor x, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor act_scale, Tensor act_zero, "
     "int[] weight_shape, int bits, int act_bits, bool? act_signed, bool dynamic"

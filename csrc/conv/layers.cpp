@@ -18,9 +18,6 @@ namespace {
 // Sums on their way to the epilogue stay in the first-level cache.
 constexpr int64_t kSumBytes = 12 * 1024;
 
-// Below this many multiply-accumulates (some 20 microseconds) waking a second thread costs more than it saves.
-constexpr int64_t kParallelMacs = int64_t{1} << 21;
-
 // Of each way to compute a convolution, when they are timed against one another.
 constexpr int kLeastRounds = 4;
 constexpr int kMostRounds = 24;

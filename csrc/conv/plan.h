@@ -95,8 +95,8 @@ class Plan {
 
   void input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets);
   void input_codes(int tensor, bool nhwc);
-  // padding: top, left, bottom, right. Weights of kernel height x padded (width x channels) are `tight` (conv.h), those of both shapes,
-  // too. method: "", "direct", "winograd" or a kernel's name. `weights` must outlive the plan.
+  // padding: top, left, bottom, right. Weights of kernel height x padded (width x channels) are `tight` (conv.h); where K fits
+  // both ways they are taken so, too. method: "", "direct", "winograd" or a kernel's name. `weights` must outlive the plan.
   void conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
             const int (&dilation)[2], int w_zero, FinishSpec finish, const std::string& method);
   // weights: kernel[0] x kernel[1] x channels
@@ -109,8 +109,9 @@ class Plan {
   void rescale(int source, FinishSpec finish);
   void gather(Slice source, int64_t channels, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns);
   void output(int tensor, bool nhwc);
-  // group: images that go through the steps together. throughput: groups go to threads, instead of each step's rows. tune: convolutions
-  // that can be computed in several ways are timed, on this CPU with the threads of now.
+  // group: images that go through the steps together. throughput: where a call brings several groups they go to threads, instead of
+  // each step's rows. tune: convolutions that can be computed in several ways are timed, on this CPU, for one image, with the threads of now
+  // (one with throughput).
   void finalize(int64_t group, bool throughput, bool tune);
 
   // What a caller must bring: the dtype and shape of one image of the input, and of each output.

@@ -14,9 +14,6 @@ namespace {
 // The rows of packed A that are kept in the second-level cache while all panels of B pass by.
 constexpr int64_t kABlockBytes = 192 * 1024;
 
-// Below this many multiply-accumulates (some 20 microseconds) waking a second thread costs more than it saves.
-constexpr int64_t kParallelMacs = int64_t{1} << 21;
-
 // Rows that are turned into codes at a time, on their way to the kernel's own layout.
 constexpr int kEncodeRows = 8;
 

@@ -13,6 +13,9 @@ namespace ulp {
 
 inline constexpr int kMaxThreads = 1024;
 
+// Below this many multiply-accumulates (some 20 microseconds) waking a second thread costs more than it saves.
+inline constexpr int64_t kParallelMacs = int64_t{1} << 21;
+
 int num_threads();
 void set_num_threads(int n);  // throws std::invalid_argument outside 1 .. kMaxThreads
 
