@@ -110,8 +110,8 @@ class Plan {
   void gather(Slice source, int64_t channels, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns);
   void output(int tensor, bool nhwc);
   // group: images that go through the steps together. throughput: where a call brings several groups they go to threads, instead of
-  // each step's rows. tune: convolutions that can be computed in several ways are timed, on this CPU, for one image, with the threads of now
-  // (one with throughput).
+  // each step's rows. tune: convolutions that can be computed in several ways are timed, on this CPU, for one image, with the threads of
+  // now (one with throughput).
   void finalize(int64_t group, bool throughput, bool tune);
 
   // What a caller must bring: the dtype and shape of one image of the input, and of each output.
