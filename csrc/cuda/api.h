@@ -1,0 +1,184 @@
+// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. launch.cu implements it.
+//
+// Pointers are device addresses unless a comment says host. A Stream is a cudaStream_t. Every function makes the device that it works on
+// current and puts the caller's back before it returns or throws.
+//
+// The bindings check what they are given before they call: encodings are valid, 0 <= m, n, k <= kLargestSide, the device exists, strides
+// and pointers fit, sums stay in int32. Shapes may be empty: with n or m = 0 nothing is written, with k = 0 every sum is zero.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gemm/epilogue.h"
+#include "pack/bits.h"
+#include "pack/pack.h"
+
+namespace ulp::cuda {
+
+using Stream = void*;  // nullptr: the default stream
+
+inline constexpr int64_t kLargestSide = INT64_C(2147483647);
+// Of a workspace, of packed weights and of channel sums.
+inline constexpr size_t kAlignment = 256;
+
+// The runtime or the driver said no; what() is its reason in words.
+struct DeviceError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+// cudaErrorMemoryAllocation.
+struct OutOfMemory : DeviceError {
+  using DeviceError::DeviceError;
+};
+// A value lies outside the interval of its encoding: the first one, counted row by row.
+struct OutOfRange : std::runtime_error {
+  explicit OutOfRange(int64_t at) : std::runtime_error("a value is out of range"), index(at) {}
+  int64_t index;
+};
+
+// ------------------------------------------------------------------------------------------------------------------------ devices
+
+// What the choice of a kernel depends on.
+struct Machine {
+  int arch = 0;  // 10 * major + minor: 75, 80, 86, 89, 90, 100, 120
+  int sms = 0;   // multiprocessors
+};
+
+struct Device {
+  std::string name;
+  Machine machine;
+  int64_t memory = 0;  // bytes
+};
+
+// Never empty: DeviceError with the driver's reason where there is none.
+std::vector<Device> devices();
+// Cheap: asked in every call. DeviceError where there is no such device.
+Machine machine_of(int device);
+// The calling thread's current device.
+int current_device();
+// (name, value): "cuda" the version built with, "architectures" the targets as in ULP_CUDA_ARCHITECTURES.
+std::vector<std::pair<std::string, std::string>> build_facts();
+
+// ------------------------------------------------------------------------------------------------------------------------- memory
+
+// Bytes of a device's memory, aligned to kAlignment, not initialised. Freed when nothing that was started before can still read them.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  DeviceMemory(int device, size_t size);  // OutOfMemory; size 0 takes none
+  DeviceMemory(DeviceMemory&& other) noexcept { *this = std::move(other); }
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(device_, other.device_);
+    return *this;
+  }
+  ~DeviceMemory();
+
+  void* data() const { return data_; }
+  size_t size() const { return size_; }
+  int device() const { return device_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+  int device_ = 0;
+};
+
+// To and from the start of `memory`; both have happened on return. size <= memory.size().
+void upload(const DeviceMemory& memory, const void* host, size_t size);
+void download(void* host, const DeviceMemory& memory, size_t size);
+
+// ------------------------------------------------------------------------------------------------------------------------ weights
+
+// b (K x N), packed on one device at bits / 8 bytes a value (layout.h).
+struct Weights {
+  int64_t k = 0;
+  int64_t n = 0;
+  Encoding encoding{1, false};
+  DeviceMemory data;
+  DeviceMemory sums;  // n int32: sums over k of what is stored (arguments.h)
+};
+
+// b in host memory, any strides (bytes), values in the interval of e.
+Weights pack_on_host(const MatrixView& b, Encoding e, int device);
+// b in the device's memory, strides in bytes and not negative. Waits for the stream; OutOfRange with the index in K x N row by row.
+Weights pack_on_device(const MatrixView& b, Encoding e, int device, Stream stream);
+// The values, int8 or uint8 as the encoding says, row by row, into host memory.
+void unpack(const Weights& weights, uint8_t* host);
+
+// --------------------------------------------------------------------------------------------------------------------------- gemm
+
+struct Shape {
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  Encoding a{1, false};
+  Encoding b{1, false};
+};
+
+// What the choice of a kernel knows of a call.
+struct Situation {
+  Shape shape;
+  bool aligned = true;        // rows of a start at multiples of 16 bytes
+  bool b_zero_point = false;  // some b_zero is not 0
+};
+
+// Pure: no device is asked. pick.cpp fills it, launch.cu obeys it.
+struct Choice {
+  std::string kernel;
+  std::array<int, 3> tile{};  // m, n, k
+  std::array<int64_t, 3> grid{};
+  int splits = 1;  // parts of K
+  int64_t shared_bytes = 0;
+  int64_t workspace_bytes = 0;  // what gemm must be given, all of it: slices of split sums, row sums of a
+  std::string text;             // the choice explained, a few lines for people
+};
+
+// Best first.
+std::vector<std::string> kernel_names();
+// kernel: a name, or nullptr for the best one. std::invalid_argument, worded for the user, where the name is unknown (lists what is known)
+// or cannot run this call on this machine.
+Choice pick(const Situation& situation, const Machine& machine, const char* kernel);
+
+// csrc/gemm/epilogue.h with device addresses, but for a scale that all columns share.
+struct DeviceEpilogue {
+  OutputKind kind = OutputKind::int32;
+  float scale = 1.0f;
+  const float* scales = nullptr;  // n; instead of scale
+  const int32_t* bias = nullptr;
+  const float* float_bias = nullptr;
+  bool relu = false;
+  int qmin = 0;
+  int qmax = 0;
+  int zero = 0;
+};
+
+struct DeviceProblem {
+  const void* a = nullptr;  // m x k bytes, columns adjacent
+  int64_t m = 0;
+  int64_t row_stride = 0;  // bytes; >= k where m > 1
+  Encoding a_encoding{1, false};
+  int32_t a_zero = 0;
+  const Weights* b = nullptr;
+  int32_t b_zero = 0;
+  const int32_t* b_zeros = nullptr;  // n; instead of b_zero
+  DeviceEpilogue epilogue;
+  void* out = nullptr;     // m x n of the epilogue's type, columns adjacent; overlaps nothing that is read
+  int64_t out_stride = 0;  // elements
+};
+
+// Starts the product on the stream and returns: no allocation, no synchronisation, so that a stream that is being captured takes it.
+// workspace: pick(...).workspace_bytes for this very situation, at a multiple of kAlignment; its contents do not matter before or after.
+// std::invalid_argument where it is too small, or as pick.
+void gemm(const DeviceProblem& problem, const char* kernel, void* workspace, size_t workspace_bytes, Stream stream);
+
+// Index, counted row by row, of the first of m x k values outside the interval of e, or -1. Waits for the stream.
+int64_t find_out_of_range(const void* a, int64_t m, int64_t k, int64_t row_stride, Encoding e, int device, Stream stream);
+
+}  // namespace ulp::cuda
