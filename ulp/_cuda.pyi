@@ -1,0 +1,134 @@
+"""Typed view of the native module for GPUs, which is built with -DULP_CUDA=ON. `ulp._gpu` wraps it; nothing here is public.
+
+Pointers are addresses in a device's memory; a stream is a cudaStream_t as an int, 0 the default one. Strides are in bytes where the name does
+not say otherwise. ValueError for numbers that do not fit, RuntimeError with the driver's reason, MemoryError where the device is full.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+class OutOfRange(ValueError):  # noqa: N818  # the name of the native class, which users meet as ValueError
+    """A value lies outside its interval. args[0]: index of the first one, counted row by row, or -1 where it is not known."""
+
+class Weights:
+    """b (k, n), packed for the tensor cores (csrc/cuda/layout.h), on one device."""
+
+    @staticmethod
+    def from_host(b: npt.NDArray[Any], bits: int, device: int) -> Weights:
+        """b: (k, n) uint8 or int8, any strides. Raises OutOfRange(-1)."""
+    @staticmethod
+    def from_device(
+        pointer: int, k: int, n: int, stride_k: int, stride_n: int, signed: bool, bits: int, device: int, stream: int
+    ) -> Weights:
+        """Packs on the device. Waits for the stream. Raises OutOfRange."""
+    @property
+    def k(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def signed(self) -> bool: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed values, without the channel sums."""
+    def to_host(self) -> npt.NDArray[np.uint8]:
+        """The packed bytes, a copy."""
+    def sums(self) -> npt.NDArray[np.int32]:
+        """The channel sums of what is stored, (n,), a copy."""
+    def unpack(self) -> npt.NDArray[Any]:
+        """The values, (k, n) uint8 or int8, in host memory."""
+
+class Buffer:
+    """Bytes of a device's memory; freed with the object."""
+
+    def __init__(self, nbytes: int, device: int) -> None: ...
+    @staticmethod
+    def from_numpy(array: npt.NDArray[Any], device: int) -> Buffer:
+        """The array's elements in C order."""
+    def to_numpy(self, dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+        """A new array of the first bytes. Waits for the device."""
+    @property
+    def pointer(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def device(self) -> int: ...
+
+def build_info() -> dict[str, str]:
+    """cuda (version), architectures, kernels."""
+
+def devices() -> list[dict[str, Any]]:
+    """name, arch (10 * major + minor), sms, memory (bytes) of each. RuntimeError with the driver's reason where there is none."""
+
+def current_device() -> int:
+    """Of the calling thread."""
+
+def kernels() -> list[str]:
+    """Names, best first."""
+
+def pick(
+    m: int,
+    n: int,
+    k: int,
+    a_bits: int,
+    a_signed: bool,
+    b_bits: int,
+    arch: int,
+    sms: int,
+    aligned: bool,
+    kernel: str | None = ...,
+    *,
+    b_signed: bool = ...,
+    b_zero_point: bool = ...,
+) -> dict[str, Any]:
+    """What a call would run: kernel, tile (m, n, k), grid (x, y, z), splits, shared_bytes, workspace_bytes, text. Asks no device.
+
+    aligned: rows of a start at multiples of 16 bytes. b_zero_point: some b_zero is not 0. ValueError for a kernel that cannot.
+    """
+
+def check(pointer: int, m: int, k: int, row_stride: int, signed: bool, bits: int, device: int, stream: int) -> int:
+    """Index of the first value outside its interval, counted row by row, or -1. Waits for the stream."""
+
+def workspace(weights: Weights, m: int, a_bits: int, a_signed: bool, aligned: bool, b_zero_point: bool, kernel: str | None) -> int:
+    """Bytes that `gemm` must be given for this call, at a multiple of 256."""
+
+def gemm(
+    a: int,
+    m: int,
+    row_stride: int,
+    a_signed: bool,
+    a_bits: int,
+    weights: Weights,
+    a_zero: int,
+    b_zero: int,
+    b_zeros: int,
+    out: int,
+    out_stride: int,
+    kind: Literal["int32", "float32", "quantised"],
+    scale: float,
+    scales: int,
+    bias: int,
+    float_bias: int,
+    relu: bool,
+    out_bits: int,
+    out_signed: bool,
+    out_zero: int,
+    workspace: int,
+    workspace_bytes: int,
+    stream: int,
+    kernel: str | None,
+) -> None:
+    """Starts `ulp.gemm` of (m, k) bytes at a, columns adjacent, with the weights. Neither waits nor allocates: a stream in capture takes it.
+
+    b_zeros, scales, bias (int32), float_bias: pointers to n values, or 0; out_stride in elements. The caller has seen to it that values lie in
+    their intervals and sums in int32, and keeps every array until the stream is past the call.
+    """
+
+def dlpack(capsule: object) -> dict[str, Any]:
+    """What a capsule of `__dlpack__` describes: pointer, shape, strides (elements), typestr ("|i1"), device. The capsule keeps the memory."""
