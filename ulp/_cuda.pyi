@@ -1,7 +1,7 @@
 """Typed view of the native module for GPUs, which is built with -DULP_CUDA=ON. `ulp._gpu` wraps it; nothing here is public.
 
-Pointers are addresses in a device's memory; a stream is a cudaStream_t as an int, 0 the default one. Strides are in bytes where the name does
-not say otherwise. ValueError for numbers that do not fit, RuntimeError with the driver's reason, MemoryError where the device is full.
+Pointers are addresses in a device's memory; a stream is a cudaStream_t as an int, 0 the default one. Strides are in bytes unless the text
+says otherwise. ValueError for numbers that do not fit, RuntimeError with the driver's reason, MemoryError where the device is full.
 """
 
 from collections.abc import Sequence
@@ -51,8 +51,6 @@ class Buffer:
     @staticmethod
     def from_numpy(array: npt.NDArray[Any], device: int) -> Buffer:
         """The array's elements in C order."""
-    def to_numpy(self, dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
-        """A new array of the first bytes. Waits for the device."""
     @property
     def pointer(self) -> int: ...
     @property
@@ -124,11 +122,14 @@ def gemm(
     stream: int,
     kernel: str | None,
 ) -> None:
-    """Starts `ulp.gemm` of (m, k) bytes at a, columns adjacent, with the weights. Neither waits nor allocates: a stream in capture takes it.
+    """Starts `ulp.gemm` of (m, k) bytes at a, columns adjacent, with the weights. Neither waits nor allocates, as capture demands.
 
-    b_zeros, scales, bias (int32), float_bias: pointers to n values, or 0; out_stride in elements. The caller has seen to it that values lie in
-    their intervals and sums in int32, and keeps every array until the stream is past the call.
+    b_zeros, scales, bias (int32), float_bias: pointers to n values, or 0; out_stride in elements. The caller has seen to it that values lie
+    in their intervals and sums in int32, and keeps every array until the stream is past the call.
     """
 
+def to_numpy(pointer: int, shape: Sequence[int], dtype: np.dtype[Any], device: int, stream: int) -> npt.NDArray[Any]:
+    """A copy of a C-contiguous array in a device's memory. Waits for the stream."""
+
 def dlpack(capsule: object) -> dict[str, Any]:
-    """What a capsule of `__dlpack__` describes: pointer, shape, strides (elements), typestr ("|i1"), device. The capsule keeps the memory."""
+    """What a capsule of `__dlpack__` describes: pointer, shape, strides (elements), typestr ("|i1"), device. It keeps the memory."""

@@ -90,9 +90,10 @@ class DeviceMemory {
   int device_ = 0;
 };
 
-// To and from the start of `memory`; both have happened on return. size <= memory.size().
-void upload(const DeviceMemory& memory, const void* host, size_t size);
-void download(void* host, const DeviceMemory& memory, size_t size);
+// Into a device's memory; has happened on return.
+void upload(void* target, const void* host, size_t size, int device);
+// Out of it, when all that the stream was given before is done; has happened on return.
+void download(void* host, const void* source, size_t size, int device, Stream stream);
 
 // ------------------------------------------------------------------------------------------------------------------------ weights
 
@@ -125,7 +126,7 @@ struct Shape {
 // What the choice of a kernel knows of a call.
 struct Situation {
   Shape shape;
-  bool aligned = true;        // rows of a start at multiples of 16 bytes
+  bool aligned = true;        // a's address and row_stride are multiples of 16
   bool b_zero_point = false;  // some b_zero is not 0
 };
 

@@ -145,7 +145,7 @@ py::array_t<T> host_copy(const DeviceMemory& memory) {
   py::array_t<T> out(static_cast<py::ssize_t>(memory.size() / sizeof(T)));
   T* host = out.mutable_data();
   py::gil_scoped_release release;
-  ulp::cuda::download(host, memory, memory.size());
+  ulp::cuda::download(host, memory.data(), memory.size(), memory.device(), nullptr);
   return out;
 }
 
@@ -234,17 +234,19 @@ DeviceMemory buffer_from_numpy(const py::array& array, int device) {
   DeviceMemory memory = new_buffer(dense.nbytes(), device);
   const void* host = dense.data();
   py::gil_scoped_release release;
-  ulp::cuda::upload(memory, host, memory.size());
+  ulp::cuda::upload(memory.data(), host, memory.size(), device);
   return memory;
 }
 
-py::array buffer_to_numpy(const DeviceMemory& memory, const py::dtype& dtype, const std::vector<py::ssize_t>& shape) {
+// C-contiguous.
+py::array to_numpy(Address pointer, const std::vector<py::ssize_t>& shape, const py::dtype& dtype, int device, Address stream) {
   py::array out(dtype, shape);
-  const auto size = static_cast<size_t>(out.nbytes());
-  if (size > memory.size()) refuse("the buffer has " + std::to_string(memory.size()) + " bytes, not " + std::to_string(size));
+  const py::ssize_t size = out.nbytes();
+  check_pointer(pointer, size, 1, "pointer");
+  check_device(device);
   void* host = out.mutable_data();
   py::gil_scoped_release release;
-  ulp::cuda::download(host, memory, size);
+  if (size > 0) ulp::cuda::download(host, at<const void>(pointer), static_cast<size_t>(size), device, at<void>(stream));
   return out;
 }
 
@@ -323,7 +325,6 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
   py::class_<DeviceMemory>(m, "Buffer", py::module_local())
       .def(py::init(&new_buffer), py::arg("nbytes"), py::arg("device"))
       .def_static("from_numpy", buffer_from_numpy, py::arg("array"), py::arg("device"))
-      .def("to_numpy", buffer_to_numpy, py::arg("dtype"), py::arg("shape"))
       .def_property_readonly("pointer", [](const DeviceMemory& b) { return reinterpret_cast<Address>(b.data()); })
       .def_property_readonly("nbytes", &DeviceMemory::size)
       .def_property_readonly("device", &DeviceMemory::device);
@@ -343,5 +344,6 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
         py::arg("a_zero"), py::arg("b_zero"), py::arg("b_zeros"), py::arg("out"), py::arg("out_stride"), py::arg("kind"), py::arg("scale"),
         py::arg("scales"), py::arg("bias"), py::arg("float_bias"), py::arg("relu"), py::arg("out_bits"), py::arg("out_signed"),
         py::arg("out_zero"), py::arg("workspace"), py::arg("workspace_bytes"), py::arg("stream"), py::arg("kernel").none(true));
+  m.def("to_numpy", to_numpy, py::arg("pointer"), py::arg("shape"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
   m.def("dlpack", describe_dlpack, py::arg("capsule"));
 }
