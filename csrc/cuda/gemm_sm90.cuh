@@ -1,0 +1,311 @@
+// The product on Hopper (sm_90a): warpgroup products of signed bytes, weights unpacked in registers, activations in shared memory.
+//
+// A block of threads makes tiles of 128 channels x kTokens. One warp of the first warpgroup brings, block of k by block of k, the weights
+// of the tile (one contiguous bulk copy: a panel of layout.h) and the activations (a box of a tensor map, 128-byte swizzled) into a ring of
+// stages; the two other warpgroups, 64 channels each, multiply. Each stage has two barriers: `full` counts the bytes, `empty` one arrival a
+// consumer warp. With weights as the A operand in registers the tensor cores read only the activations from shared memory, 64 of its 128
+// bytes a clock for tiles 64 tokens wide and more, and unpacking one block of k overlaps the products of the block before.
+//
+// Blocks form clusters for two reasons, which combine. *Multicast*: two blocks with neighbouring channels and the same tokens bring half of
+// the activations each, for both; a stage is then empty when the consumers of both say so. *Splits*: where tiles are few (small M), several
+// blocks share the k of one tile; their sums meet through distributed shared memory, each block finishing a part of the tile.
+// The rank in the cluster is split * multicast + channel.
+//
+//     shared memory    [stage][activations: token rows of 128 bytes, swizzled | weights of 8 strips]   [barriers]   [sums, with splits]
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/arguments.h"
+#include "cuda/epilogue.cuh"
+#include "cuda/functions.cuh"
+#include "cuda/gemm_mma.cuh"
+#include "cuda/layout.h"
+#include "cuda/ptx_sm90.cuh"
+#include "cuda/tiles.h"
+#include "cuda/unpack.cuh"
+
+namespace ulp::cuda {
+
+// The tile with this number: groups of token tiles, within a group tokens fastest. `channel_tile` counts clusters of `multicast` tiles.
+struct Sm90Tile {
+  int token_tile;
+  int channel_tile;
+
+  __device__ Sm90Tile(const Arguments& p, int tile) {
+    const int columns = (p.channel_tiles + p.multicast - 1) / p.multicast;
+    const int group = tile / (kSm90TokenGroup * columns);
+    const int in_group = tile % (kSm90TokenGroup * columns);
+    const int tokens = min(kSm90TokenGroup, p.token_tiles - group * kSm90TokenGroup);
+    token_tile = group * kSm90TokenGroup + in_group % tokens;
+    channel_tile = in_group / tokens;
+  }
+};
+
+// A position in the ring of stages, and the parity of the phase it is in.
+struct Sm90Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// What a block of threads knows of itself.
+template <int kBits, int kTokens>
+struct Sm90Block {
+  uint32_t shared;
+  uint32_t barriers;
+  int rank_channel;  // in the cluster
+  int rank_split;
+  int cluster;
+  int clusters;
+  int tiles;
+  int block_begin;
+  int block_end;
+
+  __device__ explicit Sm90Block(const Arguments& p) {
+    shared = ptx::shared_base();
+    barriers = shared + p.stages * sm90_stage_bytes(kBits, kTokens);
+    const int size = p.multicast * p.splits;
+    const int rank = static_cast<int>(ptx::cluster_rank());
+    rank_channel = rank % p.multicast;
+    rank_split = rank / p.multicast;
+    cluster = static_cast<int>(blockIdx.x) / size;
+    clusters = static_cast<int>(gridDim.x) / size;
+    tiles = p.token_tiles * ((p.channel_tiles + p.multicast - 1) / p.multicast);
+    block_begin = rank_split * p.blocks_per_split;
+    block_end = min(block_begin + p.blocks_per_split, (p.k + kBlock - 1) / kBlock);
+  }
+  __device__ uint32_t full(int stage) const { return barriers + 16 * stage; }
+  __device__ uint32_t empty(int stage) const { return barriers + 16 * stage + 8; }
+  __device__ uint32_t activations(int stage) const { return shared + stage * sm90_stage_bytes(kBits, kTokens); }
+  __device__ uint32_t weights(int stage) const { return activations(stage) + kTokens * kBlock; }
+  __device__ uint32_t exchange() const { return barriers + sm90_barrier_bytes(); }
+  // The panel of weights of this block's part of a tile, which may not exist where channel tiles are not a multiple of the cluster.
+  __device__ int panel(const Arguments& p, const Sm90Tile& tile) const { return tile.channel_tile * p.multicast + rank_channel; }
+  __device__ int strips(const Arguments& p, int panel) const {
+    return max(0, min(kPanelStrips, (p.n + kStrip - 1) / kStrip - panel * kPanelStrips));
+  }
+};
+
+// The copying warp, one lane of it.
+template <int kBits, int kTokens>
+__device__ inline void sm90_produce(const CUtensorMap* map, const Arguments& p, const Sm90Block<kBits, kTokens>& own) {
+  const int rows = kTokens / p.multicast;  // that this block brings, for every block of its cluster with the same split
+  const uint16_t ranks = static_cast<uint16_t>(((1 << p.multicast) - 1) << (own.rank_split * p.multicast));
+  const int64_t blocks = (p.k + kBlock - 1) / kBlock;
+  Sm90Ring ring;
+  for (int number = own.cluster; number < own.tiles; number += own.clusters) {
+    const Sm90Tile tile(p, number);
+    const int panel = own.panel(p, tile);
+    const uint32_t bytes = own.strips(p, panel) * strip_bytes(kBits);
+    const unsigned char* weights = p.weights + panel * blocks * (kPanelStrips * strip_bytes(kBits));
+#pragma unroll 1  // its registers are few
+    for (int block = own.block_begin; block < own.block_end; ++block) {
+      ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier counts as empty
+      const uint32_t full = own.full(ring.stage);
+      ptx::barrier_arrive_expect(full, bytes + kTokens * kBlock);
+      const uint32_t to = own.activations(ring.stage) + own.rank_channel * rows * kBlock;
+      const int token = tile.token_tile * kTokens + own.rank_channel * rows;
+      if (p.multicast > 1) {
+        ptx::tensor_copy_multicast(to, map, block * kBlock, token, full, ranks);
+      } else {
+        ptx::tensor_copy(to, map, block * kBlock, token, full);
+      }
+      if (bytes > 0) ptx::bulk_copy(own.weights(ring.stage), weights + static_cast<int64_t>(block) * bytes, bytes, full);
+      ring.advance(p.stages);
+    }
+  }
+}
+
+// Says that this warp has read a stage, to every block that fills it.
+template <int kBits, int kTokens>
+__device__ inline void sm90_release(const Arguments& p, const Sm90Block<kBits, kTokens>& own, int stage, int lane) {
+  __syncwarp();
+  if (lane < p.multicast) ptx::barrier_arrive_remote(own.empty(stage), own.rank_split * p.multicast + lane);
+}
+
+// Starts the products of one block of k, once it is there; a receives the weights, which must stay until the products are done.
+template <int kBits, int kTokens, bool kUnsigned>
+__device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Ring& ring, int warp, int lane,
+                                     bool accumulate, uint32_t (&a)[4][4],
+                                     int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+  constexpr int kColumns = sm90_columns(kTokens);
+  ptx::barrier_wait(own.full(ring.stage), ring.phase);
+  const Words<kBits> words = load_words<kBits>(own.weights(ring.stage) + warp * strip_bytes(kBits), lane);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) unpack_bytes(words, step, p.bipolar, a[step]);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+#pragma unroll
+    for (int part = 0; part < kTokens / kColumns; ++part) {
+      const uint64_t b = ptx::swizzled_descriptor(own.activations(ring.stage) + part * kColumns * kBlock + step * 32);
+      ptx::wgmma<kColumns, kUnsigned>(acc[part], a[step], b, accumulate || step > 0);
+    }
+  }
+  ptx::wgmma_commit();
+}
+
+// One tile of a consumer warp, from the first block of k to the sums in registers.
+template <int kBits, int kTokens, bool kUnsigned>
+__device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits, kTokens>& own, Sm90Ring& ring, bool there, int warp,
+                                       int lane, int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+  if (!there) {
+    // Nothing but the part in the protocol: the neighbour's activations still pass through here.
+    for (int block = own.block_begin; block < own.block_end; ++block) {
+      ptx::barrier_wait(own.full(ring.stage), ring.phase);
+      sm90_release(p, own, ring.stage, lane);
+      ring.advance(p.stages);
+    }
+    return;
+  }
+  // |acc| <= K of the split * 128 * 255 < 2^31, as blocks_per_split * kBlock <= kMaxSplitK: unpack.cuh.
+  uint32_t even[4][4];  // the weights of the products under way, and of the next
+  uint32_t odd[4][4];
+  int before = 0;  // the stage that the products under way read
+  const auto step = [&](uint32_t (&a)[4][4], bool first) {
+    sm90_multiply<kBits, kTokens, kUnsigned>(p, own, ring, warp, lane, !first, a, acc);
+    ptx::wgmma_wait<1>();
+    if (!first) sm90_release(p, own, before, lane);
+    before = ring.stage;
+    ring.advance(p.stages);
+  };
+  int block = own.block_begin;
+  for (; block + 1 < own.block_end; block += 2) {
+    step(even, block == own.block_begin);
+    step(odd, false);
+  }
+  if (block < own.block_end) step(even, block == own.block_begin);
+  ptx::wgmma_wait<0>();
+  if (own.block_begin < own.block_end) sm90_release(p, own, before, lane);
+}
+
+// Sums on their way from the fragments of a warpgroup to whole rows of results, [token][64 channels]. Writes those of tokens `first` ...
+// `first` + kStaged - 1 of the tile.
+template <int kTokens, int kStaged>
+__device__ inline void sm90_stage_sums(const Arguments& p, uint32_t staged, int first, int thread,
+                                       const int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+  constexpr int kPart = sm90_columns(kTokens) / 8;  // fragments of one array of acc
+  const int lane = thread % 32;
+  const uint32_t to = staged + lane % 4 * 2 * kSm90Pitch + (thread / 32 * kStrip + lane / 4 * 2) * 4;
+#pragma unroll
+  for (int i = 0; i < kStaged / 4; ++i) {
+    const int fragment = first / 8 + i / 2;
+    const int (&from)[sm90_columns(kTokens) / 2] = acc[fragment / kPart];
+    const int at = fragment % kPart * 4 + i % 2;
+    ptx::store_shared2(to + (i / 2 * 8 + i % 2) * kSm90Pitch, make_int2(from[at] >> p.shift, from[at + 2] >> p.shift));
+  }
+}
+
+// Finishes every `kSplits`-th of the staged rows: 16 lanes a row, four channels each.
+template <int kBits, int kTokens, int kStaged>
+__device__ inline void sm90_finish(const Arguments& p, const Sm90Block<kBits, kTokens>& own, uint32_t staged, int token, int channel,
+                                   int thread) {
+  const Channels<4> channels(p.finish, channel + thread % 16 * 4);
+  for (int row = own.rank_split * 8 + thread / 16; row < kStaged && token + row < p.m; row += 8 * p.splits) {
+    const uint32_t at = staged + row * kSm90Pitch + thread % 16 * 16;
+    const uint4 word = ptx::load_shared4(at);
+    int sum[4] = {static_cast<int>(word.x), static_cast<int>(word.y), static_cast<int>(word.z), static_cast<int>(word.w)};
+    for (int other = 1; other < p.splits; ++other) {
+      const int split = (own.rank_split + other) % p.splits;
+      const int4 more = ptx::load_cluster4(at, split * p.multicast + own.rank_channel);
+      sum[0] += more.x;
+      sum[1] += more.y;
+      sum[2] += more.z;
+      sum[3] += more.w;
+    }
+    if (channels.count > 0) finish(p.finish, channels, token + row, sum);
+  }
+}
+
+// The results of a warpgroup's half of a tile.
+template <int kBits, int kTokens>
+__device__ inline void sm90_results(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Tile& tile, bool there, int group,
+                                    int thread, const int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+  const uint32_t staged = own.exchange() + group * sm90_staged(kTokens) * kSm90Pitch;
+  const int token = tile.token_tile * kTokens;
+  const int channel = own.panel(p, tile) * kPanel + group * 64;
+  if constexpr (kTokens <= kSm90SplitTokens) {
+    // All at once, so that other blocks of the cluster can read what they finish. One tile a cluster, then (launch.cu).
+    sm90_stage_sums<kTokens, kTokens>(p, staged, 0, thread, acc);
+    if (p.splits > 1) {
+      ptx::cluster_sync();
+    } else {
+      ptx::barrier_sync(1 + group, 128);
+    }
+    if (there) sm90_finish<kBits, kTokens, kTokens>(p, own, staged, token, channel, thread);
+    if (p.splits == 1) ptx::barrier_sync(1 + group, 128);  // before the next tile's sums
+  } else if (there) {
+#pragma unroll
+    for (int first = 0; first < kTokens; first += sm90_staged(kTokens)) {
+      sm90_stage_sums<kTokens, sm90_staged(kTokens)>(p, staged, first, thread, acc);
+      ptx::barrier_sync(1 + group, 128);
+      sm90_finish<kBits, kTokens, sm90_staged(kTokens)>(p, own, staged, token + first, channel, thread);
+      ptx::barrier_sync(1 + group, 128);
+    }
+  }
+}
+
+template <int kBits, int kTokens, bool kUnsigned>
+__global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_constant__ CUtensorMap map, const __grid_constant__ Arguments p) {
+  constexpr int kColumns = sm90_columns(kTokens);
+  const Sm90Block<kBits, kTokens> own(p);
+  const int group = static_cast<int>(threadIdx.x) / 128;
+
+  if (threadIdx.x == 0) {
+    ptx::prefetch_tensor_map(&map);
+    for (int stage = 0; stage < p.stages; ++stage) {
+      ptx::barrier_init(own.full(stage), 1);
+      ptx::barrier_init(own.empty(stage), kSm90ConsumerWarps * p.multicast);
+    }
+    ptx::fence_barrier_init();
+  }
+  ptx::cluster_sync();
+
+  if (group == 0) {
+    ptx::lower_registers<40>();
+    if (threadIdx.x == 0) sm90_produce(&map, p, own);
+  } else {
+    ptx::raise_registers<232>();
+    const int thread = static_cast<int>(threadIdx.x) - 128;
+    const int warp = thread / 32;
+    const int lane = thread % 32;
+    Sm90Ring ring;
+    for (int number = own.cluster; number < own.tiles; number += own.clusters) {
+      const Sm90Tile tile(p, number);
+      const int panel = own.panel(p, tile);
+      // A warpgroup multiplies together, so it does where the first of its four strips exists; what the others hold is not used.
+      const bool there = own.strips(p, panel) > (group - 1) * 4;
+      int acc[kTokens / kColumns][kColumns / 2];
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) acc[i / (kColumns / 2)][i % (kColumns / 2)] = 0;
+      sm90_accumulate<kBits, kTokens, kUnsigned>(p, own, ring, there, warp, lane, acc);
+      sm90_results(p, own, tile, there, group - 1, thread % 128, acc);
+    }
+  }
+  // The other side of the one in sm90_results, for the warps that do not multiply.
+  if (group == 0 && p.splits > 1) ptx::cluster_sync();
+  // Nobody leaves while others may still read its shared memory or arrive at its barriers.
+  if (p.splits * p.multicast > 1) ptx::cluster_sync();
+}
+
+// The kernel for weights of `bits` bits.
+template <int kTokens, int kBits = 1>
+Sm90Kernel find_sm90(bool unsigned_a, int bits) {
+  if constexpr (kBits > 8) {
+    return nullptr;
+  } else {
+    if (bits != kBits) return find_sm90<kTokens, kBits + 1>(unsigned_a, bits);
+    return unsigned_a ? gemm_sm90<kBits, kTokens, true> : gemm_sm90<kBits, kTokens, false>;
+  }
+}
+
+}  // namespace ulp::cuda

@@ -1,0 +1,58 @@
+// The kernels: a row makes one selectable, tested and benchmarked. pick.cpp reads the sizes, launch.cu the functions.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+#include "cuda/arguments.h"
+#include "cuda/tiles.h"
+
+namespace ulp::cuda {
+
+enum class Family { wgmma, mma_s4, mma_s8 };
+
+struct KernelRow {
+  std::string_view name;  // family, channels x tokens
+  Family family;
+  int channels;
+  int tokens;
+  int threads;
+  int warps_k;         // blocks of k in a stage
+  int exchange_bytes;  // mma only: shared memory that sums need at the end
+  int max_splits;
+
+  constexpr int stage_bytes(int bits) const {
+    return family == Family::wgmma ? sm90_stage_bytes(bits, tokens) : warps_k * (channels / kStrip * strip_bytes(bits) + tokens * kBlock);
+  }
+  constexpr int shared_bytes(int bits, int stages) const {
+    if (family == Family::wgmma) return sm90_shared_bytes(bits, tokens, stages);
+    const int ring = stages * stage_bytes(bits);
+    return ring > exchange_bytes ? ring : exchange_bytes;
+  }
+};
+
+template <typename Tile>
+constexpr KernelRow mma_row(std::string_view name, Family family) {
+  // Slices of a split are added by a kernel of their own, as many as it takes to keep the sums in range.
+  return {name, family, Tile::kChannels, Tile::kTokens, Tile::kThreads, Tile::kWarpsK, Tile::exchange_bytes(), INT32_MAX};
+}
+constexpr KernelRow wgmma_row(std::string_view name, int tokens) {
+  return {name, Family::wgmma, kPanel, tokens, kSm90Threads, 1, 0, tokens <= kSm90SplitTokens ? kSm90MaxSplits : 1};
+}
+
+inline constexpr std::array kKernels = {
+    wgmma_row("wgmma_128x256", 256),
+    wgmma_row("wgmma_128x128", 128),
+    wgmma_row("wgmma_128x64", 64),
+    wgmma_row("wgmma_128x32", 32),
+    wgmma_row("wgmma_128x16", 16),
+    mma_row<MmaLarge>("mma_s4_128x128", Family::mma_s4),
+    mma_row<MmaMedium>("mma_s4_64x64", Family::mma_s4),
+    mma_row<MmaSmall>("mma_s4_64x16", Family::mma_s4),
+    mma_row<MmaLarge>("mma_s8_128x128", Family::mma_s8),
+    mma_row<MmaMedium>("mma_s8_64x64", Family::mma_s8),
+    mma_row<MmaSmall>("mma_s8_64x16", Family::mma_s8),
+};
+
+}  // namespace ulp::cuda

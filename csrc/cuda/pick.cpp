@@ -1,0 +1,242 @@
+#include "cuda/pick.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace ulp::cuda {
+namespace {
+
+// Of one multiprocessor, a clock. Multiply-accumulates from NVIDIA's data sheets (dense int8 and int4 rates over multiprocessors and boost
+// clock); mma.sync on Hopper at the 63 % of wgmma that is known to be reached; bytes from memory likewise, those from L2 an estimate.
+struct Figures {
+  int arch;
+  double wgmma;
+  double s8;
+  double s4;
+  double l2_bytes;
+  double memory_bytes;
+  int shared_bytes;          // of a block of threads at most
+  int multiprocessor_bytes;  // of all blocks on a multiprocessor
+};
+constexpr Figures kFigures[] = {
+    {75, 0, 1024, 2048, 32, 5.0, 65536, 65536},     // T4
+    {80, 0, 2048, 4096, 32, 13.4, 166912, 167936},  // A100
+    {86, 0, 1024, 2048, 32, 6.7, 101376, 102400},   // RTX 3090
+    {89, 0, 1024, 2048, 32, 3.1, 101376, 102400},   // RTX 4090
+    {90, 4096, 2580, 0, 32, 14.5, 232448, 233472},  // H100 SXM
+    {100, 0, 2048, 0, 32, 28.0, 232448, 233472},    // B200; its tcgen05 is not used
+    {120, 0, 1024, 0, 32, 4.4, 101376, 102400},     // RTX 5090
+};
+
+// A machine that is not listed counts as the newest one before it.
+const Figures& figures(int arch) {
+  const Figures* best = nullptr;
+  for (const Figures& f : kFigures) {
+    if (f.arch <= arch) best = &f;
+  }
+  if (best == nullptr) {
+    throw std::invalid_argument("the device is sm_" + std::to_string(arch) + ": ulp's kernels need sm_75 (Turing) or later");
+  }
+  return *best;
+}
+
+bool has_wgmma(const Machine& machine) { return machine.arch == 90; }
+bool has_s4(const Machine& machine) { return machine.arch < 90; }
+
+// Why the row cannot run this, or nullptr.
+const char* objection(const KernelRow& row, const Situation& situation, const Machine& machine) {
+  const Shape& s = situation.shape;
+  switch (row.family) {
+    case Family::wgmma:
+      if (!has_wgmma(machine)) return "it needs sm_90 (Hopper)";
+      if (!situation.aligned) return "a's address and row stride must be multiples of 16 bytes";
+      if (s.k == 0) return "K is 0";
+      if (divide_up(s.k, kBlock) > row.max_splits * (kMaxSplitK / kBlock)) return "K is too long for its accumulators";
+      return nullptr;
+    case Family::mma_s4:
+      if (!has_s4(machine)) return "sm_90 and later have no 4-bit tensor cores";
+      if (s.a.bits > 4 || s.b.bits > 4) return "both operands must have 4 bits or fewer";
+      return nullptr;
+    case Family::mma_s8:
+      return nullptr;
+  }
+  return nullptr;
+}
+
+// The clocks that starting a kernel, filling its ring and leaving it take; and those of a second kernel, or of a cluster's exchange.
+constexpr double kStart = 2500;
+constexpr double kSecondKernel = 3500;
+constexpr double kExchange = 1200;
+// A multiprocessor alone draws no more than about twice its share of the memory's bandwidth.
+constexpr double kMemoryShare = 2;
+
+Estimate estimate(const Plan& p, const Situation& situation, const Machine& machine, const Figures& f) {
+  const Shape& s = situation.shape;
+  const KernelRow& row = *p.row;
+  const double rate = row.family == Family::wgmma ? f.wgmma : row.family == Family::mma_s4 ? f.s4 : f.s8;
+  const double m = static_cast<double>(s.m);
+  const double n = static_cast<double>(s.n);
+  const double k = static_cast<double>(s.k);
+  // Of one tile and block of k.
+  const double tensor = row.channels * row.tokens * kBlock / rate;
+  const double weights = row.channels / kStrip * strip_bytes(s.b.bits);
+  const double feed = (weights + row.tokens * kBlock / p.multicast) / f.l2_bytes;
+  const double tiles = static_cast<double>(p.channel_tiles * p.token_tiles);
+  // Blocks of threads that one multiprocessor has to do in turn: of the fullest.
+  const double rounds = std::ceil(tiles * p.splits / machine.sms);
+  Estimate e;
+  e.tensor = rounds * p.blocks_per_split * tensor;
+  e.feed = rounds * p.blocks_per_split * feed;
+  const double operands = n * k * s.b.bits / 8 + m * k;
+  const double fullest = rounds * p.blocks_per_split * (weights + row.tokens * kBlock) / (kMemoryShare * f.memory_bytes);
+  e.memory = std::max((operands + 4 * m * n) / (f.memory_bytes * machine.sms), std::min(fullest, operands / f.memory_bytes));
+  e.fixed = kStart;
+  if (p.splits > 1) {
+    const double slices = 2 * 4 * m * n * p.splits;
+    e.fixed += row.family == Family::wgmma ? kExchange : kSecondKernel + slices / (f.l2_bytes * machine.sms);
+  }
+  return e;
+}
+
+// The plan of one row for a number of splits; false where that number makes no sense.
+bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& machine, const Figures& f) {
+  const Shape& s = situation.shape;
+  const KernelRow& row = *p.row;
+  const int64_t blocks = divide_up(s.k, kBlock);
+  p.splits = splits;
+  p.blocks_per_split = static_cast<int>(divide_up(blocks, splits));
+  if (p.blocks_per_split > kMaxSplitK / kBlock) return false;
+  if (splits > 1 && (p.blocks_per_split * (splits - 1) >= blocks)) return false;  // a split would be empty
+  p.channel_tiles = divide_up(s.n, row.channels);
+  p.token_tiles = divide_up(s.m, row.tokens);
+  p.stages = 0;
+  const int most = row.family == Family::wgmma ? kSm90MaxStages : kMaxMmaStages;
+  // Half a multiprocessor where that still allows three stages, so that two blocks of threads share it; Hopper's is made to be alone.
+  for (const int budget : {row.family == Family::wgmma ? 0 : std::min(f.shared_bytes, f.multiprocessor_bytes / 2 - 1024), f.shared_bytes}) {
+    for (int stages = most; stages >= 2 && p.stages == 0; --stages) {
+      if (row.shared_bytes(s.b.bits, stages) <= budget && (stages >= 3 || budget == f.shared_bytes)) p.stages = stages;
+    }
+  }
+  if (p.stages == 0) return false;
+  p.shared_bytes = row.shared_bytes(s.b.bits, p.stages);
+  p.grid = p.channel_tiles * p.token_tiles;
+  p.multicast = 1;
+  if (row.family == Family::wgmma) {
+    p.multicast = row.tokens > kSm90SplitTokens && p.channel_tiles > 1 ? 2 : 1;
+    const int cluster = p.multicast * splits;
+    const int64_t clusters = divide_up(p.channel_tiles, p.multicast) * p.token_tiles;
+    // A split tile is its cluster's only one; else blocks stay and take tile after tile.
+    p.grid = cluster * (splits > 1 ? clusters : std::min<int64_t>(clusters, std::max(1, machine.sms / cluster)));
+  }
+  if (p.grid > std::numeric_limits<int32_t>::max()) return false;
+  p.row_sums = situation.b_zero_point || !s.b.is_signed;
+  p.partials_at = p.row_sums ? divide_up(s.m * 4, static_cast<int64_t>(kAlignment)) * static_cast<int64_t>(kAlignment) : 0;
+  p.workspace_bytes = p.partials_at;
+  if (splits > 1 && row.family != Family::wgmma) p.workspace_bytes += splits * s.m * divide_up(s.n, 2) * 2 * 4;
+  p.estimate = estimate(p, situation, machine, f);
+  return true;
+}
+
+// The best split of a row; row == nullptr in the result where there is none.
+Plan best_of(const KernelRow& row, const Situation& situation, const Machine& machine, const Figures& f) {
+  Plan best;
+  const int64_t blocks = divide_up(situation.shape.k, kBlock);
+  const int64_t least = std::max<int64_t>(1, divide_up(blocks, kMaxSplitK / kBlock));
+  constexpr int64_t kMostUseful = 16;  // beyond what range asks for
+  for (int64_t splits = row.family == Family::wgmma ? 1 : least; splits <= std::min<int64_t>(row.max_splits, std::max(least, kMostUseful));
+       row.family == Family::wgmma ? splits *= 2 : ++splits) {
+    Plan p;
+    p.row = &row;
+    // A grid's second dimension, which counts the splits, ends at 65535: beyond any K that an int32 sum allows.
+    if (splits > 65535 || !lay_out(p, static_cast<int>(splits), situation, machine, f)) continue;
+    if (best.row == nullptr || p.estimate.total() < best.estimate.total()) best = p;
+  }
+  return best;
+}
+
+std::string names() {
+  std::string list;
+  for (const KernelRow& row : kKernels) list += (list.empty() ? "" : ", ") + std::string(row.name);
+  return list;
+}
+
+std::string pair(const Shape& s) {
+  const auto one = [](const Encoding& e) {
+    return std::string(e.bipolar() ? "bipolar " : e.is_signed ? "signed " : "unsigned ") + std::to_string(e.bits);
+  };
+  return "a " + one(s.a) + " bits, b " + one(s.b) + " bits";
+}
+
+std::string explain(const Plan& p, const Situation& situation, const Machine& machine) {
+  const Shape& s = situation.shape;
+  char line[512];
+  std::string text;
+  std::snprintf(line, sizeof line, "%s for M=%lld N=%lld K=%lld, %s, on sm_%d with %d multiprocessors\n", std::string(p.row->name).c_str(),
+                static_cast<long long>(s.m), static_cast<long long>(s.n), static_cast<long long>(s.k), pair(s).c_str(), machine.arch,
+                machine.sms);
+  text += line;
+  std::snprintf(line, sizeof line, "  %lld tiles of %d rows x %d columns, K in %d part%s, %d stages, %d bytes of shared memory%s\n",
+                static_cast<long long>(p.channel_tiles * p.token_tiles), p.row->tokens, p.row->channels, p.splits, p.splits == 1 ? "" : "s",
+                p.stages, p.shared_bytes, p.multicast > 1 ? ", pairs of blocks share activations" : "");
+  text += line;
+  const Estimate& e = p.estimate;
+  std::snprintf(line, sizeof line, "  modelled clocks: tensor cores %.0f, L2 %.0f, memory %.0f, fixed %.0f: bound by %s", e.tensor, e.feed,
+                e.memory, e.fixed, e.bound());
+  return text + line;
+}
+
+}  // namespace
+
+double Estimate::total() const { return std::max({tensor, feed, memory}) + fixed; }
+
+const char* Estimate::bound() const {
+  const double most = std::max({tensor, feed, memory});
+  return fixed > most ? "fixed costs" : most == tensor ? "tensor cores" : most == memory ? "memory" : "L2";
+}
+
+Plan plan(const Situation& situation, const Machine& machine, const char* kernel) {
+  const Figures& f = figures(machine.arch);
+  Plan best;
+  bool known = false;
+  for (const KernelRow& row : kKernels) {
+    if (kernel != nullptr && row.name != kernel) continue;
+    known = true;
+    if (const char* why = objection(row, situation, machine)) {
+      if (kernel != nullptr) {
+        throw std::invalid_argument("kernel='" + std::string(kernel) + "' cannot run " + pair(situation.shape) +
+                                    " with K=" + std::to_string(situation.shape.k) + " on sm_" + std::to_string(machine.arch) + ": " + why);
+      }
+      continue;
+    }
+    const Plan p = best_of(row, situation, machine, f);
+    if (p.row != nullptr && (best.row == nullptr || p.estimate.total() < best.estimate.total())) best = p;
+  }
+  if (!known) throw std::invalid_argument("kernel='" + std::string(kernel) + "' is not a kernel for CUDA: known are " + names());
+  if (best.row == nullptr) throw std::invalid_argument("no kernel has a grid for these shapes: multiply in parts of fewer rows");
+  return best;
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> list;
+  for (const KernelRow& row : kKernels) list.emplace_back(row.name);
+  return list;
+}
+
+Choice pick(const Situation& situation, const Machine& machine, const char* kernel) {
+  const Plan p = plan(situation, machine, kernel);
+  Choice choice;
+  choice.kernel = std::string(p.row->name);
+  choice.tile = {p.row->tokens, p.row->channels, kBlock * p.row->warps_k};
+  choice.grid = {p.grid, p.row->family == Family::wgmma ? 1 : p.splits, 1};
+  choice.splits = p.splits;
+  choice.shared_bytes = p.shared_bytes;
+  choice.workspace_bytes = p.workspace_bytes;
+  choice.text = explain(p, situation, machine);
+  return choice;
+}
+
+}  // namespace ulp::cuda

@@ -1,0 +1,40 @@
+// The choice of kernel, tile and split for a product: a pure function of shape, bits and machine, with its reasons.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/api.h"
+#include "cuda/kernels.h"
+
+namespace ulp::cuda {
+
+// What bounds a product, in clocks of the whole machine, as modelled. The figures behind it stand in pick.cpp.
+struct Estimate {
+  double tensor = 0;  // tensor cores
+  double feed = 0;    // operands from L2 into the multiprocessors
+  double memory = 0;  // operands and result from and to memory
+  double fixed = 0;   // starting, filling the ring, adding what was split
+  double total() const;
+  const char* bound() const;
+};
+
+struct Plan {
+  const KernelRow* row = nullptr;
+  int splits = 1;
+  int multicast = 1;
+  int stages = 0;
+  int blocks_per_split = 0;
+  int64_t channel_tiles = 0;
+  int64_t token_tiles = 0;
+  int64_t grid = 0;  // blocks of threads, or for mma those of one split
+  int shared_bytes = 0;
+  bool row_sums = false;
+  int64_t partials_at = 0;  // in the workspace, after the row sums
+  int64_t workspace_bytes = 0;
+  Estimate estimate;
+};
+
+// kernel: a name, or nullptr. std::invalid_argument as `pick` says.
+Plan plan(const Situation& situation, const Machine& machine, const char* kernel);
+
+}  // namespace ulp::cuda

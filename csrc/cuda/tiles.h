@@ -1,0 +1,64 @@
+// The tiles of the kernels: sizes only, for the kernels themselves and for the host that chooses among them.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/layout.h"
+
+namespace ulp::cuda {
+
+// gemm_mma.cuh: how a block of threads shares out a tile.
+template <int kWarpsChannels_, int kWarpsTokens_, int kWarpsK_, int kStrips_, int kColumns_>
+struct MmaTile {
+  static constexpr int kWarpsChannels = kWarpsChannels_;
+  static constexpr int kWarpsTokens = kWarpsTokens_;
+  static constexpr int kWarpsK = kWarpsK_;
+  static constexpr int kStrips = kStrips_;    // of a warp, 16 channels each
+  static constexpr int kColumns = kColumns_;  // fragments of 8 tokens of a warp
+  static constexpr int kThreads = 32 * kWarpsChannels * kWarpsTokens * kWarpsK;
+  static constexpr int kTileStrips = kWarpsChannels * kStrips;
+  static constexpr int kChannels = kTileStrips * kStrip;
+  static constexpr int kTokens = kWarpsTokens * kColumns * 8;
+  static_assert(kPanelStrips % kTileStrips == 0, "a tile lies within a panel");
+
+  static constexpr int weight_bytes(int bits) { return kWarpsK * kTileStrips * strip_bytes(bits); }
+  static constexpr int stage_bytes(int bits) { return weight_bytes(bits) + kWarpsK * kTokens * kBlock; }
+  // Sums of the warps of k but the first, while they are added; where the stages were.
+  static constexpr int exchange_bytes() { return (kWarpsK - 1) * kChannels * kTokens * 4; }
+};
+
+using MmaSmall = MmaTile<4, 1, 2, 1, 2>;   // 64 channels x 16 tokens
+using MmaMedium = MmaTile<4, 1, 2, 1, 8>;  // 64 x 64
+using MmaLarge = MmaTile<4, 2, 1, 2, 8>;   // 128 x 128
+
+constexpr int kMaxMmaStages = 6;
+
+// gemm_sm90.cuh: two warpgroups of 64 channels each.
+constexpr int kSm90Threads = 384;
+constexpr int kSm90ConsumerWarps = 8;
+constexpr int kSm90MaxStages = 8;
+constexpr int kSm90MaxSplits = 8;   // the largest cluster that every Hopper can place
+constexpr int kSm90TokenGroup = 8;  // token tiles that are worked on together, so that both operands of a wave of blocks stay in L2
+
+constexpr int sm90_stage_bytes(int bits, int tokens) { return tokens * kBlock + kPanelStrips * strip_bytes(bits); }
+constexpr int sm90_barrier_bytes() { return 2 * 8 * kSm90MaxStages; }
+
+// The columns of one wgmma. More tokens take several: with the A operand in registers nothing is read twice.
+constexpr int sm90_columns(int tokens) { return tokens < 64 ? tokens : 64; }
+
+// Tiles of up to this many tokens can be split in k.
+constexpr int kSm90SplitTokens = 64;
+// Rows of results that pass through shared memory together: all, where blocks of a cluster add them.
+constexpr int sm90_staged(int tokens) { return tokens <= kSm90SplitTokens ? tokens : 32; }
+// A row: the sums of 64 channels, and 4 words more against bank conflicts.
+constexpr int kSm90Pitch = (64 + 4) * 4;
+constexpr int sm90_exchange_bytes(int tokens) { return 2 * sm90_staged(tokens) * kSm90Pitch; }
+constexpr int sm90_shared_bytes(int bits, int tokens, int stages) {
+  return stages * sm90_stage_bytes(bits, tokens) + sm90_barrier_bytes() + sm90_exchange_bytes(tokens);
+}
+
+// The K that one accumulator can take whatever the weights and activations (unpack.cuh): a multiple of kBlock.
+constexpr int64_t kMaxSplitK = 65536;
+static_assert(kMaxSplitK * 128 * 255 <= INT32_MAX && kMaxSplitK % kBlock == 0);
+
+}  // namespace ulp::cuda
