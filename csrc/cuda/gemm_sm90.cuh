@@ -268,11 +268,13 @@ __global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_consta
     }
     ptx::fence_barrier_init();
   }
+  __syncwarp();
   ptx::cluster_sync();
 
   if (group == 0) {
     ptx::lower_registers<40>();
     if (threadIdx.x == 0) sm90_produce(&map, p, own);
+    __syncwarp();
   } else {
     ptx::raise_registers<232>();
     const int thread = static_cast<int>(threadIdx.x) - 128;

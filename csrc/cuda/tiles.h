@@ -36,7 +36,7 @@ constexpr int kMaxMmaStages = 6;
 // gemm_sm90.cuh: two warpgroups of 64 channels each.
 constexpr int kSm90Threads = 384;
 constexpr int kSm90ConsumerWarps = 8;
-constexpr int kSm90MaxStages = 8;
+constexpr int kSm90MaxStages = 16;  // of 1-bit weights, to have enough bytes under way
 constexpr int kSm90MaxSplits = 8;   // the largest cluster that every Hopper can place
 constexpr int kSm90TokenGroup = 8;  // token tiles that are worked on together, so that both operands of a wave of blocks stay in L2
 
