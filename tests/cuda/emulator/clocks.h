@@ -1,0 +1,78 @@
+// Who knows of what: vector clocks over agents (threads, barriers that count copies, warpgroups' matrix units). An agent stamps what it
+// does with its own epoch; something happened before a thread's next step if the thread's view covers its stamp.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace ulp::emulator {
+
+constexpr uint32_t kNobody = UINT32_MAX;
+
+struct Stamp {
+  uint32_t agent = kNobody;
+  uint32_t epoch = 0;
+};
+
+using Epochs = std::vector<uint32_t>;
+// Never changed once made, so that threads which synchronised share one; nullptr knows nothing.
+using Known = std::shared_ptr<const Epochs>;
+
+inline bool covers(const Known& known, Stamp stamp) {
+  return known != nullptr && stamp.agent < known->size() && (*known)[stamp.agent] >= stamp.epoch;
+}
+
+struct View {
+  Known known;
+  Known fenced;  // of what is known, what a proxy fence has made visible to asynchronous copies and matrix units
+};
+
+// Joins views.
+class Gatherer {
+ public:
+  void add(const View& view) {
+    join(known_, view.known, last_known_);
+    join(fenced_, view.fenced, last_fenced_);
+  }
+  void add(Stamp stamp) {
+    if (known_.size() <= stamp.agent) known_.resize(stamp.agent + 1);
+    if (known_[stamp.agent] < stamp.epoch) known_[stamp.agent] = stamp.epoch;
+  }
+  View freeze() const {
+    return {std::make_shared<const Epochs>(known_), fenced_.empty() ? nullptr : std::make_shared<const Epochs>(fenced_)};
+  }
+
+ private:
+  // Threads that come to a barrier mostly share a view: the last one joined is kept, and so its address stays its own.
+  static void join(Epochs& into, const Known& from, Known& last) {
+    if (from == nullptr || from == last) return;
+    if (into.size() < from->size()) into.resize(from->size());
+    const uint32_t* const source = from->data();
+    for (size_t i = 0; i < from->size(); ++i) into[i] = into[i] < source[i] ? source[i] : into[i];
+    last = from;
+  }
+
+  Epochs known_, fenced_;
+  Known last_known_, last_fenced_;
+};
+
+inline View joined(const View& a, const View& b) {
+  // The lanes of a warp come here one after the other with the same two views.
+  struct Memo {
+    View a, b, result;
+  };
+  static Memo memo;
+  if (memo.result.known != nullptr && memo.a.known == a.known && memo.a.fenced == a.fenced && memo.b.known == b.known &&
+      memo.b.fenced == b.fenced) {
+    return memo.result;
+  }
+  Gatherer gatherer;
+  gatherer.add(a);
+  gatherer.add(b);
+  memo = {a, b, gatherer.freeze()};
+  return memo.result;
+}
+
+}  // namespace ulp::emulator

@@ -1,0 +1,19 @@
+// What cuda/ptx.cuh of the emulator calls: the instructions of every architecture.
+#pragma once
+
+#include <cstdint>
+
+namespace ulp::emulator {
+
+void load_shared(uint32_t address, uint32_t* values, int words);
+void store_shared(uint32_t address, const uint32_t* values, int words);
+void load_matrix4(uint32_t (&values)[4], uint32_t row);
+
+void copy_async16(uint32_t shared, const void* global, int bytes);
+void commit_copies();
+void wait_copies(int pending);
+
+void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_s4(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+
+}  // namespace ulp::emulator

@@ -1,0 +1,197 @@
+// One launch: clusters of blocks of warps of threads, each thread a fibre, and the order in which they take turns.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "clocks.h"
+#include "cuda_runtime.h"
+#include "emulator.h"
+#include "fibre.h"
+#include "mbarrier.h"
+#include "shared_memory.h"
+#include "wgmma.h"
+
+namespace ulp::emulator {
+
+constexpr uint32_t kWholeWarp = 0xFFFFFFFFu;
+
+struct Block;
+struct Warp;
+
+struct AsyncCopy {
+  uint32_t shared;
+  const void* global;
+  int bytes;
+  uint32_t group;
+};
+
+struct Thread {
+  Fibre fibre;
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  uint3 index{};
+  int lane = 0;
+  uint32_t agent = 0;
+  uint32_t epoch = 1;
+  View view;
+  std::vector<AsyncCopy> copies;  // cp.async, oldest first
+  uint32_t copy_group = 0;
+  uint32_t requests = 0;  // of shared memory since its warp last converged
+  bool ended = false;
+  // What it waits for: a format of two numbers.
+  const char* waits_for = nullptr;
+  uint32_t wait_details[2] = {};
+
+  Stamp stamp() const { return {agent, epoch}; }
+  Accessor accessor(const char* name) const { return {stamp(), agent, &view, false, name}; }
+};
+
+// Something that lanes do together. `run` is called once all lanes of the mask have come, on the stack of the last one, with what each lane
+// gave; it returns whether they go on at once (or else who wakes them is its affair).
+struct Collective {
+  const char* name;
+  bool (*run)(Warp& warp, uint32_t mask, void* const (&arguments)[32]);
+};
+
+struct Gathering {
+  const Collective* what;
+  uint32_t mask;
+  uint32_t arrived;
+  void* arguments[32];
+};
+
+// What the lanes of a warp ask of shared memory by one instruction.
+struct Request {
+  int kind;   // as in ulp_emulator_traffic
+  int words;  // 32-bit words a lane
+  uint32_t mask;
+  uint32_t addresses[32];
+};
+
+struct Warp {
+  Block* block = nullptr;
+  int index = 0;
+  Thread* threads[32] = {};
+  uint32_t existing = 0;  // lanes, as bits
+  uint32_t live = 0;
+  uint32_t ready = 0;
+  bool queued = false;
+  std::vector<Gathering> gatherings;
+  std::vector<Request> requests;
+  WarpProducts products;
+};
+
+// A barrier that all warps of a block, or of a cluster, pass together.
+struct WarpBarrier {
+  uint32_t arrived = 0;
+  Gatherer views;
+};
+
+struct Block {
+  uint3 index{};
+  uint32_t rank = 0;  // in the cluster
+  SharedMemory shared;
+  std::vector<Thread*> threads;
+  std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
+  std::map<uint32_t, Mbarrier> barriers;
+  WarpBarrier sync;
+  uint32_t live_warps = 0;
+  uint32_t free_registers = 0;
+};
+
+class Machine {
+ public:
+  Machine(const cudaLaunchConfig_t& config, dim3 cluster, void (*run)(void*), void* arguments, uint64_t seed);
+
+  // Runs the grid, cluster by cluster in random order; whether no thread faulted.
+  bool run_grid();
+
+  // The running thread stops until somebody wakes it.
+  void wait(const char* format, uint32_t a = 0, uint32_t b = 0);
+  void wake(Thread& thread);
+  // Perhaps lets others run first.
+  void yield();
+  [[noreturn]] void stop();
+
+  uint32_t new_agent(std::string name);
+  std::string agent_name(uint32_t agent) const;
+  bool chance(uint32_t one_in) { return random_() % one_in == 0; }
+  // All live lanes of the warp come to __syncthreads or to the cluster's barrier; they are woken when every live warp has.
+  void arrive_at_block(Warp& warp);
+  void arrive_at_cluster(Warp& warp);
+
+  std::vector<std::unique_ptr<Block>> blocks;  // of the cluster that runs
+  std::vector<BulkCopy> copies;                // under way
+
+ private:
+  void start_cluster(uint3 first);
+  void run_cluster();
+  static void thread_main(void* thread);
+  void end_thread(Thread& thread);
+  void end_block(Block& block);
+  Thread* next();
+  void switch_from(Thread& thread, bool ends);
+  void land_one();
+  void arrive(Warp& warp, WarpBarrier& barrier, const std::vector<Block*>& who);
+  void pass_if_complete(WarpBarrier& barrier, const std::vector<Block*>& who);
+  std::string deadlock_report() const;
+
+  const cudaLaunchConfig_t& config_;
+  dim3 cluster_;
+  void (*run_)(void*);
+  void* arguments_;
+  std::mt19937_64 random_;
+  uint32_t land_one_in_ = 1;
+  Fibre main_;
+  std::vector<Warp*> ready_;
+  Warp* running_ = nullptr;
+  bool leave_running_ = false;
+  std::vector<std::string> agents_;  // beyond the threads
+  WarpBarrier cluster_sync_;
+  uint32_t live_threads_ = 0;
+  bool faulted_ = false;
+};
+
+extern Machine* machine;  // of the launch that runs
+extern Thread* current;   // its running thread
+
+inline Thread& self() { return *current; }
+
+// Ends the launch with this error and a message about the running thread.
+[[noreturn]] void fail(cudaError_t error, const char* format, ...) __attribute__((format(printf, 2, 3)));
+std::string agent_name(uint32_t agent);
+
+// The running lane arrives at something that the lanes of mask do together.
+void converge(const Collective& what, uint32_t mask, void* argument);
+
+// The emulated device.
+struct Device {
+  int arch = 90;
+  int sms = 132;
+  uint64_t memory = uint64_t{1} << 33;
+  uint64_t seed = 1;
+  bool races = true;
+  uint32_t max_shared() const;  // dynamic bytes a block may ask for
+};
+Device& device();
+// Refuses an instruction that the device lacks.
+void require_arch(bool has, const char* instruction);
+void require_hopper(const char* instruction);
+// Refuses bytes outside what cudaMalloc gave.
+void check_global(const char* name, const void* pointer, size_t bytes);
+
+// Adds a lane's request to its warp's window, and counts all of a window's.
+void note_request(Thread& thread, int kind, int words, uint32_t address);
+void count_requests(Warp& warp);
+
+// Where a launch leaves its error.
+void set_fault(cudaError_t error, const std::string& message);
+
+}  // namespace ulp::emulator
