@@ -111,6 +111,11 @@ T atomicMin(T* address, std::common_type_t<T> value) {
 }
 
 int __float2int_rn(float value);  // to nearest even; what does not fit saturates, NaN is 0
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  __builtin_memcpy(&bits, &value, 4);
+  return bits;
+}
 inline float __int2float_rn(int value) { return static_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // the emulator is built with -ffp-contract=off
 inline float __fadd_rn(float a, float b) { return a + b; }
@@ -206,7 +211,7 @@ struct cudaDeviceProp {
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributePreferredSharedMemoryCarveout = 9,
-  cudaFuncAttributeNonPortableClusterSizeAllowed = 13,
+  cudaFuncAttributeNonPortableClusterSizeAllowed = 14,
 };
 
 enum cudaLaunchAttributeID {

@@ -76,7 +76,8 @@ void load_shared(uint32_t address, uint32_t* values, int words) {
 }
 
 void store_shared(uint32_t address, const uint32_t* values, int words) {
-  const char* const name = words == 1 ? "store_shared" : "store_shared4";
+  constexpr const char* kNames[] = {"", "store_shared", "store_shared2", "", "store_shared4"};
+  const char* const name = kNames[words];
   const uint32_t bytes = 4 * static_cast<uint32_t>(words);
   Thread& thread = self();
   if (address % bytes != 0) fail(cudaErrorMisalignedAddress, "%s to 0x%x, which is no multiple of %u", name, address, bytes);
@@ -263,6 +264,24 @@ bool run_sync_threads(Warp& warp, uint32_t, void* const (&)[32]) {
   return false;
 }
 
+struct SyncNamed {
+  int id;
+  int threads;
+};
+
+bool run_sync_named(Warp& warp, uint32_t, void* const (&arguments)[32]) {
+  const SyncNamed& first = *static_cast<const SyncNamed*>(arguments[0]);
+  for (int lane = 1; lane < 32; ++lane) {
+    const SyncNamed& other = *static_cast<const SyncNamed*>(arguments[lane]);
+    if (other.id == first.id && other.threads == first.threads) continue;
+    fail(cudaErrorLaunchFailure, "bar.sync %d, %d of lane 0, and %d, %d of lane %d", first.id, first.threads, other.id, other.threads,
+         lane);
+  }
+  machine->arrive_at_named(warp, first.id, first.threads);
+  return false;
+}
+
+const Collective kSyncNamed{"bar.sync", run_sync_named};
 const Collective kShuffle{"shuffle", run_shuffle};
 const Collective kSyncWarp{"__syncwarp", run_sync_warp};
 const Collective kSyncThreads{"__syncthreads", run_sync_threads};
@@ -274,6 +293,14 @@ uint32_t shuffle(unsigned mask, uint32_t value, int source, int width, bool excl
   Shuffle argument{value, source, width, exclusive_or};
   converge(kShuffle, mask & self().warp->existing, &argument);
   return argument.value;
+}
+
+void sync_named(int id, int threads) {
+  if (id < 1 || id > 15 || threads < 32 || threads % 32 != 0) {
+    fail(cudaErrorLaunchFailure, "bar.sync %d, %d: 1 ... 15 and a multiple of 32 are possible", id, threads);
+  }
+  SyncNamed argument{id, threads};
+  converge(kSyncNamed, kWholeWarp, &argument);
 }
 
 void check_atomic(const void* pointer, size_t bytes) { check_global("atomic operation", pointer, bytes); }

@@ -7,6 +7,8 @@ namespace ulp::emulator {
 
 void load_shared(uint32_t address, uint32_t* values, int words);
 void store_shared(uint32_t address, const uint32_t* values, int words);
+// bar.sync: waits until `threads` threads have come to barrier `id`, 1 ... 15.
+void sync_named(int id, int threads);
 void load_matrix4(uint32_t (&values)[4], uint32_t row);
 
 void copy_async16(uint32_t shared, const void* global, int bytes);

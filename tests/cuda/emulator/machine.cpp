@@ -152,7 +152,10 @@ void Machine::start_cluster(uint3 first) {
     }
   }
   for (const auto& block : blocks) {
+    // A thread starts with its share of the 65536 registers, as __launch_bounds__(threads, 1) has it compiled.
+    const uint32_t registers = std::min<uint32_t>(256, 65536 / (32 * static_cast<uint32_t>(block->warps.size())) / 8 * 8);
     for (Warp& warp : block->warps) {
+      warp.registers = registers;
       warp.live = warp.ready = warp.existing;
       warp.queued = true;
       ready_.push_back(&warp);
@@ -196,10 +199,8 @@ void Machine::end_thread(Thread& thread) {
     check_ended(warp);
     --warp.block->live_warps;
     if (warp.block->live_warps == 0) end_block(*warp.block);
-    pass_if_complete(warp.block->sync, {warp.block});
-    std::vector<Block*> all;
-    for (const auto& block : blocks) all.push_back(block.get());
-    pass_if_complete(cluster_sync_, all);
+    pass_if_complete(warp.block->syncs[0], warp.block->live_warps);
+    pass_if_complete(cluster_sync_, live_warps());
   }
   switch_from(thread, true);
 }
@@ -213,39 +214,48 @@ void Machine::end_block(Block& block) {
   }
 }
 
-void Machine::arrive(Warp& warp, WarpBarrier& barrier, const std::vector<Block*>& who) {
+size_t Machine::live_warps() const {
+  size_t live = 0;
+  for (const auto& block : blocks) live += block->live_warps;
+  return live;
+}
+
+void Machine::arrive(Warp& warp, WarpBarrier& barrier, size_t warps) {
   for (Thread* thread : warp.threads) {
     if (thread == nullptr) continue;
     barrier.views.add(thread->view);
     barrier.views.add(thread->stamp());
     ++thread->epoch;
   }
-  ++barrier.arrived;
-  pass_if_complete(barrier, who);
+  barrier.waiting.push_back(&warp);
+  pass_if_complete(barrier, warps);
 }
 
-void Machine::arrive_at_block(Warp& warp) { arrive(warp, warp.block->sync, {warp.block}); }
-
-void Machine::arrive_at_cluster(Warp& warp) {
-  std::vector<Block*> all;
-  for (const auto& block : blocks) all.push_back(block.get());
-  arrive(warp, cluster_sync_, all);
-}
-
-void Machine::pass_if_complete(WarpBarrier& barrier, const std::vector<Block*>& who) {
-  uint32_t live = 0;
-  for (const Block* block : who) live += block->live_warps;
-  if (barrier.arrived == 0 || barrier.arrived < live) return;
+void Machine::pass_if_complete(WarpBarrier& barrier, size_t warps) {
+  if (barrier.waiting.empty() || barrier.waiting.size() < warps) return;
   const View view = barrier.views.freeze();
-  barrier = WarpBarrier{};
-  for (Block* block : who) {
-    for (Thread* thread : block->threads) {
-      if (thread->ended) continue;
+  for (Warp* warp : barrier.waiting) {
+    for (Thread* thread : warp->threads) {
+      if (thread == nullptr) continue;
       thread->view = view;
       wake(*thread);
     }
   }
+  barrier = WarpBarrier{};
 }
+
+void Machine::arrive_at_block(Warp& warp) { arrive(warp, warp.block->syncs[0], warp.block->live_warps); }
+
+void Machine::arrive_at_named(Warp& warp, int id, int threads) {
+  WarpBarrier& barrier = warp.block->syncs[static_cast<size_t>(id)];
+  if (!barrier.waiting.empty() && barrier.threads != threads) {
+    fail(cudaErrorLaunchFailure, "bar.sync %d of %d threads, while others wait there for %d", id, threads, barrier.threads);
+  }
+  barrier.threads = threads;
+  arrive(warp, barrier, static_cast<size_t>(threads) / 32);
+}
+
+void Machine::arrive_at_cluster(Warp& warp) { arrive(warp, cluster_sync_, live_warps()); }
 
 void Machine::wait(const char* format, uint32_t a, uint32_t b) {
   Thread& thread = self();

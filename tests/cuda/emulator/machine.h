@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <map>
 #include <memory>
 #include <random>
@@ -85,11 +86,14 @@ struct Warp {
   std::vector<Gathering> gatherings;
   std::vector<Request> requests;
   WarpProducts products;
+  uint32_t registers = 0;  // a thread
+  uint32_t wanted_registers = 0;
 };
 
-// A barrier that all warps of a block, or of a cluster, pass together.
+// A barrier that warps pass together.
 struct WarpBarrier {
-  uint32_t arrived = 0;
+  std::vector<Warp*> waiting;
+  int threads = 0;  // of a named one
   Gatherer views;
 };
 
@@ -98,12 +102,13 @@ struct Block {
   uint32_t rank = 0;  // in the cluster
   SharedMemory shared;
   std::vector<Thread*> threads;
-  std::vector<Warp> warps;
-  std::vector<Warpgroup> warpgroups;
+  std::deque<Warp> warps;
+  std::deque<Warpgroup> warpgroups;
   std::map<uint32_t, Mbarrier> barriers;
-  WarpBarrier sync;
+  std::array<WarpBarrier, 16> syncs;  // 0 is __syncthreads
   uint32_t live_warps = 0;
   uint32_t free_registers = 0;
+  std::vector<Warp*> wanting_registers;
 };
 
 class Machine {
@@ -123,8 +128,10 @@ class Machine {
   uint32_t new_agent(std::string name);
   std::string agent_name(uint32_t agent) const;
   bool chance(uint32_t one_in) { return random_() % one_in == 0; }
-  // All live lanes of the warp come to __syncthreads or to the cluster's barrier; they are woken when every live warp has.
+  // The lanes of the warp come to __syncthreads, to a named barrier of so many threads, or to the cluster's barrier. They are woken when
+  // every live warp has come, or the named number.
   void arrive_at_block(Warp& warp);
+  void arrive_at_named(Warp& warp, int id, int threads);
   void arrive_at_cluster(Warp& warp);
 
   std::vector<std::unique_ptr<Block>> blocks;  // of the cluster that runs
@@ -139,8 +146,9 @@ class Machine {
   Thread* next();
   void switch_from(Thread& thread, bool ends);
   void land_one();
-  void arrive(Warp& warp, WarpBarrier& barrier, const std::vector<Block*>& who);
-  void pass_if_complete(WarpBarrier& barrier, const std::vector<Block*>& who);
+  void arrive(Warp& warp, WarpBarrier& barrier, size_t warps);
+  void pass_if_complete(WarpBarrier& barrier, size_t warps);
+  size_t live_warps() const;
   std::string deadlock_report() const;
 
   const cudaLaunchConfig_t& config_;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -34,9 +35,9 @@ struct Registers {
 
 // Accumulators that products in flight write: not to be touched until a wait, and made unrecognisable.
 struct Accumulators {
-  Registers<int> registers;
-  std::vector<int> values;  // what the products have made of them so far
-  uint32_t last;            // product that writes them
+  Registers<int> registers;  // and what they were filled with
+  std::vector<int> values;   // what the products have made of them so far
+  uint32_t last;             // product that writes them
 };
 
 struct Product {
@@ -45,28 +46,30 @@ struct Product {
   bool b_unsigned;
   bool run = false;
   int issued = 0;  // warps
+  // By warp.
   bool accumulate[4];
   Registers<const uint32_t> a[4];
+  Accumulators* d[4];
 };
 
 struct Warpgroup {
   Block* block = nullptr;
   uint32_t agent = 0;  // product i reads as {agent, i + 1}
-  std::vector<Warp*> warps;
+  std::array<Warp*, 4> warps;
   uint32_t first = 0;  // number of products.front()
   std::deque<Product> products;
-  std::vector<Warp*> waiting;
-  uint32_t registers = 0;  // a thread, by setmaxnreg
 };
 
 // A warp's part of it.
 struct WarpProducts {
   uint32_t issued = 0;
-  uint32_t committed = 0;     // products in groups
-  uint32_t delivered = 0;     // products waited for
-  std::deque<uint32_t> ends;  // of groups, one past the last product
+  uint32_t committed = 0;  // products in groups
+  uint32_t delivered = 0;  // products waited for
+  uint32_t target = 0;     // products that it waits for just now
+  bool waiting = false;
+  std::deque<uint32_t> ends;  // of groups that are not waited for, one past the last product
   bool fenced = false;        // ever
-  std::vector<Accumulators> flying;
+  std::vector<std::unique_ptr<Accumulators>> flying;
   // Registers seen before, as of the last fence or delivery.
   std::vector<Registers<int>> known_d;
   std::vector<Registers<const uint32_t>> known_a;

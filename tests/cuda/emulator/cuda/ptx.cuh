@@ -32,6 +32,10 @@ inline uint4 load_shared4(uint32_t address) {
 }
 
 inline void store_shared(uint32_t address, uint32_t value) { emulator::store_shared(address, &value, 1); }
+inline void store_shared2(uint32_t address, int2 value) {
+  const uint32_t words[2] = {static_cast<uint32_t>(value.x), static_cast<uint32_t>(value.y)};
+  emulator::store_shared(address, words, 2);
+}
 inline void store_shared4(uint32_t address, uint4 value) { emulator::store_shared(address, &value.x, 4); }
 
 inline void load_matrix4(uint32_t (&values)[4], uint32_t row) { emulator::load_matrix4(values, row); }

@@ -26,8 +26,8 @@ inline void tensor_copy_multicast(uint32_t shared, const CUtensorMap* map, int x
 
 inline uint32_t cluster_rank() { return emulator::cluster_rank(); }
 inline void cluster_sync() { emulator::cluster_sync(); }
-inline int2 load_cluster2(uint32_t shared, uint32_t rank) {
-  int2 value;
+inline int4 load_cluster4(uint32_t shared, uint32_t rank) {
+  int4 value;
   emulator::load_cluster(shared, rank, &value, sizeof value);
   return value;
 }
@@ -43,6 +43,8 @@ inline void lower_registers() {
   emulator::set_registers(kCount, false);
 }
 
+inline void barrier_sync(int id, int threads) { emulator::sync_named(id, threads); }
+
 inline void wgmma_fence() { emulator::wgmma_fence(); }
 inline void wgmma_commit() { emulator::wgmma_commit(); }
 template <int kPending>
@@ -50,9 +52,6 @@ inline void wgmma_wait() {
   static_assert(kPending >= 0 && kPending <= 7);
   emulator::wgmma_wait(kPending);
 }
-
-template <int kCount>
-inline void keep_registers(int (&)[kCount]) {}
 
 inline uint64_t swizzled_descriptor(uint32_t address) {
   return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | ((address & 0x3FFFF) >> 4);
