@@ -130,10 +130,10 @@ struct Call {
   const ulp::Kernel* kernel = nullptr;
 };
 
-void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-            const std::optional<std::string>& kernel) {
+// All of the call but the kernel. Throws where shapes disagree or a sum could leave int32.
+void set_problem(Call& call, const ulp::MatrixView& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero) {
   ulp::Problem& p = call.problem;
-  p.a = view_of(a, "a");
+  p.a = a;
   p.a_encoding = encoding_of(a_bits, p.a.is_signed, "a_bits");
   p.b = &b;
   p.a_zero = a_zero;
@@ -148,6 +148,12 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
     p.b_zero = &call.b_zero;
   }
   ulp::validate(p);
+}
+
+void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+            const std::optional<std::string>& kernel) {
+  set_problem(call, view_of(a, "a"), b, a_bits, a_zero, b_zero);
+  const ulp::Problem& p = call.problem;
   const ulp::Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding};
   call.kernel = &ulp::select_kernel(shape, kernel ? kernel->c_str() : nullptr);
 }
@@ -308,18 +314,11 @@ void set_bias(FusedEpilogue& f, const py::object& bias, const ulp::Problem& prob
   }
 }
 
-py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-                      const std::optional<std::string>& kernel, const py::object& out, const py::object& scale, const py::object& bias,
-                      bool relu, int out_bits, bool out_signed, int out_zero) {
-  static const py::object& float32 = *new py::object(py::dtype::of<float>());
-  static const py::object& uint8 = *new py::object(py::dtype::of<uint8_t>());
-  static const py::object& int8 = *new py::object(py::dtype::of<int8_t>());
-  Call call;
-  set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
-  FusedEpilogue f;
+void set_epilogue(FusedEpilogue& f, const ulp::Problem& problem, const py::object& scale, const py::object& bias, bool relu, int out_bits,
+                  bool out_signed, int out_zero) {
   ulp::Epilogue& e = f.epilogue;
-  set_scale(f, scale, b.layout.n);
-  set_bias(f, bias, call.problem, out_bits);
+  set_scale(f, scale, problem.b->layout.n);
+  set_bias(f, bias, problem, out_bits);
   e.relu = relu;
   e.kind = ulp::OutputKind::float32;
   if (out_bits != 0) {
@@ -334,10 +333,35 @@ py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int
     e.qmax = q.max();
     e.zero = out_zero;
   }
+}
+
+py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+                      const std::optional<std::string>& kernel, const py::object& out, const py::object& scale, const py::object& bias,
+                      bool relu, int out_bits, bool out_signed, int out_zero) {
+  static const py::object& float32 = *new py::object(py::dtype::of<float>());
+  static const py::object& uint8 = *new py::object(py::dtype::of<uint8_t>());
+  static const py::object& int8 = *new py::object(py::dtype::of<int8_t>());
+  Call call;
+  set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
+  FusedEpilogue f;
+  set_epilogue(f, call.problem, scale, bias, relu, out_bits, out_signed, out_zero);
   const auto dtype = py::reinterpret_borrow<py::dtype>(out_bits == 0 ? float32 : out_signed ? int8 : uint8);
   Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
-  run(call, e, output.c);
+  run(call, f.epilogue, output.c);
   return output.finish();
+}
+
+// Refuses what gemm and gemm_fused refuse before they look at a's values, in the same words, for a product that runs on a GPU.
+void check_gemm(int64_t k, int64_t n, int a_bits, bool a_signed, int b_bits, bool b_signed, int32_t a_zero, const py::object& b_zero,
+                const py::object& scale, const py::object& bias, int out_bits, bool out_signed, int out_zero) {
+  PackedMatrix b;
+  b.layout = layout_of(k, n, b_bits);
+  b.encoding = {b_bits, b_signed};
+  Call call;
+  set_problem(call, {nullptr, 0, k, k, 1, a_signed}, b, a_bits, a_zero, b_zero);
+  if (scale.is_none()) return;
+  FusedEpilogue f;
+  set_epilogue(f, call.problem, scale, bias, false, out_bits, out_signed, out_zero);
 }
 
 py::list kernels() {
@@ -418,6 +442,9 @@ PYBIND11_MODULE(_core, m) {
         py::arg("kernel").none(true), py::arg("out").none(true));
   m.def("gemm_fused", gemm_fused, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),
         py::arg("kernel").none(true), py::arg("out").none(true), py::arg("scale"), py::arg("bias").none(true), py::arg("relu"),
+        py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
+  m.def("check_gemm", check_gemm, py::arg("k"), py::arg("n"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
+        py::arg("b_signed"), py::arg("a_zero"), py::arg("b_zero"), py::arg("scale").none(true), py::arg("bias").none(true),
         py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
   m.def("kernels", kernels);
   m.def("rank", rank, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),

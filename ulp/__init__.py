@@ -18,6 +18,8 @@ from . import _threadpoolctl, config
 from ._core import build_info as _build_info
 from ._explain import Candidate, Explanation, Kernel, KernelTable, explain, kernels
 from ._gemm import gemm
+from ._gpu.explain import CudaExplanation
+from ._gpu.packed import CudaPackedMatrix
 from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_threads, show_config
 from .packed import PackedMatrix, pack
 
@@ -28,6 +30,8 @@ __version__: str = _build_info()["version"]
 
 __all__ = [
     "Candidate",
+    "CudaExplanation",
+    "CudaPackedMatrix",
     "Explanation",
     "Kernel",
     "KernelTable",

@@ -90,6 +90,23 @@ def gemm_fused(
     The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
     """
 
+def check_gemm(
+    k: int,
+    n: int,
+    a_bits: int,
+    a_signed: bool,
+    b_bits: int,
+    b_signed: bool,
+    a_zero: int,
+    b_zero: int | npt.NDArray[np.int32],
+    scale: float | npt.NDArray[np.float32] | None,
+    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None,
+    out_bits: int,
+    out_signed: bool,
+    out_zero: int,
+) -> None:
+    """The ValueErrors and TypeErrors of `gemm` (scale None) and `gemm_fused` but for a's values and the kernel: for products on a GPU."""
+
 class NotFinite(ValueError):  # noqa: N818  # the name of the native class
     """The input of a plan holds a NaN or an infinity."""
 

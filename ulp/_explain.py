@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from . import _core
+from ._gpu import native
+from ._gpu.explain import CudaExplanation, explain_on_gpu, kernel_names
 from ._validate import bit_pair, integer
 
 
@@ -97,12 +100,19 @@ class Explanation:
         return "->" if chosen else "", candidate.name, time, rate, why_not
 
 
-def kernels(*, bits: int | tuple[int, int] | None = None) -> KernelTable:
+@overload
+def kernels(*, bits: int | tuple[int, int] | None = ..., device: None = ...) -> KernelTable: ...
+@overload
+def kernels(*, bits: int | tuple[int, int] | None = ..., device: str) -> KernelTable | list[str]: ...
+def kernels(*, bits: int | tuple[int, int] | None = None, device: str | None = None) -> KernelTable | list[str]:
     """The kernel table, best first.
 
     bits: only kernels for this width (an int for both operands, or (a_bits, b_bits)); by default all of them.
+    device: "cuda" or "cuda:<number>" lists the names of the kernels that run there instead.
     """
     pair = None if bits is None else bit_pair(bits)
+    if device is not None and (index := native.device_index(device)) is not None:
+        return kernel_names(index, pair)
     rows = (
         Kernel(row["name"], row["technique"], row["isa"], row["mr"], row["nr"], row["available"], frozenset(map(tuple, row["pairs"])))
         for row in _core.kernels()
@@ -110,14 +120,48 @@ def kernels(*, bits: int | tuple[int, int] | None = None) -> KernelTable:
     return KernelTable(row for row in rows if pair is None or pair in row.pairs)
 
 
-def explain(M: int, N: int, K: int, *, bits: int | tuple[int, int], a_signed: bool = False, b_signed: bool = True) -> Explanation:  # noqa: N803
+@overload
+def explain(
+    M: int,  # noqa: N803
+    N: int,  # noqa: N803
+    K: int,  # noqa: N803
+    *,
+    bits: int | tuple[int, int],
+    a_signed: bool = ...,
+    b_signed: bool = ...,
+    device: None = ...,
+) -> Explanation: ...
+@overload
+def explain(
+    M: int,  # noqa: N803
+    N: int,  # noqa: N803
+    K: int,  # noqa: N803
+    *,
+    bits: int | tuple[int, int],
+    a_signed: bool = ...,
+    b_signed: bool = ...,
+    device: str,
+) -> Explanation | CudaExplanation: ...
+def explain(
+    M: int,  # noqa: N803
+    N: int,  # noqa: N803
+    K: int,  # noqa: N803
+    *,
+    bits: int | tuple[int, int],
+    a_signed: bool = False,
+    b_signed: bool = True,
+    device: str | None = None,
+) -> Explanation | CudaExplanation:
     """Which kernel `gemm` would run for an (M, K) a and a (K, N) b on this CPU now, and why not the others.
 
     M, N, K: 0 .. 2^31-1. bits: an int for both operands, or (a_bits, b_bits). The signs default to what networks have after a ReLU:
-    unsigned activations, signed weights. Raises TypeError or ValueError.
+    unsigned activations, signed weights. device: "cuda" or "cuda:<number>" tells of that GPU instead, for an a whose rows are aligned to 16
+    bytes and without zero points. Raises TypeError or ValueError; RuntimeError where no GPU can be used.
     """
     m, n, k = (integer(value, name, 0, 2**31 - 1) for name, value in (("M", M), ("N", N), ("K", K)))
     a_bits, b_bits = bit_pair(bits)
+    if device is not None and (index := native.device_index(device)) is not None:
+        return explain_on_gpu(m, n, k, a_bits, b_bits, a_signed=bool(a_signed), b_signed=bool(b_signed), index=index)
     ranked = _core.rank(m, n, k, a_bits, bool(a_signed), b_bits, bool(b_signed))
     candidates = tuple(Candidate(*row) for row in ranked)
     return Explanation(m, n, k, a_bits, b_bits, bool(a_signed), bool(b_signed), _core.isa(), candidates)

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core, config
+from ._gpu.arrays import on_gpu
+from ._gpu.packed import CudaPackedMatrix, common_device
 from ._validate import (
     INT32_MAX,
     IntArray,
@@ -55,6 +57,7 @@ def gemm(
     out: npt.NDArray[np.int32] | None = ...,
     kernel: str | None = ...,
     scale: None = ...,
+    device: None = ...,
 ) -> npt.NDArray[np.int32]: ...
 @overload
 def gemm(
@@ -72,23 +75,43 @@ def gemm(
     out_zero: int = ...,
     out_signed: bool = ...,
     relu: bool = ...,
+    device: None = ...,
 ) -> npt.NDArray[Any]: ...
+@overload
 def gemm(
-    a: npt.ArrayLike,
-    b: npt.ArrayLike | PackedMatrix,
+    a: Any,
+    b: Any,
+    *,
+    bits: int | tuple[int, int] | None = ...,
+    a_zero: int = ...,
+    b_zero: Any = ...,
+    out: Any = ...,
+    kernel: str | None = ...,
+    scale: Any = ...,
+    bias: Any = ...,
+    out_bits: int | None = ...,
+    out_zero: int = ...,
+    out_signed: bool = ...,
+    relu: bool = ...,
+    device: str | None = ...,
+) -> Any: ...
+def gemm(
+    a: Any,
+    b: Any,
     *,
     bits: int | tuple[int, int] | None = None,
     a_zero: int = 0,
-    b_zero: int | npt.ArrayLike = 0,
-    out: npt.NDArray[Any] | None = None,
+    b_zero: Any = 0,
+    out: Any = None,
     kernel: str | None = None,
-    scale: npt.ArrayLike | None = None,
-    bias: npt.ArrayLike | None = None,
+    scale: Any = None,
+    bias: Any = None,
     out_bits: int | None = None,
     out_zero: int = 0,
     out_signed: bool = False,
     relu: bool = False,
-) -> npt.NDArray[Any]:
+    device: str | None = None,
+) -> Any:
     """Multiply matrices of 1- to 8-bit integers, exactly: sum over k of (a - a_zero) * (b - b_zero).
 
     Args:
@@ -106,6 +129,15 @@ def gemm(
         out_zero: zero point of the result.
         out_signed: the result is int8 and its interval signed, -2^(out_bits-1)..2^(out_bits-1)-1; out_bits >= 2.
         relu: clamp from below at what stands for zero: 0, or out_zero.
+        device: "cuda" or "cuda:<number>" multiplies on that GPU, where numpy arrays are copied to it and the result back. By default where
+            the operands are.
+
+    On a GPU:
+        a, b and out may be arrays in its memory, of torch, cupy, or with `__cuda_array_interface__` or `__dlpack__`; b a
+        `CudaPackedMatrix`; b_zero, scale and bias may be there too, as int32, float32 and int32 or float32. The call goes to the current
+        stream of a's library and is not waited for; b packed and all arrays on the device, it can be captured in a CUDA graph. The result
+        is of a's type. Arrays there are uint8, int8 or bool, and their values are taken on trust: a must lie in its interval, b_zero in
+        that of b, sums with bias in int32. `ULP_CUDA_CHECK=1` waits and checks.
 
     Returns:
         (..., M, N), or (N,) for a (K,): int32; float32 with scale; uint8 or int8 with out_bits. `out` itself if given.
@@ -113,7 +145,9 @@ def gemm(
     Raises:
         TypeError: an operand of floats (quantize first) or of no numbers, an argument of the wrong type.
         ValueError: a value outside its interval (with its index), shapes that do not fit, an unknown kernel or one that cannot run, and
-            sums that could leave int32: K * max|a - a_zero| * max|b - b_zero| must not exceed 2^31 - 1.
+            sums that could leave int32: K * max|a - a_zero| * max|b - b_zero| must not exceed 2^31 - 1. Operands on different devices.
+        RuntimeError: no GPU can be used, or it failed.
+        MemoryError: its memory is full.
     """
     if (
         type(a) is _ndarray
@@ -125,6 +159,7 @@ def gemm(
         and -65536 < a_zero < 65536
         and -65536 < b_zero < 65536
         and (kernel is None or type(kernel) is str)
+        and device is None
         and not config.verbose
     ):
         a_bits = _plain_bits(bits, b._bits)
@@ -144,6 +179,12 @@ def gemm(
                     return fused if matrix is a else fused[0]
         except _OutOfRange:
             raise out_of_range(a, "a", a_bits) from None
+    if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or on_gpu(b):
+        from ._gpu import gemm as gpu
+
+        index = common_device(device, {"a": a, "b": b})
+        if index is not None:
+            return gpu.gemm(a, b, bits, a_zero, b_zero, out, kernel, scale, bias, out_bits, out_zero, out_signed, relu, index)
     return _gemm_general(a, b, bits, a_zero, b_zero, out, kernel, scale, bias, out_bits, out_zero, out_signed, relu)
 
 
@@ -211,11 +252,10 @@ def _gemm_general(
     shape = (n,) if given.ndim == 1 else (*given.shape[:-1], n)
     zero_a = integer(a_zero, "a_zero", -(2**31), INT32_MAX, "a zero point")
     zero_b = zero_points(b_zero, "b_zero", n)
-    if kernel is not None and not isinstance(kernel, str):
-        raise TypeError(f"kernel={kernel!r}: expected the name of a kernel, see ulp.kernels()")
-    epilogue = _epilogue(scale, bias, out_bits, out_zero, out_signed, relu, n)
-    dtype = np.dtype(np.int32) if epilogue is None else _result_dtype(epilogue)
-    target = None if out is None else _target(out, (m, n), shape, dtype)
+    check_kernel(kernel)
+    epilogue = make_epilogue(scale, bias, out_bits, out_zero, out_signed, relu, n)
+    dtype = np.dtype(np.int32) if epilogue is None else result_dtype(epilogue)
+    target = None if out is None else make_target(out, (m, n), shape, dtype)
 
     start = perf_counter()
     try:
@@ -230,7 +270,7 @@ def _gemm_general(
 
     if out is None:
         return result.reshape(shape)
-    assert isinstance(out, np.ndarray)  # _target has checked it
+    assert isinstance(out, np.ndarray)  # make_target has checked it
     if target is None:
         out[...] = result.reshape(shape)
     return out
@@ -239,15 +279,25 @@ def _gemm_general(
 def _matrix(given: IntArray, packed: _core.Packed, bits: int) -> IntArray:
     """a as a two-dimensional array of uint8 or int8 codes, leading dimensions folded into M. Copies only where no view will do."""
     codes = operand(given, "a", bits)
-    if given.ndim == 0:
+    check_depth(given.shape, packed.k, packed.n)
+    return codes if codes.ndim == 2 else codes.reshape(math.prod(codes.shape[:-1]), codes.shape[-1])
+
+
+def check_depth(shape: tuple[int, ...], k: int, n: int) -> None:
+    """ValueError unless an a of this shape goes with a (k, n) b."""
+    if len(shape) == 0:
         raise ValueError("a is a scalar: expected (..., M, K) or (K,)")
-    k = given.shape[-1]
-    if k != packed.k:
-        raise ValueError(f"a has K = {k} (shape {given.shape}) but b has K = {packed.k} (shape ({packed.k}, {packed.n}))")
-    return codes if codes.ndim == 2 else codes.reshape(math.prod(codes.shape[:-1]), k)
+    if shape[-1] != k:
+        raise ValueError(f"a has K = {shape[-1]} (shape {shape}) but b has K = {k} (shape ({k}, {n}))")
 
 
-def _target(out: object, matrix: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]) -> IntArray | None:
+def check_kernel(kernel: object) -> None:
+    """TypeError unless it may be the name of a kernel."""
+    if kernel is not None and not isinstance(kernel, str):
+        raise TypeError(f"kernel={kernel!r}: expected the name of a kernel, see ulp.kernels()")
+
+
+def make_target(out: object, matrix: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]) -> IntArray | None:
     """`out` as the (M, N) array that the core writes to, or None where it cannot: then the result is copied into `out`."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out of type {type(out).__name__}: expected a numpy array of shape {shape} and dtype {dtype}")
@@ -265,12 +315,12 @@ def _target(out: object, matrix: tuple[int, int], shape: tuple[int, ...], dtype:
     return out if out.flags.c_contiguous or columns_adjacent else None
 
 
-_Epilogue = tuple[float | npt.NDArray[np.float32], npt.NDArray[Any] | None, bool, int, bool, int]
+Epilogue = tuple[float | npt.NDArray[np.float32], npt.NDArray[Any] | None, bool, int, bool, int]
 
 
-def _epilogue(
+def make_epilogue(
     scale: object, bias: object, out_bits: object, out_zero: object, out_signed: object, relu: object, n: int
-) -> _Epilogue | None:
+) -> Epilogue | None:
     """The last six arguments of `_core.gemm_fused`, of the right types; None where the call wants the int32 sums."""
     if scale is None:
         if bias is not None or out_bits is not None or out_zero or out_signed or relu:
@@ -294,7 +344,7 @@ def _epilogue(
     return factors, _bias(bias, floats=False), bool(relu), width, bool(out_signed), zero
 
 
-def _result_dtype(epilogue: _Epilogue) -> np.dtype[Any]:
+def result_dtype(epilogue: Epilogue) -> np.dtype[Any]:
     _, _, _, width, signed, _ = epilogue
     if width == 0:
         return np.dtype(np.float32)

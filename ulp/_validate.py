@@ -106,21 +106,30 @@ def operand(array: IntArray, name: str, bits: int) -> IntArray:
         return array
     if dtype.kind == "b":
         return array.view(_UINT8)
-    if dtype.kind == "f":
-        raise TypeError(
+    if dtype.kind not in "iu":
+        raise no_integers(name, str(dtype), floats=dtype.kind == "f")
+    if array.size == 0:
+        return array.astype(_UINT8)
+    signed = int(array.min()) < 0
+    check_range(array, name, bits, signed)
+    return array.astype(_INT8 if signed else _UINT8)
+
+
+def no_integers(name: str, dtype: str, *, floats: bool) -> TypeError:
+    """The TypeError for an operand that holds no integers."""
+    if floats:
+        return TypeError(
             f"{name} has dtype {dtype}: ulp multiplies integers, quantize first, "
             f"for example np.clip(np.rint({name} / scale), low, high).astype(np.int8)"
         )
-    if dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {dtype}: expected uint8 (unsigned), int8 (signed) or another integer dtype")
-    if array.size == 0:
-        return array.astype(_UINT8)
-    low, high = int(array.min()), int(array.max())
-    signed = low < 0
-    least, most = interval(bits, signed)
-    if low < least or high > most or (signed and bits == 1 and bool((array == 0).any())):
+    return TypeError(f"{name} has dtype {dtype}: expected uint8 (unsigned), int8 (signed) or another integer dtype")
+
+
+def check_range(array: IntArray, name: str, bits: int, signed: bool) -> None:
+    """ValueError for a value outside its interval."""
+    low, high = interval(bits, signed)
+    if array.size and (int(array.min()) < low or int(array.max()) > high or (signed and bits == 1 and bool((array == 0).any()))):
         raise out_of_range(array, name, bits)
-    return array.astype(_INT8 if signed else _UINT8)
 
 
 def out_of_range(array: IntArray, name: str, bits: int) -> ValueError:

@@ -3,6 +3,7 @@
 `ULP_NUM_THREADS`   threads of a call, 1..1024; else `OMP_NUM_THREADS`; else the cores that affinity and cgroup leave this process
 `ULP_MAX_CPU_ISA`   the best instruction set that kernels may use, a name of `ulp.show_config()`; "baseline" runs anywhere
 `ULP_VERBOSE`       1: one line a `gemm` call on stderr; 0 or unset: nothing
+`ULP_CUDA_CHECK`    1: `gemm` on a GPU waits for the values of its arrays and checks them, too; 0 or unset: it takes them on trust
 
 They are read once, when `ulp` is imported. A value that means nothing is a ValueError that lists what does.
 """
@@ -16,11 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, overload
 
 from . import _core
+from ._gpu import native
 from ._validate import integer
 
 MAX_THREADS = 1024
 
 verbose: bool = False
+cuda_check: bool = False
 _max_isa: str = ""
 _threads_set: int = 0
 _threads_source: str = ""
@@ -90,7 +93,8 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
         "ISAs available": ", ".join(available_isas()),
         "ISAs known": ", ".join(_core.isas()),
         "threads": f"{threads} ({source})",
-        "CUDA module": "not built",
+        "CUDA module": native.describe_module(),
+        "CUDA devices": native.describe_devices(),
     }
     if mode == "dict":
         return facts
@@ -115,11 +119,9 @@ def cpu_name() -> str:
 
 def configure(environment: Mapping[str, str]) -> None:
     """Read the environment variables of this module. `ulp` calls it once, at import."""
-    global verbose, _max_isa
-    value = environment.get("ULP_VERBOSE", "")
-    if value not in ("", "0", "1"):
-        raise ValueError(f"ULP_VERBOSE={value!r}: expected 0 or 1")
-    verbose = value == "1"
+    global verbose, cuda_check, _max_isa
+    verbose = _switch(environment, "ULP_VERBOSE")
+    cuda_check = _switch(environment, "ULP_CUDA_CHECK")
 
     value = environment.get("ULP_MAX_CPU_ISA", "")
     if value:
@@ -130,6 +132,13 @@ def configure(environment: Mapping[str, str]) -> None:
         _core.set_isa(available_isas()[0])
 
     _set_threads(*_preset_threads(environment))
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    value = environment.get(name, "")
+    if value not in ("", "0", "1"):
+        raise ValueError(f"{name}={value!r}: expected 0 or 1")
+    return value == "1"
 
 
 def _set_threads(n: int, source: str) -> None:

@@ -12,13 +12,17 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._gpu.arrays import on_gpu
 from ._validate import IntArray, as_array, bit_width, integer, operand, out_of_range
+
+if TYPE_CHECKING:
+    from ._gpu.packed import CudaPackedMatrix
 
 FORMAT = "ulp.PackedMatrix"
 FORMAT_VERSION = 1
@@ -88,6 +92,15 @@ class PackedMatrix:
         """The values as a new (K, N) array of `dtype`."""
         return _core.unpack(self._packed)
 
+    def to(self, device: str) -> Any:
+        """A `CudaPackedMatrix` of the same values for device="cuda" or "cuda:<number>"; for "cpu" the matrix itself.
+
+        Raises TypeError, ValueError, RuntimeError where no GPU can be used, MemoryError.
+        """
+        from ._gpu.packed import move
+
+        return move(self, device)
+
     def __repr__(self) -> str:
         k, n = self.shape
         sign = "signed" if self.signed else "unsigned"
@@ -153,27 +166,50 @@ class PackedMatrix:
             raise ValueError(f"{source} is not a saved ulp.PackedMatrix: {error}") from error
 
 
-def pack(b: npt.ArrayLike, bits: int) -> PackedMatrix:
+@overload
+def pack(b: npt.ArrayLike, bits: int) -> PackedMatrix: ...
+@overload
+def pack(b: Any, bits: int, device: str | None = ...) -> Any: ...
+def pack(b: Any, bits: int, device: str | None = None) -> PackedMatrix | CudaPackedMatrix:
     """Pack a (K, N) integer matrix for reuse as `b` of `ulp.gemm`.
 
     b: uint8 (unsigned), int8 (signed; at 1 bit only -1 and +1), or any integer dtype: unsigned if all values are in 0..2^bits-1, else
-        signed.
+        signed. An array in the memory of a GPU is packed there.
     bits: 1..8.
-    Raises ValueError for a value out of range (with index, value and interval) or a shape that is not 2-D, TypeError for other dtypes.
+    device: "cuda" or "cuda:<number>" packs for a GPU, and gives a `CudaPackedMatrix`. By default where b is.
+    Raises ValueError for a value out of range (with index, value and interval) or a shape that is not 2-D, TypeError for other dtypes;
+    for a GPU also RuntimeError where none can be used, MemoryError.
     """
-    return PackedMatrix(pack_array(b, bit_width(bits, "bits")))
+    width = bit_width(bits, "bits")
+    if device is not None or on_gpu(b):
+        from ._gpu.packed import pack_for_gpu
+
+        packed = pack_for_gpu(b, width, device)
+        if packed is not None:
+            return packed
+    return PackedMatrix(pack_array(b, width))
 
 
 def pack_array(b: object, bits: int) -> _core.Packed:
     """The native matrix of `b`. Precondition: bits is in 1..8."""
-    array = as_array(b, "b")
-    if array.ndim != 2:
-        raise ValueError(f"b has shape {array.shape}: expected two dimensions, (K, N)")
-    codes = operand(array, "b", bits)
+    codes = weight_codes(b, bits)
     try:
         return _core.pack(codes, bits)
     except _core.OutOfRange:
         raise out_of_range(codes, "b", bits) from None
+
+
+def weight_codes(b: object, bits: int) -> IntArray:
+    """`b` as a matrix of uint8 or int8, whose values have not all been checked. Precondition: bits is in 1..8."""
+    array = as_array(b, "b")
+    check_matrix(array.shape)
+    return operand(array, "b", bits)
+
+
+def check_matrix(shape: tuple[int, ...]) -> None:
+    """ValueError unless b has two dimensions."""
+    if len(shape) != 2:
+        raise ValueError(f"b has shape {shape}: expected two dimensions, (K, N)")
 
 
 def _rebuild(header: object, data: object) -> PackedMatrix:
