@@ -95,6 +95,22 @@ struct Sm90Block {
   }
 };
 
+// A consumer's place.
+struct Sm90Consumer {
+  int group;   // 0, 1: which half of the channels
+  int thread;  // of the warpgroup
+  int strip;   // of the panel, the warp's 16 channels
+  int lane;
+
+  __device__ Sm90Consumer()
+      : group(static_cast<int>(threadIdx.x) / 128 - 1),
+        thread(static_cast<int>(threadIdx.x) % 128),
+        strip(static_cast<int>(threadIdx.x) / 32 - 4),
+        lane(static_cast<int>(threadIdx.x) % 32) {}
+  // A warpgroup multiplies together, so it does where the first of its four strips exists.
+  __device__ bool works(int strips) const { return strips > 4 * group; }
+};
+
 // The copying warp, one lane of it.
 template <int kBits, int kTokens>
 __device__ inline void sm90_produce(const CUtensorMap* map, const Arguments& p, const Sm90Block<kBits, kTokens>& own) {
@@ -132,14 +148,14 @@ __device__ inline void sm90_release(const Arguments& p, const Sm90Block<kBits, k
   if (lane < p.multicast) ptx::barrier_arrive_remote(own.empty(stage), own.rank_split * p.multicast + lane);
 }
 
-// Starts the products of one block of k, once it is there; a receives the weights, which must stay until the products are done.
+// Starts the products of one block of k, once it is there. a receives the weights, which must stay until the products are done.
 template <int kBits, int kTokens, bool kUnsigned>
-__device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Ring& ring, int warp, int lane,
+__device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Ring& ring, int strip,
                                      bool accumulate, uint32_t (&a)[4][4],
                                      int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
   constexpr int kColumns = sm90_columns(kTokens);
   ptx::barrier_wait(own.full(ring.stage), ring.phase);
-  const Words<kBits> words = load_words<kBits>(own.weights(ring.stage) + warp * strip_bytes(kBits), lane);
+  const Words<kBits> words = load_words<kBits>(own.weights(ring.stage) + strip * strip_bytes(kBits), Sm90Consumer().lane);
 #pragma unroll
   for (int step = 0; step < 4; ++step) unpack_bytes(words, step, p.bipolar, a[step]);
   ptx::wgmma_fence();
@@ -156,9 +172,10 @@ __device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, 
 
 // One tile of a consumer warp, from the first block of k to the sums in registers.
 template <int kBits, int kTokens, bool kUnsigned>
-__device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits, kTokens>& own, Sm90Ring& ring, bool there, int warp,
-                                       int lane, int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
-  if (!there) {
+__device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits, kTokens>& own, Sm90Ring& ring, int strips,
+                                       int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+  const int lane = Sm90Consumer().lane;
+  if (!Sm90Consumer().works(strips)) {
     // Nothing but the part in the protocol: the neighbour's activations still pass through here.
     for (int block = own.block_begin; block < own.block_end; ++block) {
       ptx::barrier_wait(own.full(ring.stage), ring.phase);
@@ -167,12 +184,14 @@ __device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits
     }
     return;
   }
+  // A warp whose strip does not exist takes the last one's weights: it has to multiply with the others, and its sums are not used.
+  const int strip = min(Sm90Consumer().strip, strips - 1);
   // |acc| <= K of the split * 128 * 255 < 2^31, as blocks_per_split * kBlock <= kMaxSplitK: unpack.cuh.
   uint32_t even[4][4];  // the weights of the products under way, and of the next
   uint32_t odd[4][4];
   int before = 0;  // the stage that the products under way read
   const auto step = [&](uint32_t (&a)[4][4], bool first) {
-    sm90_multiply<kBits, kTokens, kUnsigned>(p, own, ring, warp, lane, !first, a, acc);
+    sm90_multiply<kBits, kTokens, kUnsigned>(p, own, ring, strip, !first, a, acc);
     ptx::wgmma_wait<1>();
     if (!first) sm90_release(p, own, before, lane);
     before = ring.stage;
@@ -228,8 +247,12 @@ __device__ inline void sm90_finish(const Arguments& p, const Sm90Block<kBits, kT
 
 // The results of a warpgroup's half of a tile.
 template <int kBits, int kTokens>
-__device__ inline void sm90_results(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Tile& tile, bool there, int group,
-                                    int thread, const int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+__device__ inline void sm90_results(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Tile& tile, int strips,
+                                    const int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
+  const Sm90Consumer consumer;
+  const int group = consumer.group;
+  const int thread = consumer.thread;
+  const bool there = consumer.works(strips);
   const uint32_t staged = own.exchange() + group * sm90_staged(kTokens) * kSm90Pitch;
   const int token = tile.token_tile * kTokens;
   const int channel = own.panel(p, tile) * kPanel + group * 64;
@@ -277,20 +300,16 @@ __global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_consta
     __syncwarp();
   } else {
     ptx::raise_registers<232>();
-    const int thread = static_cast<int>(threadIdx.x) - 128;
-    const int warp = thread / 32;
-    const int lane = thread % 32;
     Sm90Ring ring;
     for (int number = own.cluster; number < own.tiles; number += own.clusters) {
       const Sm90Tile tile(p, number);
       const int panel = own.panel(p, tile);
-      // A warpgroup multiplies together, so it does where the first of its four strips exists; what the others hold is not used.
-      const bool there = own.strips(p, panel) > (group - 1) * 4;
+      const int strips = own.strips(p, panel);
       int acc[kTokens / kColumns][kColumns / 2];
 #pragma unroll
       for (int i = 0; i < kTokens / 2; ++i) acc[i / (kColumns / 2)][i % (kColumns / 2)] = 0;
-      sm90_accumulate<kBits, kTokens, kUnsigned>(p, own, ring, there, warp, lane, acc);
-      sm90_results(p, own, tile, there, group - 1, thread % 128, acc);
+      sm90_accumulate<kBits, kTokens, kUnsigned>(p, own, ring, strips, acc);
+      sm90_results(p, own, tile, strips, acc);
     }
   }
   // The other side of the one in sm90_results, for the warps that do not multiply.
