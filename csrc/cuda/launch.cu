@@ -235,6 +235,8 @@ void upload(void* target, const void* host, size_t size, int device) {
   if (size == 0) return;
   const CurrentDevice current(device);
   check(cudaMemcpy(target, host, size, cudaMemcpyHostToDevice), "copying to the device");
+  // From pageable memory it may return before the last bytes are there, and other streams do not wait for the default one.
+  check(cudaStreamSynchronize(nullptr), "copying to the device");
 }
 
 void download(void* host, const void* source, size_t size, int device, Stream stream) {
