@@ -46,7 +46,7 @@ class Library(Protocol):
         """Address and owner of bytes, aligned to 256, for work on `stream()`. MemoryError."""
 
     def contiguous(self, array: Any) -> Any:
-        """The array, or a copy of it, C-contiguous."""
+        """A C-contiguous copy of an array that is not."""
 
     def upload(self, array: npt.NDArray[Any]) -> Any: ...
     def broadcast(self, array: Any, n: int) -> Any:
@@ -64,6 +64,9 @@ def on_gpu(x: object) -> bool:
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     if tensor is not None and isinstance(x, tensor):
         return bool(getattr(x, "is_cuda", False))
+    ndarray = getattr(sys.modules.get("cupy"), "ndarray", None)
+    if ndarray is not None and isinstance(x, ndarray):
+        return True
     return hasattr(x, "__cuda_array_interface__") or _dlpack_device(x) is not None
 
 
@@ -94,9 +97,15 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
+def dense(library: Library, array: Any) -> Any:
+    """The array itself if it is C-contiguous, else a copy that is."""
+    view = library.view(array)
+    return array if is_contiguous(view.shape, view.strides) else library.contiguous(array)
+
+
 def to_numpy(library: Library, array: Any) -> npt.NDArray[Any]:
     """A copy in host memory. Waits for the stream."""
-    view = library.view(library.contiguous(array))
+    view = library.view(dense(library, array))
     copied: npt.NDArray[Any] = native.load().to_numpy(view.pointer, view.shape, np.dtype(view.dtype), view.device, library.stream())
     return copied
 
@@ -224,9 +233,6 @@ class _Other:
         return _own_workspace(size, self.view(self._sample).device)
 
     def contiguous(self, array: Any) -> Any:
-        view = self.view(array)
-        if is_contiguous(view.shape, view.strides):
-            return array
         return self._function("ascontiguousarray", "pass a C-contiguous array")(array)
 
     def upload(self, array: npt.NDArray[Any]) -> Any:
@@ -234,7 +240,7 @@ class _Other:
         return xp.asarray(np.ascontiguousarray(array), device=self._sample.device)
 
     def broadcast(self, array: Any, n: int) -> Any:
-        return self.contiguous(self._function("broadcast_to", f"pass {n} values")(array, (n,)))
+        return dense(self, self._function("broadcast_to", f"pass {n} values")(array, (n,)))
 
     def assign(self, target: Any, source: Any) -> None:
         target[...] = source

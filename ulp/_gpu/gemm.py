@@ -19,7 +19,7 @@ from ulp._validate import INT32_MAX, as_array, bit_pair, check_range, integer, i
 from ulp.packed import PackedMatrix
 
 from . import native
-from .arrays import Host, Library, View, library_of, on_gpu, to_numpy
+from .arrays import Host, Library, View, dense, library_of, on_gpu, to_numpy
 from .packed import BYTES, CudaPackedMatrix, move, pack_for_gpu
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def gemm(
     if isinstance(library, Host):
         check_range(codes, "a", a_bits, signed)
         codes = library.upload(codes)
-    rows = _rows(library, codes) or _rows(library, library.contiguous(codes))
+    rows = _rows(library, codes) or _rows(library, dense(library, codes))
     assert rows is not None  # C-contiguous
     if config.cuda_check and not isinstance(library, Host):
         _check_values(library, a, rows, signed, a_bits, device)
@@ -160,7 +160,7 @@ def _column(name: str, value: Any, device: int) -> View:
         raise TypeError(f"{name} has dtype {view.dtype}: on a GPU expected {' or '.join(wanted)}")
     if view.device != device:
         raise ValueError(f"{name} is on cuda:{view.device}, not on cuda:{device}: move it there first")
-    return library.view(library.contiguous(value))
+    return library.view(dense(library, value))
 
 
 def _on_host(name: str, view: View, weights: Weights) -> np.ndarray[Any, Any]:
