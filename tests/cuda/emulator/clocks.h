@@ -2,6 +2,7 @@
 // does with its own epoch; something happened before a thread's next step if the thread's view covers its stamp.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -28,6 +29,8 @@ struct View {
   Known known;
   Known fenced;  // of what is known, what a proxy fence has made visible to asynchronous copies and matrix units
 };
+
+inline bool same(const View& a, const View& b) { return a.known == b.known && a.fenced == b.fenced; }
 
 // Joins views.
 class Gatherer {
@@ -59,18 +62,19 @@ class Gatherer {
 };
 
 inline View joined(const View& a, const View& b) {
-  // The lanes of a warp come here one after the other with the same two views.
+  // The lanes of a warp come here with the same two views, and other warps between them.
   struct Memo {
     View a, b, result;
   };
-  static Memo memo;
-  if (memo.result.known != nullptr && memo.a.known == a.known && memo.a.fenced == a.fenced && memo.b.known == b.known &&
-      memo.b.fenced == b.fenced) {
-    return memo.result;
+  static std::array<Memo, 16> memos;
+  static size_t oldest = 0;
+  for (const Memo& memo : memos) {
+    if (memo.result.known != nullptr && same(memo.a, a) && same(memo.b, b)) return memo.result;
   }
   Gatherer gatherer;
   gatherer.add(a);
   gatherer.add(b);
+  Memo& memo = memos[oldest++ % memos.size()];
   memo = {a, b, gatherer.freeze()};
   return memo.result;
 }

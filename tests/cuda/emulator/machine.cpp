@@ -67,6 +67,14 @@ void fail(cudaError_t error, const char* format, ...) {
   machine->stop();
 }
 
+void fail_machine(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  set_fault(cudaErrorLaunchFailure, formatted(format, arguments));
+  va_end(arguments);
+  machine->stop();
+}
+
 std::string agent_name(uint32_t agent) { return machine->agent_name(agent); }
 
 Machine::Machine(const cudaLaunchConfig_t& config, dim3 cluster, void (*run)(void*), void* arguments, uint64_t seed)

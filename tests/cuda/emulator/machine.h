@@ -6,7 +6,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -111,6 +110,24 @@ struct Block {
   std::vector<Warp*> wanting_registers;
 };
 
+// SplitMix64.
+class Random {
+ public:
+  using result_type = uint64_t;
+  explicit Random(uint64_t seed) : state_(seed) {}
+  static constexpr uint64_t min() { return 0; }
+  static constexpr uint64_t max() { return UINT64_MAX; }
+  uint64_t operator()() {
+    uint64_t z = state_ += 0x9E3779B97F4A7C15;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+    z = (z ^ z >> 27) * 0x94D049BB133111EB;
+    return z ^ z >> 31;
+  }
+
+ private:
+  uint64_t state_;
+};
+
 class Machine {
  public:
   Machine(const cudaLaunchConfig_t& config, dim3 cluster, void (*run)(void*), void* arguments, uint64_t seed);
@@ -155,7 +172,7 @@ class Machine {
   dim3 cluster_;
   void (*run_)(void*);
   void* arguments_;
-  std::mt19937_64 random_;
+  Random random_;
   uint32_t land_one_in_ = 1;
   Fibre main_;
   std::vector<Warp*> ready_;
@@ -174,6 +191,8 @@ inline Thread& self() { return *current; }
 
 // Ends the launch with this error and a message about the running thread.
 [[noreturn]] void fail(cudaError_t error, const char* format, ...) __attribute__((format(printf, 2, 3)));
+// The same about no thread.
+[[noreturn]] void fail_machine(const char* format, ...) __attribute__((format(printf, 1, 2)));
 std::string agent_name(uint32_t agent);
 
 // The running lane arrives at something that the lanes of mask do together.

@@ -39,8 +39,8 @@ void check_phase(Mbarrier& barrier, uint32_t address) {
   if (barrier.pending != 0 || barrier.bytes != 0) return;
   for (const Mbarrier::Waiter& waiter : barrier.waiters) {
     if (waiter.phase == barrier.phase) continue;
-    fail(cudaErrorLaunchFailure, "barrier 0x%x: a second phase ends before warp %d lane %d has seen the end of the one that it waits for",
-         address, waiter.thread->warp->index, waiter.thread->lane);
+    fail_machine("barrier 0x%x: a second phase ends before warp %d lane %d has seen the end of the one that it waits for", address,
+                 waiter.thread->warp->index, waiter.thread->lane);
   }
   ++barrier.phase;
   barrier.pending = barrier.expected;
@@ -92,6 +92,16 @@ void fence_barrier_init() {
   for (auto& [address, barrier] : self().block->barriers) {
     if (barrier.initialised.agent == self().agent) barrier.announced = true;
   }
+}
+
+void fence_proxy_async() {
+  require_hopper("fence.proxy.async");
+  Thread& thread = self();
+  Gatherer seen;
+  seen.add(thread.view);
+  seen.add(thread.stamp());
+  ++thread.epoch;
+  thread.view.fenced = seen.freeze().known;
 }
 
 void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
@@ -169,11 +179,11 @@ void tensor_copy(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t
 void land(const BulkCopy& copy) {
   Mbarrier& barrier = copy.target->barriers.at(copy.barrier);
   if (barrier.phase != copy.phase) {
-    fail(cudaErrorLaunchFailure,
-         "(running by chance) a copy of %u bytes to 0x%x of block %u of the cluster lands when phase %u of barrier 0x%x, in which it was "
-         "issued, has ended: "
-         "fewer bytes were expected than copied",
-         copy.bytes, copy.shared, copy.target->rank, copy.phase, copy.barrier);
+    fail_machine(
+        "a copy of %u bytes to 0x%x of block %u of the cluster lands when phase %u of barrier 0x%x, in which it was issued, has ended: "
+        "fewer bytes "
+        "were expected than copied",
+        copy.bytes, copy.shared, copy.target->rank, copy.phase, copy.barrier);
   }
   std::vector<uint8_t> bytes;
   if (copy.global != nullptr) bytes.assign(static_cast<const uint8_t*>(copy.global), static_cast<const uint8_t*>(copy.global) + copy.bytes);

@@ -43,6 +43,8 @@ struct BulkCopy {
 
 void barrier_init(uint32_t barrier, uint32_t arrivals);
 void fence_barrier_init();
+// fence.proxy.async: asynchronous copies and matrix units see what this thread knows to be written. No kernel needs it so far.
+void fence_proxy_async();
 void barrier_arrive_expect(uint32_t barrier, uint32_t bytes);
 void barrier_arrive_remote(uint32_t barrier, uint32_t rank);
 void barrier_wait(uint32_t barrier, uint32_t parity);

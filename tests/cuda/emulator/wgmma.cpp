@@ -108,7 +108,7 @@ Warpgroup& warpgroup_of(Warp& warp, const char* instruction) {
 void note_operand(Warp& warp, const Warpgroup& group, const Operand& b, int columns, uint32_t number) {
   const View* last = nullptr;
   for (const Thread* thread : warp.threads) {
-    if (last != nullptr && last->known == thread->view.known && last->fenced == thread->view.fenced) continue;
+    if (last != nullptr && same(*last, thread->view)) continue;
     last = &thread->view;
     const Accessor by{{group.agent, number + 1}, thread->agent, last, true, "wgmma"};
     for (int n = 0; n < columns; ++n) {
