@@ -179,7 +179,7 @@ def gemm(
                     return fused if matrix is a else fused[0]
         except _OutOfRange:
             raise out_of_range(a, "a", a_bits) from None
-    if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or on_gpu(b):
+    if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or (type(b) is not PackedMatrix and on_gpu(b)):
         from ._gpu import gemm as gpu
 
         index = common_device(device, {"a": a, "b": b})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -134,26 +134,29 @@ class _Torch:
         return int(self._torch.cuda.current_stream(self._device).cuda_stream)
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        try:
-            return self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device)
-        except self._torch.cuda.OutOfMemoryError as error:
-            raise MemoryError(str(error)) from None
+        return self._allocate(lambda: self._torch.empty(tuple(shape), dtype=getattr(self._torch, dtype), device=self._device))
 
     def workspace(self, size: int) -> tuple[int, object]:
         owner = self.empty((size,), "uint8")
         return owner.data_ptr(), owner
 
     def contiguous(self, array: Any) -> Any:
-        return array.contiguous()
+        return self._allocate(array.contiguous)
 
     def upload(self, array: npt.NDArray[Any]) -> Any:
-        return self._torch.from_numpy(np.array(array)).to(self._device)
+        return self._allocate(lambda: self._torch.from_numpy(np.array(array)).to(self._device))
 
     def broadcast(self, array: Any, n: int) -> Any:
-        return array.reshape(1).expand(n).contiguous()
+        return self._allocate(array.reshape(1).expand(n).contiguous)
 
     def assign(self, target: Any, source: Any) -> None:
         target.copy_(source)
+
+    def _allocate(self, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except self._torch.cuda.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from None
 
 
 class _Cupy:

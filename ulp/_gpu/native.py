@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 HOW_TO_BUILD = "pip install . --config-settings=cmake.define.ULP_CUDA=ON, with nvcc 12.8 or newer on the PATH"
@@ -26,8 +25,8 @@ def load() -> Any:
     return _module
 
 
-def replace_module(module: ModuleType | None) -> None:
-    """Use another build of the bindings, or `ulp._cuda` again. For tests."""
+def replace_module(module: Any) -> None:
+    """Use another build of the bindings; None: `ulp._cuda` again. For tests."""
     global _module, _devices
     _module, _devices = module, None
 
@@ -76,7 +75,11 @@ def describe_module() -> str:
 
 
 def describe_devices() -> str:
-    """For `ulp.show_config`: the devices, or why there are none."""
+    """For `ulp.show_config`: the devices, or why a module that is there has none."""
+    try:
+        load()
+    except RuntimeError:
+        return "none"
     try:
         found = devices()
     except RuntimeError as error:
