@@ -71,7 +71,7 @@ const char* objection(const KernelRow& row, const Situation& situation, const Ma
 constexpr double kStart = 2500;
 constexpr double kSecondKernel = 3500;
 constexpr double kExchange = 1200;
-// A multiprocessor alone draws no more than about twice its share of the memory's bandwidth.
+// A multiprocessor draws at most about twice its share of the memory's bandwidth.
 constexpr double kMemoryShare = 2;
 
 Estimate estimate(const Plan& p, const Situation& situation, const Machine& machine, const Figures& f) {
@@ -92,8 +92,8 @@ Estimate estimate(const Plan& p, const Situation& situation, const Machine& mach
   e.tensor = rounds * p.blocks_per_split * tensor;
   e.feed = rounds * p.blocks_per_split * feed;
   const double operands = n * k * s.b.bits / 8 + m * k;
-  const double fullest = rounds * p.blocks_per_split * (weights + row.tokens * kBlock) / (kMemoryShare * f.memory_bytes);
-  e.memory = std::max((operands + 4 * m * n) / (f.memory_bytes * machine.sms), std::min(fullest, operands / f.memory_bytes));
+  const double drawing = std::min<double>(machine.sms, tiles * p.splits * kMemoryShare);
+  e.memory = (operands + 4 * m * n) / (f.memory_bytes * drawing);
   e.fixed = kStart;
   if (p.splits > 1) {
     const double slices = 2 * 4 * m * n * p.splits;
