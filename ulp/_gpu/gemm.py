@@ -19,13 +19,22 @@ from ulp._validate import INT32_MAX, as_array, bit_pair, check_range, integer, i
 from ulp.packed import PackedMatrix
 
 from . import native
-from .arrays import Host, Library, View, dense, library_of, on_gpu, to_numpy
+from .arrays import Host, Library, View, is_contiguous, library_of, on_gpu, to_numpy
 from .packed import BYTES, CudaPackedMatrix, move, pack_for_gpu
 
 if TYPE_CHECKING:
     from ulp._cuda import Weights
 
 _COLUMN_DTYPES = {"b_zero": ("int32",), "scale": ("float32",), "bias": ("int32", "float32")}
+
+
+class _Left(NamedTuple):
+    """a as it was given, of bytes: numpy's, or on a device."""
+
+    library: Library
+    codes: Any
+    shape: tuple[int, ...]
+    signed: bool
 
 
 class _Rows(NamedTuple):
@@ -61,18 +70,8 @@ def gemm(
         raise TypeError(f"a is a {type(a).__name__}: only b can be packed")
     a_bits, weights = _weights(b, bits, device)
     k, n = weights.k, weights.n
-    library: Library
-    if on_gpu(a):
-        library, codes = library_of(a), a
-        view = library.view(a)
-        if view.dtype not in BYTES:
-            raise _not_bytes(view.dtype)
-        shape, signed = view.shape, view.dtype == "int8"
-    else:
-        library = Host(device)
-        given = as_array(a, "a")
-        codes = operand(given, "a", a_bits)
-        shape, signed = given.shape, codes.dtype == np.int8
+    left = _left(a, a_bits, device)
+    library, shape, signed = left.library, left.shape, left.signed
     check_depth(shape, k, n)
     check_kernel(kernel)
 
@@ -89,16 +88,10 @@ def gemm(
     if out is not None:
         _check_out(out, library, device, result_shape, dtype)
 
-    if isinstance(library, Host):
-        check_range(codes, "a", a_bits, signed)
-        codes = library.upload(codes)
-    rows = _rows(library, codes) or _rows(library, dense(library, codes))
-    assert rows is not None  # C-contiguous
-    if config.cuda_check and not isinstance(library, Host):
-        _check_values(library, a, rows, signed, a_bits, device)
-    target = None if out is None or isinstance(library, Host) else _free_target(library, out, [library.view(codes), *there.values()])
+    rows = _rows_of_left(left, a_bits, device)
+    target = None if out is None or isinstance(library, Host) else _free_target(library.view(out), [rows.view, *there.values()])
     result = library.empty(result_shape, dtype.name) if target is None else out
-    written = target or _rows(library, result)
+    written = target or _rows(library.view(result))
     assert written is not None  # C-contiguous
     if written.m and n:
         held = {name: _device_column(library, name, there.get(name), value, n) for name, value in _vectors(zero_b, epilogue).items()}
@@ -106,6 +99,34 @@ def gemm(
     if config.verbose:
         _report(rows, signed, a_bits, weights, b_zero_point="b_zero" in there or bool(np.any(zero_b)), kernel=kernel, dtype=dtype)
     return _hand_over(library, result, out, target)
+
+
+def _left(a: Any, bits: int, device: int) -> _Left:
+    """a, of a dtype that can be multiplied. TypeError."""
+    if not on_gpu(a):
+        given = as_array(a, "a")
+        codes = operand(given, "a", bits)
+        return _Left(Host(device), codes, given.shape, codes.dtype == np.int8)
+    library = library_of(a)
+    view = library.view(a)
+    if view.dtype not in BYTES:
+        raise _not_bytes(view.dtype)
+    return _Left(library, a, view.shape, view.dtype == "int8")
+
+
+def _rows_of_left(left: _Left, bits: int, device: int) -> _Rows:
+    """a on the device, where the kernels can read it. ValueError for a value outside its interval, where values are looked at."""
+    library, codes = left.library, left.codes
+    if isinstance(library, Host):
+        check_range(codes, "a", bits, left.signed)
+        codes = library.upload(codes)
+    rows = _rows(library.view(codes)) or _rows(library.view(library.contiguous(codes)))
+    assert rows is not None  # C-contiguous
+    if config.cuda_check and not isinstance(library, Host):
+        place = rows.pointer, rows.m, rows.columns, rows.stride
+        if native.load().check(*place, left.signed, bits, device, library.stream()) >= 0:
+            raise out_of_range(to_numpy(library, codes), "a", bits)
+    return rows
 
 
 def _weights(b: Any, bits: object, device: int) -> tuple[int, Weights]:
@@ -128,9 +149,8 @@ def _not_bytes(dtype: str) -> TypeError:
     return no_integers("a", dtype, floats="float" in dtype)
 
 
-def _rows(library: Library, array: Any) -> _Rows | None:
-    """The array as rows, leading dimensions folded; None where only a copy could be read so."""
-    view = library.view(array)
+def _rows(view: View) -> _Rows | None:
+    """An array as rows, leading dimensions folded; None where only a copy could be read so."""
     if len(view.shape) == 0:
         return None
     columns = view.shape[-1]
@@ -160,7 +180,7 @@ def _column(name: str, value: Any, device: int) -> View:
         raise TypeError(f"{name} has dtype {view.dtype}: on a GPU expected {' or '.join(wanted)}")
     if view.device != device:
         raise ValueError(f"{name} is on cuda:{view.device}, not on cuda:{device}: move it there first")
-    return library.view(dense(library, value))
+    return view if is_contiguous(view.shape, view.strides) else library.view(library.contiguous(value))
 
 
 def _on_host(name: str, view: View, weights: Weights) -> np.ndarray[Any, Any]:
@@ -211,12 +231,12 @@ def _check_out(out: Any, library: Library, device: int, shape: tuple[int, ...], 
         raise ValueError(f"out is on cuda:{view.device}, not on cuda:{device}")
 
 
-def _free_target(library: Library, out: Any, read: list[View]) -> _Rows | None:
+def _free_target(out: View, read: list[View]) -> _Rows | None:
     """`out` as rows, unless a kernel cannot write so, or would write over what it still reads."""
-    extent = _extent(library.view(out))
+    extent = _extent(out)
     if any(begin < extent[1] and extent[0] < end for begin, end in map(_extent, read)):
         return None
-    return _rows(library, out)
+    return _rows(out)
 
 
 def _extent(view: View) -> tuple[int, int]:
@@ -226,12 +246,6 @@ def _extent(view: View) -> tuple[int, int]:
     size = np.dtype(view.dtype).itemsize
     spans = [(length - 1) * stride * size for length, stride in zip(view.shape, view.strides, strict=True)]
     return view.pointer + sum(min(span, 0) for span in spans), view.pointer + sum(max(span, 0) for span in spans) + size
-
-
-def _check_values(library: Library, a: Any, rows: _Rows, signed: bool, bits: int, device: int) -> None:
-    """ValueError for a value of a outside its interval. Waits for the device."""
-    if native.load().check(rows.pointer, rows.m, rows.columns, rows.stride, signed, bits, device, library.stream()) >= 0:
-        raise out_of_range(to_numpy(library, a), "a", bits)
 
 
 def _start(
@@ -250,7 +264,7 @@ def _start(
     """Put the product on the stream."""
     module = native.load()
     pointers = {name: 0 if view is None else view.pointer for name, view in columns.items()}
-    size = module.workspace(weights, rows.m, a_bits, signed, _is_aligned(rows), bool(pointers["b_zero"]) or bool(np.any(zero_b)), kernel)
+    size = module.workspace(weights, rows.m, a_bits, signed, _is_aligned(rows), bool(pointers["b_zero"] or zero_b), kernel)
     # The owner goes when this function ends, while the kernels may not have begun: allocators hand memory on in the order of the stream.
     address, _owner = library.workspace(size) if size else (0, None)
     kind, factor, relu, width, is_signed, zero = "int32", 1.0, False, 0, False, 0
