@@ -130,15 +130,15 @@ def _rows_of_left(left: _Left, bits: int, device: int) -> _Rows:
 
 
 def _weights(b: Any, bits: object, device: int) -> tuple[int, Weights]:
-    """a's bits, and b packed on the device."""
-    if isinstance(b, (PackedMatrix, CudaPackedMatrix)):
+    """a's bits, and b packed on the device. Precondition: a CudaPackedMatrix is there already."""
+    if isinstance(b, CudaPackedMatrix):
+        return bit_pair(bits, b.bits)[0], b._weights
+    if isinstance(b, PackedMatrix):
         a_bits, _ = bit_pair(bits, b.bits)
-        packed = move(b, f"cuda:{device}")
+        packed: object = move(b, f"cuda:{device}")
     else:
         a_bits, b_bits = bit_pair(bits)
-        there = pack_for_gpu(b, b_bits, f"cuda:{device}")
-        assert there is not None  # no other device was asked for
-        packed = there
+        packed = pack_for_gpu(b, b_bits, f"cuda:{device}")
     assert isinstance(packed, CudaPackedMatrix)
     return a_bits, packed._weights
 
