@@ -158,13 +158,14 @@ __device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, 
   const Words<kBits> words = load_words<kBits>(own.weights(ring.stage) + strip * strip_bytes(kBits), Sm90Consumer().lane);
 #pragma unroll
   for (int step = 0; step < 4; ++step) unpack_bytes(words, step, p.bipolar, a[step]);
+  // Addresses stand in the low bits, in units of 16 bytes, and shared memory ends before they would carry.
+  const uint64_t b = ptx::swizzled_descriptor(own.activations(ring.stage));
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
     for (int part = 0; part < kTokens / kColumns; ++part) {
-      const uint64_t b = ptx::swizzled_descriptor(own.activations(ring.stage) + part * kColumns * kBlock + step * 32);
-      ptx::wgmma<kColumns, kUnsigned>(acc[part], a[step], b, accumulate || step > 0);
+      ptx::wgmma<kColumns, kUnsigned>(acc[part], a[step], b + (part * kColumns * kBlock + step * 32) / 16, accumulate || step > 0);
     }
   }
   ptx::wgmma_commit();

@@ -25,19 +25,20 @@ __device__ inline void barrier_arrive_remote(uint32_t barrier, uint32_t rank) {
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
 
-// Waits until the phase of the given parity is over. What other blocks of the cluster wrote before they arrived is visible then.
+// Waits until the phase of the given parity is over: what copies brought to this block is there. (With .acquire.cluster the L1 cache would
+// be invalidated at every wait; across blocks only copies write here, and they are counted.)
 __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra.uni over;\n"
       "bra.uni again;\n"
       "over:\n"
