@@ -6,6 +6,9 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 namespace ulp::cuda {
 namespace {
@@ -189,16 +192,15 @@ std::string explain(const Plan& p, const Situation& situation, const Machine& ma
   return text + line;
 }
 
-}  // namespace
-
-double Estimate::total() const { return std::max({tensor, feed, memory}) + fixed; }
-
-const char* Estimate::bound() const {
-  const double most = std::max({tensor, feed, memory});
-  return fixed > most ? "fixed costs" : most == tensor ? "tensor cores" : most == memory ? "memory" : "L2";
+bool same(const Situation& x, const Situation& y) {
+  const auto fields = [](const Situation& s) {
+    return std::make_tuple(s.shape.m, s.shape.n, s.shape.k, s.shape.a.bits, s.shape.a.is_signed, s.shape.b.bits, s.shape.b.is_signed,
+                           s.aligned, s.b_zero_point);
+  };
+  return fields(x) == fields(y);
 }
 
-Plan plan(const Situation& situation, const Machine& machine, const char* kernel) {
+Plan make_plan(const Situation& situation, const Machine& machine, const char* kernel) {
   const Figures& f = figures(machine.arch);
   Plan best;
   bool known = false;
@@ -218,6 +220,37 @@ Plan plan(const Situation& situation, const Machine& machine, const char* kernel
   if (!known) throw std::invalid_argument("kernel='" + std::string(kernel) + "' is not a kernel for CUDA: known are " + names());
   if (best.row == nullptr) throw std::invalid_argument("no kernel has a grid for these shapes: multiply in parts of fewer rows");
   return best;
+}
+
+}  // namespace
+
+double Estimate::total() const { return std::max({tensor, feed, memory}) + fixed; }
+
+const char* Estimate::bound() const {
+  const double most = std::max({tensor, feed, memory});
+  return fixed > most ? "fixed costs" : most == tensor ? "tensor cores" : most == memory ? "memory" : "L2";
+}
+
+// A product asks twice, for its workspace and for its launch, and a network's layers come round again: making a plan takes some 15 us.
+Plan plan(const Situation& situation, const Machine& machine, const char* kernel) {
+  struct Known {
+    Situation situation;
+    Machine machine;
+    std::string kernel;
+    Plan plan;
+  };
+  constexpr size_t kKnown = 32;
+  thread_local std::vector<Known> known;
+  thread_local size_t next = 0;
+  const std::string name = kernel == nullptr ? "" : kernel;
+  for (const Known& k : known) {
+    if (same(k.situation, situation) && k.machine.arch == machine.arch && k.machine.sms == machine.sms && k.kernel == name) return k.plan;
+  }
+  const Plan made = make_plan(situation, machine, kernel);
+  if (known.size() < kKnown) known.emplace_back();
+  known[next] = {situation, machine, name, made};
+  next = (next + 1) % kKnown;
+  return made;
 }
 
 std::vector<std::string> kernel_names() {
