@@ -23,6 +23,7 @@ from bench.subject import ROOT
 from .peers import CUBLASLT, CUTLASS, CUTLASS_VARIANTS
 
 NATIVE = Path(__file__).parent / "native"
+PROMPT = "$ "  # before a command in a log
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,13 @@ def cutlass_jobs(libraries: Path, includes: Sequence[Path], capability: str, cud
 
 
 def _start(command: Sequence[str], log: TextIO) -> subprocess.Popen[bytes]:
-    log.write(" ".join(command) + "\n")
+    log.write(f"{PROMPT}{' '.join(command)}\n")
     log.flush()
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _errors(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if not line.startswith(PROMPT)]
     found = [line for line in lines if "error" in line.lower()] or lines[-3:]
     return " | ".join(found[:3])
 

@@ -100,13 +100,22 @@ class Call:
     def captured(self, calls: int | None = None) -> Captured:
         """As one graph of at least one call a slot, which has run and written the right results. WrongResultError."""
         count = work.calls_in_graph(len(self.outs), self.least_ns) if calls is None else calls
-        graph = torch().cuda.CUDAGraph()
-        with torch().cuda.graph(graph):
-            for i in range(count):
-                self.run(i % len(self.outs))
+        replay = _graph(lambda: [self.run(i % len(self.outs)) for i in range(count)])
         # Twice: what a kernel leaves in its workspace must not spoil the next run.
-        self._expect(lambda: (graph.replay(), graph.replay()), "in a graph")
-        return Captured(self.name, self.kind, graph.replay, self.macs, self.nbytes, self.bits, info=self.info, calls=count)
+        self._expect(lambda: (replay(), replay()), "in a graph")
+        return Captured(self.name, self.kind, replay, self.macs, self.nbytes, self.bits, info=self.info, calls=count)
+
+
+def _graph(start: Callable[[], object]) -> Callable[[], object]:
+    """What replays the work that `start` puts on the current stream."""
+    graph = torch().cuda.CUDAGraph()
+    with torch().cuda.graph(graph):
+        start()
+
+    def replay() -> None:  # the closure keeps the graph, and with it the memory that it was captured on
+        graph.replay()
+
+    return replay
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def copies(bench: Bench) -> None:
     large = group.find("copy 1 GiB") if group else None
     if large:
         bench.copy_rate = large.nbytes / large.time.median
-        print(f"  copy: {bench.copy_rate:.3f} TB/s read and written", flush=True)
+        print(f"  copy: {bench.copy_rate / 1e3:.2f} TB/s read and written", flush=True)
 
 
 def products(bench: Bench, layer: Layer, rows: int, pairs: Sequence[tuple[int, int]]) -> None:

@@ -306,7 +306,7 @@ def provenance(result: Result) -> str:
     e, g = result.environment, result.environment["gpu"]
     commit = (e.get("commit") or "unknown")[:12] + (" with local changes" if e.get("dirty") else "")
     rate = copy_rate(result)
-    copied = f"; a copy of 1 GiB moves {rate:.2f} TB/s" if rate else ""
+    copied = f"; a copy of 1 GiB moves {rate / 1e3:.2f} TB/s" if rate else ""
     cut = "; cut short by the clock" if result.settings.get("cut") else ""
     return (
         f"Measured {e['date'][:10]} by `{e['command']}` on {g['name']} ({g['sms']} multiprocessors, {g['clock_mhz']:.0f} MHz at most, "

@@ -74,7 +74,12 @@ class Runner:
 
 def build_part(runner: Runner, seconds: float, cutlass: Path | None) -> bool:
     """Everything that is compiled."""
-    outcome = build.build(runner.work, build.device_capability(), cutlass, seconds)
+    try:
+        capability = build.device_capability()
+    except RuntimeError as error:
+        print(f"  {error}", flush=True)
+        return False
+    outcome = build.build(runner.work, capability, cutlass, seconds)
     for name, reason in outcome.items():
         print(f"  {name}: {'built' if reason is None else reason}", flush=True)
     return outcome["_cuda"] is None
