@@ -13,11 +13,11 @@ SMALL = ((16, 64, 256, 4, 5, 4), (16, 128, 128, 4, 6, 8), (16, 32, 512, 4, 4, 2)
 GROUP = 8  # row tiles that share a pass over the columns, for the L2 cache
 
 
+# Without annotations but constexpr: Triton reads them.
 @triton.jit(do_not_specialize=["m"])  # type: ignore[untyped-decorator, unused-ignore]
-def multiply(
-    a: Any, b: Any, out: Any, m: int, n: int, k: int,
-    rows: tl.constexpr, columns: tl.constexpr, depth: tl.constexpr, splits: tl.constexpr, group: tl.constexpr,
-) -> None:  # fmt: skip
+def multiply(  # type: ignore[no-untyped-def]
+    a, b, out, m, n, k, rows: tl.constexpr, columns: tl.constexpr, depth: tl.constexpr, splits: tl.constexpr, group: tl.constexpr
+):  # fmt: skip
     """One tile of one part of K. k is a multiple of depth * splits, n of columns; with splits > 1 `out` must be zero at the start."""
     tile, part = tl.program_id(0), tl.program_id(1)
     row_tiles, column_tiles = tl.cdiv(m, rows), tl.cdiv(n, columns)
@@ -31,7 +31,7 @@ def multiply(
     there = row[:, None] < m
     total = tl.zeros((rows, columns), dtype=tl.int32)
     for _ in range(0, k // splits, depth):
-        total = tl.dot(tl.load(left, mask=there, other=0), tl.load(right), total)
+        total = tl.dot(tl.load(left, mask=there, other=0), tl.load(right), total, out_dtype=tl.int32)
         left += depth
         right += depth
     target = out + row[:, None] * n + column[None, :]
