@@ -21,7 +21,7 @@ from cuda_modules import NO_EMULATOR, builds, load
 
 import ulp
 from ulp import config
-from ulp._gpu import native
+from ulp._gpu import arrays, native
 
 gemm: Any = ulp.gemm
 pack: Any = ulp.pack
@@ -499,6 +499,28 @@ def test_torch_arrays_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> No
     half._dtype = TorchDtype("bfloat16")
     with pytest.raises(TypeError, match=r"a has dtype bfloat16.*quantize first"):
         gemm(half, ulp.pack(B, 4, device="cuda"))
+
+
+def test_what_the_facade_takes_for_torch_is_in_torch() -> None:
+    torch = pytest.importorskip("torch")
+    library: Any = arrays._Torch(torch, torch.device("cpu"))
+    tensor = library.upload(BIAS.reshape(3, 7))
+    view = library.view(tensor.T)
+    assert (view.pointer, view.shape, view.strides, view.dtype) == (tensor.data_ptr(), (7, 3), (1, 7), "int32")
+    assert library.contiguous(tensor.T).stride() == (3, 1)
+    assert (library.broadcast(tensor[0, 0], 5).numpy() == BIAS[0]).all()
+    target = library.empty((7, 3), "int32")
+    library.assign(target, tensor.T)
+    assert (target.numpy() == BIAS.reshape(3, 7).T).all()
+    address, owner = library.workspace(1000)
+    assert (address, owner.numel()) == (owner.data_ptr(), 1000)
+    assert library.view(torch.empty(1, dtype=torch.bfloat16)).dtype == "bfloat16"
+    with pytest.raises(TypeError, match="to_dense"):
+        library.view(torch.eye(2).to_sparse())
+    with pytest.raises(MemoryError, match="full"):
+        library._allocate(lambda: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full")))
+    assert not arrays.on_gpu(tensor)
+    assert arrays.on_gpu(torch.empty(1, device="meta")) is False
 
 
 def test_libraries_that_cannot_allocate(monkeypatch: pytest.MonkeyPatch) -> None:
