@@ -1,5 +1,6 @@
 #include "instructions.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -22,19 +23,17 @@ void count_request(const Request& request) {
   ++count.requests;
   const int lanes = 32 / request.words;
   for (int first = 0; first < 32; first += lanes) {
-    uint32_t words[32 * 4];
-    int banks[32] = {};
-    int distinct = 0;
+    uint32_t words[32][32];  // by bank
+    int asked[32] = {};
     int worst = 0;
     for (int lane = first; lane < first + lanes; ++lane) {
       if (!(request.mask >> lane & 1)) continue;
       for (int i = 0; i < request.words; ++i) {
         const uint32_t word = request.addresses[lane] / 4 + static_cast<uint32_t>(i);
-        bool seen = false;
-        for (int j = 0; j < distinct && !seen; ++j) seen = words[j] == word;
-        if (seen) continue;
-        words[distinct++] = word;
-        worst = std::max(worst, ++banks[word % 32]);
+        uint32_t* const end = words[word % 32] + asked[word % 32];
+        if (std::find(words[word % 32], end, word) != end) continue;
+        *end = word;
+        worst = std::max(worst, ++asked[word % 32]);
       }
     }
     count.wavefronts += static_cast<uint64_t>(worst);

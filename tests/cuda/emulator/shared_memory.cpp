@@ -34,7 +34,8 @@ void SharedMemory::race(const Accessor& by, uint32_t index, bool writes, Stamp e
        writes ? "writes" : "reads", kSharedBase + 4 * index, agent_name(earlier.agent).c_str(), earlier_wrote ? "wrote" : "read");
 }
 
-void SharedMemory::check_read(const Accessor& by, uint32_t index) {
+// known_write, known_read: stamps that were found ordered before this access; neighbouring words mostly have the same.
+void SharedMemory::check_read(const Accessor& by, uint32_t index, Stamp& known_write, Stamp& known_read) {
   Word& word = words_[index];
   const uint32_t address = kSharedBase + 4 * index;
   if (word.state != kWritten) {
@@ -46,12 +47,14 @@ void SharedMemory::check_read(const Accessor& by, uint32_t index) {
     fail(cudaErrorLaunchFailure, "%s reads shared word 0x%x, which nobody has written", by.name, address);
   }
   if (!races_) return;
-  if (!ordered(by, word.write)) race(by, index, false, word.write, true);
+  if (!(word.write == known_write) && !ordered(by, word.write)) race(by, index, false, word.write, true);
+  known_write = word.write;
   if (by.asynchronous && word.write.agent < threads_ && !covers(by.view->fenced, word.write)) {
     fail(cudaErrorLaunchFailure, "%s reads shared word 0x%x, which %s wrote, and no proxy fence lies between", by.name, address,
          agent_name(word.write.agent).c_str());
   }
-  if (word.read.agent == by.stamp.agent || ordered(by, word.read)) {
+  if (word.read == known_read || word.read.agent == by.stamp.agent || ordered(by, word.read)) {
+    known_read = word.read;
     word.read = by.stamp;
     return;
   }
@@ -111,7 +114,9 @@ void SharedMemory::read(const Accessor& by, uint32_t address, void* target, uint
 
 void SharedMemory::note_read(const Accessor& by, uint32_t address, uint32_t bytes) {
   const uint32_t first = first_word(by, address, bytes);
-  for (uint32_t i = first; i < first + bytes / 4; ++i) check_read(by, i);
+  Stamp known_write;
+  Stamp known_read;
+  for (uint32_t i = first; i < first + bytes / 4; ++i) check_read(by, i, known_write, known_read);
 }
 
 void SharedMemory::fetch(uint32_t address, void* target, uint32_t bytes) const { memcpy(target, &bytes_[address - kSharedBase], bytes); }

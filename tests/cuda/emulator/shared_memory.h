@@ -51,7 +51,7 @@ class SharedMemory {
   static constexpr uint8_t kBarrier = 4;
 
   uint32_t first_word(const Accessor& by, uint32_t address, uint32_t bytes) const;
-  void check_read(const Accessor& by, uint32_t index);
+  void check_read(const Accessor& by, uint32_t index, Stamp& known_write, Stamp& known_read);
   void check_write(const Accessor& by, uint32_t index);
   bool ordered(const Accessor& by, Stamp earlier) const;
   void drop_reads(Word& word);
