@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import report_networks
+from .cuda import report as report_cuda
 from .peers.base import Check
 from .results import Cell, Group, Result
 from .runs import GEMM_PAIRS
@@ -193,6 +194,8 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += report_networks.conv_tables(conv)
     if networks := results.get("networks"):
         made += report_networks.network_tables(networks)
+    if cuda := results.get("cuda"):
+        made += report_cuda.tables(cuda, results.get("cuda_kernels"))
     first = next((r for r in results.values() if r.peers), None)
     if first and exactness:
         made.append(exactness_table(first))
