@@ -36,6 +36,7 @@ class Library(Protocol):
     """What a call needs of the library that made its `a`. Every array is on the device that the library was asked for."""
 
     def view(self, array: Any) -> View: ...
+    def device(self, array: Any) -> int: ...
     def stream(self) -> int:
         """The caller's current one."""
 
@@ -78,11 +79,6 @@ def library_of(x: Any) -> Library:
     if cupy is not None and isinstance(x, cupy.ndarray):
         return _Cupy(cupy, x.device.id)
     return _Other(x)
-
-
-def view_of(x: Any) -> View:
-    """Where an array for which `on_gpu` holds lies."""
-    return library_of(x).view(x)
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -130,6 +126,9 @@ class _Torch:
         dtype = str(array.dtype).rpartition(".")[2]
         return View(array.data_ptr(), tuple(array.shape), tuple(array.stride()), dtype, array.device.index, array)
 
+    def device(self, array: Any) -> int:
+        return int(array.device.index)
+
     def stream(self) -> int:
         return int(self._torch.cuda.current_stream(self._device).cuda_stream)
 
@@ -167,6 +166,9 @@ class _Cupy:
     def view(self, array: Any) -> View:
         size = array.dtype.itemsize
         return View(array.data.ptr, array.shape, tuple(s // size for s in array.strides), array.dtype.name, array.device.id, array)
+
+    def device(self, array: Any) -> int:
+        return int(array.device.id)
 
     def stream(self) -> int:
         with self._cupy.cuda.Device(self._device):
@@ -225,6 +227,9 @@ class _Other:
         self._stream = described.get("stream") or self._stream
         return View(described["data"][0], shape, steps, kind.name, native.load().current_device() if device is None else device, array)
 
+    def device(self, array: Any) -> int:
+        return self.view(array).device
+
     def stream(self) -> int:
         return self._stream
 
@@ -279,6 +284,9 @@ class Host:
 
     def view(self, array: HostArray) -> View:
         return View(array.buffer.pointer, array.shape, _dense_strides(array.shape), array.dtype, self._device, array)
+
+    def device(self, array: HostArray) -> int:
+        return int(array.buffer.device)
 
     def stream(self) -> int:
         return 0

@@ -25,6 +25,8 @@ from .packed import BYTES, CudaPackedMatrix, move, pack_for_gpu
 if TYPE_CHECKING:
     from ulp._cuda import Weights
 
+# numpy takes two microseconds to say one.
+_NAMES = {np.dtype(name): name for name in ("int32", "float32", "uint8", "int8")}
 _COLUMN_DTYPES = {"b_zero": ("int32",), "scale": ("float32",), "bias": ("int32", "float32")}
 
 
@@ -35,6 +37,8 @@ class _Left(NamedTuple):
     codes: Any
     shape: tuple[int, ...]
     signed: bool
+    view: View | None
+    """On the device; None for numpy's."""
 
 
 class _Rows(NamedTuple):
@@ -90,7 +94,7 @@ def gemm(
 
     rows = _rows_of_left(left, a_bits, device)
     target = None if out is None or isinstance(library, Host) else _free_target(library.view(out), [rows.view, *there.values()])
-    result = library.empty(result_shape, dtype.name) if target is None else out
+    result = library.empty(result_shape, _NAMES[dtype]) if target is None else out
     written = target or _rows(library.view(result))
     assert written is not None  # C-contiguous
     if written.m and n:
@@ -106,23 +110,24 @@ def _left(a: Any, bits: int, device: int) -> _Left:
     if not on_gpu(a):
         given = as_array(a, "a")
         codes = operand(given, "a", bits)
-        return _Left(Host(device), codes, given.shape, codes.dtype == np.int8)
+        return _Left(Host(device), codes, given.shape, codes.dtype == np.int8, None)
     library = library_of(a)
     view = library.view(a)
     if view.dtype not in BYTES:
         raise _not_bytes(view.dtype)
-    return _Left(library, a, view.shape, view.dtype == "int8")
+    return _Left(library, a, view.shape, view.dtype == "int8", view)
 
 
 def _rows_of_left(left: _Left, bits: int, device: int) -> _Rows:
     """a on the device, where the kernels can read it. ValueError for a value outside its interval, where values are looked at."""
-    library, codes = left.library, left.codes
-    if isinstance(library, Host):
+    library, codes, view = left.library, left.codes, left.view
+    if view is None:
         check_range(codes, "a", bits, left.signed)
         codes = library.upload(codes)
-    rows = _rows(library.view(codes)) or _rows(library.view(library.contiguous(codes)))
+        view = library.view(codes)
+    rows = _rows(view) or _rows(library.view(library.contiguous(codes)))
     assert rows is not None  # C-contiguous
-    if config.cuda_check and not isinstance(library, Host):
+    if config.cuda_check and left.view is not None:
         place = rows.pointer, rows.m, rows.columns, rows.stride
         if native.load().check(*place, left.signed, bits, device, library.stream()) >= 0:
             raise out_of_range(to_numpy(library, codes), "a", bits)
@@ -223,7 +228,7 @@ def _check_out(out: Any, library: Library, device: int, shape: tuple[int, ...], 
             f"out of type {type(out).__name__}: expected an array of a's library on cuda:{device}, of shape {shape} and dtype {dtype}"
         )
     view = library.view(out)
-    if view.dtype != dtype.name:
+    if view.dtype != _NAMES[dtype]:
         raise TypeError(f"out has dtype {view.dtype}: this call gives {dtype}")
     if view.shape != shape:
         raise ValueError(f"out has shape {view.shape}: this call gives {shape}")

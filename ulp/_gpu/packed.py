@@ -149,7 +149,7 @@ def place(x: Any) -> int | None:
     """The number of the CUDA device that an operand lies on; None for the CPU."""
     if isinstance(x, CudaPackedMatrix):
         return x._weights.device
-    return library_of(x).view(x).device if on_gpu(x) else None
+    return library_of(x).device(x) if on_gpu(x) else None
 
 
 def common_device(device: object, operands: dict[str, Any]) -> int | None:
