@@ -1,0 +1,161 @@
+"""The machine code of the CUDA kernels: the tensor cores' instructions where they should be, none where they are emulated, and no spills.
+
+Needs the built module ulp._cuda and cuobjdump (of the CUDA toolkit, or of the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+# Of a thread, in bytes. A few instances of gemm_mma spill what they need only before or after their loop.
+MOST_STACK = {"gemm_sm90": 0, "gemm_mma": 32}
+LAST_BEFORE_HOPPER = 89
+
+Kernel = tuple[str, str, str]
+"""Architecture ("sm_90a"), name, template arguments as they are mangled."""
+
+
+@dataclass
+class Code:
+    """What a disassembly says of one kernel."""
+
+    instructions: Counter[str] = field(default_factory=Counter)
+
+    def of(self, operation: str) -> set[str]:
+        """The instructions of an operation with their modifiers."""
+        return {name for name in self.instructions if name.split(".")[0] == operation}
+
+
+def find_module() -> Path | None:
+    spec = importlib.util.find_spec("ulp._cuda")
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def find_cuobjdump() -> str | None:
+    packaged = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin"))
+    return shutil.which("cuobjdump", path=os.pathsep.join([os.environ.get("PATH", ""), *map(str, packaged)]))
+
+
+MODULE, CUOBJDUMP = find_module(), find_cuobjdump()
+pytestmark = [
+    pytest.mark.skipif(MODULE is None, reason="ulp._cuda is not built"),
+    pytest.mark.skipif(CUOBJDUMP is None, reason="cuobjdump is neither on the PATH nor installed by pip"),
+]
+
+
+def cuobjdump(*arguments: str) -> Iterator[str]:
+    assert CUOBJDUMP is not None
+    assert MODULE is not None
+    directory = str(Path(CUOBJDUMP).parent)  # nvdisasm is there, too
+    environment = {**os.environ, "PATH": directory + os.pathsep + os.environ.get("PATH", "")}
+    with subprocess.Popen([CUOBJDUMP, *arguments, str(MODULE)], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        yield from process.stdout
+    assert process.returncode == 0
+
+
+def kernel_name(mangled: str) -> tuple[str, str]:
+    """("gemm_sm90", "ILi4ELi64ELb0EE") from the name of an instance of a kernel of ours."""
+    match = re.match(r"_ZN3ulp4cuda(\d+)", mangled)
+    assert match is not None, mangled
+    start = match.end()
+    length = int(match[1])
+    return mangled[start : start + length], mangled[start + length :].partition("Ev")[0]
+
+
+@pytest.fixture(scope="module")
+def resources() -> dict[Kernel, dict[str, int]]:
+    """REG, STACK, SHARED and the like of every kernel for every architecture."""
+    found: dict[Kernel, dict[str, int]] = {}
+    arch, function = "", ""
+    for line in cuobjdump("--dump-resource-usage"):
+        if match := re.match(r"arch = (\w+)", line):
+            arch = match[1]
+        elif match := re.match(r"\s*Function (\w+):", line):
+            function = match[1]
+        elif function and "REG:" in line:
+            found[(arch, *kernel_name(function))] = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
+            function = ""
+    return found
+
+
+def disassemble(arch: str) -> dict[Kernel, Code]:
+    found: dict[Kernel, Code] = {}
+    code = Code()
+    for line in cuobjdump("-sass", "-arch", arch):
+        if match := re.search(r"Function : (\w+)", line):
+            code = found[(arch, *kernel_name(match[1]))] = Code()
+        elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line):
+            code.instructions[match[1]] += 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def architectures(resources: dict[Kernel, dict[str, int]]) -> list[str]:
+    return sorted({arch for arch, _, _ in resources}, key=number)
+
+
+def number(arch: str) -> int:
+    return int(re.sub(r"\D", "", arch))
+
+
+def is_nibbles(arguments: str) -> bool:
+    """Of an instance of gemm_mma: whether it is the one for 4-bit tensor cores."""
+    return arguments.endswith("Lb1EE")
+
+
+def test_every_tile_is_there_for_every_architecture(resources: dict[Kernel, dict[str, int]], architectures: list[str]) -> None:
+    counts = Counter((arch, name) for arch, name, _ in resources)
+    for arch in architectures:
+        assert counts[arch, "gemm_mma"] in (0, 3 * (8 + 4)), arch
+        assert counts[arch, "gemm_sm90"] == (5 * 8 * 2 if arch == "sm_90a" else 0), arch
+    assert sum(counts[arch, "gemm_mma"] for arch in architectures) > 0
+
+
+def test_no_spills(resources: dict[Kernel, dict[str, int]]) -> None:
+    too_much = {
+        (*kernel, usage["STACK"])
+        for kernel, usage in resources.items()
+        if kernel[1] in MOST_STACK and usage["STACK"] + usage["LOCAL"] > MOST_STACK[kernel[1]]
+    }
+    assert not too_much
+
+
+def test_registers_are_those_that_a_block_can_have(resources: dict[Kernel, dict[str, int]]) -> None:
+    for (arch, name, arguments), usage in resources.items():
+        if name == "gemm_sm90":
+            assert usage["REG"] == 168, (arch, arguments)  # 65536 over 384 threads, rounded down to eights; setmaxnreg shares them out
+        elif name == "gemm_mma":
+            assert usage["REG"] <= 255, (arch, arguments)
+
+
+def test_tensor_cores(architectures: list[str]) -> None:
+    """One architecture of each kind, for the disassembler takes its time: Turing, Ada, Hopper, and the newest."""
+    kinds = [arch for arch in architectures if arch in ("sm_75", "sm_89", "sm_90a")]
+    chosen = dict.fromkeys([*(kinds or architectures[:1]), architectures[-1]])
+    for arch in chosen:
+        for (_, name, arguments), code in disassemble(arch).items():
+            if name == "gemm_sm90":
+                assert code.of("IGMMA"), (arch, arguments)
+                assert not code.of("IMMA"), (arch, arguments)
+            elif name == "gemm_mma":
+                types = {re.sub(r"^IMMA\.\d+\.", "", instruction).partition(".SAT")[0] for instruction in code.of("IMMA")}
+                if not is_nibbles(arguments):
+                    assert types == {"S8.S8"}, (arch, arguments, types)
+                elif number(arch) <= LAST_BEFORE_HOPPER:
+                    assert types == {"S4.S4"}, (arch, arguments, types)
+                else:
+                    # Never picked there, and never to be emulated: it stops instead.
+                    assert not types, (arch, arguments, types)
+                    assert code.of("BPT"), (arch, arguments)
