@@ -85,7 +85,8 @@ def resources() -> dict[Kernel, dict[str, int]]:
         elif match := re.match(r"\s*Function (\w+):", line):
             function = match[1]
         elif function and "REG:" in line:
-            found[(arch, *kernel_name(function))] = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
+            kernel = (arch, *kernel_name(function))
+            found[kernel] = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
             function = ""
     return found
 
@@ -95,7 +96,8 @@ def disassemble(arch: str) -> dict[Kernel, Code]:
     code = Code()
     for line in cuobjdump("-sass", "-arch", arch):
         if match := re.search(r"Function : (\w+)", line):
-            code = found[(arch, *kernel_name(match[1]))] = Code()
+            kernel = (arch, *kernel_name(match[1]))
+            code = found[kernel] = Code()
         elif match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line):
             code.instructions[match[1]] += 1
     return found
