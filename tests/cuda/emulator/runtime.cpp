@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <map>
 #include <mutex>
 #include <string>
@@ -17,6 +16,14 @@ namespace ulp::emulator {
 void forget_traffic();
 
 namespace {
+
+// Bytes before and after an allocation that nobody may write. AddressSanitizer keeps its own.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kGuard = 0;
+#else
+constexpr size_t kGuard = 256;
+#endif
+constexpr uint8_t kNoise = 0xA5;  // what memory holds at first: no zeros, which would look like results
 
 struct Kernel {
   int max_shared = 48 << 10;
@@ -87,6 +94,20 @@ bool on_device(const void* pointer, size_t bytes) {
 cudaError_t check_device(int ordinal) {
   if (state().device.arch == 0) return remember(cudaErrorNoDevice);
   return ordinal == 0 ? cudaSuccess : remember(cudaErrorInvalidDevice);
+}
+
+// Plain stores of a kernel that went just past an allocation.
+void check_guards() {
+  for (const auto& [address, bytes] : state().allocations) {
+    uint8_t* const begin = reinterpret_cast<uint8_t*>(address);
+    for (size_t i = 0; i < 2 * kGuard; ++i) {
+      uint8_t& guard = i < kGuard ? begin[bytes + i] : begin[-1 - static_cast<std::ptrdiff_t>(i - kGuard)];
+      if (guard == kNoise) continue;
+      guard = kNoise;
+      set_fault(cudaErrorIllegalAddress, "the kernel has stored to byte " + std::to_string(&guard - begin) + " of an allocation of " +
+                                             std::to_string(bytes) + " bytes");
+    }
+  }
 }
 
 // A fault of an earlier kernel comes out of the next call that synchronises.
@@ -164,13 +185,15 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
     return remember(cudaErrorInvalidClusterSize);
   }
   if (blocks > 1 && s.device.arch < 90) return remember(cudaErrorNotSupported);
-  Machine(config, cluster, run, arguments, s.device.seed * 1000003 + s.launches++).run_grid();
+  if (Machine(config, cluster, run, arguments, s.device.seed * 1000003 + s.launches++).run_grid()) check_guards();
   return cudaSuccess;  // what the kernel did comes out later
 }
 
 }  // namespace ulp::emulator
 
 using ulp::emulator::check_device;
+using ulp::emulator::kGuard;
+using ulp::emulator::kNoise;
 using ulp::emulator::on_device;
 using ulp::emulator::remember;
 using ulp::emulator::state;
@@ -281,9 +304,10 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   *pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
   if (bytes > s.device.memory - s.used) return remember(cudaErrorMemoryAllocation);
-  // No byte more than asked for, so that AddressSanitizer sees the end; and no zeros, which would look like results.
-  if (posix_memalign(pointer, 256, bytes) != 0) return remember(cudaErrorMemoryAllocation);
-  memset(*pointer, 0xA5, bytes);
+  void* block = nullptr;
+  if (posix_memalign(&block, 256, bytes + 2 * kGuard) != 0) return remember(cudaErrorMemoryAllocation);
+  memset(block, kNoise, bytes + 2 * kGuard);
+  *pointer = static_cast<char*>(block) + kGuard;
   s.allocations[reinterpret_cast<uintptr_t>(*pointer)] = bytes;
   s.used += bytes;
   return cudaSuccess;
@@ -299,7 +323,7 @@ cudaError_t cudaFree(void* pointer) {
   if (found == s.allocations.end()) return remember(cudaErrorInvalidValue);
   s.used -= found->second;
   s.allocations.erase(found);
-  free(pointer);
+  free(static_cast<char*>(pointer) - kGuard);
   return cudaSuccess;
 }
 

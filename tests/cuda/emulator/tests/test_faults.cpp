@@ -236,6 +236,23 @@ ULP_TEST(every_thread_of_every_block_runs_once) {
   for (uint32_t i = 0; i < got.size(); ++i) require(got[i] == i / 96 * 1000 + i % 96, "thread " + std::to_string(i));
 }
 
+void store_kernel(unsigned char* out, int offset) {
+  __syncwarp();
+  if (threadIdx.x == 7) out[offset] = 1;
+}
+
+// Not under AddressSanitizer, which ends the program.
+#if !defined(__SANITIZE_ADDRESS__)
+ULP_TEST(stores_past_an_allocation) {
+  const Buffer<unsigned char> out(100);
+  expect_success(Shape{}, store_kernel, out.data(), 99);
+  for (const int offset : {100, 131, -1, -200}) {
+    const std::string text = "stored to byte " + std::to_string(offset) + " of an allocation of 100 bytes";
+    expect_fault(Found::always, cudaErrorIllegalAddress, text.c_str(), Shape{}, store_kernel, out.data(), offset);
+  }
+}
+#endif
+
 void trap_kernel(int* out) {
   if (blockIdx.x == 2 && threadIdx.x == 5) __trap();
   atomicMin(out + blockIdx.x, static_cast<int>(threadIdx.x) - 40);
