@@ -168,11 +168,11 @@ def test_commands_build_for_the_device_alone(tmp_path: Path, monkeypatch: pytest
     assert "-DULP_INPLACE=OFF" in configure
     assert compile_[-1] == "14"
     assert install[-1] == str(tmp_path / "site")
-    jobs = build.cutlass_jobs(tmp_path, [Path("include")], "9.0", None)
+    jobs = build.cutlass_jobs(tmp_path, [Path("include")], "9.0")
     assert all("-DNDEBUG" in job.commands[0] for job in jobs)
     assert len({job.target for job in jobs}) == len(jobs)
-    assert "sm_80" in str(build.cutlass_jobs(tmp_path, [Path("include")], "8.0", None)[0].missing)
-    assert "nvidia-cutlass" in str(build.cutlass_jobs(tmp_path, [], "9.0", None)[0].missing)
+    assert "sm_80" in str(build.cutlass_jobs(tmp_path, [Path("include")], "8.0")[0].missing)
+    assert "nvidia-cutlass" in str(build.cutlass_jobs(tmp_path, [], "9.0")[0].missing)
     assert build.cublaslt_job(tmp_path, None, None).missing
 
 
@@ -422,7 +422,7 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         pytest.skip(cuda_modules.NO_EMULATOR)
     monkeypatch.setitem(sys.modules, "torch", _torch_on_the_cpu())
     monkeypatch.setitem(sys.modules, "pynvml", _nvml())
-    monkeypatch.setattr(device, "_graph", lambda start: start)
+    monkeypatch.setattr(device, "_graph", lambda start, _: start)
     for name, value in {
         "SQUARE": 64, "LAYERS": ((48, 256), (64, 64)), "TARGET_LAYERS": ((48, 256),), "DECODE_ROWS": (1, 16), "PREFILL_ROWS": (20,),
         "DECODE_PAIRS": ((4, 4), (8, 3)), "GRAPH_NS": 1,

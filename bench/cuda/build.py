@@ -59,6 +59,12 @@ def toolkit(path: str | None = None) -> Path | None:
     return next((Path(p) for p in places if p and (Path(p) / "include" / "cuda_runtime.h").exists()), None)
 
 
+def tool(name: str) -> str | None:
+    """A program on the PATH, else the toolkit's."""
+    kit = toolkit()
+    return shutil.which(name) or (shutil.which(name, path=str(kit / "bin")) if kit else None)
+
+
 def _package_folders(name: str) -> list[Path]:
     spec = importlib.util.find_spec(name)
     return [Path(p) for p in spec.submodule_search_locations or ()] if spec else []
@@ -94,6 +100,7 @@ def module_job(work: Path, capability: str, jobs: int) -> Job:
     configure = (
         "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DULP_CUDA=ON", "-DULP_INPLACE=OFF",
         f"-DULP_CUDA_ARCHITECTURES={architecture(capability)}", f"-DPython_EXECUTABLE={sys.executable}",
+        *([f"-DCMAKE_CUDA_COMPILER={nvcc}"] if (nvcc := tool("nvcc")) else []),
     )  # fmt: skip
     return Job(
         site / "ulp" / "_cuda",
@@ -115,25 +122,18 @@ def cublaslt_job(libraries: Path, found: tuple[Path, Path] | None, cuda: Path | 
     return Job(target, (command,))
 
 
-def cutlass_jobs(libraries: Path, includes: Sequence[Path], capability: str, cuda: Path | None) -> list[Job]:
+def cutlass_jobs(libraries: Path, includes: Sequence[Path], capability: str) -> list[Job]:
     """CUTLASS's tiles, a library each."""
     targets = [libraries / f"{CUTLASS}_{i}.so" for i in range(CUTLASS_VARIANTS)]
     if not includes:
         return [Job(target, missing="no headers: pip install nvidia-cutlass==4.2.0.0, or --cutlass") for target in targets]
     if capability != "9.0":
         return [Job(target, missing=f"these tiles are for sm_90, the device is sm_{capability.replace('.', '')}") for target in targets]
-    nvcc = shutil.which("nvcc") or (str(cuda / "bin" / "nvcc") if cuda else "nvcc")
-    flags = ("-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-w", "-gencode", "arch=compute_90a,code=sm_90a")
-    return [
-        Job(
-            target,
-            (
-                (nvcc, *flags, f"-DULP_VARIANT={i}", *(f"-I{path}" for path in includes), "-shared", "-Xcompiler", "-fPIC",
-                 str(NATIVE / f"{CUTLASS}.cu"), "-o", str(target)),
-            ),
-        )
-        for i, target in enumerate(targets)
-    ]  # fmt: skip
+    command = (
+        tool("nvcc") or "nvcc", "-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-w", "-gencode", "arch=compute_90a,code=sm_90a",
+        *(f"-I{path}" for path in includes), "-shared", "-Xcompiler", "-fPIC", str(NATIVE / f"{CUTLASS}.cu"),
+    )  # fmt: skip
+    return [Job(target, ((*command, f"-DULP_VARIANT={i}", "-o", str(target)),)) for i, target in enumerate(targets)]
 
 
 def _start(command: Sequence[str], log: TextIO) -> subprocess.Popen[bytes]:
@@ -213,7 +213,7 @@ def build(work: Path, capability: str, cutlass: Path | None, seconds: float) -> 
     jobs = [
         module_job(work, capability, max(2, (os.cpu_count() or 2) - 2)),
         cublaslt_job(libraries, find_cublaslt(), cuda),
-        *cutlass_jobs(libraries, find_cutlass(cutlass), capability, cuda),
+        *cutlass_jobs(libraries, find_cutlass(cutlass), capability),
     ]
     outcome = run_jobs(jobs, work / "logs", seconds)
     add_python(work / "site")

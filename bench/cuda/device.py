@@ -7,6 +7,7 @@ gets ahead, so that no start of a graph is timed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -100,17 +101,36 @@ class Call:
     def captured(self, calls: int | None = None) -> Captured:
         """As one graph of at least one call a slot, which has run and written the right results. WrongResultError."""
         count = work.calls_in_graph(len(self.outs), self.least_ns) if calls is None else calls
-        replay = _graph(lambda: [self.run(i % len(self.outs)) for i in range(count)])
+        replay = _graph(lambda: [self.run(i % len(self.outs)) for i in range(count)], lambda: self.run(0))
         # Twice: what a kernel leaves in its workspace must not spoil the next run.
         self._expect(lambda: (replay(), replay()), "in a graph")
         return Captured(self.name, self.kind, replay, self.macs, self.nbytes, self.bits, info=self.info, calls=count)
 
 
-def _graph(start: Callable[[], object]) -> Callable[[], object]:
-    """What replays the work that `start` puts on the current stream."""
+@functools.cache
+def _capturing() -> Any:
+    """The stream on which graphs are captured."""
+    return torch().cuda.Stream()
+
+
+def _graph(start: Callable[[], object], warm_up: Callable[[], object]) -> Callable[[], object]:
+    """What replays the work that `start` puts on the current stream. warm_up: what a library does first on a new stream.
+
+    Without torch.cuda.graph, which collects garbage and empties the allocator's cache each time: there are thousands of graphs here.
+    """
     graph = torch().cuda.CUDAGraph()
-    with torch().cuda.graph(graph):
-        start()
+    torch().cuda.synchronize()
+    with torch().cuda.stream(_capturing()):
+        warm_up()
+        torch().cuda.synchronize()
+        graph.capture_begin()
+        try:
+            start()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # it may have been ended by what went wrong
+                graph.capture_end()
+            raise
+        graph.capture_end()
 
     def replay() -> None:  # the closure keeps the graph, and with it the memory that it was captured on
         graph.replay()
@@ -135,9 +155,8 @@ def _timed(run: Callable[[], object]) -> tuple[Any, Any]:
     return begin, end
 
 
-def quick_ns(call: Call) -> float:
-    """The time of one call, roughly: for choosing among a peer's own variants."""
-    captured = call.captured(len(call.outs))
+def quick_ns(captured: Captured) -> float:
+    """The time of one call, roughly: for choosing among variants."""
     events = [_timed(captured.run) for _ in range(QUICK_REPLAYS)]
     torch().cuda.synchronize()
     return min(float(begin.elapsed_time(end)) for begin, end in events) * 1e6 / captured.calls
@@ -149,8 +168,8 @@ def fastest(calls: Sequence[Call]) -> Call:
     reasons: list[str] = []
     for call in calls:
         try:
-            times.append((quick_ns(call.checked()), len(times), call))
-        except (RuntimeError, WrongResultError) as error:
+            times.append((quick_ns(call.checked().captured(len(call.outs))), len(times), call))
+        except Exception as error:  # a library may raise what it likes; Triton's own errors have no common kind
             reasons.append(f"{call.name} {call.info.get('variant', '')}: {str(error).splitlines()[0]}")
     if not times:
         raise RuntimeError("; ".join(reasons) or "no variant")

@@ -71,18 +71,26 @@ class Bench:
         """[call], checked, or [] where it cannot be made or is wrong."""
         try:
             return [make().checked()]
-        except (RuntimeError, ValueError, MemoryError, WrongResultError) as error:
+        except Exception as error:  # as in `fastest`
             self.refuse(group, name, error)
             return []
 
     def time(self, name: str, shape: tuple[int, int, int], calls: Sequence[Call], rounds: int) -> Group | None:
         """Capture all, alternate, save."""
-        captured: list[Captured] = []
+        return self.alternate(name, shape, self.captured(name, calls), rounds)
+
+    def captured(self, name: str, calls: Sequence[Call]) -> list[Captured]:
+        """Those that can be and whose graph is right."""
+        made: list[Captured] = []
         for call in calls:
             try:
-                captured.append(call.captured())
+                made.append(call.captured())
             except (RuntimeError, WrongResultError) as error:
                 self.refuse(name, call.name, error)
+        return made
+
+    def alternate(self, name: str, shape: tuple[int, int, int], captured: Sequence[Captured], rounds: int) -> Group | None:
+        """Measure, save."""
         if not captured:
             return None
         samples, seen = measure(captured, rounds)
@@ -278,12 +286,12 @@ def sweep_one(bench: Bench, layer: Layer, w: Work) -> None:
     for kernel in candidates(bench.subject, w):
         make = lambda k=kernel: bench.subject.call(w, layer, a, outs, right, least, kernel=k, name=k)  # noqa: E731  # for `prepared`
         calls += bench.prepared(name, kernel, make)
-    seen = [(quick_ns(call), call) for call in calls]
+    seen = [(quick_ns(captured), captured) for captured in bench.captured(name, calls)]
     best = min((ns for ns, _ in seen), default=0.0)
-    for _, call in seen:
-        call.info["picked"] = (call.info["kernel"], call.info["splits"]) == (picked["kernel"], picked["splits"])
-    kept = [call for ns, call in seen if ns <= HOPELESS * best or call.info["picked"]]
-    bench.time(name, (w.m, w.n, w.k), kept, SWEEP_ROUNDS)
+    for _, captured in seen:
+        captured.info["picked"] = (captured.info["kernel"], captured.info["splits"]) == (picked["kernel"], picked["splits"])
+    kept = [captured for ns, captured in seen if ns <= HOPELESS * best or captured.info["picked"]]
+    bench.alternate(name, (w.m, w.n, w.k), kept, SWEEP_ROUNDS)
 
 
 PARTS: dict[str, tuple[str, Callable[[Bench], None]]] = {"speed": ("cuda", speed), "sweep": ("cuda_kernels", sweep)}

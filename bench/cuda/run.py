@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -118,7 +117,7 @@ def sanitizer_verdict(code: int | None, checked: bool) -> str:
 
 def sanitize_part(runner: Runner, seconds: float) -> bool:
     """compute-sanitizer's tools, side by side, on a reduced set of checks; what they say goes beside the checks."""
-    tool = shutil.which("compute-sanitizer")
+    tool = build.tool("compute-sanitizer")
     path = runner.out / report.SANITIZERS
     if tool is None:
         path.write_text(json.dumps(dict.fromkeys(SANITIZERS, "skipped: compute-sanitizer is not installed")) + "\n", encoding="utf-8")
