@@ -119,6 +119,23 @@ def test_every_stage_passes_on_a_stand_in(there: check.Device) -> None:
         assert (stage.failures, stage.cut) == ([], False), stage
 
 
+def test_the_command_writes_what_it_found(there: check.Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = importlib.import_module("ulp._gpu.native")
+    native.replace_module(there.module)
+    monkeypatch.setattr(check, "REDUCED_SHAPES", ((2, 20, 140),))
+    monkeypatch.setattr(check, "REDUCED_PAIRS", ((4, 4),))
+    if not hasattr(there.module.Weights, "to_host"):
+        monkeypatch.setattr(check, "packing", lambda *_: iter(()))
+    try:
+        assert check.main(["--out", str(tmp_path / "found.json"), "--seconds", "4", "--seed", "7", "--reduced"]) == 0
+    finally:
+        native.replace_module(None)
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found["seed"] == 7
+    assert [stage["name"] for stage in found["stages"]] == ["pairs", "edges", "packing"]
+    assert "exact" in "\n".join(report.check_lines(found, None))
+
+
 def test_wrong_results_are_found_and_told(there: check.Device, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Problem.expected
     monkeypatch.setattr(Problem, "expected", lambda self: honest(self) + (np.arange(self.a.shape[0])[:, None] == 2))

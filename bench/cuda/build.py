@@ -129,10 +129,9 @@ def cutlass_jobs(libraries: Path, includes: Sequence[Path], capability: str) -> 
         return [Job(target, missing="no headers: pip install nvidia-cutlass==4.2.0.0, or --cutlass") for target in targets]
     if capability != "9.0":
         return [Job(target, missing=f"these tiles are for sm_90, the device is sm_{capability.replace('.', '')}") for target in targets]
-    command = (
-        tool("nvcc") or "nvcc", "-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-w", "-gencode", "arch=compute_90a,code=sm_90a",
-        *(f"-I{path}" for path in includes), "-shared", "-Xcompiler", "-fPIC", str(NATIVE / f"{CUTLASS}.cu"),
-    )  # fmt: skip
+    flags = ("-std=c++17", "-O3", "-DNDEBUG", "--expt-relaxed-constexpr", "-w", "-gencode", "arch=compute_90a,code=sm_90a")
+    folders = [f"-I{path}" for path in includes]
+    command = (tool("nvcc") or "nvcc", *flags, *folders, "-shared", "-Xcompiler", "-fPIC", str(NATIVE / f"{CUTLASS}.cu"))
     return [Job(target, ((*command, f"-DULP_VARIANT={i}", "-o", str(target)),)) for i, target in enumerate(targets)]
 
 
