@@ -210,6 +210,7 @@ struct Device {
 Device& device();
 // Refuses an instruction that the device lacks.
 void require_arch(bool has, const char* instruction);
+// Refuses what only kernels compiled for sm_90a may hold, other architectures having some of it or not.
 void require_hopper(const char* instruction);
 // Refuses bytes outside what cudaMalloc gave.
 void check_global(const char* name, const void* pointer, size_t bytes);
