@@ -5,9 +5,7 @@
 
 #include "machine.h"
 
-#if defined(__clang__) || defined(__GNUC__)
 #define ULP_UNCHECKED __attribute__((no_sanitize("address"), noinline))
-#endif
 
 namespace ulp::emulator {
 namespace {
