@@ -28,6 +28,7 @@ PAIR_SHAPES = ((1, 40, 200), (19, 131, 96), (70, 200, 328), (5, 64, 4096), (200,
 REDUCED_SHAPES = ((3, 40, 200), (70, 136, 392))
 REDUCED_PAIRS = ((1, 1), (4, 4), (8, 3), (8, 8))
 BOUND_PAIRS = ((8, 8), (8, 4), (4, 4), (8, 1), (1, 1))
+LONG_K, LONG_PAIRS = 600_000, ((4, 4), (1, 8))  # longer than the largest cluster can take in its accumulators
 
 
 @dataclass
@@ -233,9 +234,10 @@ def plan(device: Device, rng: np.random.Generator, reduced: bool) -> list[tuple[
         ]
     return [
         ("packing", 0.05, lambda stage: packing(device, stage, rng)),
-        ("pairs", 0.45, lambda stage: pairs(device, stage, rng, PAIR_SHAPES, everything)),
+        ("pairs", 0.4, lambda stage: pairs(device, stage, rng, PAIR_SHAPES, everything)),
         ("edges", 0.25, lambda stage: edges(device, stage, rng, 600, (300, 400, 1500))),
-        ("bounds", 0.1, lambda stage: bounds(device, stage, 1 << 20, BOUND_PAIRS)),
+        ("bounds", 0.1, lambda stage: bounds(device, stage, 1 << 18, BOUND_PAIRS)),
+        ("long k", 0.05, lambda stage: bounds(device, stage, LONG_K, LONG_PAIRS)),
     ]
 
 

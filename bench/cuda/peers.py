@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ class CublasLt(Peer):
             if status := library.ulp_lt_run(plan, which, *pointers, _stream()):
                 raise RuntimeError(library.ulp_lt_status(status).decode())
 
+        weakref.finalize(run, library.ulp_lt_free, plan)
         count = library.ulp_lt_count(plan)
         return [call(self.name, functools.partial(run, which=i), variant=f"algorithm {i} of {count}") for i in range(count)]
 
@@ -205,6 +207,8 @@ class Cutlass(Peer):
             if status := library.ulp_cutlass_run(plans[slot], _stream()):
                 raise RuntimeError(f"status {status}")
 
+        for plan in plans:
+            weakref.finalize(run, library.ulp_cutlass_free, plan)
         return [operands.call(self.name, run, variant=library.ulp_cutlass_name().decode())]
 
 
