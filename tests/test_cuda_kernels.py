@@ -232,9 +232,9 @@ def test_shared_memory_is_read_and_written_without_bank_conflicts(
 
 def stored(b: Array, bits: int) -> npt.NDArray[np.int64]:
     """What layout.h says is stored of each weight: codes of `bits` bits."""
-    if b.dtype == np.int8:
-        return np.where(b < 0, 1, 0) if bits == 1 else b.astype(np.int64) & (2**bits - 1)
-    return (b.astype(np.int64) - 2 ** (bits - 1)) & (2**bits - 1)
+    values = b.astype(np.int64) - (0 if b.dtype == np.int8 else 2 ** (bits - 1))
+    codes: npt.NDArray[np.int64] = (b < 0).astype(np.int64) if bits == 1 and b.dtype == np.int8 else values & (2**bits - 1)
+    return codes
 
 
 def packed_by_the_picture(b: Array, bits: int) -> Array:
