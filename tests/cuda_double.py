@@ -119,6 +119,7 @@ def pick(
         "splits": 1,
         "shared_bytes": 65536,
         "workspace_bytes": size,
+        "clocks": 1000.0,
         "text": f"{name} for M={m} N={n} K={k} on sm_{arch}",
     }
 

@@ -335,6 +335,20 @@ def test_a_kernel_that_cannot_run_says_why(cuda: Cuda) -> None:
             pick(*arguments)
 
 
+def test_the_parts_of_k_can_be_forced(cuda: Cuda, emulator: Emulator) -> None:
+    a, b = operands(1, 5, 40, 1500, (4, 4), (False, True))
+    for kernel, parts in (("wgmma_128x16", 4), ("wgmma_128x32", 1), ("mma_s8_64x16", 3)):
+        forced = f"{kernel}/{parts}"
+        choice = cuda.native.pick(5, 40, 1500, 4, False, 4, 90, 4, True, forced)
+        assert (choice["kernel"], choice["splits"]) == (kernel, parts)
+        assert choice["clocks"] >= cuda.native.pick(5, 40, 1500, 4, False, 4, 90, 4, True)["clocks"]
+        assert_exact(cuda.gemm(a, b, (4, 4), forced), matmul(a, b), forced)
+    many = "in that many parts"
+    for forced, why in (("wgmma_128x16/3", many), ("wgmma_128x256/2", many), ("mma_s8_64x16/0", "1 or more")):
+        with pytest.raises(ValueError, match=why):
+            cuda.native.pick(5, 40, 1500, 4, False, 4, 90, 4, True, forced)
+
+
 def test_every_choice_fits_its_machine(cuda: Cuda) -> None:
     shared = {75: 65536, 80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
     rng = np.random.default_rng(0)

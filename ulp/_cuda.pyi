@@ -85,8 +85,9 @@ def pick(
     b_signed: bool = ...,
     b_zero_point: bool = ...,
 ) -> dict[str, Any]:
-    """What a call would run: kernel, tile (m, n, k), grid (x, y, z), splits, shared_bytes, workspace_bytes, text. Asks no device.
+    """What a call would run: kernel, tile (m, n, k), grid (x, y, z), splits, shared_bytes, workspace_bytes, clocks (modelled), text.
 
+    Asks no device. kernel: a name, also with the parts of K: "wgmma_128x16/4".
     aligned: rows of a start at multiples of 16 bytes. b_zero_point: some b_zero is not 0. ValueError for a kernel that cannot.
     """
 

@@ -138,13 +138,14 @@ struct Choice {
   int splits = 1;  // parts of K
   int64_t shared_bytes = 0;
   int64_t workspace_bytes = 0;  // what gemm must be given, all of it: slices of split sums, row sums of a
+  double clocks = 0;            // of the whole call, as modelled
   std::string text;             // the choice explained, a few lines for people
 };
 
 // Best first.
 std::vector<std::string> kernel_names();
-// kernel: a name, or nullptr for the best one. std::invalid_argument, worded for the user, where the name is unknown (lists what is known)
-// or cannot run this call on this machine.
+// kernel: a name, a name with the parts of K as in "wgmma_128x16/4", or nullptr for the best one. std::invalid_argument, worded for the
+// user, where the name is unknown (lists what is known) or cannot run this call on this machine.
 Choice pick(const Situation& situation, const Machine& machine, const char* kernel);
 
 // csrc/gemm/epilogue.h with device addresses, but for a scale that all columns share.

@@ -101,6 +101,7 @@ py::dict pick(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_
   result["splits"] = choice.splits;
   result["shared_bytes"] = choice.shared_bytes;
   result["workspace_bytes"] = choice.workspace_bytes;
+  result["clocks"] = choice.clocks;
   result["text"] = choice.text;
   return result;
 }

@@ -1,11 +1,13 @@
 #include "cuda/pick.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -144,14 +146,15 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
   return true;
 }
 
-// The best split of a row; row == nullptr in the result where there is none.
-Plan best_of(const KernelRow& row, const Situation& situation, const Machine& machine, const Figures& f) {
+// The best split of a row, or the one that is wanted (0: any); row == nullptr in the result where there is none.
+Plan best_of(const KernelRow& row, int wanted, const Situation& situation, const Machine& machine, const Figures& f) {
   Plan best;
   const int64_t blocks = divide_up(situation.shape.k, kBlock);
   const int64_t least = std::max<int64_t>(1, divide_up(blocks, kMaxSplitK / kBlock));
   constexpr int64_t kMostUseful = 16;  // beyond what range asks for
   for (int64_t splits = row.family == Family::wgmma ? 1 : least; splits <= std::min<int64_t>(row.max_splits, std::max(least, kMostUseful));
        row.family == Family::wgmma ? splits *= 2 : ++splits) {
+    if (wanted != 0 && splits != wanted) continue;
     Plan p;
     p.row = &row;
     // A grid's second dimension, which counts the splits, ends at 65535: beyond any K that an int32 sum allows.
@@ -200,12 +203,31 @@ bool same(const Situation& x, const Situation& y) {
   return fields(x) == fields(y);
 }
 
+// A kernel by name, as in "wgmma_128x16", or with its parts of K, as in "wgmma_128x16/4", so that any number of them can be timed.
+struct Forced {
+  std::string_view name;
+  int splits = 0;  // 0: the best number
+};
+
+Forced forced(std::string_view text) {
+  const size_t slash = text.find('/');
+  if (slash == std::string_view::npos) return {text};
+  int splits = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data() + slash + 1, end, splits);
+  if (error != std::errc() || rest != end || splits < 1) {
+    throw std::invalid_argument("kernel='" + std::string(text) + "': expected a number of parts of K after the slash, 1 or more");
+  }
+  return {text.substr(0, slash), splits};
+}
+
 Plan make_plan(const Situation& situation, const Machine& machine, const char* kernel) {
   const Figures& f = figures(machine.arch);
+  const Forced wanted = kernel != nullptr ? forced(kernel) : Forced{};
   Plan best;
   bool known = false;
   for (const KernelRow& row : kKernels) {
-    if (kernel != nullptr && row.name != kernel) continue;
+    if (kernel != nullptr && row.name != wanted.name) continue;
     known = true;
     if (const char* why = objection(row, situation, machine)) {
       if (kernel != nullptr) {
@@ -214,10 +236,14 @@ Plan make_plan(const Situation& situation, const Machine& machine, const char* k
       }
       continue;
     }
-    const Plan p = best_of(row, situation, machine, f);
+    const Plan p = best_of(row, wanted.splits, situation, machine, f);
     if (p.row != nullptr && (best.row == nullptr || p.estimate.total() < best.estimate.total())) best = p;
   }
   if (!known) throw std::invalid_argument("kernel='" + std::string(kernel) + "' is not a kernel for CUDA: known are " + names());
+  if (best.row == nullptr && wanted.splits != 0) {
+    throw std::invalid_argument("kernel='" + std::string(kernel) + "' cannot run " + pair(situation.shape) +
+                                " with K=" + std::to_string(situation.shape.k) + " in that many parts");
+  }
   if (best.row == nullptr) throw std::invalid_argument("no kernel has a grid for these shapes: multiply in parts of fewer rows");
   return best;
 }
@@ -268,6 +294,7 @@ Choice pick(const Situation& situation, const Machine& machine, const char* kern
   choice.splits = p.splits;
   choice.shared_bytes = p.shared_bytes;
   choice.workspace_bytes = p.workspace_bytes;
+  choice.clocks = p.estimate.total();
   choice.text = explain(p, situation, machine);
   return choice;
 }

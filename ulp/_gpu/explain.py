@@ -31,6 +31,8 @@ class CudaExplanation:
     """Shared memory of a block."""
     workspace_bytes: int
     """Device memory that a call takes besides its result."""
+    clocks: float
+    """What the call takes, by the model that the choice rests on."""
     text: str
 
     def __repr__(self) -> str:
