@@ -141,6 +141,10 @@ ulp::FinishSpec finish_of(const py::handle& x) {
     const std::string name = "finish['" + key + "']";
     if (key == "scale" || key == "bias") {
       if (!item.second.is_none()) (key == "scale" ? f.scale : f.bias) = vector_of<float>(item.second, 1, name);
+    } else if (key == "start") {
+      if (!item.second.is_none()) f.start = vector_of<int32_t>(item.second, 1, name);
+    } else if (key == "unit") {
+      f.unit = float_of(item.second, name);
     } else if (key == "low") {
       f.low = float_of(item.second, name);
     } else if (key == "high") {
@@ -324,13 +328,14 @@ void bind_plan(py::module_& m) {
           py::arg("height"), py::arg("width"), py::arg("channels"))
       .def(
           "input_floats",
-          [](PlanHolder& h, Object channels, Object height, Object width, Object targets) {
+          [](PlanHolder& h, Object channels, Object height, Object width, Object targets, Object divide) {
             std::vector<int> ids;
             const py::sequence all = sequence_of(targets, "targets", "tensors");
             for (size_t i = 0; i < all.size(); ++i) ids.push_back(int_of(py::object(all[i]), "targets"));
-            h.call(&Plan::input_floats, int_of(channels, "channels"), int_of(height, "height"), int_of(width, "width"), ids);
+            h.call(&Plan::input_floats, int_of(channels, "channels"), int_of(height, "height"), int_of(width, "width"), ids,
+                   flag_of(divide, "divide"));
           },
-          py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("targets"))
+          py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("targets"), py::arg("divide") = false)
       .def(
           "input_codes",
           [](PlanHolder& h, Object tensor, Object nhwc) { h.call(&Plan::input_codes, int_of(tensor, "tensor"), flag_of(nhwc, "nhwc")); },

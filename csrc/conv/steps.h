@@ -58,7 +58,7 @@ class Step {
 // The epilogue of a step that runs: a FinishSpec with the addresses of the arena.
 Output make_output(const FinishSpec& finish, const Context& c);
 
-std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets);
+std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets, bool divide);
 std::unique_ptr<Step> make_input_codes(int tensor, bool nhwc);
 std::unique_ptr<Step> make_conv(Slice source, const ConvProblem& problem, FinishSpec finish, std::string method);
 std::unique_ptr<Step> make_depthwise(int source, const ConvShape& shape, int a_bits, int a_zero, const std::vector<int8_t>& weights,
