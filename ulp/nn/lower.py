@@ -23,6 +23,7 @@ from . import graph as ir
 from .demand import FREE, Demand, Group, Slot, Tensor, merge, same_residual
 from .passes import optimize
 from .quantizer import FloatArray, Quantizer
+from .script import Script
 from .shapes import LayerError
 from .thresholds import thresholds
 
@@ -57,12 +58,13 @@ class Label:
 
 
 class Lowered:
-    """A finished plan with the names of its steps and the shapes of what goes in and out, of one image."""
+    """A finished plan with its script, the names of its steps and the shapes of what goes in and out, of one image."""
 
     def __init__(
-        self, plan: Any, labels: list[Label], input_shape: ir.Shape, output_shapes: list[ir.Shape], input_quantizer: Quantizer | None
+        self, script: Script, labels: list[Label], input_shape: ir.Shape, output_shapes: list[ir.Shape], input_quantizer: Quantizer | None
     ) -> None:
-        self.plan = plan
+        self.script = script
+        self.plan = script.plan
         self.labels = labels
         self.input_shape = input_shape
         self.output_shapes = output_shapes
@@ -71,8 +73,9 @@ class Lowered:
     def runner(self) -> Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
         """A function from (N, *input shape) to the list of (N, *output shape)."""
         run: Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]] = self.plan.run
+        shapes = self.output_shapes  # not the script: it holds what only `save` needs
         flat_input = len(self.input_shape) == 1
-        flat = [i for i, shape in enumerate(self.output_shapes) if len(shape) == 1]
+        flat = [i for i, shape in enumerate(shapes) if len(shape) == 1]
         if not flat_input and not flat:
             return run
 
@@ -80,7 +83,7 @@ class Lowered:
             images = x.shape[0]
             results = run(x.reshape(images, x.shape[1], 1, 1) if flat_input else x)
             for i in flat:
-                results[i] = results[i].reshape(images, *self.output_shapes[i])
+                results[i] = results[i].reshape(images, *shapes[i])
             return results
 
         return reshaping
@@ -112,7 +115,7 @@ class _Lowering:
         self.graph = graph
         self.mode = mode
         self.codes_in = codes_in
-        self.plan = new_plan()
+        self.plan = Script(new_plan())
         self.demands: dict[int, list[Demand]] = {id(node): [] for node in graph.nodes}
         self.steps: list[list[Step]] = []  # of the nodes, last node first
         self.packed: dict[tuple[int, int], _core.Packed] = {}
