@@ -1,0 +1,37 @@
+"""How much a model may ask for. A file states sizes in a few bytes; these bounds are looked at before anything is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from ulp._validate import integer
+from ulp.onnx.model import OnnxError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `ulp.load` accepts. Raise what a model of yours needs: `ulp.load(path, limits=ulp.onnx.Limits(tensor_bytes=8 << 30))`.
+
+    file_bytes: the model's file; protobuf itself ends at 2 GiB, larger models keep their weights in external data.
+    nodes: nodes of the graph.
+    tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
+    constant_bytes: all initialisers and folded constants together.
+    """
+
+    file_bytes: int = 2**31
+    nodes: int = 100_000
+    tensor_bytes: int = 2**31
+    constant_bytes: int = 2**33
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            integer(getattr(self, field.name), field.name, 1, 2**62)
+
+    def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
+        """OnnxError where an array of this shape would take more than tensor_bytes."""
+        size = math.prod(shape) * itemsize
+        if size > self.tensor_bytes:
+            sides = "x".join(str(side) for side in shape)
+            raise OnnxError(f"a tensor of {sides:.100} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")
