@@ -164,13 +164,19 @@ class ReferencePlan:
 
         self._add("linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=w[..., 0].size)
 
-    def max_pool(self, source: int, target: tuple[int, int], rows: Array, columns: Array, dilation: tuple[int, int]) -> None:
+    def max_pool(
+        self, source: int, target: tuple[int, int], rows: Array, columns: Array, dilation: tuple[int, int], least: Array | None = None
+    ) -> None:
         assert (rows[:, 0] < rows[:, 1]).all()
         assert (columns[:, 0] < columns[:, 1]).all()
 
         def run(env: dict[int, Array]) -> None:
+            def extreme(window: Array) -> Array:
+                most = window.max(axis=(0, 1))
+                return np.asarray(most if least is None else np.where(least, window.min(axis=(0, 1)), most))
+
             a = env[source]
-            out = [[a[y0 : y1 : dilation[0], x0 : x1 : dilation[1]].max(axis=(0, 1)) for x0, x1 in columns] for y0, y1 in rows]
+            out = [[extreme(a[y0 : y1 : dilation[0], x0 : x1 : dilation[1]]) for x0, x1 in columns] for y0, y1 in rows]
             self._write(env, target, np.array(out))
 
         self._add("max_pool", run, source, [target])

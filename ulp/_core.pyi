@@ -104,10 +104,10 @@ class Plan:
     written before it is read. A target is (tensor, first channel). ValueError for whatever does not fit, TypeError for an argument of
     another type or dtype; a refused call changes nothing.
 
-    `finish`, the epilogue of a step, is a dict of all of these, but for scale, bias and start in some steps; start and unit may be left out:
+    `finish`, the epilogue of a step, is a dict of all of these, but for scale, bias and start in some steps; start, unit may be left out:
         start         None or int32 (N,), only where the step says so: acc += start[c], exact
         scale, bias   float32 (N,), only where the step says so: v = float32(acc) * scale[c] + bias[c], two roundings
-        unit          float32, 1.0 if left out: what v counts in. Where this says r_scale or the step says scale, it is float32(scale / unit);
+        unit          float32, 1.0 if left out: what v counts in. Where this says r_scale or the step says scale, that is divided by it;
                       codes are made by float32(unit / scale). Floats need a unit of 1.0
         residual      None or (tensor of codes, first channel): v += float32(r - r_zero) * r_scale
         low, high     v = min(max(v, low), high)
@@ -171,9 +171,18 @@ class Plan:
         """weights (H * W * Cp, N) in the order (y, x, c), Cp = channels rounded up to 4; the result is 1 x 1 x N."""
 
     def max_pool(
-        self, source: int, target: tuple[int, int], rows: npt.NDArray[np.int32], columns: npt.NDArray[np.int32], dilation: tuple[int, int]
+        self,
+        source: int,
+        target: tuple[int, int],
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        dilation: tuple[int, int],
+        least: npt.NDArray[np.bool_] | None = ...,
     ) -> None:
-        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantiser on both sides."""
+        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantiser on both sides.
+
+        least: bool (C,), channels of which the least value is taken instead of the largest.
+        """
 
     def window_mean(
         self,

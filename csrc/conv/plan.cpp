@@ -385,13 +385,17 @@ void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpe
   tensors_[static_cast<size_t>(source)].padded_reader = true;
 }
 
-void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2]) {
+void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2],
+                    const std::vector<bool>& least) {
   const Tensor& t = codes_of(source, "max_pool");
   readable({source, 0}, t.channels, "max_pool");
   check_windows("max_pool rows", rows, t.height);
   check_windows("max_pool columns", columns, t.width);
   side("dilation", dilation[0], 1, 4096);
   side("dilation", dilation[1], 1, 4096);
+  if (!least.empty() && least.size() != static_cast<size_t>(t.channels)) {
+    refuse("max_pool: least must have " + std::to_string(t.channels) + " values");
+  }
   if (source == target.tensor) refuse("max_pool: the source cannot be the target");
   const Tensor& to = codes_of(target.tensor, "max_pool");
   if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("max_pool: source and target must share a quantiser");
@@ -399,7 +403,7 @@ void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::ve
   StepInfo info{"max_pool", "window"};
   info.source = source;
   info.a_bits = t.bits;
-  auto step = make_max_pool(source, target, std::move(rows), std::move(columns), dilation[0], dilation[1]);
+  auto step = make_max_pool(source, target, std::move(rows), std::move(columns), dilation[0], dilation[1], least);
   add(std::move(step), {source}, {target}, t.channels, std::move(info));
 }
 

@@ -106,8 +106,10 @@ class Plan {
   void depthwise(int source, std::vector<int8_t> weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
                  const int (&dilation)[2], FinishSpec finish);
   void linear(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, const std::string& kernel);
-  // rows, columns: begin and end of each window, clipped to the image
-  void max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2]);
+  // rows, columns: begin and end of each window, clipped to the image; least: of each channel, whether its least value is taken instead of
+  // the largest; empty: of none
+  void max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2],
+                const std::vector<bool>& least);
   void window_mean(int source, std::vector<int32_t> rows, std::vector<int32_t> columns, std::vector<float> divisor, FinishSpec finish);
   void rescale(int source, FinishSpec finish);
   void gather(Slice source, int64_t channels, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns);

@@ -143,8 +143,11 @@ class InputCodes final : public Step {
 
 class MaxPool final : public Step {
  public:
-  MaxPool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y, int step_x)
-      : source_(source), target_(target), rows_(std::move(rows)), columns_(std::move(columns)), step_y_(step_y), step_x_(step_x) {}
+  MaxPool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y, int step_x,
+          const std::vector<bool>& least)
+      : source_(source), target_(target), rows_(std::move(rows)), columns_(std::move(columns)), step_y_(step_y), step_x_(step_x) {
+    for (const bool l : least) turns_.push_back(l ? 0xFF : 0);
+  }
 
   void run(const Context& c) const override {
     const Tensor& from = c.tensor(source_);
@@ -159,17 +162,34 @@ class MaxPool final : public Step {
         for (size_t x = 0; x < width; ++x, out += to.pixel) {
           w.x0 = columns_[2 * x];
           w.x1 = columns_[2 * x + 1];
-          c.ops.window_max(w, out);
+          turns_.empty() ? c.ops.window_max(w, out) : window_extreme(w, out);
         }
       }
     });
   }
 
  private:
+  // The least code is what the largest one among the codes' complements belongs to.
+  void window_extreme(const Window& w, uint8_t* out) const {
+    const uint8_t* turns = turns_.data();
+    std::memset(out, 0, static_cast<size_t>(w.channels));
+    for (int y = w.y0; y < w.y1; y += w.y_step) {
+      for (int x = w.x0; x < w.x1; x += w.x_step) {
+        const uint8_t* a = w.a + y * w.row + x * w.pixel;
+        for (int64_t n = 0; n < w.channels; ++n) {
+          const uint8_t turned = a[n] ^ turns[n];
+          out[n] = out[n] > turned ? out[n] : turned;
+        }
+      }
+    }
+    for (int64_t n = 0; n < w.channels; ++n) out[n] ^= turns[n];
+  }
+
   int source_;
   Slice target_;
   std::vector<int32_t> rows_, columns_;
   int step_y_, step_x_;
+  std::vector<uint8_t> turns_;  // 0xFF where the least code is wanted; empty: nowhere
 };
 
 class WindowMean final : public Step {
@@ -384,8 +404,8 @@ std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_
 }
 std::unique_ptr<Step> make_input_codes(int tensor, bool nhwc) { return std::make_unique<InputCodes>(tensor, nhwc); }
 std::unique_ptr<Step> make_max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y,
-                                    int step_x) {
-  return std::make_unique<MaxPool>(source, target, std::move(rows), std::move(columns), step_y, step_x);
+                                    int step_x, const std::vector<bool>& least) {
+  return std::make_unique<MaxPool>(source, target, std::move(rows), std::move(columns), step_y, step_x, least);
 }
 std::unique_ptr<Step> make_window_mean(int source, const Tensor& tensor, std::vector<int32_t> rows, std::vector<int32_t> columns,
                                        const std::vector<float>& divisor, FinishSpec finish) {

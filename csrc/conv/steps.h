@@ -65,7 +65,7 @@ std::unique_ptr<Step> make_depthwise(int source, const ConvShape& shape, int a_b
                                      FinishSpec finish);
 std::unique_ptr<Step> make_linear(int source, const PackedMatrix& weights, int a_bits, int w_zero, FinishSpec finish, std::string kernel);
 std::unique_ptr<Step> make_max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y,
-                                    int step_x);
+                                    int step_x, const std::vector<bool>& least);
 std::unique_ptr<Step> make_window_mean(int source, const Tensor& tensor, std::vector<int32_t> rows, std::vector<int32_t> columns,
                                        const std::vector<float>& divisor, FinishSpec finish);
 std::unique_ptr<Step> make_rescale(int source, const Tensor& tensor, FinishSpec finish);

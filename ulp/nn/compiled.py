@@ -36,8 +36,8 @@ class ProfileRow:
     method: str
     bits: tuple[int, int]
     """Of weights and of the activations that are read; 0: none, or floats"""
-    shape: tuple[int, int, int]
-    """height, width, channels of the result"""
+    shape: tuple[int, ...]
+    """height, width, channels of the result; of a float operator whatever it gives"""
     macs: int
     """Multiply-accumulates that the layer is defined by; Winograd does with fewer"""
     ms: float
@@ -81,7 +81,7 @@ class Profile:
         ]
         macs = sum(row.macs for row in self.rows)
         total = ("total", "", "", "", "", "", f"{self.ms:.3f}", f"{macs / (self.ms * 1e6):.1f}" if self.ms and macs else "", "100.0")
-        return _table([*lines, total], right=3)
+        return table([*lines, total], right=3)
 
     __repr__ = __str__
 
@@ -240,7 +240,7 @@ class CompiledNetwork:
             f"mode={self.mode!r}, hint={self.hint!r}, {self.macs / 1e6:.1f} MMAC, {self.nbytes / 1e6:.2f} MB of weights, "
             f"{self.memory / 1e6:.2f} MB of activations"
         )
-        return head + "\n" + _table(lines, right=0)
+        return head + "\n" + table(lines, right=0)
 
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"
@@ -363,7 +363,7 @@ def _size(shape: Iterable[int]) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def _table(rows: list[tuple[str, ...]], right: int) -> str:
+def table(rows: list[tuple[str, ...]], right: int) -> str:
     """Rows in columns, the last `right` of them flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     first_right = len(widths) - right

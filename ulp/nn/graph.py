@@ -83,11 +83,15 @@ class Clamp:
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`."""
+    """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`.
+
+    falls: bool (C,), channels that are to have the least value; None: none. What is scaled by less than 0 behind a pooling is so in front.
+    """
 
     rows: Indices
     columns: Indices
     dilation: Pair
+    falls: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -456,7 +456,7 @@ class _Lowering:
 
     def max_pool(self, node: ir.Node, op: ir.MaxPool, demands: list[Demand]) -> None:
         def emit(source: Slot, target: Slot) -> None:
-            self.plan.max_pool(self.at(source)[0], self.at(target), op.rows, op.columns, op.dilation)
+            self.plan.max_pool(self.at(source)[0], self.at(target), op.rows, op.columns, op.dilation, op.falls)
 
         for demand in demands:
             source = self.ask(node.inputs[0], self.codes_only(node, demand), demand.low, demand.high)

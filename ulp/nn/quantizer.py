@@ -41,8 +41,8 @@ def positive_scale(value: object, name: str) -> float:
 class Quantizer:
     """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that stands for 0.0.
 
-    bipolar: for binary networks: 2 bits with the zero 1, of which x >= 0 takes the code 2, which stands for `scale`, and any other x the code
-        0, which stands for -scale; the code 1 is left for padding.
+    bipolar: for binary networks: 2 bits with the zero 1, of which x >= 0 takes the code 2, which stands for `scale`, and any other x the
+        code 0, which stands for -scale; the code 1 is left for padding.
     """
 
     bits: int
@@ -68,7 +68,7 @@ class Quantizer:
 
     def _steps(self, x: FloatArray) -> FloatArray:
         if self.bipolar:
-            return np.where(x >= 0, np.float32(2), _ZERO)
+            return np.asarray(np.where(x >= 0, np.float32(2), _ZERO))
         inverse, zero, levels, _ = self._terms
         with np.errstate(over="ignore"):  # what leaves float32 is clamped
             steps: FloatArray = np.multiply(x, inverse)

@@ -49,8 +49,8 @@ def thresholds(
     reached = (b > bounds) | ((b == bounds) & even)
     found = np.where(m == 0, np.where(reached, -np.inf, np.inf), found)
     # What the clamp alone decides.
-    found[:, [_reaches(low, bound, e) for bound, e in zip(bounds, even, strict=True)]] = -np.inf
-    found[:, [not _reaches(high, bound, e) for bound, e in zip(bounds, even, strict=True)]] = np.inf
+    found[:, [_reaches(low, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = -np.inf
+    found[:, [not _reaches(high, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = np.inf
     return np.clip(found, INT32_MIN, INT32_MAX).astype(np.int32), flip
 
 
@@ -66,4 +66,4 @@ def _first(at: Fraction, flip: bool, even: bool) -> int:
 
 
 def _reaches(value: float, bound: float, even: bool) -> bool:
-    return value > bound or (value == bound and bool(even))
+    return value > bound or (value == bound and even)
