@@ -103,3 +103,106 @@ def export(network: nn.Module, kind: str, example: torch.Tensor, **options: Any)
         axes = {"x": {0: "N"}, "y": {0: "N"}}
         write(network, example, export_path=file, dynamo=False, input_names=["x"], output_names=["y"], dynamic_axes=axes, **options)
     return file.getvalue()
+
+
+class QuantisedSum(nn.Module):
+    """A shortcut: both operands by one signed quantiser, then the sum."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.quant = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=bits, return_quant_tensor=True)
+
+    def forward(self, x: Any, y: Any) -> Any:
+        """x + y."""
+        return self.quant(x) + self.quant(y)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, bits: int) -> list[nn.Module]:
+    options: dict[str, Any] = {"stride": stride, "padding": kernel // 2, "groups": groups, "bias": False}
+    layer = qnn.QuantConv2d(inputs, outputs, kernel, weight_quant=Int8WeightPerChannelFloat, weight_bit_width=bits, **options)
+    return [layer, nn.BatchNorm2d(outputs)]
+
+
+def _relu(bits: int) -> nn.Module:
+    return qnn.QuantReLU(act_quant=Uint8ActPerTensorFloat, bit_width=bits, return_quant_tensor=True)
+
+
+class BasicBlock(nn.Module):
+    """Of ResNet-18."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, bits: int) -> None:
+        super().__init__()
+        first, second = _conv(inputs, outputs, 3, stride, 1, bits), _conv(outputs, outputs, 3, 1, 1, bits)
+        self.body = nn.Sequential(*first, _relu(bits), *second)
+        self.shortcut = nn.Sequential(*(_conv(inputs, outputs, 1, stride, 1, bits) if stride > 1 else []))
+        self.sum = QuantisedSum(bits)
+        self.relu = _relu(bits)
+
+    def forward(self, x: Any) -> Any:
+        """relu(body(x) + shortcut(x))."""
+        return self.relu(self.sum(self.body(x), self.shortcut(x)))
+
+
+class InvertedResidual(nn.Module):
+    """Of MobileNetV2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, bits: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        widen = [*_conv(inputs, hidden, 1, 1, 1, bits), _relu(bits)] if expansion > 1 else []
+        self.body = nn.Sequential(
+            *widen, *_conv(hidden, hidden, 3, stride, hidden, bits), _relu(bits), *_conv(hidden, outputs, 1, 1, 1, bits)
+        )
+        self.quant = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=bits, return_quant_tensor=True)
+        self.sum = QuantisedSum(bits) if stride == 1 and inputs == outputs else None
+
+    def forward(self, x: Any) -> Any:
+        """body(x), and x if the shapes allow it."""
+        y = self.body(x)
+        return self.quant(y if self.sum is None else self.sum(x, y))
+
+
+def resnet18(bits: int) -> nn.Sequential:
+    """ResNet-18 for 224 x 224; 8 bits at the ends."""
+    layers: list[nn.Module] = [qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=8, return_quant_tensor=True)]
+    layers += [*_conv(3, 64, 7, 2, 1, 8), _relu(bits), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for outputs in (64, 128, 256, 512):
+        layers += [BasicBlock(channels, outputs, 1 if outputs == 64 else 2, bits), BasicBlock(outputs, outputs, 1, bits)]
+        channels = outputs
+    return nn.Sequential(*layers, *_head(channels))
+
+
+def mobilenet_v2(bits: int) -> nn.Sequential:
+    """MobileNetV2 for 224 x 224; 8 bits at the ends."""
+    layers: list[nn.Module] = [qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=8, return_quant_tensor=True)]
+    layers += [*_conv(3, 32, 3, 2, 1, 8), _relu(bits)]
+    channels = 32
+    for expansion, outputs, count, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for i in range(count):
+            layers.append(InvertedResidual(channels, outputs, stride if i == 0 else 1, expansion, bits))
+            channels = outputs
+    return nn.Sequential(*layers, *_conv(channels, 1280, 1, 1, 1, bits), _relu(bits), *_head(1280))
+
+
+def _head(channels: int) -> list[nn.Module]:
+    linear = qnn.QuantLinear(channels, 1000, bias=True, weight_quant=Int8WeightPerTensorFloat, weight_bit_width=8)
+    mean = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=8, return_quant_tensor=True)
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), mean, linear]
+
+
+def settle(network: nn.Module, images: torch.Tensor, batches: int = 3) -> nn.Module:
+    """Random weights' ranges: the statistics of normalisations and quantisers from some images."""
+    network.train()
+    with torch.no_grad():
+        for _ in range(batches):
+            network(images)
+    return network.eval()

@@ -112,6 +112,7 @@ class Builder:
         self.grids: dict[str, Quantizer] = {}  # of float tensors that hold codes of a quantiser
         self.samples: dict[str, Array] = {}
         self.steps: list[FloatStage] = []
+        self.float_steps: dict[str, Node] = {}  # by their first result
         self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
         self.markers: dict[str, str] = {}
         self.used: dict[str, int] = {}
@@ -237,6 +238,7 @@ class Builder:
             if name in self.markers and not (node.op_type == "Reshape" and i == 1 and not node.attributes.get("allowzero", 0)):
                 raise _Again(self.markers[name], "the batch size is computed with")
         self.steps.append(FloatStage(node, reason))
+        self.float_steps[node.outputs[0]] = node
         arrays = [self.constant(name) if self.is_constant(name) or not name else self.sample(name) for name in node.inputs]
         for name, result in zip(node.outputs, self.run(node, arrays), strict=False):
             if name:
@@ -265,7 +267,7 @@ class Builder:
         if value.integers is None:
             value.part.results[name] = value.node
             return
-        if any(step.node.outputs[0] == name for step in self.steps):
+        if name in self.float_steps:
             return
         assert value.grid is not None
         floats = f"{name}/float"
@@ -275,23 +277,28 @@ class Builder:
         self.constants[zero] = np.asarray(value.grid.zero + value.integers.low, value.integers.dtype)
         quantise = Node("QuantizeLinear", name, (floats, scale, zero), (name,))
         self.steps.append(FloatStage(quantise, "its integers leave the integer part"))
+        self.float_steps[name] = quantise
 
     # Plans.
 
     def finish(self) -> Built:
         """Only what outputs need, each plan right behind its root."""
-        needed = {port.name for port in self.model.outputs}
-        kept: list[FloatStage] = []
+        needed: set[str] = set()
         of_result = {name: part for part in self.parts.values() for name in part.results}
-        for step in reversed(self.steps):
-            for name in [n for n in step.node.outputs if n in needed] and step.node.inputs:
-                needed.add(of_result[name].root if name in of_result else name)
+
+        def need(name: str) -> None:
+            while name not in needed:
                 needed.add(name)
+                name = of_result[name].root if name in of_result else name
+
+        for port in self.model.outputs:
+            need(port.name)
+        kept: list[FloatStage] = []
+        for step in reversed(self.steps):
             if any(name in needed for name in step.node.outputs):
                 kept.append(step)
-            for part in self.parts.values():
-                if any(name in needed for name in part.results):
-                    needed.add(part.root)
+                for name in step.node.inputs:
+                    need(name)
         plans = {part.root: self.stage(part, needed) for part in self.parts.values() if any(name in needed for name in part.results)}
         stages: list[Stage] = [plans.pop(port.name) for port in self.model.inputs if port.name in plans]
         for step in reversed(kept):

@@ -59,6 +59,9 @@ def _codes_of(b: Builder, node: Node, part: Part, source: ir.Node, quantizer: Qu
 def _quantise(b: Builder, node: Node, quantizer: Quantizer, most: float, dtype: np.dtype[Any] | None, low: int) -> Value:
     """A quantiser's node behind the first input, which may be a float tensor outside of all parts. dtype: that of integers."""
     x = node.inputs[0]
+    relu = b.float_steps.get(x)
+    if relu is not None and relu.op_type == "Relu" and quantizer.zero == 0:
+        x = relu.inputs[0]  # codes begin at 0.0 anyway
     if x in b.values or x in b.grids:
         value = b.value(x)
         if value.integers is not None:
