@@ -106,6 +106,7 @@ class Builder:
         self.limits = limits
         self.floats = floats
         self.constants: dict[str, Array] = dict(model.constants)
+        self.folded_bytes = 0
         self.quantised: dict[str, QuantisedConstant] = {}
         self.values: dict[str, Value] = {}
         self.parts: dict[str, Part] = {}
@@ -145,6 +146,8 @@ class Builder:
         results = self.run(node, [self.constant(name) for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
             self.constants[name] = result
+            self.folded_bytes += result.nbytes
+            self.limits.check_constants(self.folded_bytes)
             self.mark(node, name)
         return True
 

@@ -15,12 +15,14 @@ class Limits:
     """What `ulp.load` accepts. Raise what a model of yours needs: `ulp.load(path, limits=ulp.onnx.Limits(tensor_bytes=8 << 30))`.
 
     file_bytes: the model's file; protobuf itself ends at 2 GiB, larger models keep their weights in external data.
+    fields: of the protobuf: names, sides, attributes, unpacked numbers. Each takes a few bytes in a file, and up to some hundred in memory.
     nodes: nodes of the graph.
     tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
     constant_bytes: all initialisers and folded constants together.
     """
 
     file_bytes: int = 2**31
+    fields: int = 4_000_000
     nodes: int = 100_000
     tensor_bytes: int = 2**31
     constant_bytes: int = 2**33
@@ -28,6 +30,11 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             integer(getattr(self, field.name), field.name, 1, 2**62)
+
+    def check_constants(self, nbytes: int) -> None:
+        """OnnxError where all constants together take more than constant_bytes."""
+        if nbytes > self.constant_bytes:
+            raise OnnxError(f"the model's constants take more than the limit constant_bytes={self.constant_bytes}")
 
     def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
         """OnnxError where an array of this shape would take more than tensor_bytes."""

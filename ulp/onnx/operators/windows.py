@@ -216,11 +216,12 @@ def average_pool(call: Call, x: Array) -> Array:
     """The mean of each window; of what the padding adds only with count_include_pad."""
     sides = _image_sides(x)
     shape = geometry(call, sides, call["kernel_shape"], bool(call["ceil_mode"]))
+    sums = _slide(np.add, shape.pad(call, x, 0), shape)
     divisor = np.ones((), x.dtype)
     for i, side in enumerate(sides):
         low, high = (shape.before[i], shape.after[i]) if call["count_include_pad"] else (0, 0)
         divisor = np.multiply.outer(divisor, _taps_within(shape, i, -low, side + high)).astype(x.dtype)
-    return _slide(np.add, shape.pad(call, x, 0), shape) / divisor
+    return np.asarray(sums / divisor)
 
 
 def _taps_within(shape: Geometry, i: int, low: int, high: int) -> Array:
