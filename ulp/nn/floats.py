@@ -22,7 +22,12 @@ def windows(x: npt.NDArray[Any], kernel: Sequence[int], stride: Sequence[int], d
 
 
 def conv(
-    x: npt.NDArray[Any], weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None, stride: Sequence[int], dilation: Sequence[int], groups: int
+    x: npt.NDArray[Any],
+    weight: npt.NDArray[Any],
+    bias: npt.NDArray[Any] | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
 ) -> npt.NDArray[Any]:
     """x (N, C, H, W), already padded, with weight (O, C / groups, kh, kw); so for any number of sides, in x's type."""
     sides = x.ndim - 2
