@@ -429,6 +429,20 @@ def test_small_files_that_ask_for_much(model: Any) -> None:
     refused(model.SerializeToString(), "limit tensor_bytes|too large|too big|outside|takes", tensor_bytes=32 * MIB)
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_small_files_that_ask_for_much_in_integer_parts_too(pool: bool) -> None:
+    layer = node("MaxPool", "xq", kernel_shape=[2, 2], pads=[2**28] * 4) if pool else node("Conv", "xq", "wf", pads=[2**14] * 4)
+    nodes = [
+        node("QuantizeLinear", "x", "s", output="q"),
+        node("DequantizeLinear", "q", "s", output="xq"),
+        node("DequantizeLinear", "w", "s", output="wf"),
+        layer,
+    ]
+    weights = numpy_helper.from_array(np.ones((64, 1, 3, 3), np.int8), "w")
+    model = make(nodes, weights, numpy_helper.from_array(np.float32(0.5), "s"), shape=("N", 1, 8, 8))
+    refused(model.SerializeToString(), "limit tensor_bytes", tensor_bytes=32 * MIB)
+
+
 def test_many_constants_that_are_large_together() -> None:
     nodes = [node("ConstantOfShape", "s", output=f"c{i}") for i in range(64)]
     sums = [node("Add", "c0" if i == 0 else f"t{i - 1}", f"c{i}", output=f"t{i}") for i in range(64)]

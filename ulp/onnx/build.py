@@ -226,6 +226,10 @@ class Builder:
 
     def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
         """A graph node for an ONNX node."""
+        try:
+            self.limits.check_tensor(shape, 4)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
         if not isinstance(op, ir.Quantize):
             self.layers[node.name] = (op, shape)
         return part.graph.add(op, list(inputs), shape, node.name, node.op_type)

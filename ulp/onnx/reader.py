@@ -28,6 +28,15 @@ _STANDARD = ("", "ai.onnx")
 # Operators that other domains have, too, and mean the same by: onnxruntime's quantisers of 4 bits and 16, and QONNX's own.
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
 
+# The least and the most inputs of onnxruntime's quantised operators.
+_QLINEAR = {
+    "QGemm": (6, 9),
+    "QLinearAdd": (7, 8),
+    "QLinearMul": (7, 8),
+    "QLinearConcat": (5, 3 * 4096 + 2),
+    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), (4, 5)),
+}
+
 # Attributes that name a type: halves are computed in float32.
 _TYPE_ATTRIBUTES = (("Cast", "to"), ("QuantizeLinear", "precision"), ("DequantizeLinear", "output_dtype"))
 
@@ -109,6 +118,8 @@ class _Reader:
         functions = {(f.domain, f.name) for f in proto.functions}
         names = _unique_names(graph.node)
         nodes = [self.node(n, name, functions) for n, name in zip(graph.node, names, strict=True)]
+        for node in nodes:
+            _check_node(node, opset)
         nodes = [node for node in nodes if not self.constant(node, opset, constants)]
         nodes = _sorted(nodes, {port.name for port in inputs} | set(constants))
         made = {name for node in nodes for name in node.outputs} | {port.name for port in inputs} | set(constants)
@@ -221,6 +232,19 @@ class _Reader:
         return replace(node, attributes={**node.attributes, "output_dtype": kind})
 
 
+def _check_node(node: Node, opset: int) -> None:
+    """OnnxError unless the node has the inputs, outputs and attributes that its operator has."""
+    try:
+        if node.op_type in OPERATORS:
+            OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
+        elif node.op_type in _QLINEAR:
+            least, most = _QLINEAR[node.op_type]
+            if not least <= len(node.inputs) <= most or not all(node.inputs[:2]):
+                raise OnnxError(f"{len(node.inputs)} inputs, expected {least} to {most}, the first two of them given")
+    except OnnxError as error:
+        raise OnnxError(f"{node}: {error}") from error
+
+
 def _repeated(names: Any) -> str | None:
     """The first name that comes twice."""
     seen: set[str] = set()
@@ -231,8 +255,9 @@ def _repeated(names: Any) -> str | None:
     return None
 
 
-def _checked_name(name: str, what: str) -> str:
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+def _checked_name(name: str | bytes, what: str) -> str:
+    # Protobuf gives bytes for text that is no UTF-8.
+    if isinstance(name, bytes) or not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise OnnxError(f"{what} has the name {name!r:.100}: expected 1 to {_LONGEST_NAME} printable characters")
     return name
 

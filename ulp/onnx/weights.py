@@ -31,7 +31,8 @@ class QuantisedConstant:
     def values(self) -> npt.NDArray[np.float32]:
         """float32, as DequantizeLinear gives them."""
         steps = (self.integers.astype(np.int64) - self.zero).astype(np.float32)
-        return np.asarray(steps * self.scale.astype(np.float32))
+        with np.errstate(over="ignore"):  # to infinity, as in the operator
+            return np.asarray(steps * self.scale.astype(np.float32))
 
     def moved(self, move: Callable[[Array], Array]) -> QuantisedConstant | None:
         """Reshaped or transposed; None where scales differ and do not lie along one side any more."""

@@ -147,6 +147,18 @@ class Row:
     outputs: int
     function: Function
 
+    def check_node(self, inputs: Sequence[object], outputs: int, attributes: Mapping[str, object]) -> None:
+        """OnnxError unless a node may look so. inputs: what is false is left out."""
+        self.check_counts(len(inputs), outputs)
+        self.check_attributes(attributes)
+        for i, given in enumerate(inputs):
+            if not given and not self.input(i).optional:
+                raise OnnxError(f"the input {self.input(i).name} is missing")
+
+    def input(self, i: int) -> Input:
+        """The declaration of input i; the last one may stand for many."""
+        return self.inputs[min(i, len(self.inputs) - 1)]
+
     def check_counts(self, inputs: int, outputs: int) -> None:
         """OnnxError unless a node may have so many."""
         needed = sum(not i.optional for i in self.inputs)
@@ -177,7 +189,7 @@ class Row:
         """OnnxError where an input is missing or has a type that the row does not allow."""
         types: dict[str, np.dtype[Any]] = {}
         for i, array in enumerate(arrays):
-            declared = self.inputs[min(i, len(self.inputs) - 1)]
+            declared = self.input(i)
             if array is not None:
                 declared.check(array, types)
             elif not declared.optional:

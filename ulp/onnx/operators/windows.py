@@ -84,6 +84,7 @@ def geometry(call: Call, sides: tuple[int, ...], kernel: Sequence[int], ceil: bo
         before.append(low)
         after.append(high)
         out.append(windows_)
+    call.allow([side + low + high for side, low, high in zip(sides, before, after, strict=True)], np.float32)
     return Geometry(kernel, stride, dilation, tuple(before), tuple(after), tuple(out))
 
 
