@@ -76,7 +76,7 @@ def _quantise(b: Builder, node: Node, quantizer: Quantizer, most: float, dtype: 
 
 def _qonnx_interval(signed: int, narrow: int, bits: float) -> tuple[int, int]:
     """The integers of QONNX's Quant."""
-    if bits != int(bits) or not 1 <= bits <= 8:
+    if not 1 <= bits <= 8 or bits != int(bits):
         raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
     n = int(bits)
     if signed:
@@ -91,7 +91,10 @@ def _quant_parameters(b: Builder, node: Node) -> tuple[Quantizer, float, int]:
 
 
 def quant(b: Builder, node: Node) -> Value:
-    """QONNX Quant: rint(x / scale + zero), clamped, less zero, times scale."""
+    """QONNX Quant: rint(x / scale + zero), clamped, less zero, times scale.
+
+    Codes are rint(x / scale) + zero, which is the same but for a zero point that is odd where x / scale lies exactly between two integers.
+    """
     mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
     if mode not in _ROUNDS:
         raise NotInteger(f"it rounds by {mode}, and integers by ROUND")
