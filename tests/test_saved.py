@@ -281,7 +281,7 @@ def _deep(data: bytes) -> bytes:
         (lambda data: data[:-1], "within the .* bytes of data: is it cut off"),
         (lambda data: _with(data, lambda _: None, format="other"), "no saved network"),
         (lambda data: _with(data, lambda _: None, version="2"), "version '2', and this ulp reads version 1"),
-        (lambda data: _with(data, lambda _: None, kind="OnnxNetwork"), "it holds a OnnxNetwork"),
+        (lambda data: _with(data, lambda _: None, kind="OnnxNetwork"), "of kind 'OnnxNetwork', not 'CompiledNetwork'"),
         (lambda data: _with(data, lambda d: d.pop("mode")), "a compiled network is an object of lowered, mode"),
         (lambda data: _with(data, lambda d: d.update(mode="int4")), "mode='int4': expected one of fp32, threshold"),
         (lambda data: _with(data, lambda d: d.update(codes_in=True)), "takes the other kind of input"),

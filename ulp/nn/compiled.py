@@ -327,14 +327,11 @@ def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX
     OSError where it cannot be read.
     """
     max_bytes = integer(max_bytes, "max_bytes", 1, 2**62)
-    name = "the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else os.fspath(source)
     try:
-        kind, document, arrays = saved.from_bytes(saved.contents(source))
-        if kind != _KIND:
-            raise ValueError(f"it holds a {kind or 'network of no kind'}, not a {_KIND}: read it with ulp.load")
+        document, arrays = saved.parsed(source, _KIND)
         return CompiledNetwork.from_document(document, arrays, tune=tune, max_bytes=max_bytes)
     except ValueError as error:
-        raise ValueError(f"{name} cannot be loaded: {error}") from None
+        raise ValueError(f"{saved.name_of(source)} cannot be loaded: {error}") from None
 
 
 def _structure(results: Any) -> tuple[list[Symbol], Structure]:

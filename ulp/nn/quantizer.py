@@ -31,7 +31,8 @@ _ZERO = np.float32(0)
 
 def positive_scale(value: object, name: str) -> float:
     """`value` rounded to float32, as a float. ValueError unless it and its inverse are positive normal float32 numbers."""
-    scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
+    with np.errstate(over="ignore"):  # infinity is refused below
+        scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
     if not _SMALLEST_SCALE <= scale <= _LARGEST_SCALE:
         raise ValueError(f"{name}={value!r}: expected a positive float32 number from 2^-126 to 2^126")
     return scale

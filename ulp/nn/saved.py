@@ -27,6 +27,7 @@ from .script import Arrays, replay
 
 FORMAT = "ulp-network"
 VERSION = 1
+_READERS = {"CompiledNetwork": "ulp.nn.load", "OnnxNetwork": "ulp.load"}
 MAX_BYTES = 2**32
 """What the activations of a loaded network may take, unless the caller says otherwise."""
 
@@ -34,9 +35,16 @@ Parts: TypeAlias = "list[bytes | memoryview]"
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview"
 
 
-def is_saved(head: bytes | memoryview) -> bool:
-    """Whether a file that begins so (16 bytes suffice) may be a saved network: a length below 2^40, then a brace."""
-    return bytes(head[5:9]) == b"\0\0\0{"
+def is_saved(source: object) -> bool:
+    """Whether a file, or bytes, begin as a saved network does: with a length below 2^40, then a brace."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        head = bytes(memoryview(source).cast("B")[:9])
+    elif isinstance(source, (str, os.PathLike)):
+        with Path(source).open("rb") as file:
+            head = file.read(9)
+    else:
+        return False
+    return head[5:] == b"\0\0\0{"
 
 
 def to_parts(kind: str, document: dict[str, Any], arrays: Arrays) -> Parts:
@@ -45,18 +53,22 @@ def to_parts(kind: str, document: dict[str, Any], arrays: Arrays) -> Parts:
     return _tensorfile.write(arrays, {"format": FORMAT, "version": str(VERSION), "kind": kind, "network": text})
 
 
-def from_bytes(data: bytes | memoryview) -> tuple[str, dict[str, Any], Arrays]:
-    """(kind, document, arrays) of a file's bytes; the arrays are views. ValueError for whatever is no saved network."""
-    arrays, metadata = _tensorfile.read(data)
+def parsed(source: Source, kind: str) -> tuple[dict[str, Any], Arrays]:
+    """(document, arrays) of a saved network of this kind; the arrays are views. ValueError for whatever is none."""
+    arrays, metadata = _tensorfile.read(_contents(source))
     if metadata.get("format") != FORMAT:
         raise ValueError(f"it is a safetensors file, but no saved network: its metadata have no format {FORMAT!r}")
     version = metadata.get("version", "")
     if version != str(VERSION):
         raise ValueError(f"its format has version {version!r}, and this ulp reads version {VERSION}: load it with the ulp that wrote it")
+    found = metadata.get("kind", "")
+    if found != kind:
+        reader = _READERS.get(found)
+        raise ValueError(f"it holds a network of kind {found!r}, not {kind!r}" + (f": read it with {reader}" if reader else ""))
     document = _tensorfile.parse_json(metadata.get("network", ""), "its description of the network")
     if not isinstance(document, dict):
         raise ValueError("its description of the network is no object")
-    return metadata.get("kind", ""), document, arrays
+    return document, arrays
 
 
 def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
@@ -71,7 +83,12 @@ def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
         beside.unlink(missing_ok=True)
 
 
-def contents(source: Source) -> memoryview:
+def name_of(source: Source) -> str:
+    """What messages call it."""
+    return "the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else str(os.fspath(source))
+
+
+def _contents(source: Source) -> memoryview:
     """The bytes of a file, which is mapped as long as somebody looks at them, or of what is in memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return memoryview(source).cast("B")

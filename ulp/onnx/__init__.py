@@ -11,6 +11,7 @@ from typing import Any
 
 from ulp._validate import integer
 from ulp.nn.compiled import Hint
+from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, FloatStage, IntegerStage, build
 from .limits import Limits
@@ -18,6 +19,7 @@ from .model import Model, OnnxError, Port
 from .network import LayerRow, OnnxNetwork
 from .normalise import normalise
 from .reader import read
+from .saved import load as load_saved
 from .table import layer_rows, without_compute
 
 __all__ = ["FloatStage", "IntegerStage", "LayerRow", "Limits", "OnnxError", "OnnxNetwork", "load"]
@@ -31,17 +33,18 @@ def load(
     mode: str = "requantise",
     hint: Hint = "latency",
     group: int = 1,
-    tune: bool = True,
+    tune: bool | None = None,
     limits: Limits | None = None,
 ) -> OnnxNetwork:
-    """Load a quantised model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators.
+    """Load a quantised model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
 
-    source: a path, the bytes of a file, or an onnx.ModelProto.
+    source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
+        hint and group of then, and needs no package onnx.
     strict: refuse a model of which anything that computes would run in floats, and say why each would.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}. A batch size needs none.
     mode: "requantise": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
         onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
-    hint, group, tune: as for `ulp.nn.compile`.
+    hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
     limits: how large a file may be, and what it may ask for.
 
     Integer layers are exact. What has no integers (an activation that nobody quantised, a softmax) runs by operators of numpy, in between;
@@ -54,8 +57,10 @@ def load(
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
     group = integer(group, "group", 1, 2**16)
     limits = limits or Limits()
+    if is_saved(source):
+        return load_saved(source, tune=bool(tune), limits=limits)
     model = read(source, limits)
-    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint, group, tune)
+    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint, group, tune is not False)
     normal = normalise(model)
     built = build(normal, _shapes(model, dict(shapes or {})), compilation, limits)
     if strict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ulp.nn.compiled import Profile, ProfileRow, table
+from ulp.nn.saved import write_file
 from ulp.nn.shapes import LayerError
 
 from .build import IntegerStage, Stage, bound
@@ -88,6 +90,17 @@ class OnnxNetwork:
         return self._results(tensors)
 
     run = __call__
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file that `ulp.load` reads in milliseconds, without the package onnx and on any CPU."""
+        from .saved import to_parts
+
+        write_file(path, to_parts(self))
+
+    def __reduce__(self) -> Any:
+        from .saved import load, to_parts
+
+        return load, (b"".join(to_parts(self)),)
 
     def profile(self, *arrays: Any, **named: Any) -> Profile:
         """Run once, and tell how long each step took. Float operators are steps called "float"."""
