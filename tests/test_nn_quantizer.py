@@ -289,4 +289,4 @@ def test_progress(installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_a_scale_beyond_float32_is_refused() -> None:
     with pytest.raises(ValueError, match=r"scale=1e\+300: expected a positive float32 number"):
-        ulp.nn.Quantizer(3, 1e300)
+        Quantizer(3, 1e300)
