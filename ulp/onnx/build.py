@@ -30,6 +30,11 @@ from .weights import NotInteger, QuantisedConstant
 # Samples of float tensors up to this size keep their values: shapes and indices are among them.
 _SMALL = 4096
 
+_COMPUTED_BATCH = "the batch size is computed with"
+
+# How often a model is built with some more of its nodes in floats; then all of them are.
+_ATTEMPTS = 16
+
 # What takes elements of a shape, or puts them together, and does not compute with them.
 _PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape")
 
@@ -64,15 +69,6 @@ class Compilation:
     tune: bool = True
 
 
-class _Again(Exception):  # noqa: N818  # no mistake of anybody's, and caught where it leads to another attempt
-    """A node must not be integer after all."""
-
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
-        self.reason = reason
-
-
 @dataclass
 class Built:
     """What a model became. constants: those that float stages read."""
@@ -86,17 +82,23 @@ class Built:
 def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits) -> Built:
     """The stages of a normalised model. shapes: of its inputs, with a batch."""
     floats: dict[str, str] = {}
-    while True:
-        try:
-            return Builder(model, shapes, compilation, limits, floats).build()
-        except _Again as again:
-            if again.node in floats:
-                raise OnnxError(f"{again.node!r}: {again.reason}") from again
-            floats[again.node] = again.reason
+    for _ in range(_ATTEMPTS):
+        builder = Builder(model, shapes, compilation, limits, floats)
+        # A file's numbers may be NaN, infinite or too large: rules look at what comes of them, so numpy need not warn.
+        with np.errstate(all="ignore"):
+            built = builder.build()
+        if built is not None:
+            return built
+        floats = {**floats, **builder.wrong}
+    every = {node.name: floats.get(node.name, "its integer neighbours could not be told from the others") for node in model.nodes}
+    with np.errstate(all="ignore"):
+        built = Builder(model, shapes, compilation, limits, every).build()
+    assert built is not None
+    return built
 
 
 class Builder:
-    """One attempt. `floats`: nodes that may not be integer, and why."""
+    """One attempt. `floats`: nodes that may not be integer, and why; `wrong`: those of which that turns out only now."""
 
     def __init__(
         self, model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits, floats: dict[str, str]
@@ -105,6 +107,7 @@ class Builder:
         self.compilation = compilation
         self.limits = limits
         self.floats = floats
+        self.wrong: dict[str, str] = {}
         self.constants: dict[str, Array] = dict(model.constants)
         self.folded_bytes = 0
         self.quantised: dict[str, QuantisedConstant] = {}
@@ -122,8 +125,8 @@ class Builder:
         for port in model.inputs:
             self.samples[port.name] = np.broadcast_to(np.zeros((), port.dtype), shapes[port.name])
 
-    def build(self) -> Built:
-        """All nodes, then all plans."""
+    def build(self) -> Built | None:
+        """All nodes, then all plans; None if a node was taken for integer that cannot be."""
         for node in self.model.nodes:
             if not any(self.used.get(name) for name in node.outputs):
                 continue
@@ -131,7 +134,7 @@ class Builder:
                 self.place(node)
         for port in self.model.outputs:
             self.float_tensor(port.name)
-        return self.finish()
+        return None if self.wrong else self.finish()
 
     # Constants.
 
@@ -165,7 +168,7 @@ class Builder:
         if shape is None or (node.op_type in _PICKS and self.constants[name].all()):
             return
         if node.op_type not in _PICKS:
-            raise _Again(shape, "the batch size is computed with")
+            self.wrong[shape] = _COMPUTED_BATCH
         self.markers[name] = shape
 
     def constant(self, name: str) -> Array | None:
@@ -243,7 +246,7 @@ class Builder:
                 self.float_tensor(name)
         for i, name in enumerate(node.inputs):
             if name in self.markers and not (node.op_type == "Reshape" and i == 1 and not node.attributes.get("allowzero", 0)):
-                raise _Again(self.markers[name], "the batch size is computed with")
+                self.wrong[self.markers[name]] = _COMPUTED_BATCH
         self.steps.append(FloatStage(node, reason))
         self.float_steps[node.outputs[0]] = node
         arrays = [self.constant(name) if self.is_constant(name) or not name else self.sample(name) for name in node.inputs]
@@ -270,7 +273,7 @@ class Builder:
         value = self.values[name]
         wrong = without_floats(value.node)
         if wrong is not None:
-            raise _Again(wrong.name, "its floats are wanted, and its input is not quantised")
+            self.wrong[wrong.name] = "its floats are wanted, and its input is not quantised"
         if value.integers is None:
             value.part.results[name] = value.node
             return
@@ -288,8 +291,8 @@ class Builder:
 
     # Plans.
 
-    def finish(self) -> Built:
-        """Only what outputs need, each plan right behind its root."""
+    def finish(self) -> Built | None:
+        """Only what outputs need, each plan right behind its root. None if a part has no plan."""
         needed: set[str] = set()
         of_result = {name: part for part in self.parts.values() for name in part.results}
 
@@ -306,7 +309,17 @@ class Builder:
                 kept.append(step)
                 for name in step.node.inputs:
                     need(name)
-        plans = {part.root: self.stage(part, needed) for part in self.parts.values() if any(name in needed for name in part.results)}
+        plans: dict[str, IntegerStage] = {}
+        for part in self.parts.values():
+            names = tuple(name for name in part.results if name in needed)
+            layers = [node.name for node in part.graph.nodes]
+            try:
+                if names:
+                    plans[part.root] = self.stage(part, names)
+            except ValueError as error:  # what no rule has foreseen
+                self.wrong.update((name, str(error)) for name in layers)
+        if self.wrong:
+            return None
         stages: list[Stage] = [plans.pop(port.name) for port in self.model.inputs if port.name in plans]
         for step in reversed(kept):
             stages.append(step)
@@ -317,19 +330,11 @@ class Builder:
         }
         return Built(stages, constants, self.layers)
 
-    def stage(self, part: Part, needed: set[str]) -> IntegerStage:
-        """The plan of a part. Where integers cannot do it after all, its nodes become float."""
-        names = tuple(name for name in part.results if name in needed)
+    def stage(self, part: Part, names: tuple[str, ...]) -> IntegerStage:
+        """The plan of a part that makes these results. ValueError where integers cannot do it after all."""
         part.graph.outputs = [part.results[name] for name in names]
         how = self.compilation
-        layers = [node.name for node in part.graph.nodes if not isinstance(node.op, (ir.Input, ir.Quantize))]
-        try:
-            lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune)
-        except ValueError as error:
-            for name in layers:
-                if name not in self.floats:
-                    raise _Again(name, str(error)) from error
-            raise OnnxError(str(error)) from error
+        lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune)
         return IntegerStage(part.root, names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))
 
 

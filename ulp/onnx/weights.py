@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,6 +92,9 @@ def layer_weights(q: QuantisedConstant, x: Quantizer, bias: QuantisedConstant | 
         bits = 1
     else:
         bits = max(2, (high if high > -low - 1 else -low - 1).bit_length() + 1)
+    k = math.prod(integers.shape[2:]) * (integers.shape[1] + -integers.shape[1] % 4)
+    if k * max(x.zero, x.levels - x.zero) * (2 ** (bits - 1) + abs(zero)) >= 2**31:
+        raise NotInteger(f"{k} products of {x.bits} and {bits} bits could overflow int32")
     start, offset = _bias(bias, scale, x, len(integers), integers[:1].size)
     return ir.Weights(integers, bits, scale.astype(np.float64), offset, zero, start)
 
