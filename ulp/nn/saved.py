@@ -40,6 +40,8 @@ def is_saved(source: object) -> bool:
     if isinstance(source, (bytes, bytearray, memoryview)):
         head = bytes(memoryview(source).cast("B")[:9])
     elif isinstance(source, (str, os.PathLike)):
+        if not Path(source).is_file():  # a pipe would wait for its writer
+            return False
         with Path(source).open("rb") as file:
             head = file.read(9)
     else:

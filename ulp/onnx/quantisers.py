@@ -38,7 +38,7 @@ def scalar(b: Builder, name: str, what: str) -> float:
 
 def _quantizer(low: int, high: int, zero: float, scale: float) -> tuple[Quantizer, float]:
     """The quantiser of integers low..high, and the largest value that it may give: inf where that is its last code's."""
-    if zero != int(zero) or not low <= zero <= high:
+    if not low <= zero <= high or zero != int(zero):
         raise NotInteger(f"its zero point {zero:g} is no integer from {low} to {high}")
     if high - low > 255:
         raise NotInteger(f"its integers from {low} to {high} do not fit 8 bits")
@@ -189,6 +189,9 @@ def constant(b: Builder, node: Node) -> QuantisedConstant | None:
     if rule is None:
         return None
     arrays = [array for name in node.inputs if (array := b.constant(name)) is not None]
+    scale = arrays[1]
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        return None  # its operator says what is wrong
     return rule(b, node, arrays)
 
 
@@ -204,12 +207,13 @@ def _constant_quant(b: Builder, node: Node, arrays: list[Array]) -> QuantisedCon
     return QuantisedConstant(steps.astype(np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64))
 
 
-def _constant_bipolar(_: Builder, __: Node, arrays: list[Array]) -> QuantisedConstant | None:
+def _constant_bipolar(b: Builder, node: Node, arrays: list[Array]) -> QuantisedConstant | None:
     x, scale, *_rest = arrays
     if scale.ndim > x.ndim:
         return None
+    positive = b.run(node, arrays)[0] > 0
     broadcast = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
-    return QuantisedConstant(np.where(x >= 0, np.int8(1), np.int8(-1)), broadcast, np.zeros((1,) * x.ndim, np.int64))
+    return QuantisedConstant(np.where(positive, np.int8(1), np.int8(-1)), broadcast, np.zeros((1,) * x.ndim, np.int64))
 
 
 def _constant_dequantised(_: Builder, node: Node, arrays: list[Array]) -> QuantisedConstant | None:
@@ -220,7 +224,8 @@ def _constant_dequantised(_: Builder, node: Node, arrays: list[Array]) -> Quanti
     if x.dtype.kind not in "iu" or scale.dtype != np.float32 or (scale.size != 1 and not -x.ndim <= axis < x.ndim):
         return None
     if block:
-        if scale.ndim != x.ndim or scale.shape[axis] * block < x.shape[axis]:
+        blocks = tuple(-(-side // block) if i == axis % x.ndim else side for i, side in enumerate(x.shape))
+        if scale.shape != blocks or (zero.size != 1 and zero.shape != blocks):
             return None
         scale, zero = (np.repeat(p, block, axis) if p.size > 1 else p for p in (scale, zero))
         index = tuple(slice(side) for side in x.shape)

@@ -175,7 +175,7 @@ class _Reader:
         outputs = tuple(_checked_name(o, f"an output of {what}") if o else "" for o in proto.output)
         if not any(outputs):
             raise OnnxError(f"{what} has no outputs")
-        repeated = _repeated(a.name for a in proto.attribute)
+        repeated = _repeated(_checked_name(a.name, f"an attribute of {what}") for a in proto.attribute)
         if repeated is not None:
             raise OnnxError(f"{what} has the attribute {repeated!r:.60} twice")
         attributes = {a.name: self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs) for a in proto.attribute}
@@ -256,7 +256,7 @@ def _repeated(names: Any) -> str | None:
 
 
 def _checked_name(name: str | bytes, what: str) -> str:
-    # Protobuf gives bytes for text that is no UTF-8.
+    # Protobuf gives bytes for text that is no UTF-8; in a file, it has been looked at before.
     if isinstance(name, bytes) or not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise OnnxError(f"{what} has the name {name!r:.100}: expected 1 to {_LONGEST_NAME} printable characters")
     return name

@@ -41,7 +41,9 @@ def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
                     raise OnnxError(f"messages lie in each other more than {_DEEPEST} deep")
                 open_messages.append((field.message_type, position + length))
                 continue
-            if field is not None and field.type not in (field.TYPE_BYTES, field.TYPE_STRING):
+            if field is not None and field.type == field.TYPE_STRING:
+                _check_text(data[position : position + length], position)
+            elif field is not None and field.type != field.TYPE_BYTES:
                 unpacked += 8 * length  # numbers of one byte and more, which become up to eight
                 if unpacked > limits.constant_bytes:
                     raise OnnxError(f"the file's lists of numbers take more than the limit constant_bytes={limits.constant_bytes}")
@@ -50,6 +52,14 @@ def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
             raise OnnxError(f"this is no ONNX file: byte {position} belongs to no field that protobuf knows")
         if position > end:
             raise OnnxError(f"the file is damaged or cut off at byte {end}")
+
+
+def _check_text(text: bytes, position: int) -> None:
+    # Protobuf hands out bytes where text is none, and nobody expects them.
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise OnnxError(f"the file is damaged: the text at byte {position} is no UTF-8") from error
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
