@@ -33,6 +33,8 @@ LIMITS = Limits(file_bytes=MIB, fields=50_000, nodes=500, tensor_bytes=4 * MIB, 
 _INTS = [0, 1, 2, 3, 4, 7, 8, 16, 255, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -1, -2, -3, -8, -(2**31), -(2**63)]
 _FLOATS = [0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 1e-45, 1e-38, 1e38, 3.4e38, float("inf"), -float("inf"), float("nan")]
 _TEXTS = ["", "..", "/etc/passwd", "x", "\x00", "ROUND", "FLOOR", "SAME_UPPER", "ai.onnx", "qonnx.custom_op.general"]
+# Those of the table, and others that the loader knows of.
+_OPERATORS = sorted({*OPERATORS, "QGemm", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearSigmoid", "If"})
 
 
 def _constants(**arrays: Any) -> list[Any]:
@@ -42,7 +44,8 @@ def _constants(**arrays: Any) -> list[Any]:
 def _model(nodes: list[Any], constants: list[Any], shape: tuple[int, ...], output: str) -> Any:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])
     graph = helper.make_graph(nodes, "g", [x], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("onnx.brevitas", 1)], ir_version=10)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("onnx.brevitas", 1), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
 def _weights(*shape: int) -> Any:
@@ -132,9 +135,35 @@ def float_seed() -> Any:
     return _model(nodes, arrays, (2, 4, 4), "y")
 
 
+def qlinear_seed() -> Any:
+    """Operators from codes to codes, ONNX's and onnxruntime's own, and integers whose scales are computed."""
+    n, own = helper.make_node, {"domain": "com.microsoft"}
+    q = ["s", "z"]
+    nodes = [
+        n("QuantizeLinear", ["x", *q], ["a"]),
+        n("QLinearConv", ["a", *q, "w", "ws", "wz", *q, "b"], ["c"], pads=[1, 1, 1, 1]),
+        n("QLinearAdd", ["c", *q, "a", *q, *q], ["d"], **own),
+        n("QLinearConcat", [*q, "d", *q, "c", *q], ["e"], **own, axis=1),
+        n("QLinearGlobalAveragePool", ["e", *q, *q], ["g"], **own),
+        n("Flatten", ["g"], ["f"]),
+        n("QGemm", ["f", *q, "m", "s", "mz", "", *q], ["h"], **own),
+        n("QLinearMatMul", ["h", *q, "v", "s", "mz", *q], ["i"]),
+        n("DequantizeLinear", ["i", *q], ["j"]),
+        n("DynamicQuantizeLinear", ["j"], ["k", "ks", "kz"]),
+        n("DequantizeLinear", ["k", "ks", "kz"], ["l"]),
+        n("LeakyRelu", ["l"], ["y"]),
+    ]
+    arrays = _constants(
+        s=np.float32(0.25), z=np.uint8(3), w=np.arange(-18, 18).reshape(2, 2, 3, 3).astype(np.int8), ws=np.array([0.5, 0.25], np.float32),
+        wz=np.zeros(2, np.int8), b=np.array([5, -5], np.int32), m=np.arange(12).reshape(4, 3).astype(np.int8), mz=np.int8(0),
+        v=np.arange(9).reshape(3, 3).astype(np.int8),
+    )  # fmt: skip
+    return _model(nodes, arrays, (2, 4, 4), "y")
+
+
 def seeds() -> list[Any]:
     """Small models that load and run."""
-    return [qdq_seed(), qonnx_seed(), float_seed()]
+    return [qdq_seed(), qonnx_seed(), qlinear_seed(), float_seed()]
 
 
 def mutate(model: Any, rng: random.Random) -> bytes:
@@ -166,7 +195,7 @@ def _is_repeated(field: Any, value: Any) -> bool:
 def _change(model: Any, rng: random.Random) -> None:
     """One change of one field anywhere."""
     if rng.random() < 0.15 and model.graph.node:
-        rng.choice(model.graph.node).op_type = rng.choice(sorted(OPERATORS))
+        rng.choice(model.graph.node).op_type = rng.choice(_OPERATORS)
         return
     messages = list(_messages(model))
     message = rng.choice(messages)
