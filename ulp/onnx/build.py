@@ -324,10 +324,8 @@ class Builder:
         for step in reversed(kept):
             stages.append(step)
             stages += [plans.pop(name) for name in step.node.outputs if name in plans]
-        names = {name for step in kept for name in step.node.inputs} | {port.name for port in self.model.outputs}
-        constants = {
-            name: array for name in sorted(names) if name and self.is_constant(name) and (array := self.constant(name)) is not None
-        }
+        read = {name for step in kept for name in step.node.inputs} | {port.name for port in self.model.outputs}
+        constants = {name: array for name in sorted(read) if name and self.is_constant(name) and (array := self.constant(name)) is not None}
         return Built(stages, constants, self.layers)
 
     def stage(self, part: Part, names: tuple[str, ...]) -> IntegerStage:
