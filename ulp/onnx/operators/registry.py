@@ -44,6 +44,7 @@ _TYPES = {
     "index": _dtypes("int32 int64"),
     "int": _dtypes("int64"),
     "byte": _dtypes("int8 uint8"),
+    "sum": _dtypes("int32"),
     "code": _dtypes("int8 uint8 int16 uint16"),
     "stored": _dtypes("int8 uint8 int16 uint16 int32"),
     "real": _dtypes("float16 float32 float64 int32"),
@@ -97,6 +98,7 @@ class Input:
 
     name: str
     word: str
+    types: tuple[np.dtype[Any], ...]
     optional: bool
     repeated: bool
 
@@ -104,14 +106,13 @@ class Input:
     def parse(cls, text: str) -> Input:
         """What stands between two blanks of a row's inputs."""
         name, word = text.rstrip("?*").split(":")
-        return cls(name, word, text.endswith("?"), text.endswith("*"))
+        return cls(name, word, _TYPES[word.rstrip("0123456789")], text.endswith("?"), text.endswith("*"))
 
     def check(self, array: Array, types: dict[str, np.dtype[Any]]) -> None:
         """OnnxError unless the array has one of the input's types, and that of the inputs of the same word before it."""
         given = array.dtype
-        allowed = _TYPES[self.word.rstrip("0123456789")]
-        if given not in allowed:
-            raise OnnxError(f"the input {self.name} has type {given}, expected {' or '.join(map(str, allowed))}")
+        if given not in self.types:
+            raise OnnxError(f"the input {self.name} has type {given}, expected {' or '.join(map(str, self.types))}")
         first = types.setdefault(self.word, given)
         if given != first:
             raise OnnxError(f"the input {self.name} has type {given}, but those before it have {first}")
