@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402  # what is not installed skips the file
 from onnx_models import Writer, chain, quantised, small_network  # noqa: E402
-from onnxruntime.quantization import QuantFormat, QuantType  # noqa: E402
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic  # noqa: E402
 
 from ulp.onnx import OnnxError, OnnxNetwork  # noqa: E402
 
@@ -46,6 +47,35 @@ def test_onnxruntimes_int8_models_give_its_bits(make: Any, form: Any, types: dic
     network = ulp.load(int8, tune=False, strict=True)
     assert network.integer, network
     np.testing.assert_array_equal(network(x), run_ort(int8, x=x))
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("INT4", -8, 7), ("UINT4", 0, 15), ("INT2", -2, 1), ("UINT2", 0, 3)])
+def test_qdq_of_2_and_4_bits_gives_onnxruntimes_bits(kind: str, low: int, high: int) -> None:
+    w = Writer((8, 6, 6), opset=25)
+    dtype, zero = getattr(TensorProto, kind), 0 if low < 0 else (high + 1) // 2
+    integers = w.rng.integers(low, high + 1, (16, 8, 3, 3)).reshape(-1).tolist()
+    stored = [("w", [16, 8, 3, 3], integers), ("w_zero", [16], [zero] * 16), ("y_zero", [], [zero])]
+    w.constants += [helper.make_tensor(name, dtype, shape, values) for name, shape, values in stored]
+    x_scale, x_zero, y_scale = w.constant(np.float32(0.03)), w.constant(np.uint8(120)), w.constant(np.float32(0.05))
+    w_scale = w.constant((w.rng.random(16) / 8 + 0.05).astype(np.float32))
+    x = w.add("DequantizeLinear", w.add("QuantizeLinear", "x", x_scale, x_zero), x_scale, x_zero)
+    y = w.add("Conv", x, w.add("DequantizeLinear", "w", w_scale, "w_zero", axis=0), pads=[1, 1, 1, 1])
+    model = w.model(w.add("DequantizeLinear", w.add("QuantizeLinear", y, y_scale, "y_zero"), y_scale, "y_zero"))
+    network = ulp.load(model, strict=True)
+    assert [row.bits for row in network.layers] == [(4 if "4" in kind else 2, 8)]
+    x_values = images(3, 8, 6, 6)
+    np.testing.assert_array_equal(network(x_values), run_ort(model, x=x_values))
+
+
+def test_dynamically_quantised_products_are_exact(tmp_path: Path) -> None:
+    w = Writer((32,))
+    hidden = w.add("Relu", w.add("Gemm", "x", w.weights(64, 32), w.constant(w.rng.standard_normal(64).astype(np.float32)), transB=1))
+    onnx.save(w.model(w.add("Gemm", hidden, w.weights(10, 64), w.constant(np.zeros(10, np.float32)), transB=1)), tmp_path / "float.onnx")
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QUInt8)
+    model, x = onnx.load(tmp_path / "int8.onnx"), images(1, 32)
+    network = ulp.load(tmp_path / "int8.onnx")
+    assert [row.op_type for row in network.layers if row.integer] == ["MatMulInteger"] * 2
+    np.testing.assert_allclose(network(x), run_ort(model, x=x), rtol=1e-6, atol=1e-6)
 
 
 def quant(w: Writer, x: str, scale: float, bits: float, *, signed: int = 0, zero: float = 0, narrow: int = 0, mode: str = "ROUND") -> str:
