@@ -429,6 +429,12 @@ def test_small_files_that_ask_for_much(model: Any) -> None:
     refused(model.SerializeToString(), "limit tensor_bytes|too large|too big|outside|takes", tensor_bytes=32 * MIB)
 
 
+def test_many_results_that_are_large_together() -> None:
+    nodes = [node("Expand", "x", "s", output=f"t{i}") for i in range(64)]
+    model = make([*nodes, node("Concat", *(f"t{i}" for i in range(64)), axis=0)], ints("s", MIB // 16, 4))
+    refused(model.SerializeToString(), "limit float_bytes", float_bytes=8 * MIB)
+
+
 @pytest.mark.parametrize("pool", [False, True])
 def test_small_files_that_ask_for_much_in_integer_parts_too(pool: bool) -> None:
     layer = node("MaxPool", "xq", kernel_shape=[2, 2], pads=[2**28] * 4) if pool else node("Conv", "xq", "wf", pads=[2**14] * 4)

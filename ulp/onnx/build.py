@@ -109,7 +109,7 @@ class Builder:
         self.floats = floats
         self.wrong: dict[str, str] = {}
         self.constants: dict[str, Array] = dict(model.constants)
-        self.folded_bytes = 0
+        self.folded_bytes = self.float_bytes = 0
         self.quantised: dict[str, QuantisedConstant] = {}
         self.values: dict[str, Value] = {}
         self.parts: dict[str, Part] = {}
@@ -251,6 +251,8 @@ class Builder:
         self.float_steps[node.outputs[0]] = node
         arrays = [self.constant(name) if self.is_constant(name) or not name else self.sample(name) for name in node.inputs]
         for name, result in zip(node.outputs, self.run(node, arrays), strict=False):
+            self.float_bytes += result.nbytes
+            self.limits.check_floats(self.float_bytes)
             if name:
                 self.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
         grid = quantisers.grid_of(self, node)

@@ -16,10 +16,11 @@ from .model import Array, Model, Node
 def normalise(model: Model) -> Model:
     """The same model without QLinear operators and QGemm, as far as their quantisers are constants."""
     writer = _Writer(model)
-    for node in model.nodes:
-        rule = _RULES.get(node.op_type)
-        if rule is None or not rule(writer, node):
-            writer.nodes.append(node)
+    with np.errstate(all="ignore"):  # scales may be anything here
+        for node in model.nodes:
+            rule = _RULES.get(node.op_type)
+            if rule is None or not rule(writer, node):
+                writer.nodes.append(node)
     return replace(model, nodes=writer.nodes, constants=writer.constants)
 
 
