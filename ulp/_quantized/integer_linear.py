@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,20 @@ from ulp import _bitstream
 
 # Of a float's fixed-point form: three digits to base 256, the first within int8 with the carry of the others.
 _DIGIT_BITS = 22
+
+
+class _Group(NamedTuple):
+    """Weights (group, out), their zero points int32 (out,), and int64 (out,) the sums of weights less those."""
+
+    matrix: ulp.PackedMatrix
+    zero: npt.NDArray[np.int32]
+    sums: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, integers: npt.NDArray[np.int8], zero: npt.NDArray[np.int32], bits: int) -> _Group:
+        """From integers (out, group)."""
+        sums = integers.sum(axis=1, dtype=np.int64) - integers.shape[1] * zero.astype(np.int64)
+        return cls(ulp.pack(np.ascontiguousarray(integers.T), bits=bits), np.ascontiguousarray(zero), sums)
 
 
 class IntegerLinear(torch.nn.Module):
@@ -35,33 +49,28 @@ class IntegerLinear(torch.nn.Module):
         self.register_buffer("weight_scale", scale.detach().clone())
         self.register_buffer("weight_zero", zero.detach().to(torch.int32))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self._matrices: tuple[tuple[int, int], list[ulp.PackedMatrix]] | None = None
+        self._packed: tuple[tuple[int, int], list[_Group]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_matrices": None}
+        return {**super().__getstate__(), "_packed": None}
 
-    def packed(self) -> list[ulp.PackedMatrix]:
-        """The weights (group, out) of each group, packed for the kernels on first use and whenever the buffer is another."""
+    def groups(self) -> list[_Group]:
+        """The weights of each group, packed for the kernels on first use and whenever the buffer is another."""
         stored = self.packed_weight
         version = stored.data_ptr(), 0 if stored.is_inference() else stored._version
-        if self._matrices is None or self._matrices[0] != version:
+        if self._packed is None or self._packed[0] != version:
             integers = _bitstream.read(stored.numpy(), self.bits, (self.out_features, self.in_features))
-            groups = np.split(integers, self.in_features // self.group, axis=1)
-            self._matrices = version, [ulp.pack(np.ascontiguousarray(part.T), bits=self.bits) for part in groups]
-        return self._matrices[1]
+            parts = np.split(integers, self.in_features // self.group, axis=1)
+            zeros = self.weight_zero.numpy().T
+            self._packed = version, [_Group.of(part, zero, self.bits) for part, zero in zip(parts, zeros, strict=True)]
+        return self._packed[1]
 
     def sums(self, codes: npt.NDArray[Any], a_zero: int = 0) -> list[npt.NDArray[np.int32]]:
         """Exact sums of (codes - a_zero) * (weights - their zeros) for each group: 8-bit codes (M, in) -> int32 (M, out)."""
-        zeros = self.weight_zero.numpy()
+        parts = np.split(codes, self.in_features // self.group, axis=1)
         return [
-            ulp.gemm(
-                codes[:, g * self.group : (g + 1) * self.group],
-                packed,
-                bits=(8, self.bits),
-                a_zero=a_zero,
-                b_zero=np.ascontiguousarray(zeros[:, g]),
-            )
-            for g, packed in enumerate(self.packed())
+            ulp.gemm(part, group.matrix, bits=(8, self.bits), a_zero=a_zero, b_zero=group.zero)
+            for part, group in zip(parts, self.groups(), strict=True)
         ]
 
     def check(self, x: Tensor) -> None:

@@ -119,11 +119,10 @@ class IntxTokens(IntegerLinear):
         )
         codes = quantize_affine(rows, block, scale, zero, output_dtype=torch.int8, **limits).numpy()
         zeros = zero.reshape(-1, 1).numpy().astype(np.int64)
-        w_scale, w_zeros = self.weight_scale.double().numpy(), self.weight_zero.numpy()
+        w_scale = self.weight_scale.double().numpy()
         total = np.zeros((len(codes), self.out_features))
-        for g, (sums, packed) in enumerate(zip(self.sums(codes), self.packed(), strict=True)):
-            columns = packed.unpack().sum(axis=0, dtype=np.int64) - self.group * w_zeros[:, g].astype(np.int64)
-            total += (sums - zeros * columns) * w_scale[:, g]
+        for g, (sums, group) in enumerate(zip(self.sums(codes), self.groups(), strict=True)):
+            total += (sums - zeros * group.sums) * w_scale[:, g]
         y = torch.from_numpy((total * scale.reshape(-1, 1).double().numpy()).astype(np.float32)).reshape(*x.shape[:-1], self.out_features)
         if self.bias is not None:
             y += self.bias
