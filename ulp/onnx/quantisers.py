@@ -171,6 +171,10 @@ def grid_of(b: Builder, node: Node) -> Quantizer | None:
         if node.op_type == "DequantizeLinear":
             _, low, high, zero = _stored(b, node)
             return _quantizer(low, high, zero, scalar(b, node.input(1), "scale"))[0]
+        if node.op_type == "Trunc" and node.input(5) and scalar(b, node.input(2), "zero point") == 0:
+            bits = scalar(b, node.input(5), "bit width")
+            low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
+            return _quantizer(low, high, 0.0, scalar(b, node.input(4), "scale"))[0]
     except (NotInteger, ValueError):
         return None
     if node.op_type in _MOVES:
