@@ -9,6 +9,7 @@ All contestants alternate, on one core, in CPU time; loading is timed alone.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -125,20 +126,24 @@ def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make
     qdq = quantized_onnx(model(name), folder)
     x = images[:1].numpy()
     loaded, int8 = ulp.load(path, strict=True), ulp.load(qdq, strict=True)
+    qcdq = _session(files["qcdq"])
+    # In float64 no rounding decides a code; in float32 one falls to its neighbour now and then, and layers behind it make more of that.
     with torch.inference_mode():
-        expected = network(images[:1])
-    error = float(np.abs(loaded(x) - getattr(expected, "value", expected).numpy()).max())
+        precise, single = copy.deepcopy(network).double()(images[:1].double()), network(images[:1])
+    precise, single = (getattr(y, "value", y).numpy() for y in (precise, single))
+    results_of = {"ulp QONNX": loaded(x), "onnxruntime QCDQ": qcdq.run(None, {"x": x})[0], "Brevitas float32": single}
+    differences = {key: float(np.abs(y - precise).max()) for key, y in results_of.items()}
     contestants = [
         Contestant("ulp QONNX", "ulp", lambda: loaded(x), 0),
-        _ort("onnxruntime QCDQ", "fp32", _session(files["qcdq"]), x),
+        _ort("onnxruntime QCDQ", "fp32", qcdq, x),
         _ort("onnxruntime int8 QDQ", "int8", _session(str(qdq)), x),
         Contestant("ulp int8 QDQ", "ulp", lambda: int8(x), 0),
     ]
     loads = {"ulp QONNX": _loading(lambda: ulp.load(path)), "ulp QONNX, tune=False": _loading(lambda: ulp.load(path, tune=False))}
     loaded.save(folder / "saved.ulp")
     loads["ulp saved"] = _loading(lambda: ulp.load(folder / "saved.ulp"))
-    print(f"{name}: load {loads}, largest difference to Brevitas {error:.2g}")
-    return _group(f"{name} W3A3", contestants, rounds, loads, largest_difference_to_brevitas=error)
+    print(f"{name}: load {loads}, largest difference to Brevitas in float64: {differences}")
+    return _group(f"{name} W3A3", contestants, rounds, loads, largest_difference_to_brevitas_in_float64=differences)
 
 
 def main(arguments: list[str]) -> int:
