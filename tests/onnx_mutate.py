@@ -71,7 +71,11 @@ def qdq_seed() -> Any:
     ]
     narrow = helper.make_tensor("w", TensorProto.INT4, [3, 2, 3, 3], [i % 16 - 8 for i in range(54)])
     arrays = _constants(
-        s=np.float32(0.25), z=np.uint8(3), ws=np.full(3, 0.5, np.float32), b=np.zeros(3, np.float32), v=np.arange(-24, 24).reshape(4, 12).astype(np.int8)
+        s=np.float32(0.25),
+        z=np.uint8(3),
+        ws=np.full(3, 0.5, np.float32),
+        b=np.zeros(3, np.float32),
+        v=np.arange(-24, 24).reshape(4, 12).astype(np.int8),
     )
     return _model(nodes, [narrow, *arrays], (2, 4, 4), "y")
 
@@ -94,9 +98,17 @@ def qonnx_seed() -> Any:
         n("MatMul", ["f", "vq"], ["y"]),
     ]
     arrays = _constants(
-        s=np.float32(0.25), z=np.float32(0), bits=np.float32(4), eight=np.float32(8), ws=np.full((2, 1, 1, 1), 0.25, np.float32), w=_weights(2, 2, 3, 3),
-        v=_weights(2, 3), one=np.ones(2, np.float32), zero=np.zeros(2, np.float32), shape=np.array([0, -1]),
-    )  # fmt: skip
+        s=np.float32(0.25),
+        z=np.float32(0),
+        bits=np.float32(4),
+        eight=np.float32(8),
+        ws=np.full((2, 1, 1, 1), 0.25, np.float32),
+        w=_weights(2, 2, 3, 3),
+        v=_weights(2, 3),
+        one=np.ones(2, np.float32),
+        zero=np.zeros(2, np.float32),
+        shape=np.array([0, -1]),
+    )
     return _model(nodes, arrays, (2, 4, 4), "y")
 
 
@@ -127,10 +139,16 @@ def float_seed() -> Any:
         n("LayerNormalization", ["ad", "ln"], ["y"]),
     ]
     arrays = _constants(
-        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]), scales=np.array([1, 1, 1.5, 2], np.float32), w=_weights(2, 4, 2, 2), axes=np.array([2, 3]),
-        index=np.array([0]), repeats=np.array([1, 1, 1, 2]), one=np.array([1]), mi=np.arange(12).reshape(4, 3).astype(np.int8),
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        scales=np.array([1, 1, 1.5, 2], np.float32),
+        w=_weights(2, 4, 2, 2),
+        axes=np.array([2, 3]),
+        index=np.array([0]),
+        repeats=np.array([1, 1, 1, 2]),
+        one=np.array([1]),
+        mi=np.arange(12).reshape(4, 3).astype(np.int8),
         ln=np.ones(3, np.float32),
-    )  # fmt: skip
+    )
     arrays += _constants(**{"from": np.array([0, 0]), "to": np.array([4, 4])})
     return _model(nodes, arrays, (2, 4, 4), "y")
 
@@ -154,10 +172,16 @@ def qlinear_seed() -> Any:
         n("LeakyRelu", ["l"], ["y"]),
     ]
     arrays = _constants(
-        s=np.float32(0.25), z=np.uint8(3), w=np.arange(-18, 18).reshape(2, 2, 3, 3).astype(np.int8), ws=np.array([0.5, 0.25], np.float32),
-        wz=np.zeros(2, np.int8), b=np.array([5, -5], np.int32), m=np.arange(12).reshape(4, 3).astype(np.int8), mz=np.int8(0),
+        s=np.float32(0.25),
+        z=np.uint8(3),
+        w=np.arange(-18, 18).reshape(2, 2, 3, 3).astype(np.int8),
+        ws=np.array([0.5, 0.25], np.float32),
+        wz=np.zeros(2, np.int8),
+        b=np.array([5, -5], np.int32),
+        m=np.arange(12).reshape(4, 3).astype(np.int8),
+        mz=np.int8(0),
         v=np.arange(9).reshape(3, 3).astype(np.int8),
-    )  # fmt: skip
+    )
     return _model(nodes, arrays, (2, 4, 4), "y")
 
 
@@ -255,7 +279,9 @@ def _scalar(field: Any, value: Any, messages: list[Any], rng: random.Random) -> 
         if data and rng.random() < 0.5:
             data[rng.randrange(len(data))] = rng.choice([0, 1, 127, 128, 255])
             return bytes(data)
-        return rng.choice([bytes(data[: rng.randrange(len(data) + 1)]), bytes(data) + b"\0", text.encode(), np.float32(rng.choice(_FLOATS)).tobytes()])
+        return rng.choice(
+            [bytes(data[: rng.randrange(len(data) + 1)]), bytes(data) + b"\0", text.encode(), np.float32(rng.choice(_FLOATS)).tobytes()]
+        )
     if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
         return rng.choice([*_FLOATS, 2 * (value or 0), -(value or 0)])
     if field.type == field.TYPE_ENUM:

@@ -10,10 +10,10 @@ from interpreter import run_python
 
 pytest.importorskip("onnx", reason="the loader of models needs the package onnx")
 
-import onnx_mutate  # noqa: E402  # only where there is onnx
+import onnx_mutate  # only where there is onnx
 
-import ulp  # noqa: E402
-from ulp.__main__ import main  # noqa: E402
+import ulp
+from ulp.__main__ import main
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnx", reason="the loader of models needs the package onnx")
 
-import onnx_mutate  # noqa: E402  # only where there is onnx
+import onnx_mutate  # only where there is onnx
 
 SEEDS = onnx_mutate.seeds()
 

@@ -161,7 +161,8 @@ def elu(call: Call, x: Array) -> Array:
 @operator("Celu", "X:float", since=12, alpha=number(1.0))
 def celu(call: Call, x: Array) -> Array:
     """X where positive, else alpha * (exp(X / alpha) - 1)."""
-    return np.maximum(x, 0) + _exponential(np.minimum(x, 0) / x.dtype.type(call["alpha"]), 1.0, call["alpha"])
+    alpha = x.dtype.type(call["alpha"])
+    return (np.maximum(x, 0) + _exponential(np.minimum(x, 0) / alpha, 1.0, call["alpha"])).astype(x.dtype)
 
 
 @operator("Selu", "X:float", alpha=number(1.67326319217681884765625), gamma=number(1.05070102214813232421875))
@@ -173,13 +174,13 @@ def selu(call: Call, x: Array) -> Array:
 @operator("HardSigmoid", "X:float", alpha=number(0.2), beta=number(0.5))
 def hard_sigmoid(call: Call, x: Array) -> Array:
     """clip(alpha * X + beta, 0, 1)."""
-    return np.asarray(np.clip(x * x.dtype.type(call["alpha"]) + x.dtype.type(call["beta"]), 0, 1))
+    return np.asarray(np.clip(x * x.dtype.type(call["alpha"]) + x.dtype.type(call["beta"]), 0, 1)).astype(x.dtype, copy=False)
 
 
 @operator("Swish", "X:float", since=24, alpha=number(1.0))
 def swish(call: Call, x: Array) -> Array:
     """X * sigmoid(alpha * X)."""
-    return x * _sigmoid(x * x.dtype.type(call["alpha"]))
+    return (x * _sigmoid(x * x.dtype.type(call["alpha"]))).astype(x.dtype, copy=False)
 
 
 @operator("Gelu", "X:float", since=20, approximate=string("none", "tanh"))
