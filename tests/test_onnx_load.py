@@ -198,6 +198,15 @@ def test_shapes_that_are_computed_keep_any_batch() -> None:
     check(w, w.add("Gemm", flat, quantised_weights(w, 10, 512), transB=1), X)
 
 
+def test_a_batch_that_is_computed_with_is_not_folded() -> None:
+    w, x = writer()
+    a = quant(w, layer(w, x, 4, 8), 0.5, 4, signed=1)
+    batch = w.add("Gather", w.add("Shape", a), w.constant(np.array([0])), axis=0)
+    doubled = w.add("Concat", w.add("Mul", batch, w.constant(np.array([2]))), w.constant(np.array([256])), axis=0)
+    flat = quant(w, w.add("Reshape", a, doubled), 0.5, 4, signed=1)
+    check(w, w.add("Gemm", flat, quantised_weights(w, 10, 256), transB=1), X, integer=False)
+
+
 def test_what_has_no_integers_runs_between_plans() -> None:
     w, x = writer()
     a = w.add("Sigmoid", layer(w, x, 4, 8))

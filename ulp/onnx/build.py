@@ -127,11 +127,14 @@ class Builder:
 
     def build(self) -> Built | None:
         """All nodes, then all plans; None if a node was taken for integer that cannot be."""
-        for node in self.model.nodes:
-            if not any(self.used.get(name) for name in node.outputs):
-                continue
-            if not self.fold(node):
-                self.place(node)
+        try:
+            for node in self.model.nodes:
+                if any(self.used.get(name) for name in node.outputs) and not self.fold(node):
+                    self.place(node)
+        except OnnxError:
+            if not self.wrong:  # else it may be for what is wrong
+                raise
+            return None
         for port in self.model.outputs:
             self.float_tensor(port.name)
         return None if self.wrong else self.finish()
