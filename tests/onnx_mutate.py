@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
-import resource
 import signal
 import sys
 import time
@@ -330,6 +329,8 @@ def fuzz(models: list[Any], seconds: float, seed: int, out: Path) -> int:
 
 def main() -> int:
     """The command line."""
+    import resource  # of POSIX only
+
     parser = argparse.ArgumentParser(description="Fuzz ulp.load.")
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--seconds", type=float, default=600)

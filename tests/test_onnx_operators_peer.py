@@ -28,7 +28,9 @@ def peer(op_type: str, attributes: dict[str, Any], inputs: list[Array | None], o
     given_ = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
     node = helper.make_node(op_type, names, [f"o{i}" for i in range(outputs)], **attributes)
     ports = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in given_.items()]
-    graph = helper.make_graph([node], "g", ports, [helper.make_value_info(f"o{i}", helper.make_tensor_type_proto(0, None)) for i in range(outputs)])
+    graph = helper.make_graph(
+        [node], "g", ports, [helper.make_value_info(f"o{i}", helper.make_tensor_type_proto(0, None)) for i in range(outputs)]
+    )
     for port in graph.output:
         port.ClearField("type")
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
@@ -112,7 +114,9 @@ def test_max_pool(case: tuple[int, dict[str, Any]], ceil: bool, indices: bool, s
     rng = np.random.default_rng(seed)
     # Where ONNX counts the dilation as part of the kernel, onnxruntime does not.
     assume("auto_pad" not in attributes or not (ceil or max(attributes["dilations"]) > 1))
-    compare("MaxPool", {**attributes, "ceil_mode": int(ceil)}, [floats(rng, 2, 2, *rng.integers(5, 9, sides))], outputs=1 + indices, exact=True)
+    compare(
+        "MaxPool", {**attributes, "ceil_mode": int(ceil)}, [floats(rng, 2, 2, *rng.integers(5, 9, sides))], outputs=1 + indices, exact=True
+    )
 
 
 @given(window(dilated=False), st.booleans(), st.booleans(), st.integers(0, 2**32 - 1))

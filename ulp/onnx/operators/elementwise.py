@@ -54,10 +54,17 @@ def _divide(a: Array, b: Array) -> Array:
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
+# So many elements become objects of Python at a time.
+_OBJECTS = 2**16
+
 
 def erf(x: Array) -> Array:
     """The error function."""
-    return np.asarray(_erf(x)).astype(x.dtype)
+    flat = x.reshape(-1)
+    result = np.empty(flat.shape, x.dtype)
+    for i in range(0, flat.size, _OBJECTS):
+        result[i : i + _OBJECTS] = _erf(flat[i : i + _OBJECTS])
+    return result.reshape(x.shape)
 
 
 def _sigmoid(x: Array) -> Array:

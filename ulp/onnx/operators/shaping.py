@@ -12,6 +12,10 @@ from ulp.onnx.model import OnnxError
 from .registry import Array, Attribute, Call, integer, integers, number, operator, string
 
 
+# The most elements of shapes, axes and sizes.
+_LONGEST = 2**14
+
+
 def axis_of(axis: int, rank: int, name: str = "axis") -> int:
     """The axis from 0 up; negative ones count from the end."""
     if not -rank <= axis < rank:
@@ -29,8 +33,8 @@ def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
 
 def vector(array: Array, name: str) -> list[int]:
     """The elements of a list that came as an input: shapes, axes, sizes."""
-    if array.ndim > 1:
-        raise OnnxError(f"{name} has shape {list(array.shape)}: expected one dimension")
+    if array.ndim > 1 or array.size > _LONGEST:
+        raise OnnxError(f"{name} has shape {list(array.shape)}: expected one dimension of {_LONGEST} elements at most")
     return [int(element) for element in array.reshape(-1)]
 
 
