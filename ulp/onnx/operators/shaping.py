@@ -11,7 +11,6 @@ from ulp.onnx.model import OnnxError
 
 from .registry import Array, Attribute, Call, integer, integers, number, operator, string
 
-
 # The most elements of shapes, axes and sizes.
 _LONGEST = 2**14
 
