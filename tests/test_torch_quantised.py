@@ -258,6 +258,27 @@ def test_dynamic_layers_of_torch_ao() -> None:
     assert low(_random(0, 70)).shape == (0, 9)
 
 
+def test_graphs_of_pt2e() -> None:
+    prepare = _package("torchao.quantization.pt2e.quantize_pt2e")
+    x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+    torch.manual_seed(0)
+    network = _AoNetwork().eval()
+    network.quant, network.dequant = nn.Identity(), nn.Identity()
+    x = _random(16, 3, 15, 15)
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare.prepare_pt2e(torch.export.export(network, (x,)).module(), quantizer)
+    prepared(x)
+    quantised = prepare.convert_pt2e(prepared)
+    low = ulp_torch.convert(quantised)
+    assert [(c.kind, c.bits, c.act_bits) for c in low.ulp_report.converted] == [("Conv2d", 8, 8)] * 3 + [("Linear", 8, 8)] * 2
+    assert not low.ulp_report.left
+    assert not any(name.startswith("_frozen_param") for name, _ in (*low.named_parameters(), *low.named_buffers()))
+    with torch.no_grad():
+        ours, theirs = low(x), quantised(x)
+    assert float((ours - theirs).abs().max()) <= 0.02 * float(theirs.abs().max())
+    assert float((ours - theirs).abs().mean()) <= 1e-4 * float(theirs.abs().max())
+
+
 def test_what_layers_of_torch_ao_are_left_and_why() -> None:
     q = torch.ao.nn.quantized
     conv = q.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")

@@ -164,6 +164,7 @@ def convert(
       them. Sums are exact, so results differ from Brevitas' by the rounding of its float32 sums.
     - torch.ao.nn.quantized: Conv2d and Linear, with ReLU too, from eager or FX graph mode, take and give quantised tensors as before.
       Results equal torch's but where a value lies within float32 rounding of the middle between two codes. The dynamic Linear, too.
+    - pt2e: the convolutions and products of an exported, quantised graph whose input and weights are dequantised; exact sums, as above.
     - torchao: Linear with weights of 1 to 8 bits (Int8Tensor, IntxUnpackedToInt8Tensor), per channel or group; activations of dynamic int8,
       or floats, whose sums are then exact to 23 bits below the largest of their row.
 
@@ -216,6 +217,7 @@ def convert(
         if target.norm is not None:
             made[id(target.norm)] = torch.nn.Identity()
         report.converted.append(Converted(target.name, target.kind.__name__, low.bits, low.act_bits, target.norm_name, adapter.calibrated))
+    _convert_graphs(model, report)
     model = _replace(model, made)
     model.ulp_report = report
     return model
@@ -394,6 +396,23 @@ def _observe(model: Any, targets: dict[int, _Target], calibrate: Any, progress: 
         for hook in hooks:
             hook.remove()
     return observers
+
+
+def _convert_graphs(model: Any, report: Report) -> None:
+    """Put layers into the graphs that torch.export and pt2e made."""
+    for prefix, part in list(model.named_modules()):
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        from ._quantized import pt2e
+
+        for node, layer in pt2e.layers(part):
+            name = f"{prefix}.{node.name}" if prefix else node.name
+            if isinstance(layer, Unfit):
+                report.left[name] = str(layer)
+                continue
+            pt2e.put(part, node, (Linear if isinstance(layer, nn.Linear) else Conv2d)(layer))
+            report.converted.append(Converted(name, type(layer).__name__, layer.bits, layer.act_bits, None, True))
+        part.recompile()
 
 
 def _replace(model: Any, made: dict[int, Any]) -> Any:
