@@ -337,6 +337,32 @@ def test_long_graphs_in_any_order_are_sorted_quickly() -> None:
     assert [n.outputs[0] for n in read(model).nodes] == [f"t{i}" for i in range(20_001)]
 
 
+@pytest.mark.parametrize("op_type", ["Relu", "MaxPool", "Add", "Concat"])
+def test_deep_graphs_and_many_paths(op_type: str) -> None:
+    """No rule recurses, and none follows every path: there are 2^n through n sums of a tensor with itself."""
+    every: dict[str, dict[str, Any]] = {"Concat": {"axis": 1}, "MaxPool": {"kernel_shape": [1, 1]}}
+    attributes = every.get(op_type, {})
+    nodes = [
+        node("QuantizeLinear", "x", "s", output="q"),
+        node("DequantizeLinear", "q", "s", output="d"),
+        node("DequantizeLinear", "w", "s", output="wf"),
+        node("Conv", "d", "wf", output="t0"),
+    ]
+    count = 20 if op_type == "Concat" else 1100
+    for i in range(count):
+        inputs = [f"t{i}"] * (2 if op_type in ("Add", "Concat") else 1)
+        nodes.append(node(op_type, *inputs, output=f"t{i + 1}", **attributes))
+    nodes.append(node("Relu", f"t{count}"))
+    weights = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.int8), "w")
+    model = make(nodes, weights, numpy_helper.from_array(np.float32(0.5), "s"), shape=("N", 1, 1, 1))
+    network = ulp.load(model, tune=False)
+    result = network(np.full((1, 1, 1, 1), 0.5, np.float32))
+    if op_type == "Add":
+        assert result == np.inf
+    else:
+        assert (result == 0.25).all()
+
+
 def test_what_is_not_supported_has_a_name() -> None:
     branch = helper.make_graph([], "b", [], [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)])
     refused(make([node("If", "x", then_branch=branch, else_branch=branch)]), "If 'If_0'.*control flow")

@@ -32,6 +32,9 @@ Mode: TypeAlias = Literal["fp32", "threshold", "requantise"]
 # What one step can write to.
 _MOST_TARGETS = 4
 
+# For each node of a graph. A concatenation of a result with itself asks for it twice, a concatenation of that four times, and so on.
+_MOST_WISHES = 256
+
 
 def new_plan() -> Any:
     """An empty plan. Tests put another class's here."""
@@ -121,6 +124,7 @@ class _Lowering:
         self.demands: dict[int, list[Demand]] = {id(node): [] for node in graph.nodes}
         self.steps: list[list[Step]] = []  # of the nodes, last node first
         self.packed: dict[tuple[int, int], _core.Packed] = {}
+        self.wishes = 0
         self.input_quantizer: Quantizer | None = None
 
     def finish(self, group: int, throughput: bool, codes_out: bool, tune: bool) -> Lowered:
@@ -207,6 +211,9 @@ class _Lowering:
                 and merge(tensor.find(), other.slot.tensor.find())
             ):
                 return
+        self.wishes += 1
+        if self.wishes > _MOST_WISHES * len(self.graph.nodes):
+            raise LayerError(f"{value}: concatenations of concatenations with themselves ask for too many copies of one result")
         known.append(demand)
 
     def add_step(self, node: ir.Node, emit: Callable[[], None], reads: list[Slot], writes: list[Slot]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,25 +44,34 @@ class Value:
     integers: Integers | None = None
 
 
+def _ends(node: ir.Node, passes: tuple[type, ...]) -> Iterator[ir.Node]:
+    """What the node's result goes back to through operations of these kinds, each node once; graphs may be deep, and paths many."""
+    seen: set[int] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node.op, passes):
+            stack.extend(node.inputs)
+        else:
+            yield node
+
+
 def takes_sum(node: ir.Node) -> bool:
     """Whether a shortcut can be added to the node's result by the step that makes it."""
-    if isinstance(node.op, (ir.Conv, ir.Linear, ir.WindowMean, ir.Quantize)):
-        return True
-    return isinstance(node.op, (ir.Flatten, ir.BatchNorm, ir.Concat)) and all(takes_sum(source) for source in node.inputs)
+    makers = (ir.Conv, ir.Linear, ir.WindowMean, ir.Quantize)
+    return all(isinstance(end.op, makers) for end in _ends(node, (ir.Flatten, ir.BatchNorm, ir.Concat)))
 
 
 def comes_from_sums(node: ir.Node) -> bool:
     """Whether codes of the node's result can be made by comparing sums with thresholds."""
-    if isinstance(node.op, (ir.Conv, ir.Linear)):
-        return True
     passes = (ir.Clamp, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
-    return isinstance(node.op, passes) and all(comes_from_sums(source) for source in node.inputs)
+    return all(isinstance(end.op, (ir.Conv, ir.Linear)) for end in _ends(node, passes))
 
 
 def without_floats(node: ir.Node) -> ir.Node | None:
     """The node that keeps a result from being had as floats, if there is one: it works on codes, and nothing says on which."""
-    if isinstance(node.op, (ir.MaxPool, ir.Gather)):
-        return node
-    if isinstance(node.op, (ir.Clamp, ir.Flatten, ir.Concat)):
-        return next((found for source in node.inputs if (found := without_floats(source)) is not None), None)
-    return None
+    ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat))
+    return next((end for end in ends if isinstance(end.op, (ir.MaxPool, ir.Gather))), None)

@@ -166,13 +166,17 @@ def _affine(b: Builder, node: Node, x: Value, source: ir.Node, scale: Array, shi
         if ir.layout(source)[2] != len(scale):
             raise NotInteger("it scales a flattened image")
         return b.add(node, op, [_on_grid(b, node, x)], x.part, source.shape)
-    if isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)):
-        return b.add(node, op, [source], x.part, source.shape)
-    if isinstance(source.op, ir.MaxPool):
-        before = _affine(b, node, x, source.inputs[0], scale, shift)
-        falls = (scale < 0) ^ (False if source.op.falls is None else source.op.falls)
-        return b.add(node, replace(source.op, falls=falls if falls.any() else None), [before], x.part, source.shape)
-    raise NotInteger("no layer whose weights it could become part of comes right before it")
+    pools = []
+    while isinstance(source.op, ir.MaxPool):
+        pools.append((source.op, source.shape))
+        source = source.inputs[0]
+    if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)):
+        raise NotInteger("no layer whose weights it could become part of comes right before it")
+    made = b.add(node, op, [source], x.part, source.shape)
+    for pool, shape in reversed(pools):
+        falls = (scale < 0) ^ (False if pool.falls is None else pool.falls)
+        made = b.add(node, replace(pool, falls=falls if falls.any() else None), [made], x.part, shape)
+    return made
 
 
 def batch_normalization(b: Builder, node: Node) -> Value:
