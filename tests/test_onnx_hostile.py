@@ -463,16 +463,17 @@ def test_many_results_that_are_large_together() -> None:
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_small_files_that_ask_for_much_in_integer_parts_too(pool: bool) -> None:
-    layer = node("MaxPool", "xq", kernel_shape=[2, 2], pads=[2**28] * 4) if pool else node("Conv", "xq", "wf", pads=[2**14] * 4)
+    layer = node("MaxPool", "xq", kernel_shape=[2, 2], pads=[2**28] * 4) if pool else node("Conv", "xq", "wf", pads=[1000] * 4)
     nodes = [
         node("QuantizeLinear", "x", "s", output="q"),
         node("DequantizeLinear", "q", "s", output="xq"),
         node("DequantizeLinear", "w", "s", output="wf"),
         layer,
     ]
-    weights = numpy_helper.from_array(np.ones((64, 1, 3, 3), np.int8), "w")
-    model = make(nodes, weights, numpy_helper.from_array(np.float32(0.5), "s"), shape=("N", 1, 8, 8))
-    refused(model.SerializeToString(), "limit tensor_bytes", tensor_bytes=32 * MIB)
+    for outputs, inputs in ((64, 1), (1, 64)):
+        weights = numpy_helper.from_array(np.ones((outputs, inputs, 3, 3), np.int8), "w")
+        model = make(nodes, weights, numpy_helper.from_array(np.float32(0.5), "s"), shape=("N", inputs, 8, 8))
+        refused(model.SerializeToString(), "limit tensor_bytes", tensor_bytes=32 * MIB)
 
 
 def test_many_constants_that_are_large_together() -> None:

@@ -83,10 +83,13 @@ def _kept(b: Builder, node: Node, value: Value, made: ir.Node) -> Value:
 # Layers with weights.
 
 
-def _geometry(b: Builder, node: Node, sides: tuple[int, int], kernel: tuple[int, ...], ceil: bool = False) -> Geometry:
+def _geometry(b: Builder, node: Node, image: tuple[int, ...], kernel: tuple[int, ...], ceil: bool = False) -> Geometry:
+    """How the node's windows lie over an image (C, H, W), which may get a frame of its padding."""
     try:
         attributes = OPERATORS[node.op_type].row(b.model.opset).check_attributes(node.attributes)
-        return geometry(Call(attributes, b.model.opset, 1, b.limits), sides, kernel, ceil)
+        g = geometry(Call(attributes, b.model.opset, 1, b.limits), image[1:], kernel, ceil)
+        b.limits.check_tensor([image[0], *map(sum, zip(image[1:], g.before, g.after, strict=True))], 1)
+        return g
     except OnnxError as error:
         raise OnnxError(f"{node}: {error}") from error
 
@@ -100,7 +103,7 @@ def conv(b: Builder, node: Node) -> Value:
     groups = int(node.attributes.get("group", 1))
     if q.integers.ndim != 4 or q.integers.shape[1] * groups != channels or len(q.integers) % groups:
         raise OnnxError(f"{node}: weights of shape {list(q.integers.shape)} in {groups} groups do not fit {channels} channels")
-    g = _geometry(b, node, (sides[0], sides[1]), q.integers.shape[2:])
+    g = _geometry(b, node, (channels, *sides), q.integers.shape[2:])
     bias = _known(b, node.input(2), "bias") if node.input(2) else None
     op = ir.Conv(
         layer_weights(q, x.grid, bias),
@@ -304,9 +307,9 @@ def _edges(g: Geometry, axis: int, side: int) -> ir.Indices:
 
 
 def _windows(b: Builder, node: Node, x: Value) -> tuple[Geometry, ir.Indices, ir.Indices]:
-    _, height, width = _image(x)
+    _, height, width = image = _image(x)
     kernel = tuple(int(side) for side in node.attributes.get("kernel_shape", ()))
-    g = _geometry(b, node, (height, width), kernel, bool(node.attributes.get("ceil_mode", 0)))
+    g = _geometry(b, node, image, kernel, bool(node.attributes.get("ceil_mode", 0)))
     return g, _edges(g, 0, height), _edges(g, 1, width)
 
 
