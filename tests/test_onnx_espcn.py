@@ -27,7 +27,12 @@ def test_images_are_those_of_qonnxs_executor(name: str) -> None:
     path = FOLDER / name / "quant_model.onnx"
     x = onnx.numpy_helper.to_array(onnx.load_tensor(str(FOLDER / "test_data" / "input_0.pb")))
     model = ModelWrapper(str(path)).transform(InferShapes())
-    expected = execute_onnx(model, {model.graph.input[0].name: x})[model.graph.output[0].name]
+    try:
+        expected = execute_onnx(model, {model.graph.input[0].name: x})[model.graph.output[0].name]
+    except Exception as error:
+        if "Unsupported model IR version" in str(error):
+            pytest.skip("the executor makes models of the IR version of onnx, which is too new for onnxruntime: pip install onnx==1.20.1")
+        raise
     network = ulp.load(path, tune=False)
     pixels = network(x)
     assert pixels.shape == expected.shape

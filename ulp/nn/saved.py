@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import threading
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -76,7 +77,7 @@ def parsed(source: Source, kind: str) -> tuple[dict[str, Any], Arrays]:
 def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
     """Write the parts beside `path`, then put them in its place: nobody ever sees half a file."""
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         with beside.open("wb") as file:
             file.writelines(parts)
