@@ -458,7 +458,14 @@ def test_small_files_that_ask_for_much(model: Any) -> None:
 def test_many_results_that_are_large_together() -> None:
     nodes = [node("Expand", "x", "s", output=f"t{i}") for i in range(64)]
     model = make([*nodes, node("Concat", *(f"t{i}" for i in range(64)), axis=0)], ints("s", MIB // 16, 4))
-    refused(model.SerializeToString(), "limit float_bytes", float_bytes=8 * MIB)
+    refused(model.SerializeToString(), "limit result_bytes", result_bytes=8 * MIB)
+
+
+def test_many_codes_that_are_large_together() -> None:
+    nodes = [node("QuantizeLinear", "x", "s", output="q"), node("DequantizeLinear", "q", "s", output="t0")]
+    nodes += [node("MaxPool", f"t{i}", output=f"t{i + 1}", kernel_shape=[1, 1]) for i in range(64)]
+    model = make([*nodes, node("Relu", "t64")], numpy_helper.from_array(np.float32(0.5), "s"), shape=("N", 1, 512, 512))
+    refused(model.SerializeToString(), "limit result_bytes", result_bytes=8 * MIB)
 
 
 @pytest.mark.parametrize("pool", [False, True])

@@ -10,6 +10,7 @@ Shapes come from running: float nodes compute once on zeros for a batch of one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ class Builder:
         self.floats = floats
         self.wrong: dict[str, str] = {}
         self.constants: dict[str, Array] = dict(model.constants)
-        self.folded_bytes = self.float_bytes = 0
+        self.folded_bytes = self.result_bytes = 0
         self.quantised: dict[str, QuantisedConstant] = {}
         self.values: dict[str, Value] = {}
         self.parts: dict[str, Part] = {}
@@ -236,9 +237,18 @@ class Builder:
             self.limits.check_tensor(shape, 4)
         except OnnxError as error:
             raise OnnxError(f"{node}: {error}") from error
+        self.made(node, math.prod(shape))
         if not isinstance(op, ir.Quantize):
             self.layers[node.name] = (op, shape)
         return part.graph.add(op, list(inputs), shape, node.name, node.op_type)
+
+    def made(self, node: Node, nbytes: int) -> None:
+        """Count what a node makes against its limit."""
+        self.result_bytes += nbytes
+        try:
+            self.limits.check_results(self.result_bytes)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
 
     # Float stages.
 
@@ -254,8 +264,7 @@ class Builder:
         self.float_steps[node.outputs[0]] = node
         arrays = [self.constant(name) if self.is_constant(name) or not name else self.sample(name) for name in node.inputs]
         for name, result in zip(node.outputs, self.run(node, arrays), strict=False):
-            self.float_bytes += result.nbytes
-            self.limits.check_floats(self.float_bytes)
+            self.made(node, result.nbytes)
             if name:
                 self.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
         grid = quantisers.grid_of(self, node)

@@ -19,7 +19,7 @@ class Limits:
     nodes: nodes of the graph.
     tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
     constant_bytes: all initialisers and folded constants together.
-    float_bytes: all that float operators make of a batch of one, together.
+    result_bytes: all that nodes make of a batch of one, together: floats, and a byte a value where they run in integers.
     """
 
     file_bytes: int = 2**31
@@ -27,7 +27,7 @@ class Limits:
     nodes: int = 100_000
     tensor_bytes: int = 2**31
     constant_bytes: int = 2**33
-    float_bytes: int = 2**33
+    result_bytes: int = 2**33
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -38,10 +38,10 @@ class Limits:
         if nbytes > self.constant_bytes:
             raise OnnxError(f"the model's constants take more than the limit constant_bytes={self.constant_bytes}")
 
-    def check_floats(self, nbytes: int) -> None:
-        """OnnxError where all results of float operators take more than float_bytes."""
-        if nbytes > self.float_bytes:
-            raise OnnxError(f"what float operators make takes more than the limit float_bytes={self.float_bytes}")
+    def check_results(self, nbytes: int) -> None:
+        """OnnxError where all results of nodes take more than result_bytes."""
+        if nbytes > self.result_bytes:
+            raise OnnxError(f"what the nodes make takes more than the limit result_bytes={self.result_bytes}")
 
     def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
         """OnnxError where an array of this shape would take more than tensor_bytes."""
