@@ -533,6 +533,28 @@ def test_a_missing_scale() -> None:
     refused(make([node("QuantizeLinear", "x", "s", "z")], tensor("s", 3), tensor("z", 3, dtype=np.uint8)), "y_scale has shape")
 
 
+@pytest.mark.parametrize(
+    ("op_type", "inputs"),
+    [
+        ("QLinearConcat", "s z x s z x"),
+        ("QLinearConcat", "s z"),
+        ("QLinearConcat", "s z x - z"),
+        ("QLinearAdd", "x s z x s z"),
+        ("QLinearAdd", "x s z x - z s z"),
+        ("QLinearMul", "x s z x s z s z s"),
+        ("QGemm", "x s z x"),
+        ("QGemm", "x s z x - z"),
+        ("QLinearSigmoid", "x s z"),
+        ("QLinearLeakyRelu", "x s z - z"),
+    ],
+)
+def test_inputs_of_onnxruntimes_operators(op_type: str, inputs: str) -> None:
+    names = [name.replace("-", "") for name in inputs.split()]
+    wrong = helper.make_node(op_type, names, ["y"], domain="com.microsoft")
+    constants = numpy_helper.from_array(np.float32(0.5), "s"), numpy_helper.from_array(np.uint8(3), "z")
+    refused(make([wrong], *constants), "expected")
+
+
 def test_outputs_that_are_wanted_alone_do_not_hide_mistakes() -> None:
     """Also of a part of the graph that only messages would show."""
     refused(make([node("Relu", "x"), node("Frobnicate", "x", output="z"), node("Relu", "z", output="zz")], output="zz"), "Frobnicate")

@@ -28,13 +28,12 @@ _STANDARD = ("", "ai.onnx")
 # Operators that other domains have, too, and mean the same by: onnxruntime's quantisers of 4 bits and 16, and QONNX's own.
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
 
-# The least and the most inputs of onnxruntime's quantised operators.
+# The inputs of onnxruntime's quantised operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
 _QLINEAR = {
-    "QGemm": (6, 9),
-    "QLinearAdd": (7, 8),
-    "QLinearMul": (7, 8),
-    "QLinearConcat": (5, 3 * 4096 + 2),
-    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), (4, 5)),
+    "QGemm": "xx?xx?.??",
+    "QLinearAdd": "xx?xx?x.",
+    "QLinearMul": "xx?xx?x.",
+    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), "xx?x."),
 }
 
 # Attributes that name a type: halves are computed in float32.
@@ -238,9 +237,15 @@ def _check_node(node: Node, opset: int) -> None:
         if node.op_type in OPERATORS:
             OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
         elif node.op_type in _QLINEAR:
-            least, most = _QLINEAR[node.op_type]
-            if not least <= len(node.inputs) <= most or not all(node.inputs[:2]):
-                raise OnnxError(f"{len(node.inputs)} inputs, expected {least} to {most}, the first two of them given")
+            expected = _QLINEAR[node.op_type]
+            least = expected.index(".")
+            given = all(name or kind != "x" for name, kind in zip(node.inputs, expected, strict=False))
+            if not least <= len(node.inputs) <= len(expected) or not given:
+                raise OnnxError(
+                    f"inputs {list(node.inputs)!s:.200}: expected {least} to {len(expected)}, none of tensors and scales left out"
+                )
+        elif node.op_type == "QLinearConcat" and (len(node.inputs) < 5 or len(node.inputs) % 3 != 2 or not all(node.inputs)):
+            raise OnnxError(f"{len(node.inputs)} inputs: expected a scale and a zero point, and three of each tensor")
     except OnnxError as error:
         raise OnnxError(f"{node}: {error}") from error
 

@@ -103,6 +103,9 @@ def _bias(bias: QuantisedConstant | Array | None, scale: Doubles, x: Quantizer, 
     """(integers that are added to the sums, floats that are added to the result)"""
     if bias is None:
         return None, np.zeros(outputs)
+    count = bias.integers.size if isinstance(bias, QuantisedConstant) else bias.size
+    if count not in (1, outputs):
+        raise NotInteger(f"its bias has {count} values for {outputs} outputs")
     if isinstance(bias, QuantisedConstant):
         step, _ = bias.per_output(0) if bias.integers.ndim == 1 else (bias.scale.reshape(-1), None)
         integers = (bias.integers.astype(np.int64) - bias.zero).reshape(-1)
