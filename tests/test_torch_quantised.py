@@ -240,6 +240,16 @@ def test_one_static_layer_of_torch_ao(relu: bool, per_channel: bool) -> None:
         quantised = torch._make_per_tensor_quantized_tensor(codes, 0.05, 64)
         low = ulp_torch.convert(nn.Sequential(layer))
         _codes_agree(low(quantised), layer(quantised))
+        before = low.state_dict()
+        layer.set_weight_bias(layer.weight(), None)
+        layer.scale = 0.2
+        other = ulp_torch.convert(nn.Sequential(layer))
+        _codes_agree(other(quantised), layer(quantised))
+        layer.set_weight_bias(weight, bias)
+        other = ulp_torch.convert(nn.Sequential(layer))
+        other(quantised)
+        other.load_state_dict(before)
+        assert torch.equal(other.half()(quantised).int_repr(), low(quantised).int_repr())
     with pytest.raises(TypeError, match="expected a quint8 tensor with one scale"):
         low(_random(2, 60))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import ulp
 from ulp import _bitstream
+from ulp._torch_layers import FixedTypes
 
 # Of a float's fixed-point form: three digits to base 256, the first within int8 with the carry of the others.
 _DIGIT_BITS = 22
@@ -30,7 +31,7 @@ class _Group(NamedTuple):
         return cls(ulp.pack(np.ascontiguousarray(integers.T), bits=bits), np.ascontiguousarray(zero), sums)
 
 
-class IntegerLinear(torch.nn.Module):
+class IntegerLinear(FixedTypes):
     """What such layers share: weights, whose buffers are plain tensors, and exact sums.
 
     packed_weight: uint8, the integers (out_features, in_features) of `bits` bits, one after another. weight_scale, weight_zero:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ulp._torch_layers import FixedTypes
 from ulp.nn import graph as ir
 from ulp.nn.lower import lower
 from ulp.nn.quantizer import Quantizer
@@ -67,7 +68,7 @@ def _parameters(weight: Tensor) -> tuple[Tensor, Tensor]:
     raise Unfit(f"its weights are quantised by {weight.qscheme()}")
 
 
-class Static(torch.nn.Module):
+class Static(FixedTypes):
     """Takes and gives quint8 tensors with one scale, as the layer whose place it takes. The input's scale is each call's own."""
 
     bits = act_bits = 8
@@ -85,7 +86,8 @@ class Static(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.relu, self.geometry = kind, relu, geometry
-        self.scale, self.zero_point = scale, zero_point
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float64))
+        self.register_buffer("zero_point", torch.tensor(zero_point))
         self.register_buffer("weight", integers.detach().clone())
         self.register_buffer("weight_scale", weight_scale)
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
@@ -110,7 +112,7 @@ class Static(torch.nn.Module):
         result = torch.from_numpy(run(codes)[0])
         if self.kind == "Linear":
             result = result.reshape(*leading, -1)
-        return torch._make_per_tensor_quantized_tensor(result, self.scale, self.zero_point)
+        return torch._make_per_tensor_quantized_tensor(result, float(self.scale), int(self.zero_point))
 
     def _plan(self, shape: tuple[int, ...], scale: float, zero: int) -> Any:
         key = shape, scale, zero
@@ -143,12 +145,13 @@ class Static(torch.nn.Module):
         node = graph.add(op, [graph.input], made, "", self.kind)
         if self.relu:
             node = graph.add(ir.Clamp(0.0, math.inf), [node], made, "", "ReLU")
-        graph.outputs = [graph.add(ir.Quantize(Quantizer(8, self.scale, self.zero_point)), [node], made, "", "Quantize")]
+        graph.outputs = [graph.add(ir.Quantize(Quantizer(8, float(self.scale), int(self.zero_point))), [node], made, "", "Quantize")]
         return lower(graph, "requantise", codes_in=True, codes_out=True).runner()
 
     def extra_repr(self) -> str:
         """Shape of the weights, scale and zero point of the result."""
-        return f"{self.kind}, weight={list(self.weight.shape)}, scale={self.scale}, zero_point={self.zero_point}, relu={self.relu}"
+        quantiser = f"scale={float(self.scale)}, zero_point={int(self.zero_point)}"
+        return f"{self.kind}, weight={list(self.weight.shape)}, {quantiser}, relu={self.relu}"
 
 
 class Dynamic(IntegerLinear):
