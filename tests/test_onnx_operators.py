@@ -141,3 +141,23 @@ def test_case_that_ulp_refuses(name: str) -> None:
 def test_every_operator_has_a_case() -> None:
     covered = {CASES[name].model.graph.node[0].op_type for name in set(CASES) - REFUSED}
     assert set(OPERATORS) - covered <= _FOREIGN
+
+
+@pytest.mark.parametrize("k", [1, 33025, 33026, 70001])
+def test_sums_as_long_as_int32_and_longer(k: int) -> None:
+    """255 * 255 * 33025 is the last that fits; ONNX lets longer ones wrap."""
+    a, b = np.full((2, k), 255, np.uint8), np.full((k, 3), 255, np.uint8)
+    (result,) = OPERATORS["MatMulInteger"]({}, 21, a, b)
+    wrapped = np.array(255 * 255 * k).astype(np.int32)
+    assert result.dtype == np.int32
+    assert (result == wrapped).all()
+
+
+def test_zero_points_of_rows_and_columns() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 4, 9)).astype(np.uint8), rng.integers(-128, 128, (9, 5)).astype(np.int8)
+    rows, columns = rng.integers(0, 256, 4).astype(np.uint8), rng.integers(-128, 128, 5).astype(np.int8)
+    exact = np.matmul(a.astype(np.int64) - rows.astype(np.int64)[:, None], b.astype(np.int64) - columns)
+    for zeros in (rows, rows[:, None]):
+        (result,) = OPERATORS["MatMulInteger"]({}, 21, a, b, zeros, columns)
+        assert (result == exact).all()

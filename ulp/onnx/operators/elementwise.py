@@ -230,17 +230,22 @@ def where(call: Call, condition: Array, x: Array, y: Array) -> Array:
 
 
 @operator("Dropout", "X:float", outputs=2, ratio=number(0.5))
-def dropout_by_attribute(_: Call, x: Array) -> tuple[Array, Array]:
+def dropout_by_attribute(call: Call, x: Array) -> Array | tuple[Array, Array]:
     """At inference nothing is dropped."""
-    return x, np.ones(x.shape, bool)
+    return _kept(call, x)
+
+
+def _kept(call: Call, x: Array) -> Array | tuple[Array, Array]:
+    """X, and if it is wanted the mask that says so of every element."""
+    return x if call.outputs == 1 else (x, np.ones(x.shape, bool))
 
 
 @operator("Dropout", "X:float ratio:float2? training_mode:bool?", since=12, outputs=2, seed=integer())
-def dropout(_: Call, x: Array, ratio: Array | None = None, training: Array | None = None) -> tuple[Array, Array]:
+def dropout(call: Call, x: Array, ratio: Array | None = None, training: Array | None = None) -> Array | tuple[Array, Array]:
     """At inference nothing is dropped."""
     if training is not None and training.any() and (ratio is None or ratio.any()):
         raise OnnxError("training_mode is on: ulp runs inference only; export the model in eval mode")
-    return x, np.ones(x.shape, bool)
+    return _kept(call, x)
 
 
 _CAST_TYPES: dict[int, npt.DTypeLike] = {

@@ -31,12 +31,9 @@ _LARGEST_K = (2**31 - 1) // (255 * 255)
 
 def check_scale(scale: Array, name: str) -> None:
     """OnnxError unless all scales are finite and above 0."""
-    if not bool((np.isfinite(scale) & (scale > 0)).all()):
-        raise OnnxError(f"{name} holds {_first(scale, ~(np.isfinite(scale) & (scale > 0)))}: expected finite scales above 0")
-
-
-def _first(array: Array, where: Array) -> Any:
-    return array.reshape(-1)[int(np.argmax(where.reshape(-1)))]
+    wrong = ~(np.isfinite(scale) & (scale > 0))
+    if wrong.any():
+        raise OnnxError(f"{name} holds {scale[wrong][0]}: expected finite scales above 0")
 
 
 def _spread(call: Call, parameter: Array, x: Array, name: str) -> Array:
