@@ -84,6 +84,12 @@ std::vector<T> vector_of(const py::handle& x, int dimensions, const std::string&
   return std::vector<T>(data, data + array.size());
 }
 
+std::vector<bool> flags_of(const py::handle& x, const std::string& name) {
+  const py::array array = array_of(x, py::dtype::of<bool>(), 1, name);
+  const auto* data = static_cast<const uint8_t*>(array.data());  // numpy's bools are bytes
+  return std::vector<bool>(data, data + array.size());
+}
+
 // Begin and end of windows.
 std::vector<int32_t> windows_of(const py::handle& x, const std::string& name) {
   const std::vector<int32_t> edges = vector_of<int32_t>(x, 2, name);
@@ -121,9 +127,7 @@ ulp::Thresholds thresholds_of(const py::handle& x) {
   if (pair.size() != 2) throw py::value_error(name + ": each of the thresholds is None or (values, flip)");
   t.values = vector_of<int32_t>(py::object(pair[0]), 2, name + " values");
   if (t.values.empty()) throw py::value_error(name + ": values are empty");
-  const py::array flip = array_of(py::object(pair[1]), py::dtype::of<bool>(), 1, name + " flip");
-  const auto* flips = static_cast<const uint8_t*>(flip.data());
-  for (py::ssize_t i = 0; i < flip.size(); ++i) t.flip.push_back(flips[i] ? -1 : 0);
+  for (const bool flip : flags_of(py::object(pair[1]), name + " flip")) t.flip.push_back(flip ? -1 : 0);
   return t;
 }
 
@@ -141,6 +145,10 @@ ulp::FinishSpec finish_of(const py::handle& x) {
     const std::string name = "finish['" + key + "']";
     if (key == "scale" || key == "bias") {
       if (!item.second.is_none()) (key == "scale" ? f.scale : f.bias) = vector_of<float>(item.second, 1, name);
+    } else if (key == "start") {
+      if (!item.second.is_none()) f.start = vector_of<int32_t>(item.second, 1, name);
+    } else if (key == "unit") {
+      f.unit = float_of(item.second, name);
     } else if (key == "low") {
       f.low = float_of(item.second, name);
     } else if (key == "high") {
@@ -324,13 +332,14 @@ void bind_plan(py::module_& m) {
           py::arg("height"), py::arg("width"), py::arg("channels"))
       .def(
           "input_floats",
-          [](PlanHolder& h, Object channels, Object height, Object width, Object targets) {
+          [](PlanHolder& h, Object channels, Object height, Object width, Object targets, Object divide) {
             std::vector<int> ids;
             const py::sequence all = sequence_of(targets, "targets", "tensors");
             for (size_t i = 0; i < all.size(); ++i) ids.push_back(int_of(py::object(all[i]), "targets"));
-            h.call(&Plan::input_floats, int_of(channels, "channels"), int_of(height, "height"), int_of(width, "width"), ids);
+            h.call(&Plan::input_floats, int_of(channels, "channels"), int_of(height, "height"), int_of(width, "width"), ids,
+                   flag_of(divide, "divide"));
           },
-          py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("targets"))
+          py::arg("channels"), py::arg("height"), py::arg("width"), py::arg("targets"), py::arg("divide") = false)
       .def(
           "input_codes",
           [](PlanHolder& h, Object tensor, Object nhwc) { h.call(&Plan::input_codes, int_of(tensor, "tensor"), flag_of(nhwc, "nhwc")); },
@@ -367,11 +376,12 @@ void bind_plan(py::module_& m) {
           py::arg("source"), py::arg("weights"), py::arg("weight_zero"), py::arg("finish"), py::arg("kernel"))
       .def(
           "max_pool",
-          [](PlanHolder& h, Object source, Object target, Object rows, Object columns, Object dilation) {
+          [](PlanHolder& h, Object source, Object target, Object rows, Object columns, Object dilation, Object least) {
             h.call(&Plan::max_pool, int_of(source, "source"), slice_of(target, "target"), windows_of(rows, "rows"),
-                   windows_of(columns, "columns"), Ints<2>(dilation, "dilation").values);
+                   windows_of(columns, "columns"), Ints<2>(dilation, "dilation").values,
+                   least.is_none() ? std::vector<bool>{} : flags_of(least, "least"));
           },
-          py::arg("source"), py::arg("target"), py::arg("rows"), py::arg("columns"), py::arg("dilation"))
+          py::arg("source"), py::arg("target"), py::arg("rows"), py::arg("columns"), py::arg("dilation"), py::arg("least") = py::none())
       .def(
           "window_mean",
           [](PlanHolder& h, Object source, Object rows, Object columns, Object divisor, Object finish) {

@@ -29,14 +29,15 @@ class Tensor:
     zero: int = 0
     scale: float = 1.0
 
-    def quantize(self, v: Array) -> Array:
-        inverse = F32(1) / F32(self.scale)
+    def quantize(self, v: Array, unit: float = 1) -> Array:
         with np.errstate(over="ignore"):
-            code = np.rint(v * inverse) + F32(self.zero)
-        return np.asarray(np.clip(code, 0, 2**self.bits - 1).astype(np.uint8))
+            return self.steps(v * (F32(unit) / F32(self.scale)))
 
-    def values(self, codes: Array) -> Array:
-        return np.asarray((codes.astype(np.int64) - self.zero).astype(F32) * F32(self.scale))
+    def steps(self, v: Array) -> Array:
+        return np.asarray(np.clip(np.rint(v) + F32(self.zero), 0, 2**self.bits - 1).astype(np.uint8))
+
+    def values(self, codes: Array, unit: float = 1) -> Array:
+        return np.asarray((codes.astype(np.int64) - self.zero).astype(F32) * (F32(self.scale) / F32(unit)))
 
 
 class ReferencePlan:
@@ -67,7 +68,7 @@ class ReferencePlan:
 
     # Steps.
 
-    def input_floats(self, channels: int, height: int, width: int, targets: list[int]) -> None:
+    def input_floats(self, channels: int, height: int, width: int, targets: list[int], divide: bool = False) -> None:
         assert self._input is None
         self._input = np.dtype(F32), (channels, height, width)
 
@@ -76,7 +77,8 @@ class ReferencePlan:
             if not np.isfinite(x).all():
                 raise ValueError("the input holds a NaN or an infinity")
             for t in targets:
-                self._write(env, (t, 0), self.tensors[t].quantize(x))
+                q = self.tensors[t]
+                self._write(env, (t, 0), q.steps(x / F32(q.scale)) if divide else q.quantize(x))
 
         self._add("input", run, targets=targets)
 
@@ -162,13 +164,19 @@ class ReferencePlan:
 
         self._add("linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=w[..., 0].size)
 
-    def max_pool(self, source: int, target: tuple[int, int], rows: Array, columns: Array, dilation: tuple[int, int]) -> None:
+    def max_pool(
+        self, source: int, target: tuple[int, int], rows: Array, columns: Array, dilation: tuple[int, int], least: Array | None = None
+    ) -> None:
         assert (rows[:, 0] < rows[:, 1]).all()
         assert (columns[:, 0] < columns[:, 1]).all()
 
         def run(env: dict[int, Array]) -> None:
+            def extreme(window: Array) -> Array:
+                most = window.max(axis=(0, 1))
+                return np.asarray(most if least is None else np.where(least, window.min(axis=(0, 1)), most))
+
             a = env[source]
-            out = [[a[y0 : y1 : dilation[0], x0 : x1 : dilation[1]].max(axis=(0, 1)) for x0, x1 in columns] for y0, y1 in rows]
+            out = [[extreme(a[y0 : y1 : dilation[0], x0 : x1 : dilation[1]]) for x0, x1 in columns] for y0, y1 in rows]
             self._write(env, target, np.array(out))
 
         self._add("max_pool", run, source, [target])
@@ -181,14 +189,15 @@ class ReferencePlan:
         def run(env: dict[int, Array]) -> None:
             a = env[source].astype(np.int64) - t.zero
             sums = np.array([[a[y0:y1, x0:x1].sum(axis=(0, 1)) for x0, x1 in columns] for y0, y1 in rows])
-            self._finish(env, None, finish, sums.astype(F32) * (F32(t.scale) / divisor)[:, :, None])
+            self._finish(env, None, finish, sums.astype(F32) * (F32(t.scale) / F32(finish.get("unit", 1)) / divisor)[:, :, None])
 
         self._add("window_mean", run, source, finish["targets"])
 
     def rescale(self, source: int, finish: dict[str, Any]) -> None:
         t = self.tensors[source]
         assert not {"scale", "bias"} & set(finish)
-        self._add("rescale", lambda env: self._finish(env, None, finish, t.values(env[source])), source, finish["targets"])
+        unit = finish.get("unit", 1)
+        self._add("rescale", lambda env: self._finish(env, None, finish, t.values(env[source], unit)), source, finish["targets"])
 
     def gather(self, source: int, source_channel: int, channels: int, target: tuple[int, int], rows: Array, columns: Array) -> None:
         t = self.tensors[source]
@@ -281,8 +290,11 @@ class ReferencePlan:
         env[target[0]][:, :, target[1] : target[1] + value.shape[2]] = value
 
     def _finish(self, env: dict[int, Array], acc: Array | None, finish: dict[str, Any], v: Array | None = None) -> None:
+        unit = finish.get("unit", 1)
         if v is None:
             assert acc is not None
+            if finish.get("start") is not None:
+                acc = acc + finish["start"].astype(np.int64)
             assert np.abs(acc).max(initial=0) < 2**31
             assert finish["scale"].dtype == finish["bias"].dtype == F32
             assert finish["scale"].shape == finish["bias"].shape == acc.shape[2:]
@@ -290,7 +302,7 @@ class ReferencePlan:
         assert v.dtype == F32
         if finish["residual"] is not None:
             r, channel = finish["residual"]
-            v = v + self.tensors[r].values(env[r][:, :, channel : channel + v.shape[2]])
+            v = v + self.tensors[r].values(env[r][:, :, channel : channel + v.shape[2]], unit)
         v = np.minimum(np.maximum(v, F32(finish["low"])), F32(finish["high"]))
         for target, thresholds in zip(finish["targets"], finish["thresholds"], strict=True):
             t = self.tensors[target[0]]
@@ -304,7 +316,8 @@ class ReferencePlan:
                 turned = np.where(flip, ~acc, acc)
                 self._write(env, target, (table <= turned[..., None]).sum(axis=3).astype(np.uint8))
             else:
-                self._write(env, target, t.quantize(v) if t.bits else v)
+                assert t.bits or unit == 1
+                self._write(env, target, t.quantize(v, unit) if t.bits else v)
 
 
 def window_products(

@@ -285,3 +285,8 @@ def test_progress(installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     layers().calibrate([x], progress=False)
     assert len(seen) == installed
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_scale_beyond_float32_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"scale=1e\+300: expected a positive float32 number"):
+        Quantizer(3, 1e300)

@@ -24,7 +24,8 @@ from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_t
 from .packed import PackedMatrix, pack
 
 if _TYPE_CHECKING:
-    from . import nn
+    from . import nn, onnx
+    from .onnx import load
 
 __version__: str = _build_info()["version"]
 
@@ -43,7 +44,9 @@ __all__ = [
     "get_isa",
     "get_num_threads",
     "kernels",
+    "load",
     "nn",
+    "onnx",
     "pack",
     "set_isa",
     "set_num_threads",
@@ -55,9 +58,13 @@ _threadpoolctl.register()
 
 
 def __getattr__(name: str) -> _Any:
-    # Who multiplies matrices only does not wait for the layers.
-    if name == "nn":
+    # Who multiplies matrices only does not wait for the layers and for what reads models.
+    if name in ("nn", "onnx"):
         import importlib
 
-        return importlib.import_module(".nn", __name__)
+        return importlib.import_module(f".{name}", __name__)
+    if name == "load":
+        from .onnx import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

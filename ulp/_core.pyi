@@ -121,8 +121,11 @@ class Plan:
     written before it is read. A target is (tensor, first channel). ValueError for whatever does not fit, TypeError for an argument of
     another type or dtype; a refused call changes nothing.
 
-    `finish`, the epilogue of a step, is a dict of all of these, but for scale and bias in some steps:
+    `finish`, the epilogue of a step, is a dict of all of these, but for scale, bias and start in some steps; start, unit may be left out:
+        start         None or int32 (N,), only where the step says so: acc += start[c], exact
         scale, bias   float32 (N,), only where the step says so: v = float32(acc) * scale[c] + bias[c], two roundings
+        unit          float32, 1.0 if left out: what v counts in. Where this says r_scale or the step says scale, that is divided by it;
+                      codes are made by float32(unit / scale). Floats need a unit of 1.0
         residual      None or (tensor of codes, first channel): v += float32(r - r_zero) * r_scale
         low, high     v = min(max(v, low), high)
         targets       1 to 4 of them: codes by the tensor's quantiser, or floats
@@ -142,8 +145,8 @@ class Plan:
     def floats(self, height: int, width: int, channels: int) -> int:
         """A tensor of float32, which only `output` can read."""
 
-    def input_floats(self, channels: int, height: int, width: int, targets: list[int]) -> None:
-        """(N, channels, height, width) float32, quantised into 1 to 4 whole tensors."""
+    def input_floats(self, channels: int, height: int, width: int, targets: list[int], divide: bool = ...) -> None:
+        """(N, channels, height, width) float32, quantised into 1 to 4 whole tensors; divide: by v / scale, rounded once."""
 
     def input_codes(self, tensor: int, nhwc: bool) -> None:
         """uint8 (N, H, W, C) or (N, C, H, W)."""
@@ -185,9 +188,18 @@ class Plan:
         """weights (H * W * Cp, N) in the order (y, x, c), Cp = channels rounded up to 4; the result is 1 x 1 x N."""
 
     def max_pool(
-        self, source: int, target: tuple[int, int], rows: npt.NDArray[np.int32], columns: npt.NDArray[np.int32], dilation: tuple[int, int]
+        self,
+        source: int,
+        target: tuple[int, int],
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        dilation: tuple[int, int],
+        least: npt.NDArray[np.bool_] | None = ...,
     ) -> None:
-        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantiser on both sides."""
+        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantiser on both sides.
+
+        least: bool (C,), channels of which the least value is taken instead of the largest.
+        """
 
     def window_mean(
         self,

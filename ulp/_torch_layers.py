@@ -241,7 +241,19 @@ def _linear_shape(
     return x.new_empty((*x.shape[:-1], weight_shape[0]))
 
 
-class _Adapter(torch.nn.Module):
+class FixedTypes(torch.nn.Module):
+    """A module whose buffers keep their dtypes, whatever `.half()` or `.to` ask for."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FixedTypes:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if buffer is not None and self._buffers[name].dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+
+class _Adapter(FixedTypes):
     """Buffers and numbers of a layer of `ulp.nn`.
 
     packed_weight: uint8, the integers in `bits` bits each, one after another. weight_scale: float32 (O,). bias: float32 (O,) or None.
@@ -301,14 +313,6 @@ class _Adapter(torch.nn.Module):
             errors.append(f"{prefix}act_bits is {int(found)} in the state dict, {self._act_bits} in this model")
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self.act_bits.fill_(self._act_bits)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Adapter:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            if buffer is not None and self._buffers[name].dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(self._buffers[name].device)
-        return self
 
     def extra_repr(self) -> str:
         """As of the layer of `ulp.nn`."""

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 try:
     import torch
     from torch import Tensor
@@ -28,7 +30,8 @@ try:
 except ImportError as missing:
     raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp[torch]"') from missing
 
-from . import nn
+from . import _quantized, nn
+from ._quantized.layers import Quantised, Unfit
 from ._torch_layers import Conv2d, Linear
 from ._validate import bit_width
 from .nn.observer import METHODS, Observer
@@ -73,26 +76,52 @@ Skip: TypeAlias = str | type | Callable[[str, Any], bool]
 
 @dataclass
 class _Target:
-    """A layer of the model that is to be converted, and the batch normalisation that becomes part of it."""
+    """A layer of the model that is to be converted, and the batch normalisation that becomes part of it.
+
+    quantised: the layer's integers, where it is one of Brevitas.
+    """
 
     name: str
     layer: Any
+    quantised: Quantised | None = None
     norm_name: str | None = None
     norm: Any = None
 
-    def source(self) -> SimpleNamespace:
-        """What `from_float` reads: the layer's attributes and, with the batch normalisation in them, its weights, calculated in float64."""
-        layer, norm = self.layer, self.norm
-        names = ("in_features", "out_features") if type(layer) is torch.nn.Linear else _CONV_ATTRIBUTES
+    @property
+    def kind(self) -> Any:
+        """The class of `ulp.nn` that it becomes."""
+        return nn.Linear if isinstance(self.layer, torch.nn.Linear) else nn.Conv2d
+
+    def from_float(self, bits: int, **options: Any) -> Any:
+        """The layer with its weights quantised."""
+        layer = self.layer
+        names = ("in_features", "out_features") if self.kind is nn.Linear else _CONV_ATTRIBUTES
         weight = layer.weight.detach().cpu().double()
         bias = None if layer.bias is None else layer.bias.detach().cpu().double()
-        if norm is not None:
-            mean, variance = norm.running_mean.cpu().double(), norm.running_var.cpu().double()
-            scale = (variance + norm.eps).rsqrt() * (norm.weight.detach().cpu().double() if norm.affine else 1)
+        if self.norm is not None:
+            scale, shift = self._norm_terms()
             weight = weight * scale.view(-1, 1, 1, 1)
-            bias = ((0 if bias is None else bias) - mean) * scale + (norm.bias.detach().cpu().double() if norm.affine else 0)
+            bias = (0 if bias is None else bias) * scale + shift
         arrays = {"weight": weight.float().numpy(), "bias": None if bias is None else bias.float().numpy()}
-        return SimpleNamespace(**{name: getattr(layer, name) for name in names}, **arrays)
+        source = SimpleNamespace(**{name: getattr(layer, name) for name in names}, **arrays)
+        return self.kind.from_float(source, bits=bits, **options)
+
+    def from_quantised(self, own: Quantised) -> Any:
+        """The layer of its own integers, which a batch normalisation leaves as they are."""
+        scale, bias = own.scale, own.bias
+        if self.norm is not None:
+            factor, shift = (term.numpy() for term in self._norm_terms())
+            scale, bias = (scale * factor).astype(np.float32), ((0 if bias is None else bias) * factor + shift).astype(np.float32)
+        q = own.quantizer
+        names = () if self.kind is nn.Linear else _CONV_ATTRIBUTES[3:]
+        options = {name: getattr(self.layer, name) for name in names}
+        return self.kind.from_quantized(own.integers, scale, bias, q.scale, q.zero, bits=own.bits, act_bits=q.bits, **options)
+
+    def _norm_terms(self) -> tuple[Tensor, Tensor]:
+        """(scale, shift) of the batch normalisation, float64."""
+        norm = self.norm
+        scale = (norm.running_var.cpu().double() + norm.eps).rsqrt() * (norm.weight.detach().cpu().double() if norm.affine else 1)
+        return scale, (norm.bias.detach().cpu().double() if norm.affine else 0) - norm.running_mean.cpu().double() * scale
 
 
 def convert(
@@ -129,6 +158,16 @@ def convert(
     method, percentile: as for `ulp.nn.calibrate`. progress: a bar on terminals, where tqdm is installed.
     act_signed, act_asymmetric, dynamic, per_channel, weight_method, weight_range: as for `ulp.nn.Conv2d`.
 
+    Layers that are quantised already keep their integers, scales and bit widths, and need no calibration; in a model that holds some,
+    layers of floats are converted only with `calibrate` or `dynamic`:
+    - Brevitas: QuantConv2d and QuantLinear whose input is quantised, by themselves or by an activation that torch.fx finds in front of
+      them. Sums are exact, so results differ from Brevitas' by the rounding of its float32 sums.
+    - torch.ao.nn.quantized: Conv2d and Linear, with ReLU too, from eager or FX graph mode, take and give quantised tensors as before.
+      Results equal torch's but where a value lies within float32 rounding of the middle between two codes. The dynamic Linear, too.
+    - pt2e: the convolutions and products of an exported, quantised graph whose input and weights are dequantised; exact sums, as above.
+    - torchao: Linear with weights of 1 to 8 bits (Int8Tensor, IntxUnpackedToInt8Tensor), per channel or group; activations of dynamic int8,
+      or floats, whose sums are then exact to 23 bits below the largest of their row.
+
     The result's `ulp_report` says which layers were converted and why others were left: other kinds of convolution, subclasses, layers with
     hooks, layers whose weights torch reads past their forward. A layer that is used in several places is converted once.
     Raises TypeError and ValueError for wrong arguments and for NaN or infinity in a calibration; the model is then as it was, but in eval
@@ -150,32 +189,35 @@ def convert(
         model = copy.deepcopy(model)
     model.eval()
     report = Report()
-    targets = _choose(model, skip, report)
+    targets, made = _choose(model, skip, report, calibrate is not None or dynamic)
     _find_norms(model, targets, report, fold)
-    observers = {} if calibrate is None else _observe(model, targets, calibrate, progress)
-    order = [*observers, *(key for key in targets if key not in observers)]
-    made: dict[int, Any] = {}
-    for key in _bar(order, progress, "convert", "layer"):
+    floats = {key: target for key, target in targets.items() if target.quantised is None}
+    observers = {} if calibrate is None else _observe(model, floats, calibrate, progress)
+    order = [*observers, *(key for key in floats if key not in observers)]
+    for key in _bar([*order, *(key for key in targets if key not in floats)], progress, "convert", "layer"):
         target = targets[key]
-        w_bits, a_bits = (key == order[0] and first) or (key == order[-1] and last) or widths
-        kind, adapter = (nn.Linear, Linear) if type(target.layer) is torch.nn.Linear else (nn.Conv2d, Conv2d)
-        low: Any = kind.from_float(
-            target.source(),
-            bits=w_bits,
-            act_bits=a_bits,
-            act_signed=act_signed,
-            act_asymmetric=act_asymmetric,
-            dynamic=dynamic,
-            per_channel=per_channel,
-            weight_method=weight_method,
-            weight_range=weight_range,
-        )
-        if key in observers and observers[key].seen:
-            low.quantizer = observers[key].quantizer(a_bits, act_signed, act_asymmetric, method, percentile)
-        made[key] = adapter(low)
+        if target.quantised is None:
+            w_bits, a_bits = (key == order[0] and first) or (key == order[-1] and last) or widths
+            low = target.from_float(
+                w_bits,
+                act_bits=a_bits,
+                act_signed=act_signed,
+                act_asymmetric=act_asymmetric,
+                dynamic=dynamic,
+                per_channel=per_channel,
+                weight_method=weight_method,
+                weight_range=weight_range,
+            )
+            if key in observers and observers[key].seen:
+                low.quantizer = observers[key].quantizer(a_bits, act_signed, act_asymmetric, method, percentile)
+        else:
+            low = target.from_quantised(target.quantised)
+        adapter = (Linear if target.kind is nn.Linear else Conv2d)(low)
+        made[key] = adapter if target.quantised is None else target.quantised.around(adapter)
         if target.norm is not None:
             made[id(target.norm)] = torch.nn.Identity()
-        report.converted.append(Converted(target.name, kind.__name__, w_bits, a_bits, target.norm_name, made[key].calibrated))
+        report.converted.append(Converted(target.name, target.kind.__name__, low.bits, low.act_bits, target.norm_name, adapter.calibrated))
+    _convert_graphs(model, report)
     model = _replace(model, made)
     model.ulp_report = report
     return model
@@ -192,26 +234,73 @@ def _widths(bits: int, act_bits: int | None) -> tuple[int, int]:
     return bits, bits
 
 
-def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report) -> dict[int, _Target]:
-    """The layers to convert by their id, in the order of definition."""
+def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: bool) -> tuple[dict[int, _Target], dict[int, Any]]:
+    """The layers to convert by their id, in the order of definition, and what takes the place of others.
+
+    floats: whether layers of floats are converted in a model that holds quantised ones.
+    """
     skipped = _skip_rule(model, skip)
+    libraries = {id(module): library for module in model.modules() if (library := _quantized.library(module)) is not None}
+    read = _Reader(model, libraries)
     own_readers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.TransformerEncoderLayer)]
     targets: dict[int, _Target] = {}
+    made: dict[int, Any] = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)):
+        quantised = id(layer) in libraries
+        if not quantised and not isinstance(layer, (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)):
             continue
         if skipped(name, layer):
             report.left[name] = "as `skip` says"
-        elif type(layer) not in (torch.nn.Conv2d, torch.nn.Linear):
+        elif not quantised and type(layer) not in (torch.nn.Conv2d, torch.nn.Linear):
             base = next((kind.__name__ for kind in (torch.nn.Conv2d, torch.nn.Linear) if isinstance(layer, kind)), None)
             report.left[name] = f"{type(layer).__name__} is " + (f"a subclass of {base}" if base else "not supported")
         elif layer._forward_hooks or layer._forward_pre_hooks:
             report.left[name] = "it has hooks"
         elif any(name.startswith(f"{reader}." if reader else "") for reader in own_readers):
             report.left[name] = "TransformerEncoderLayer reads the weights itself"
+        elif quantised:
+            try:
+                found = read(layer)
+            except Unfit as reason:
+                report.left[name] = str(reason)
+                continue
+            if isinstance(found, Quantised):
+                targets[id(layer)] = _Target(name, layer, found)
+            else:
+                made[id(layer)] = found
+                report.converted.append(Converted(name, found.kind, found.bits, found.act_bits, None, True))
+        elif libraries and not floats:
+            report.left[name] = "it is of floats among quantised layers: pass `calibrate` or dynamic=True to convert it, too"
         else:
             targets[id(layer)] = _Target(name, layer)
-    return targets
+    return targets, made
+
+
+class _Reader:
+    """Reads quantised layers of the model by their libraries."""
+
+    def __init__(self, model: Any, libraries: dict[int, str]) -> None:
+        self.libraries = libraries
+        self.quants: dict[int, Any] = {}
+        if "brevitas" in libraries.values():
+            from ._quantized import brevitas
+
+            self.quants = brevitas.input_quants(_graphs(model))
+
+    def __call__(self, layer: Any) -> Any:
+        """What `convert` needs of it: integers, or the module that takes its place. Unfit where it must stay."""
+        library = self.libraries[id(layer)]
+        if library == "brevitas":
+            from ._quantized import brevitas
+
+            return brevitas.read(layer, self.quants.get(id(layer)))
+        if library == "torch_ao":
+            from ._quantized import torch_ao
+
+            return torch_ao.read(layer)
+        from ._quantized import torchao
+
+        return torchao.read(layer)
 
 
 def _skip_rule(model: Any, skip: Skip | Iterable[Skip]) -> Callable[[str, Any], bool]:
@@ -233,10 +322,15 @@ def _skip_rule(model: Any, skip: Skip | Iterable[Skip]) -> Callable[[str, Any], 
     )
 
 
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
+        return _quantized.is_leaf(m) or bool(super().is_leaf_module(m, module_qualified_name))
+
+
 def _graphs(module: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(prefix of names, module, its graph) for the model or, where torch.fx cannot trace it, for the largest parts that it can."""
     try:
-        graph = torch.fx.Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except Exception:  # the model's own code ran on proxies: anything may have come of it
         for name, child in module.named_children():
             yield from _graphs(child, f"{prefix}{name}.")
@@ -258,7 +352,11 @@ def _find_norms(model: Any, targets: dict[int, _Target], report: Report, fold: b
             source = node.all_input_nodes[0]
             if source.op != "call_module" or len(source.users) > 1 or id(conv := part.get_submodule(source.target)) not in targets:
                 continue
-            if type(conv) is not torch.nn.Conv2d:
+            target = targets[id(conv)]
+            if target.kind is not nn.Conv2d:
+                continue
+            if target.quantised is not None and target.quantised.after is not None:
+                reasons[id(norm)] = "its Conv2d quantises its result"
                 continue
             if type(norm) is not torch.nn.BatchNorm2d or norm.running_mean is None or norm._forward_hooks or norm._forward_pre_hooks:
                 reasons[id(norm)] = "it is a subclass, has hooks, or no statistics"
@@ -266,7 +364,7 @@ def _find_norms(model: Any, targets: dict[int, _Target], report: Report, fold: b
             if any(places[id(module)] > 1 or calls[n.target] > 1 for module, n in ((conv, source), (norm, node))):
                 reasons[id(norm)] = "it or its Conv2d is used more than once"
                 continue
-            targets[id(conv)].norm, targets[id(conv)].norm_name = norm, prefix + node.target
+            target.norm, target.norm_name = norm, prefix + node.target
             del reasons[id(norm)]
     report.left.update({norms[key]: reason for key, reason in reasons.items()})
 
@@ -298,6 +396,23 @@ def _observe(model: Any, targets: dict[int, _Target], calibrate: Any, progress: 
         for hook in hooks:
             hook.remove()
     return observers
+
+
+def _convert_graphs(model: Any, report: Report) -> None:
+    """Put layers into the graphs that torch.export and pt2e made."""
+    for prefix, part in list(model.named_modules()):
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        from ._quantized import pt2e
+
+        for node, layer in pt2e.layers(part):
+            name = f"{prefix}.{node.name}" if prefix else node.name
+            if isinstance(layer, Unfit):
+                report.left[name] = str(layer)
+                continue
+            pt2e.put(part, node, (Linear if isinstance(layer, nn.Linear) else Conv2d)(layer))
+            report.converted.append(Converted(name, type(layer).__name__, layer.bits, layer.act_bits, None, True))
+        part.recompile()
 
 
 def _replace(model: Any, made: dict[int, Any]) -> Any:

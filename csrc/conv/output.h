@@ -10,8 +10,9 @@ inline constexpr int kMaxTargets = 4;
 
 struct Output {
   const Ops* ops = nullptr;
-  const float* scale = nullptr;  // one a channel
-  const float* bias = nullptr;   // one a channel
+  const float* scale = nullptr;    // one a channel
+  const float* bias = nullptr;     // one a channel
+  const int32_t* start = nullptr;  // one a channel, added to the sums, or nullptr
   float low = 0;
   float high = 0;
 
@@ -30,8 +31,13 @@ struct Output {
   Place places[kMaxTargets];
   int target_count = 0;
 
-  // The sums of `pixels` pixels from (y, x) of image i on, channels n0 .. n0 + channels - 1.
-  void store(int64_t i, int64_t y, int64_t x, int64_t pixels, int64_t n0, int64_t channels, const int32_t* acc, int64_t ld) const {
+  // The sums of `pixels` pixels from (y, x) of image i on, channels n0 .. n0 + channels - 1. They may be changed on the way.
+  void store(int64_t i, int64_t y, int64_t x, int64_t pixels, int64_t n0, int64_t channels, int32_t* acc, int64_t ld) const {
+    if (start) {
+      for (int64_t p = 0; p < pixels; ++p) {
+        for (int64_t c = 0; c < channels; ++c) acc[p * ld + c] += start[n0 + c];
+      }
+    }
     Target at[kMaxTargets];
     for (int t = 0; t < target_count; ++t) {
       at[t] = targets[t];

@@ -28,12 +28,17 @@ void check_sides(int64_t height, int64_t width, int64_t channels) {
   if (height * width > kMaxElements / channels) refuse("image " + shape_text(height, width, channels) + " is too large");
 }
 
-// |sum over K of (a - a_zero)(w - w_zero)| must stay in int32.
-void check_sums(const char* what, int64_t k, int a_bits, int a_zero, Encoding w, int w_zero) {
+// |start + sum over K of (a - a_zero)(w - w_zero)| must stay in int32.
+void check_sums(const char* what, int64_t k, int a_bits, int a_zero, Encoding w, int w_zero, const std::vector<int32_t>& start) {
   const auto reach = [](int lo, int hi, int zero) { return std::max(std::abs(int64_t{lo} - zero), std::abs(int64_t{hi} - zero)); };
-  const int64_t limit = max_k_int32(reach(0, (1 << a_bits) - 1, a_zero), reach(w.min(), w.max(), w_zero));
+  const int64_t a = reach(0, (1 << a_bits) - 1, a_zero);
+  const int64_t b = reach(w.min(), w.max(), w_zero);
+  const int64_t limit = max_k_int32(a, b);
   if (k > limit)
     refuse(std::string(what) + ": K = " + std::to_string(k) + " could overflow int32; it may be at most " + std::to_string(limit));
+  const int64_t room = std::numeric_limits<int32_t>::max() - k * a * b;
+  if (!std::all_of(start.begin(), start.end(), [room](int32_t s) { return std::abs(int64_t{s}) <= room; }))
+    refuse(std::string(what) + ": with K = " + std::to_string(k) + " start may be at most " + std::to_string(room) + " in size");
 }
 
 int side(const char* what, int value, int lowest, int highest) {
@@ -77,6 +82,8 @@ void check_windows(const char* what, const std::vector<int32_t>& edges, int64_t 
     }
   }
 }
+
+bool positive_normal(float x) { return x > 0 && std::isnormal(x); }
 
 bool all_finite(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
@@ -147,6 +154,9 @@ void Plan::check_finish(const FinishSpec& f, int64_t channels, int64_t height, i
     refuse(std::string(what) + ": scale and bias must have " + std::to_string(channels) + " values");
   }
   if (!has_scale && !(f.scale.empty() && f.bias.empty())) refuse(std::string(what) + " takes no scale and no bias");
+  if (!has_scale && !f.start.empty()) refuse(std::string(what) + " takes no start");
+  if (!f.start.empty() && f.start.size() != n) refuse(std::string(what) + ": start must have " + std::to_string(channels) + " values");
+  if (!positive_normal(f.unit)) refuse(std::string(what) + ": unit must be a positive normal float32");
   // With all products finite no sum of them is a NaN.
   const auto largest = [](float scale) { return std::isfinite(scale * 2147483648.0f); };
   if (!std::all_of(f.scale.begin(), f.scale.end(), largest) || !all_finite(f.bias)) {
@@ -160,6 +170,7 @@ void Plan::check_finish(const FinishSpec& f, int64_t channels, int64_t height, i
   if (f.residual.tensor >= 0) {
     const Tensor& r = readable(f.residual, channels, what);
     if (!r.is_codes) refuse(std::string(what) + ": the residual must hold codes");
+    if (!std::isfinite(r.scale / f.unit * 255.0f)) refuse(std::string(what) + ": 255 * the residual's scale / unit is not finite");
     if (r.height != height || r.width != width) refuse(std::string(what) + ": the residual has another shape");
   }
   for (size_t i = 0; i < f.targets.size(); ++i) {
@@ -167,6 +178,8 @@ void Plan::check_finish(const FinishSpec& f, int64_t channels, int64_t height, i
     if (f.residual.tensor == f.targets[i].tensor || source == f.targets[i].tensor) {
       refuse(std::string(what) + ": a tensor that is read cannot be a target");
     }
+    if (!t.is_codes && f.unit != 1.0f) refuse(std::string(what) + ": a target of floats needs the unit 1");
+    if (t.is_codes && !positive_normal(f.unit / t.scale)) refuse(std::string(what) + ": unit / a target's scale is no normal float32");
     if (f.thresholds.empty() || f.thresholds[i].values.empty()) continue;
     const Thresholds& th = f.thresholds[i];
     if (!t.is_codes) refuse(std::string(what) + ": thresholds need a target of codes");
@@ -232,7 +245,7 @@ int Plan::codes(int64_t height, int64_t width, int64_t channels, int bits, int z
   if (zero < 0 || zero >= 1 << bits)
     refuse("zero = " + std::to_string(zero) + " is outside the codes 0.." + std::to_string((1 << bits) - 1));
   const float s = static_cast<float>(scale);
-  if (!(std::isnormal(s) && s > 0 && std::isnormal(1.0f / s) && std::isfinite(s * 255.0f)))
+  if (!(positive_normal(s) && std::isnormal(1.0f / s) && std::isfinite(s * 255.0f)))
     refuse("scale = " + std::to_string(scale) + ": expected a positive normal float32 with a normal inverse");
   Tensor t{static_cast<int>(height), static_cast<int>(width), static_cast<int>(channels), true, bits, zero, s};
   t.written.assign(static_cast<size_t>(channels), false);
@@ -249,7 +262,7 @@ int Plan::floats(int64_t height, int64_t width, int64_t channels) {
   return static_cast<int>(tensors_.size()) - 1;
 }
 
-void Plan::input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets) {
+void Plan::input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets, bool divide) {
   if (finalized_) refuse("the plan is finalized");
   if (!steps_.empty()) refuse("the input must be the first step, and there is one");
   check_sides(height, width, channels);
@@ -266,7 +279,7 @@ void Plan::input_floats(int64_t channels, int64_t height, int64_t width, const s
   }
   check_write(slices, channels, height, width, "input");
   Port port{false, {channels, height, width}};
-  add(make_input_floats(channels, height, width, targets), {}, slices, channels, {"input", "quantise"});
+  add(make_input_floats(channels, height, width, targets, divide), {}, slices, channels, {"input", "quantise"});
   input_port_ = std::move(port);
 }
 
@@ -308,7 +321,7 @@ void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2
   }
   readable(source, own, "conv");
   check_pixels(source.tensor, tight);
-  check_sums("conv", layout.k, t.bits, t.zero, weights.encoding, w_zero);
+  check_sums("conv", layout.k, t.bits, t.zero, weights.encoding, w_zero, finish.start);
   ConvShape shape = conv_shape("conv", t, channels, kernel, stride, padding, dilation);
   shape.tight = tight;
   check_sides(shape.out_height, shape.out_width, layout.n);
@@ -334,7 +347,7 @@ void Plan::depthwise(int source, std::vector<int8_t> weights, const int (&kernel
   if (static_cast<int64_t>(weights.size()) != shape.taps() * t.channels) {
     refuse("depthwise: expected " + std::to_string(shape.taps()) + " x " + std::to_string(t.channels) + " weights");
   }
-  check_sums("depthwise", shape.taps(), t.bits, t.zero, {8, true}, 0);
+  check_sums("depthwise", shape.taps(), t.bits, t.zero, {8, true}, 0, finish.start);
   check_sides(shape.out_height, shape.out_width, t.channels);
   check_finish(finish, t.channels, shape.out_height, shape.out_width, source, true, "depthwise");
   StepInfo info{"depthwise"};
@@ -360,7 +373,7 @@ void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpe
            std::to_string(k));
   }
   check_pixels(source, false);
-  check_sums("linear", k, t.bits, t.zero, weights.encoding, w_zero);
+  check_sums("linear", k, t.bits, t.zero, weights.encoding, w_zero, finish.start);
   check_finish(finish, layout.n, 1, 1, source, true, "linear");
   StepInfo info{"linear"};
   info.source = source;
@@ -372,13 +385,17 @@ void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpe
   tensors_[static_cast<size_t>(source)].padded_reader = true;
 }
 
-void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2]) {
+void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2],
+                    const std::vector<bool>& least) {
   const Tensor& t = codes_of(source, "max_pool");
   readable({source, 0}, t.channels, "max_pool");
   check_windows("max_pool rows", rows, t.height);
   check_windows("max_pool columns", columns, t.width);
   side("dilation", dilation[0], 1, 4096);
   side("dilation", dilation[1], 1, 4096);
+  if (!least.empty() && least.size() != static_cast<size_t>(t.channels)) {
+    refuse("max_pool: least must have " + std::to_string(t.channels) + " values");
+  }
   if (source == target.tensor) refuse("max_pool: the source cannot be the target");
   const Tensor& to = codes_of(target.tensor, "max_pool");
   if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("max_pool: source and target must share a quantiser");
@@ -386,7 +403,7 @@ void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::ve
   StepInfo info{"max_pool", "window"};
   info.source = source;
   info.a_bits = t.bits;
-  auto step = make_max_pool(source, target, std::move(rows), std::move(columns), dilation[0], dilation[1]);
+  auto step = make_max_pool(source, target, std::move(rows), std::move(columns), dilation[0], dilation[1], least);
   add(std::move(step), {source}, {target}, t.channels, std::move(info));
 }
 
@@ -401,10 +418,10 @@ void Plan::window_mean(int source, std::vector<int32_t> rows, std::vector<int32_
   if (!std::all_of(divisor.begin(), divisor.end(), [](float d) { return std::isfinite(d) && d != 0; })) {
     refuse("window_mean: divisors must be finite and not 0");
   }
-  if (!std::all_of(divisor.begin(), divisor.end(), [&](float d) { return std::isfinite(t.scale / d); })) {
+  if (!std::all_of(divisor.begin(), divisor.end(), [&](float d) { return std::isfinite(t.scale / finish.unit / d); })) {
     refuse("window_mean: scale / divisor is not finite");
   }
-  check_sums("window_mean", int64_t{t.height} * t.width, t.bits, 0, {1, false}, 0);  // the zeros are taken off at the end
+  check_sums("window_mean", int64_t{t.height} * t.width, t.bits, 0, {1, false}, 0, {});  // the zeros are taken off at the end
   check_finish(finish, t.channels, height, width, source, false, "window_mean");
   StepInfo info{"window_mean", "window"};
   info.source = source;
@@ -417,6 +434,7 @@ void Plan::rescale(int source, FinishSpec finish) {
   const Tensor& t = codes_of(source, "rescale");
   readable({source, 0}, t.channels, "rescale");
   check_finish(finish, t.channels, t.height, t.width, source, false, "rescale");
+  if (!std::isfinite(t.scale / finish.unit * 255.0f)) refuse("rescale: 255 * scale / unit is not finite");
   StepInfo info{"rescale", "elementwise"};
   info.source = source;
   info.a_bits = t.bits;

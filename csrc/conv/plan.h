@@ -57,6 +57,8 @@ struct Thresholds {
 struct FinishSpec {
   std::vector<float> scale;  // one a channel; empty where the step knows it itself
   std::vector<float> bias;
+  std::vector<int32_t> start;  // one a channel, added to the sums; empty: nothing
+  float unit = 1.0f;           // of the values of the epilogue: scales of what is read are divided by it, inverses multiplied
   float low = -std::numeric_limits<float>::infinity();
   float high = std::numeric_limits<float>::infinity();
   Slice residual{-1, 0};
@@ -93,7 +95,8 @@ class Plan {
   int codes(int64_t height, int64_t width, int64_t channels, int bits, int zero, double scale);
   int floats(int64_t height, int64_t width, int64_t channels);
 
-  void input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets);
+  // divide: codes by x / scale, as ONNX defines them, instead of x * (1 / scale).
+  void input_floats(int64_t channels, int64_t height, int64_t width, const std::vector<int>& targets, bool divide);
   void input_codes(int tensor, bool nhwc);
   // padding: top, left, bottom, right. Weights of kernel height x padded (width x channels) are `tight` (conv.h); where K fits
   // both ways they are taken so, too. method: "", "direct", "winograd" or a kernel's name. `weights` must outlive the plan.
@@ -103,8 +106,10 @@ class Plan {
   void depthwise(int source, std::vector<int8_t> weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
                  const int (&dilation)[2], FinishSpec finish);
   void linear(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, const std::string& kernel);
-  // rows, columns: begin and end of each window, clipped to the image
-  void max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2]);
+  // rows, columns: begin and end of each window, clipped to the image; least: of each channel, whether its least value is taken instead of
+  // the largest; empty: of none
+  void max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, const int (&dilation)[2],
+                const std::vector<bool>& least);
   void window_mean(int source, std::vector<int32_t> rows, std::vector<int32_t> columns, std::vector<float> divisor, FinishSpec finish);
   void rescale(int source, FinishSpec finish);
   void gather(Slice source, int64_t channels, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns);

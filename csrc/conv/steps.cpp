@@ -33,8 +33,8 @@ int64_t elements(const Tensor& t) { return int64_t{t.height} * t.width * t.chann
 
 class InputFloats final : public Step {
  public:
-  InputFloats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets)
-      : channels_(channels), height_(height), width_(width), targets_(std::move(targets)) {}
+  InputFloats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets, bool divide)
+      : channels_(channels), height_(height), width_(width), targets_(std::move(targets)), divide_(divide) {}
 
   void run(const Context& c) const override {
     const float* x = static_cast<const float*>(c.input) + c.first_image * channels_ * height_ * width_;
@@ -47,22 +47,55 @@ class InputFloats final : public Step {
           at[t] = {c.at(targets_[t]) + i * to.image + y * to.row,
                    nullptr,
                    to.pixel,
-                   1.0f / to.scale,
+                   divide_ ? 1.0f : 1.0f / to.scale,
                    to.zero,
                    (1 << to.bits) - 1,
                    nullptr,
                    nullptr};
         }
         const float* row = x + i * channels_ * height_ * width_ + y * width_;
-        if (!c.ops.quantise(row, height_ * width_, width_, channels_, at, static_cast<int>(targets_.size()))) finite.store(false);
+        if (!(divide_ ? quantise_divided(c, row, at) : c.ops.quantise(row, height_ * width_, width_, channels_, at, count()))) {
+          finite.store(false);
+        }
       }
     });
     if (!finite.load()) throw NotFinite("the input holds a NaN or an infinity");
   }
 
  private:
+  int count() const { return static_cast<int>(targets_.size()); }
+
+  // One row of the image, divided by each target's scale before it is quantised. What is finite and leaves float32 is clamped first.
+  bool quantise_divided(const Context& c, const float* row, const Target* at) const {
+    thread_local Scratch memory;
+    uint8_t* block[1];
+    memory.reserve({channels_ * width_ * int64_t{4}}, block);
+    float* quotients = reinterpret_cast<float*>(block[0]);
+    bool finite = true;
+    for (int t = 0; t < count(); ++t) {
+      const float scale = c.tensor(targets_[static_cast<size_t>(t)]).scale;
+      for (int64_t n = 0; n < channels_; ++n) {
+        const float* from = row + n * height_ * width_;
+        float* to = quotients + n * width_;
+        if (scale >= 1.0f) {
+          for (int64_t x = 0; x < width_; ++x) to[x] = from[x] / scale;
+        } else {
+          const float most = 256.0f * scale;  // 2^8 steps; an infinity or NaN stays what it is
+          for (int64_t x = 0; x < width_; ++x) {
+            const float v = from[x];
+            const float clamped = v > most ? most : v < -most ? -most : v;
+            to[x] = (v - v == 0 ? clamped : v) / scale;
+          }
+        }
+      }
+      finite &= c.ops.quantise(quotients, width_, width_, channels_, at + t, 1);
+    }
+    return finite;
+  }
+
   int64_t channels_, height_, width_;
   std::vector<int> targets_;
+  bool divide_;
 };
 
 class InputCodes final : public Step {
@@ -110,8 +143,11 @@ class InputCodes final : public Step {
 
 class MaxPool final : public Step {
  public:
-  MaxPool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y, int step_x)
-      : source_(source), target_(target), rows_(std::move(rows)), columns_(std::move(columns)), step_y_(step_y), step_x_(step_x) {}
+  MaxPool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y, int step_x,
+          const std::vector<bool>& least)
+      : source_(source), target_(target), rows_(std::move(rows)), columns_(std::move(columns)), step_y_(step_y), step_x_(step_x) {
+    for (const bool l : least) turns_.push_back(l ? 0xFF : 0);
+  }
 
   void run(const Context& c) const override {
     const Tensor& from = c.tensor(source_);
@@ -126,17 +162,34 @@ class MaxPool final : public Step {
         for (size_t x = 0; x < width; ++x, out += to.pixel) {
           w.x0 = columns_[2 * x];
           w.x1 = columns_[2 * x + 1];
-          c.ops.window_max(w, out);
+          turns_.empty() ? c.ops.window_max(w, out) : window_extreme(w, out);
         }
       }
     });
   }
 
  private:
+  // The least code is what the largest one among the codes' complements belongs to.
+  void window_extreme(const Window& w, uint8_t* out) const {
+    const uint8_t* turns = turns_.data();
+    std::memset(out, 0, static_cast<size_t>(w.channels));
+    for (int y = w.y0; y < w.y1; y += w.y_step) {
+      for (int x = w.x0; x < w.x1; x += w.x_step) {
+        const uint8_t* a = w.a + y * w.row + x * w.pixel;
+        for (int64_t n = 0; n < w.channels; ++n) {
+          const uint8_t turned = a[n] ^ turns[n];
+          out[n] = out[n] > turned ? out[n] : turned;
+        }
+      }
+    }
+    for (int64_t n = 0; n < w.channels; ++n) out[n] ^= turns[n];
+  }
+
   int source_;
   Slice target_;
   std::vector<int32_t> rows_, columns_;
   int step_y_, step_x_;
+  std::vector<uint8_t> turns_;  // 0xFF where the least code is wanted; empty: nowhere
 };
 
 class WindowMean final : public Step {
@@ -145,7 +198,7 @@ class WindowMean final : public Step {
              FinishSpec finish)
       : source_(source), rows_(std::move(rows)), columns_(std::move(columns)), finish_(std::move(finish)) {
     for (const float d : divisor) {
-      const float scale = tensor.scale / d;
+      const float scale = tensor.scale / finish_.unit / d;
       const auto known = std::find(scales_.begin(), scales_.end(), scale);
       which_.push_back(static_cast<size_t>(known - scales_.begin()));
       if (known == scales_.end()) scales_.push_back(scale);
@@ -196,7 +249,7 @@ class WindowMean final : public Step {
 class Rescale final : public Step {
  public:
   Rescale(int source, const Tensor& tensor, FinishSpec finish) : source_(source), finish_(std::move(finish)) {
-    finish_.scale.assign(static_cast<size_t>(tensor.channels), tensor.scale);
+    finish_.scale.assign(static_cast<size_t>(tensor.channels), tensor.scale / finish_.unit);
     finish_.bias.assign(static_cast<size_t>(tensor.channels), 0.0f);
   }
 
@@ -312,6 +365,7 @@ Output make_output(const FinishSpec& finish, const Context& c) {
   o.ops = &c.ops;
   o.scale = finish.scale.data();
   o.bias = finish.bias.data();
+  o.start = finish.start.empty() ? nullptr : finish.start.data();
   o.low = finish.low;
   o.high = finish.high;
   const auto place = [](const Tensor& t) -> Output::Place { return {t.pixel / t.element(), t.row / t.element(), t.image / t.element()}; };
@@ -319,7 +373,7 @@ Output make_output(const FinishSpec& finish, const Context& c) {
     const Tensor& t = c.tensor(finish.residual.tensor);
     o.residual = c.at(finish.residual.tensor) + finish.residual.channel;
     o.residual_place = place(t);
-    o.residual_scale = t.scale;
+    o.residual_scale = t.scale / finish.unit;
     o.residual_zero = t.zero;
   }
   for (size_t i = 0; i < finish.targets.size(); ++i) {
@@ -329,7 +383,7 @@ Output make_output(const FinishSpec& finish, const Context& c) {
     target.pixel = t.pixel / t.element();
     if (t.is_codes) {
       target.codes = c.at(s.tensor) + s.channel;
-      target.inverse = 1.0f / t.scale;
+      target.inverse = finish.unit / t.scale;
       target.zero = t.zero;
       target.max_code = (1 << t.bits) - 1;
       if (!finish.thresholds.empty() && !finish.thresholds[i].values.empty()) {
@@ -345,13 +399,13 @@ Output make_output(const FinishSpec& finish, const Context& c) {
   return o;
 }
 
-std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets) {
-  return std::make_unique<InputFloats>(channels, height, width, std::move(targets));
+std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets, bool divide) {
+  return std::make_unique<InputFloats>(channels, height, width, std::move(targets), divide);
 }
 std::unique_ptr<Step> make_input_codes(int tensor, bool nhwc) { return std::make_unique<InputCodes>(tensor, nhwc); }
 std::unique_ptr<Step> make_max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y,
-                                    int step_x) {
-  return std::make_unique<MaxPool>(source, target, std::move(rows), std::move(columns), step_y, step_x);
+                                    int step_x, const std::vector<bool>& least) {
+  return std::make_unique<MaxPool>(source, target, std::move(rows), std::move(columns), step_y, step_x, least);
 }
 std::unique_ptr<Step> make_window_mean(int source, const Tensor& tensor, std::vector<int32_t> rows, std::vector<int32_t> columns,
                                        const std::vector<float>& divisor, FinishSpec finish) {

@@ -58,14 +58,14 @@ class Step {
 // The epilogue of a step that runs: a FinishSpec with the addresses of the arena.
 Output make_output(const FinishSpec& finish, const Context& c);
 
-std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets);
+std::unique_ptr<Step> make_input_floats(int64_t channels, int64_t height, int64_t width, std::vector<int> targets, bool divide);
 std::unique_ptr<Step> make_input_codes(int tensor, bool nhwc);
 std::unique_ptr<Step> make_conv(Slice source, const ConvProblem& problem, FinishSpec finish, std::string method);
 std::unique_ptr<Step> make_depthwise(int source, const ConvShape& shape, int a_bits, int a_zero, const std::vector<int8_t>& weights,
                                      FinishSpec finish);
 std::unique_ptr<Step> make_linear(int source, const PackedMatrix& weights, int a_bits, int w_zero, FinishSpec finish, std::string kernel);
 std::unique_ptr<Step> make_max_pool(int source, Slice target, std::vector<int32_t> rows, std::vector<int32_t> columns, int step_y,
-                                    int step_x);
+                                    int step_x, const std::vector<bool>& least);
 std::unique_ptr<Step> make_window_mean(int source, const Tensor& tensor, std::vector<int32_t> rows, std::vector<int32_t> columns,
                                        const std::vector<float>& divisor, FinishSpec finish);
 std::unique_ptr<Step> make_rescale(int source, const Tensor& tensor, FinishSpec finish);

@@ -72,11 +72,17 @@ class Winograd final : public Conv {
   int64_t scratch_bytes(const Source&) const override { return 0; }
 
   // Runs as long as these weights allow. Shorter ones begin at other steps than the longer ones that were exact for the panels before, so
-  // then all panels are looked at once more.
+  // every panel is looked at once more after the last that made runs shorter.
   void bind(const Source&) override {
     std::fill_n(flush_, kWinogradParts, shape_.channels / 4);
-    bool shorter = true;
-    while (shorter) shorter = shorten_runs() && weights_.layout.panels() > 1;
+    AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
+    AlignedBytes raw(static_cast<size_t>(raw_bytes()));
+    const int64_t panels = weights_.layout.panels();
+    int64_t exact = 0;  // panels in a row
+    for (int64_t panel = 0; exact < panels; panel = (panel + 1) % panels) {
+      expand(panel, weights_.layout.panel_units(panel), raw.data(), u.data(), u_part());
+      exact = shorten_runs(u.data(), weights_.layout.panel_units(panel)) ? 1 : exact + 1;
+    }
   }
 
   void run(const Source& source, int64_t images, uint8_t*, const Output& output, const Tasks& tasks) const override {
@@ -96,27 +102,30 @@ class Winograd final : public Conv {
   }
 
  private:
-  // One pass over the panels. True if runs became shorter.
-  bool shorten_runs() {
-    AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
-    AlignedBytes raw(static_cast<size_t>(raw_bytes()));
+  // Has runs be exact for one panel. True if they became shorter.
+  bool shorten_runs(const uint8_t* u, int units) {
     const int64_t steps = shape_.channels / 4;
     bool shorter = false;
-    for (int64_t panel = 0; panel < weights_.layout.panels(); ++panel) {
-      const int units = weights_.layout.panel_units(panel);
-      expand(panel, units, raw.data(), u.data(), u_part());
-      for (int i = 0; i < kWinogradParts; ++i) {
-        const uint8_t* part = u.data() + i * u_part();
-        const int64_t before = flush_[i];
-        // Ever more runs; those of the least length are exact whatever the weights.
-        for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; runs += 1 + runs / 16) {
-          flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
-          if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
-        }
-        shorter |= flush_[i] < before;
+    for (int i = 0; i < kWinogradParts; ++i) {
+      const uint8_t* part = u + i * u_part();
+      const int64_t before = flush_[i];
+      // Ever more runs; those of the least length are exact whatever the weights.
+      for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; runs += 1 + runs / 16) {
+        flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
+        if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
       }
+      shorter |= flush_[i] < before;
     }
     return shorter;
+  }
+
+  // sums[j] += weight j of a row
+  void add_row(const uint8_t* row, int64_t n, int32_t* sums) const {
+    if (weights_.encoding.is_signed) {
+      for (int64_t j = 0; j < n; ++j) sums[j] += static_cast<int8_t>(row[j]);
+    } else {
+      for (int64_t j = 0; j < n; ++j) sums[j] += row[j];
+    }
   }
 
   // What each output pixel of a tile adds to its column, four times: - 4 zero * (sum of weights), and what `added_` brought in.
@@ -129,14 +138,12 @@ class Winograd final : public Conv {
     constants_.assign(static_cast<size_t>(4 * width), 0);
     constexpr int kAt[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
     constexpr int kG2[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
+    std::vector<int32_t> sums(static_cast<size_t>(9 * n));  // of each tap: no more in magnitude than those of all, which fit (plan.cpp)
+    for (int64_t k = 0; k < layout.k; ++k) add_row(values.data() + k * n, n, sums.data() + k / shape_.channels * n);
     for (int64_t j = 0; j < n; ++j) {
-      int64_t taps[9] = {};
-      for (int64_t k = 0; k < layout.k; ++k) {
-        const uint8_t byte = values[static_cast<size_t>(k * n + j)];
-        taps[k / shape_.channels] += weights_.encoding.is_signed ? static_cast<int8_t>(byte) : byte;
-      }
+      int64_t taps[9];
       int64_t all = 0;
-      for (const int64_t t : taps) all += t;
+      for (int64_t tap = 0; tap < 9; ++tap) all += taps[tap] = sums[static_cast<size_t>(tap * n + j)];
       for (int p = 0; p < 4; ++p) {
         int64_t from_added = 0;
         for (int i = 0; i < 4; ++i) {

@@ -10,7 +10,7 @@ True
 """
 
 from .calibrate import calibrate
-from .compiled import CompiledNetwork, Profile, ProfileRow, compile  # noqa: A004  # named as torch's
+from .compiled import CompiledNetwork, Profile, ProfileRow, compile, load  # noqa: A004  # named as torch's
 from .module import Module, Sequential
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .quantizer import Quantizer
@@ -42,5 +42,6 @@ __all__ = [
     "Sequential",
     "calibrate",
     "compile",
+    "load",
     "manual_seed",
 ]

@@ -1,20 +1,23 @@
-"""`compile`: a network as one plan of integer steps, and `CompiledNetwork`, which runs it."""
+"""`compile`: a network as one plan of integer steps, `CompiledNetwork`, which runs it, and `load`, which reads one that was saved."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ulp._validate import integer
 
+from . import saved
 from .layer import as_input
 from .lower import Lowered, Mode, lower
 from .module import Module, locate
 from .quantizer import Quantizer
+from .script import Arrays
 from .shapes import LayerError, shape_text
 from .trace import Symbol, Trace
 
@@ -33,8 +36,8 @@ class ProfileRow:
     method: str
     bits: tuple[int, int]
     """Of weights and of the activations that are read; 0: none, or floats"""
-    shape: tuple[int, int, int]
-    """height, width, channels of the result"""
+    shape: tuple[int, ...]
+    """height, width, channels of the result; of a float operator whatever it gives"""
     macs: int
     """Multiply-accumulates that the layer is defined by; Winograd does with fewer"""
     ms: float
@@ -78,19 +81,40 @@ class Profile:
         ]
         macs = sum(row.macs for row in self.rows)
         total = ("total", "", "", "", "", "", f"{self.ms:.3f}", f"{macs / (self.ms * 1e6):.1f}" if self.ms and macs else "", "100.0")
-        return _table([*lines, total], right=3)
+        return table([*lines, total], right=3)
 
     __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How results are handed out: one alone, or several in a tuple or list, or in a dict of these keys."""
+
+    container: type | None
+    keys: tuple[Any, ...] = ()
+
+    def __call__(self, values: list[Any]) -> Any:
+        """The results in their places."""
+        if self.container is None:
+            return values[0]
+        if self.container is dict:
+            return dict(zip(self.keys, values, strict=True))
+        return self.container(values)
+
+
+_CONTAINERS: dict[str, type | None] = {"one": None, "tuple": tuple, "list": list, "dict": dict}
+_KIND = "CompiledNetwork"
 
 
 class CompiledNetwork:
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
 
     input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint: as given to `compile`. input_quantizer: the quantiser
-    of the input, None if there are several. print() shows the steps. It cannot be pickled: keep the network's `state_dict`.
+    of the input, None if there are several. print() shows the steps. `save` writes it to a file, from which `load` makes it again in
+    milliseconds; pickle goes the same way.
     """
 
-    def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, codes_in: bool, pack: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, codes_in: bool, pack: Structure) -> None:
         self._lowered = lowered
         self._plan = lowered.plan
         self._run = lowered.runner()
@@ -141,6 +165,54 @@ class CompiledNetwork:
             for label, step, ns in zip(self._lowered.labels, self._plan.steps(), times, strict=True)
         )
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file for `load`; what was there before is replaced as a whole.
+
+        The file holds weights of b bits in b bits each, and nothing of this CPU but the ways in which convolutions are computed.
+        Raises TypeError where results go into a tuple, list or dict of another class, or under keys that are no strings.
+        """
+        arrays: Arrays = {}
+        saved.write_file(path, saved.to_parts(_KIND, self.document(arrays), arrays))
+
+    def document(self, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+        """The network as JSON has it (saved.py); its arrays are put into `arrays`, under names that begin with `prefix`."""
+        container = next((name for name, kind in _CONTAINERS.items() if kind is self._pack.container), None)
+        if container is None or not all(isinstance(key, str) for key in self._pack.keys):
+            raise TypeError(
+                f"the network returns a {self._pack.container.__name__ if self._pack.container else None} of {list(self._pack.keys)}: "
+                f"only a single result, or a plain tuple, list or dict by strings can be saved"
+            )
+        return {
+            "lowered": saved.lowered_document(self._lowered, arrays, prefix),
+            "mode": self.mode,
+            "hint": self.hint,
+            "codes_in": self._dtype != _FLOAT32,
+            "container": container,
+            "keys": list(self._pack.keys),
+        }
+
+    @classmethod
+    def from_document(cls, document: object, arrays: Arrays, *, tune: bool, max_bytes: int) -> CompiledNetwork:
+        """What `document` described. ValueError where that is damaged; the other arguments as for `load`."""
+        known = saved.members(document, "a compiled network", lowered=dict, mode=str, hint=str, codes_in=bool, container=str, keys=list)
+        for name, names in (("mode", get_args(Mode)), ("hint", get_args(Hint)), ("container", tuple(_CONTAINERS))):
+            if known[name] not in names:
+                raise ValueError(f"{name}={known[name]!r}: expected one of {', '.join(names)}")
+        lowered = saved.lowered_from(known["lowered"], arrays, tune=tune, max_bytes=max_bytes)
+        container, keys = _CONTAINERS[known["container"]], tuple(known["keys"])
+        if container is dict:
+            if len(keys) != len(lowered.output_shapes) or not all(isinstance(key, str) for key in keys):
+                raise ValueError(f"keys={list(keys)}: expected a string for each of the {len(lowered.output_shapes)} results")
+        elif keys:
+            raise ValueError(f"keys={list(keys)} for results that have none")
+        if known["codes_in"] != lowered.script.has("input_codes"):
+            raise ValueError(f"codes_in={known['codes_in']} for a plan that takes the other kind of input")
+        return cls(lowered, known["mode"], known["hint"], known["codes_in"], Structure(container, keys))
+
+    def __reduce__(self) -> Any:
+        arrays: Arrays = {}
+        return load, (b"".join(saved.to_parts(_KIND, self.document(arrays), arrays)),)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weights."""
@@ -168,7 +240,7 @@ class CompiledNetwork:
             f"mode={self.mode!r}, hint={self.hint!r}, {self.macs / 1e6:.1f} MMAC, {self.nbytes / 1e6:.2f} MB of weights, "
             f"{self.memory / 1e6:.2f} MB of activations"
         )
-        return head + "\n" + _table(lines, right=0)
+        return head + "\n" + table(lines, right=0)
 
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"
@@ -244,29 +316,39 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     return CompiledNetwork(lowered, mode, hint, codes_in, pack)
 
 
-def _structure(results: Any) -> tuple[list[Symbol], Callable[[list[Any]], Any]]:
+def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX_BYTES) -> CompiledNetwork:
+    """A network that `CompiledNetwork.save` wrote, from its file or from the file's bytes. Nothing in it is executed.
+
+    Its results are those of the network that was saved. Weights are laid out for this CPU, whatever CPU wrote the file.
+    tune: time the ways to compute each convolution here and now. False: those that the file names if it was written under the ISA of now,
+        by rule otherwise.
+    max_bytes: the most that the activations of one run may take; a file that asks for more is refused.
+    Raises ValueError, naming what is wrong, where the file is no saved network, is damaged, is of a later version or exceeds max_bytes, and
+    OSError where it cannot be read.
+    """
+    max_bytes = integer(max_bytes, "max_bytes", 1, 2**62)
+    try:
+        document, arrays = saved.parsed(source, _KIND)
+        return CompiledNetwork.from_document(document, arrays, tune=tune, max_bytes=max_bytes)
+    except ValueError as error:
+        raise ValueError(f"{saved.name_of(source)} cannot be loaded: {error}") from None
+
+
+def _structure(results: Any) -> tuple[list[Symbol], Structure]:
     """The symbols in what forward returned, and how arrays go in their places."""
     symbols: list[Symbol]
-    pack: Callable[[list[Any]], Any]
-    if isinstance(results, Symbol):
-        symbols, pack = [results], _only
-    elif isinstance(results, (tuple, list)):
-        symbols, pack = list(results), type(results)
+    if isinstance(results, (tuple, list)):
+        symbols, pack = list(results), Structure(type(results))
     elif isinstance(results, dict):
-        keys = list(results)
-        symbols, pack = list(results.values()), lambda values: dict(zip(keys, values, strict=True))
+        symbols, pack = list(results.values()), Structure(dict, tuple(results))
     else:
-        symbols, pack = [results], _only
+        symbols, pack = [results], Structure(None)
     for symbol in symbols:
         if not isinstance(symbol, Symbol):
             raise LayerError(f"forward returned {type(symbol).__name__}: expected a layer's result, or a tuple, list or dict of them")
     if not symbols:
         raise LayerError("forward returned nothing")
     return symbols, pack
-
-
-def _only(values: list[Any]) -> Any:
-    return values[0]
 
 
 def _bits(bits: tuple[int, int]) -> str:
@@ -278,7 +360,7 @@ def _size(shape: Iterable[int]) -> str:
     return "x".join(str(side) for side in shape)
 
 
-def _table(rows: list[tuple[str, ...]], right: int) -> str:
+def table(rows: list[tuple[str, ...]], right: int) -> str:
     """Rows in columns, the last `right` of them flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     first_right = len(widths) - right

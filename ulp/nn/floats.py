@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,28 +13,39 @@ from .graph import Indices, Pair
 from .quantizer import FloatArray
 
 
-def windows(x: npt.NDArray[np.float32], kernel: Pair, stride: Pair, dilation: Pair) -> FloatArray:
-    """A view (N, C, Ho, Wo, kh, kw) of all windows of x."""
+def windows(x: npt.NDArray[Any], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> npt.NDArray[Any]:
+    """A view (N, C, Ho, Wo, kh, kw) of all windows of x; so for any number of sides."""
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
-    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+    view = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(2, x.ndim)))
+    steps = (1, 1, *stride, *dilation)
+    return view[tuple(slice(None, None, step) for step in steps)]
 
 
-def conv2d(x: FloatArray, weight: FloatArray, bias: FloatArray | None, stride: Pair, dilation: Pair, groups: int) -> FloatArray:
-    """x, already padded, with weight (O, C / groups, kh, kw)."""
-    view = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
-    images, channels, height, width = view.shape[:4]
-    out = np.empty((images, len(weight), height, width), np.float32)
+def conv(
+    x: npt.NDArray[Any],
+    weight: npt.NDArray[Any],
+    bias: npt.NDArray[Any] | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> npt.NDArray[Any]:
+    """x (N, C, H, W), already padded, with weight (O, C / groups, kh, kw); so for any number of sides, in x's type."""
+    sides = x.ndim - 2
+    view = windows(x, weight.shape[2:], stride, dilation)
+    images, channels = view.shape[:2]
+    out = np.empty((images, len(weight), *view.shape[2 : 2 + sides]), x.dtype)
     if groups == channels == len(weight):
-        np.einsum("nchwij,cij->nchw", view, weight[:, 0], out=out)
+        kept, taps = list(range(2 + sides)), list(range(2 + sides, 2 + 2 * sides))
+        np.einsum(view, [*kept, *taps], weight[:, 0], [1, *taps], kept, out=out)
     else:
         each, own = channels // groups, len(weight) // groups
+        axes = (tuple(range(1, 2 + sides)), (0, *range(1 + sides, 1 + 2 * sides)))
         for i in range(images):
             for g in range(groups):
                 part = view[i, g * each : (g + 1) * each]
-                product = np.tensordot(weight[g * own : (g + 1) * own], part, axes=((1, 2, 3), (0, 3, 4)))
+                product = np.tensordot(weight[g * own : (g + 1) * own], part, axes=axes)
                 out[i, g * own : (g + 1) * own] = product
-    return out if bias is None else out + bias[:, None, None]
+    return out if bias is None else out + bias.reshape(-1, *(1,) * sides)
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ class Input:
 class Weights:
     """Integers int8 of shape (O, ...) with a zero point for all, and what turns a sum into a value.
 
-    The value is float32(sum) * float32(input scale * scale[o]) + float32(bias[o]). scale and bias: float64 (O,), so that what is folded in
-    is rounded once. At 1 bit the integers are -1 and +1 and the zero point is 0.
+    The value is float32(sum + start[o]) * float32(input scale * scale[o]) + float32(bias[o]). scale and bias: float64 (O,), so that what is
+    folded in is rounded once; start: int32 (O,), a bias of integers. At 1 bit the integers are -1 and +1 and the zero point is 0.
     """
 
     integers: npt.NDArray[np.int8]
@@ -42,6 +42,7 @@ class Weights:
     scale: Doubles
     bias: Doubles
     zero: int = 0
+    start: Indices | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +83,15 @@ class Clamp:
 
 @dataclass(frozen=True, eq=False)
 class MaxPool:
-    """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`."""
+    """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`.
+
+    falls: bool (C,), channels that are to have the least value; None: none. What is scaled by less than 0 behind a pooling is so in front.
+    """
 
     rows: Indices
     columns: Indices
     dilation: Pair
+    falls: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)

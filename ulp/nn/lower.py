@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -23,13 +23,17 @@ from . import graph as ir
 from .demand import FREE, Demand, Group, Slot, Tensor, merge, same_residual
 from .passes import optimize
 from .quantizer import FloatArray, Quantizer
+from .script import Script
 from .shapes import LayerError
 from .thresholds import thresholds
 
-Mode: TypeAlias = Literal["fp32", "threshold"]
+Mode: TypeAlias = Literal["fp32", "threshold", "requantise"]
 
 # What one step can write to.
 _MOST_TARGETS = 4
+
+# For each node of a graph. A concatenation of a result with itself asks for it twice, a concatenation of that four times, and so on.
+_MOST_WISHES = 256
 
 
 def new_plan() -> Any:
@@ -57,12 +61,13 @@ class Label:
 
 
 class Lowered:
-    """A finished plan with the names of its steps and the shapes of what goes in and out, of one image."""
+    """A finished plan with its script, the names of its steps and the shapes of what goes in and out, of one image."""
 
     def __init__(
-        self, plan: Any, labels: list[Label], input_shape: ir.Shape, output_shapes: list[ir.Shape], input_quantizer: Quantizer | None
+        self, script: Script, labels: list[Label], input_shape: ir.Shape, output_shapes: list[ir.Shape], input_quantizer: Quantizer | None
     ) -> None:
-        self.plan = plan
+        self.script = script
+        self.plan = script.plan
         self.labels = labels
         self.input_shape = input_shape
         self.output_shapes = output_shapes
@@ -71,8 +76,9 @@ class Lowered:
     def runner(self) -> Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
         """A function from (N, *input shape) to the list of (N, *output shape)."""
         run: Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]] = self.plan.run
+        shapes = self.output_shapes  # not the script: it holds what only `save` needs
         flat_input = len(self.input_shape) == 1
-        flat = [i for i, shape in enumerate(self.output_shapes) if len(shape) == 1]
+        flat = [i for i, shape in enumerate(shapes) if len(shape) == 1]
         if not flat_input and not flat:
             return run
 
@@ -80,7 +86,7 @@ class Lowered:
             images = x.shape[0]
             results = run(x.reshape(images, x.shape[1], 1, 1) if flat_input else x)
             for i in flat:
-                results[i] = results[i].reshape(images, *self.output_shapes[i])
+                results[i] = results[i].reshape(images, *shapes[i])
             return results
 
         return reshaping
@@ -98,7 +104,9 @@ def lower(
 ) -> Lowered:
     """The plan of a graph, which is rewritten on the way (`passes.optimize`). The graph is not needed afterwards.
 
-    mode: "threshold" decides codes by exact integer thresholds wherever a step has no residual.
+    mode: "threshold" decides codes by exact integer thresholds wherever a step has no residual. "requantise" has each step's values in
+        units of its result's scale, as ONNX's integer operators define it: rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero; the
+        input is divided by its scale.
     codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantiser for the input, and each output must come
     from a Quantize.
     Raises LayerError, naming the layer, where integers cannot do what the graph asks.
@@ -112,10 +120,11 @@ class _Lowering:
         self.graph = graph
         self.mode = mode
         self.codes_in = codes_in
-        self.plan = new_plan()
+        self.plan = Script(new_plan())
         self.demands: dict[int, list[Demand]] = {id(node): [] for node in graph.nodes}
         self.steps: list[list[Step]] = []  # of the nodes, last node first
         self.packed: dict[tuple[int, int], _core.Packed] = {}
+        self.wishes = 0
         self.input_quantizer: Quantizer | None = None
 
     def finish(self, group: int, throughput: bool, codes_out: bool, tune: bool) -> Lowered:
@@ -202,6 +211,9 @@ class _Lowering:
                 and merge(tensor.find(), other.slot.tensor.find())
             ):
                 return
+        self.wishes += 1
+        if self.wishes > _MOST_WISHES * len(self.graph.nodes):
+            raise LayerError(f"{value}: concatenations of concatenations with themselves ask for too many copies of one result")
         known.append(demand)
 
     def add_step(self, node: ir.Node, emit: Callable[[], None], reads: list[Slot], writes: list[Slot]) -> None:
@@ -264,18 +276,43 @@ class _Lowering:
     def finish_of(self, group: Group, terms: tuple[FloatArray, FloatArray] | None, offset: int, channels: int) -> dict[str, Any]:
         """The epilogue of the group's channels offset..offset + channels. terms: scale and bias of those channels."""
         slots = [slot.part(offset, channels) for slot in group.slots]
+        unit = self.unit_of(group)
         finish: dict[str, Any] = {
-            "low": group.low,
-            "high": group.high,
+            "low": group.low / unit,
+            "high": group.high / unit,
             "residual": None if group.residual is None else self.at(group.residual.part(offset, channels)),
             "targets": [self.at(slot) for slot in slots],
             "thresholds": [None] * len(slots),
         }
+        if unit != 1:
+            finish["unit"] = unit
         if terms is not None:
             finish["scale"], finish["bias"] = terms
-            if self.mode == "threshold" and group.residual is None:
-                quantizers = [slot.tensor.quantizer for slot in slots]
-                finish["thresholds"] = [None if q is None else thresholds(*terms, group.low, group.high, q) for q in quantizers]
+        for i, slot in enumerate(slots):
+            quantizer = slot.tensor.quantizer
+            if quantizer is None or not (quantizer.bipolar or self.mode == "threshold"):
+                continue
+            if terms is not None and group.residual is None:
+                in_units = replace(quantizer, scale=quantizer.scale / unit)
+                finish["thresholds"][i] = thresholds(*terms, finish["low"], finish["high"], in_units)
+            elif quantizer.bipolar:
+                raise LayerError("codes of -1 and +1 come from a Conv2d's or a Linear's sums only, without a shortcut")
+        return finish
+
+    def unit_of(self, group: Group) -> float:
+        """What the group's values count in: with mode="requantise" the scale of its result, where that is one of codes."""
+        first = group.slots[0].tensor.quantizer
+        if self.mode != "requantise" or first is None or any(slot.tensor.quantizer is None for slot in group.slots):
+            return 1.0
+        return first.scale
+
+    def finish_of_sums(self, group: Group, op: ir.Conv | ir.Linear, offset: int, channels: int) -> dict[str, Any]:
+        """The epilogue of sums of products: scale and bias of the group's channels, each rounded to float32 before it counts in units."""
+        w, part, unit = op.weights, slice(offset, offset + channels), self.unit_of(group)
+        scale = (w.scale[part] * op.quantizer.scale).astype(np.float32) / np.float32(unit)
+        finish = self.finish_of(group, (scale, (w.bias[part] / unit).astype(np.float32)), offset, channels)
+        if w.start is not None:
+            finish["start"] = w.start[part]
         return finish
 
     def reads_of(self, group: Group, source: Slot) -> list[Slot]:
@@ -323,6 +360,8 @@ class _Lowering:
             self.no_residual(node, demand)
             if demand.quantizer is None:
                 raise LayerError("the network's result is its own input: there is nothing to compile")
+            if demand.quantizer.bipolar:
+                raise LayerError("codes of -1 and +1 come from a Conv2d's or a Linear's sums only, not from the input")
             if demand.slot.whole and not demand.clamps:
                 bases.append(demand.slot)
         direct = Group(*FREE, None, bases)
@@ -343,7 +382,7 @@ class _Lowering:
             if self.codes_in:
                 self.plan.input_codes(self.at(bases[0])[0], False)
             else:
-                self.plan.input_floats(channels, height, width, [self.at(slot)[0] for slot in bases])
+                self.plan.input_floats(channels, height, width, [self.at(slot)[0] for slot in bases], self.mode == "requantise")
 
         self.input_quantizer = bases[0].tensor.quantizer if len(bases) == 1 else None
         self.steps[-1].insert(0, Step(node, emit, [], bases))
@@ -368,9 +407,8 @@ class _Lowering:
 
     def emit_conv(self, op: ir.Conv, source: Slot, group: Group, g: int, integers: npt.NDArray[np.int8], tight: bool) -> None:
         own = len(integers)
-        terms = _terms(op.weights, op.quantizer, g * own, own)
         matrix = self.weight_matrix(op.weights, g, integers, tight)
-        finish = self.finish_of(group, terms, g * own, own)
+        finish = self.finish_of_sums(group, op, g * own, own)
         kernel = integers.shape[2], integers.shape[3]
         self.plan.conv(*self.at(source), matrix, kernel, op.stride, op.padding, op.dilation, op.weights.zero, finish, None)
 
@@ -383,8 +421,7 @@ class _Lowering:
         taps = np.ascontiguousarray(weights.transpose(1, 2, 0).astype(np.int8))
 
         def emit() -> None:
-            terms = _terms(w, op.quantizer, 0, source.channels)
-            finish = self.finish_of(group, terms, 0, source.channels)
+            finish = self.finish_of_sums(group, op, 0, source.channels)
             self.plan.depthwise(self.at(source)[0], taps, op.stride, op.padding, op.dilation, finish)
 
         self.add_step(node, emit, self.reads_of(group, source), group.slots)
@@ -399,7 +436,7 @@ class _Lowering:
             self.add_step(node, emit, self.reads_of(group, source), group.slots)
 
     def emit_linear(self, op: ir.Linear, source: Slot, group: Group, integers: npt.NDArray[np.int8]) -> None:
-        finish = self.finish_of(group, _terms(op.weights, op.quantizer, 0, len(integers)), 0, len(integers))
+        finish = self.finish_of_sums(group, op, 0, len(integers))
         self.plan.linear(self.at(source)[0], self.weight_matrix(op.weights, 0, integers), op.weights.zero, finish, None)
 
     def window_mean(self, node: ir.Node, op: ir.WindowMean, demands: list[Demand]) -> None:
@@ -426,7 +463,7 @@ class _Lowering:
 
     def max_pool(self, node: ir.Node, op: ir.MaxPool, demands: list[Demand]) -> None:
         def emit(source: Slot, target: Slot) -> None:
-            self.plan.max_pool(self.at(source)[0], self.at(target), op.rows, op.columns, op.dilation)
+            self.plan.max_pool(self.at(source)[0], self.at(target), op.rows, op.columns, op.dilation, op.falls)
 
         for demand in demands:
             source = self.ask(node.inputs[0], self.codes_only(node, demand), demand.low, demand.high)
@@ -478,12 +515,6 @@ _RULES: dict[type, Callable[[_Lowering, ir.Node, Any, list[Demand]], None]] = {
     ir.Concat: _Lowering.concat,
     ir.Flatten: _Lowering.flatten,
 }
-
-
-def _terms(w: ir.Weights, quantizer: Quantizer, offset: int, channels: int) -> tuple[FloatArray, FloatArray]:
-    """(scale, bias) of an epilogue, each rounded once."""
-    part = slice(offset, offset + channels)
-    return (w.scale[part] * quantizer.scale).astype(np.float32), w.bias[part].astype(np.float32)
 
 
 def _tight(op: ir.Conv, channels: int) -> bool:

@@ -31,7 +31,8 @@ _ZERO = np.float32(0)
 
 def positive_scale(value: object, name: str) -> float:
     """`value` rounded to float32, as a float. ValueError unless it and its inverse are positive normal float32 numbers."""
-    scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
+    with np.errstate(over="ignore"):  # infinity is refused below
+        scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
     if not _SMALLEST_SCALE <= scale <= _LARGEST_SCALE:
         raise ValueError(f"{name}={value!r}: expected a positive float32 number from 2^-126 to 2^126")
     return scale
@@ -39,11 +40,16 @@ def positive_scale(value: object, name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that stands for 0.0."""
+    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that stands for 0.0.
+
+    bipolar: for binary networks: 2 bits with the zero 1, of which x >= 0 takes the code 2, which stands for `scale`, and any other x the
+        code 0, which stands for -scale; the code 1 is left for padding.
+    """
 
     bits: int
     scale: float
     zero: int = 0
+    bipolar: bool = False
     _terms: tuple[np.float32, np.float32, np.float32, np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +57,8 @@ class Quantizer:
         set_field(self, "bits", bit_width(self.bits, "bits"))
         set_field(self, "scale", positive_scale(self.scale, "scale"))
         set_field(self, "zero", integer(self.zero, "zero", 0, 2**self.bits - 1, "a code"))
+        if self.bipolar and (self.bits, self.zero) != (2, 1):
+            raise ValueError(f"bits={self.bits}, zero={self.zero}: a bipolar quantiser has 2 bits and the zero 1")
         scale = np.float32(self.scale)
         set_field(self, "_terms", (np.float32(1) / scale, np.float32(self.zero), np.float32(self.levels), scale))
 
@@ -60,6 +68,8 @@ class Quantizer:
         return int(2**self.bits - 1)
 
     def _steps(self, x: FloatArray) -> FloatArray:
+        if self.bipolar:
+            return np.asarray(np.where(x >= 0, np.float32(2), _ZERO))
         inverse, zero, levels, _ = self._terms
         with np.errstate(over="ignore"):  # what leaves float32 is clamped
             steps: FloatArray = np.multiply(x, inverse)

@@ -28,9 +28,13 @@ def thresholds(
 
     A threshold of -2^31 is always reached, one of 2^31 - 1 never: no sum that a plan admits is as large.
     """
-    steps = np.arange(1, quantizer.levels + 1) - quantizer.zero  # rint(v / s) must be at least this
-    even = steps % 2 == 0  # then a tie rounds up to it
-    bounds = (steps - 0.5) * np.float64(quantizer.scale)  # exact: 10 bits times 24
+    if quantizer.bipolar:  # 0.0 reaches codes 1 and 2, nothing reaches 3
+        even = np.ones(3, np.bool_)
+        bounds = np.array([0.0, 0.0, np.inf])
+    else:
+        steps = np.arange(1, quantizer.levels + 1) - quantizer.zero  # rint(v / s) must be at least this
+        even = steps % 2 == 0  # then a tie rounds up to it
+        bounds = (steps - 0.5) * np.float64(quantizer.scale)  # exact: 10 bits times 24
     m, b = scale.astype(np.float64)[:, None], bias.astype(np.float64)[:, None]
     flip = scale < 0
 
@@ -45,8 +49,8 @@ def thresholds(
     reached = (b > bounds) | ((b == bounds) & even)
     found = np.where(m == 0, np.where(reached, -np.inf, np.inf), found)
     # What the clamp alone decides.
-    found[:, [_reaches(low, bound, e) for bound, e in zip(bounds, even, strict=True)]] = -np.inf
-    found[:, [not _reaches(high, bound, e) for bound, e in zip(bounds, even, strict=True)]] = np.inf
+    found[:, [_reaches(low, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = -np.inf
+    found[:, [not _reaches(high, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = np.inf
     return np.clip(found, INT32_MIN, INT32_MAX).astype(np.int32), flip
 
 
@@ -62,4 +66,4 @@ def _first(at: Fraction, flip: bool, even: bool) -> int:
 
 
 def _reaches(value: float, bound: float, even: bool) -> bool:
-    return value > bound or (value == bound and bool(even))
+    return value > bound or (value == bound and even)

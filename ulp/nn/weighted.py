@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ulp._validate import as_array, bit_width, describe_interval, integer, interval
 
-from .floats import conv2d
+from .floats import conv
 from .graph import Conv, Gather, Pair, Shape, Sides
 from .graph import Linear as LinearOp
 from .graph import Weights as GraphWeights
@@ -402,7 +402,7 @@ class Conv2d(Weighted):
     def _float(self, x: FloatArray) -> FloatArray:
         top, left, bottom, right = self.sides
         padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
-        return conv2d(padded, self.weight, self.bias, self.stride, self.dilation, self.groups)
+        return conv(padded, self.weight, self.bias, self.stride, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """As torch's, and the bits."""

@@ -1,0 +1,173 @@
+"""Exported low-bit models in `ulp.load` beside onnxruntime and qonnx: `python -m bench.onnx_models`, which writes onnx.json.
+
+The models are Brevitas', made anew: the digits network of the tests, ResNet-18 and MobileNetV2 at W3A3 with random weights, each as QONNX
+(which onnxruntime cannot run) and as QCDQ. Beside them onnxruntime runs the int8 QDQ version that its tool makes of the same architecture.
+Needs brevitas, onnxoptimizer and onnxruntime; qonnx's executor wants an onnx of its own, so that it is run by another Python (--qonnx).
+All contestants alternate, on one core, in CPU time; loading is timed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ulp
+
+from . import machine, results
+from .timing import Contestant, measure, pinned, speedup, summarise
+
+TESTS = Path(__file__).parent.parent / "tests"
+
+# What another Python runs: the median time of a call in ms.
+QONNX = """
+import sys, time, numpy as np
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
+from qonnx.transformation.infer_shapes import InferShapes
+x = np.load(sys.argv[2])
+model = ModelWrapper(sys.argv[1])
+model.set_tensor_shape(model.graph.input[0].name, list(x.shape))
+model = model.transform(InferShapes())
+feed = {model.graph.input[0].name: x}
+times = []
+for _ in range(int(sys.argv[3])):
+    begin = time.thread_time_ns()
+    execute_onnx(model, feed)
+    times.append(time.thread_time_ns() - begin)
+print(float(np.median(times)) / 1e6)
+"""
+
+
+def _session(model: Any) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options)
+
+
+def _loading(load: Callable[[], object], rounds: int = 5) -> float:
+    """ms, the median."""
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter_ns()
+        load()
+        times.append(time.perf_counter_ns() - begin)
+    return float(np.median(times)) / 1e6
+
+
+def _ort(name: str, kind: str, session: Any, x: Any) -> Contestant:
+    feed = {session.get_inputs()[0].name: x}
+    return Contestant(name, kind, lambda: session.run(None, feed), 0)
+
+
+def _group(name: str, contestants: list[Contestant], rounds: int, loads: dict[str, float], **more: Any) -> dict[str, Any]:
+    samples = measure(contestants, rounds=rounds)
+    cells = {
+        c.name: {"ms": [ns / 1e6 for ns in samples[c.name].ns], "median_ms": summarise(samples[c.name].ns).median / 1e6}
+        for c in contestants
+    }
+    own = samples[contestants[0].name].ns
+    for c in contestants[1:]:
+        ratio = speedup(own, samples[c.name].ns)
+        cells[c.name]["ulp_is_faster"] = [ratio.median, ratio.p10, ratio.p90]
+    for cell, value in cells.items():
+        print(f"{name:28} {cell:26} {value['median_ms']:9.3f} ms  {value.get('ulp_is_faster', [1.0])[0]:6.2f}x", flush=True)
+    return {"name": name, "cells": cells, "load_ms": loads, **more}
+
+
+def _digits(brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | None) -> list[dict[str, Any]]:
+    torch.manual_seed(0)
+    network = brevitas.convolutional(3, 3)
+    brevitas.train(network)
+    images = brevitas.digits()[0]
+    files = {kind: brevitas.export(network, kind, images[:1]) for kind in ("qonnx", "qcdq")}
+    loaded, session = ulp.load(files["qonnx"], strict=True), _session(files["qcdq"])
+    groups = []
+    for batch in (1, 64):
+        x = images[:batch].numpy()
+        if (loaded(x).argmax(axis=1) != session.run(None, {"x": x})[0].argmax(axis=1)).any():
+            raise RuntimeError("digits: the predictions differ")
+        contestants = [Contestant("ulp QONNX", "ulp", lambda x=x: loaded(x), 0), _ort("onnxruntime QCDQ", "fp32", session, x)]
+        more: dict[str, Any] = {}
+        if qonnx:
+            (folder / "digits.onnx").write_bytes(files["qonnx"])
+            np.save(folder / "x.npy", x)
+            command = [qonnx, "-W", "ignore", "-c", QONNX, str(folder / "digits.onnx"), str(folder / "x.npy"), "15"]
+            more["qonnx_executor_ms"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+            print(f"digits, batch {batch}: qonnx's executor {more['qonnx_executor_ms']:.2f} ms")
+        loads = {"ulp QONNX": _loading(lambda: ulp.load(files["qonnx"]))}
+        groups.append(_group(f"digits W3A3, batch {batch}", contestants, rounds, loads, **more))
+    return groups
+
+
+def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make: Callable[[int], Any]) -> dict[str, Any]:
+    from .graph import model
+    from .peers.network import quantized_onnx
+
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 224, 224) / 2
+    network = brevitas.settle(make(3), images)
+    files = {kind: brevitas.export(network, kind, images[:1]) for kind in ("qonnx", "qcdq")}
+    path = folder / f"{name} W3A3.onnx"
+    path.write_bytes(files["qonnx"])
+    qdq = quantized_onnx(model(name), folder)
+    x = images[:1].numpy()
+    loaded, int8 = ulp.load(path, strict=True), ulp.load(qdq, strict=True)
+    qcdq = _session(files["qcdq"])
+    # In float64 no rounding decides a code; in float32 one falls to its neighbour now and then, and layers behind it make more of that.
+    with torch.inference_mode():
+        precise, single = copy.deepcopy(network).double()(images[:1].double()), network(images[:1])
+    precise, single = (getattr(y, "value", y).numpy() for y in (precise, single))
+    results_of = {"ulp QONNX": loaded(x), "onnxruntime QCDQ": qcdq.run(None, {"x": x})[0], "Brevitas float32": single}
+    differences = {key: float(np.abs(y - precise).max()) for key, y in results_of.items()}
+    contestants = [
+        Contestant("ulp QONNX", "ulp", lambda: loaded(x), 0),
+        _ort("onnxruntime QCDQ", "fp32", qcdq, x),
+        _ort("onnxruntime int8 QDQ", "int8", _session(str(qdq)), x),
+        Contestant("ulp int8 QDQ", "ulp", lambda: int8(x), 0),
+    ]
+    loads = {"ulp QONNX": _loading(lambda: ulp.load(path)), "ulp QONNX, tune=False": _loading(lambda: ulp.load(path, tune=False))}
+    loaded.save(folder / "saved.ulp")
+    loads["ulp saved"] = _loading(lambda: ulp.load(folder / "saved.ulp"))
+    print(f"{name}: load {loads}, largest difference to Brevitas in float64: {differences}")
+    return _group(f"{name} W3A3", contestants, rounds, loads, largest_difference_to_brevitas_in_float64=differences)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m bench.onnx_models", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--qonnx", help="a Python that has qonnx with its onnx")
+    parser.add_argument("--core", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=results.DIRECTORY / "onnx.json")
+    args = parser.parse_args(arguments)
+    sys.path.insert(0, str(TESTS))
+    warnings.simplefilter("ignore")  # what Brevitas and torch say of each other
+    import brevitas_networks as brevitas
+    import torch
+
+    ulp.set_num_threads(1)
+    with pinned(args.core), tempfile.TemporaryDirectory() as folder:
+        groups = _digits(brevitas, torch, Path(folder), args.rounds, args.qonnx)
+        for name, make in (("ResNet-18", brevitas.resnet18), ("MobileNetV2", brevitas.mobilenet_v2)):
+            groups.append(_large(brevitas, torch, Path(folder), args.rounds, name, make))
+    report = {"what": "onnx", "environment": machine.describe(["onnx_models", *arguments]), "rounds": args.rounds, "groups": groups}
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

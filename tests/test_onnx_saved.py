@@ -1,0 +1,173 @@
+"""`OnnxNetwork.save` and `ulp.load` of what it wrote: the same bits without the package onnx, and an OnnxError for every damage."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from interpreter import output_of
+from reference import Array
+
+import ulp
+from ulp import _tensorfile
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx_models import Writer, quantised, small_network  # what is not installed skips the file
+
+from ulp.onnx import OnnxError, OnnxNetwork
+
+
+def _images(*shape: int) -> Array:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def _quant(w: Writer, x: str, scale: float, bits: int, *, signed: int) -> str:
+    parameters = (w.constant(np.array(value, np.float32)) for value in (scale, 0, bits))
+    return w.add("Quant", x, *parameters, domain="onnx.brevitas", signed=signed, narrow=0, rounding_mode="ROUND")
+
+
+def _mixed() -> Any:
+    """Integers, a float tanh between them, floats at the end."""
+    w = Writer((3, 10, 10))
+
+    def conv(x: str, inputs: int, outputs: int) -> str:
+        weights = _quant(w, w.weights(outputs, inputs, 3, 3), 0.125, 3, signed=1)
+        return w.add("Conv", x, weights, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+    a = _quant(w, w.add("Relu", conv(_quant(w, "x", 0.05, 8, signed=1), 3, 8)), 0.25, 3, signed=0)
+    b = _quant(w, w.add("Tanh", conv(a, 8, 8)), 0.25, 4, signed=1)
+    pooled = w.add("Flatten", w.add("GlobalAveragePool", w.add("Pad", conv(b, 8, 6), w.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1])))))
+    return w.model(w.add("Softmax", w.add("Add", pooled, w.constant(_images(6))), axis=-1))
+
+
+def _network(kind: str) -> tuple[OnnxNetwork, Array]:
+    if kind == "mixed":
+        return ulp.load(_mixed(), tune=False), _images(4, 3, 10, 10)
+    model, x = small_network(), _images(24, 3, 16, 16)
+    return ulp.load(quantised(model, x), tune=False), x
+
+
+@pytest.mark.parametrize("kind", ["mixed", "integer"])
+def test_what_is_loaded_computes_the_same_bits(kind: str, tmp_path: Path) -> None:
+    network, x = _network(kind)
+    assert network.integer == (kind == "integer")
+    network.save(tmp_path / "network.ulp")
+    loaded = ulp.load(tmp_path / "network.ulp")
+    assert type(loaded) is OnnxNetwork
+    assert loaded.integer == network.integer
+    assert str(loaded) == str(network)
+    assert np.array_equal(loaded(x), network(x))
+    assert [row.step for row in loaded.profile(x)] == [row.step for row in network.profile(x)]
+    for same in (ulp.load((tmp_path / "network.ulp").read_bytes(), tune=True), pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
+        assert np.array_equal(same(x), network(x))
+
+
+def test_no_package_onnx_is_needed(tmp_path: Path) -> None:
+    network, x = _network("mixed")
+    network.save(tmp_path / "network.ulp")
+    np.save(tmp_path / "x.npy", x)
+    output_of(
+        f"""
+        import sys
+        sys.modules["onnx"] = None
+        import numpy, ulp
+        network = ulp.load({str(tmp_path / "network.ulp")!r})
+        numpy.save({str(tmp_path / "y.npy")!r}, network(numpy.load({str(tmp_path / "x.npy")!r})))
+        """
+    )
+    assert np.array_equal(np.load(tmp_path / "y.npy"), network(x))
+
+
+def test_each_kind_is_loaded_by_its_function(tmp_path: Path) -> None:
+    network, _ = _network("mixed")
+    network.save(tmp_path / "onnx.ulp")
+    with pytest.raises(ValueError, match=r"of kind 'OnnxNetwork', not 'CompiledNetwork': read it with ulp\.load"):
+        ulp.nn.load(tmp_path / "onnx.ulp")
+    layers = ulp.nn.Sequential(ulp.nn.Linear(4, 3, bits=3)).calibrate([_images(2, 4)])
+    ulp.nn.compile(layers, (1, 4)).save(tmp_path / "layers.ulp")
+    with pytest.raises(OnnxError, match=r"of kind 'CompiledNetwork', not 'OnnxNetwork': read it with ulp\.nn\.load"):
+        ulp.load(tmp_path / "layers.ulp")
+
+
+# Damage.
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "network.ulp"
+    _network("mixed")[0].save(path)
+    return path.read_bytes()
+
+
+def _with(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
+    arrays, known = _tensorfile.read(data)
+    document = json.loads(known["network"])
+    change(document)
+    return b"".join(_tensorfile.write(arrays, known | {"network": json.dumps(document)}))
+
+
+def _floats(document: dict[str, Any], op_type: str) -> dict[str, Any]:
+    """The stage of a float operator."""
+    found: dict[str, Any] = next(stage for stage in document["stages"] if stage.get("op_type") == op_type)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("opset"), "a network is an object of inputs, outputs"),
+        (lambda d: d.update(opset="21"), "opset of a network is str, expected int"),
+        (lambda d: d["inputs"][0].__setitem__(1, "object"), "'x' has dtype 'object'"),
+        (lambda d: d["inputs"][0].__setitem__(1, "<f1234"), "'x' has dtype '<f1234'"),
+        (lambda d: d["inputs"][0].__setitem__(2, [1.5]), "'x' has dtype '<f4' and shape"),
+        (lambda d: d["outputs"][0].__setitem__(0, "gone"), "nothing makes the output 'gone'"),
+        (lambda d: d["stages"].reverse(), "a stage reads .*, which nothing before it makes"),
+        (lambda d: d["stages"][0].update(results=[]), "0 names for 1 results"),
+        (lambda d: d["stages"][0]["compiled"].update(mode="other"), "mode='other'"),
+        (lambda d: _floats(d, "Softmax").update(op_type="Exec"), "there is no operator Exec"),
+        (lambda d: _floats(d, "Softmax").update(attributes=[["axis", {}]]), "the attribute 'axis' has no value"),
+        (lambda d: _floats(d, "Softmax").update(attributes=[["axis", "one"]]), "Softmax .*axis"),
+        (lambda d: _floats(d, "Softmax").update(inputs=[3]), "are no names"),
+        (lambda d: d["constants"][0].__setitem__(1, 3.0), "is no array"),
+        (lambda d: d["layers"][0].pop(), "is no row of the table of layers"),
+    ],
+)
+def test_what_is_wrong_is_said(data: bytes, change: Callable[[dict[str, Any]], Any], message: str) -> None:
+    with pytest.raises(OnnxError, match=f"^the bytes cannot be loaded: .*{message}"):
+        ulp.load(_with(data, change))
+
+
+def _try(data: bytes, x: Array) -> bool:
+    """Load and run what may be damaged: True, or False where it was refused as it should be."""
+    try:
+        network = ulp.load(data, limits=ulp.onnx.Limits(tensor_bytes=2**26))
+        network(x)
+    except (OnnxError, TypeError, ValueError):  # a damaged port refuses x
+        return False
+    return True
+
+
+def test_truncated_and_flipped_bytes(data: bytes) -> None:
+    rng = random.Random(0)
+    x = _images(1, 3, 10, 10)
+    assert _try(data, x)
+    for length in (*range(9, len(data), 499), len(data) - 1):
+        assert not _try(data[:length], x)
+    size = int.from_bytes(data[:8], "little") + 8
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            damaged[rng.randrange(size)] = rng.randrange(256)
+        if damaged[5:9] == data[5:9]:  # else it is no saved network at all
+            refused += not _try(bytes(damaged), x)
+    assert refused > 100

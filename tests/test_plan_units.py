@@ -1,0 +1,99 @@
+"""What ONNX's integer operators need of a plan, against the reference plan: biases in sums, units, input by division, least values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from reference import Array
+from test_plan import F32, Describe, assert_same, expected, finish, native, padded_rows, scaled
+
+import ulp
+
+
+def both_sides(describe: Describe, x: Array) -> None:
+    """The plan gives the reference's bits, on every ISA."""
+    isa = ulp.get_isa()
+    want = expected(describe, x)
+    try:
+        for name in ulp.available_isas():
+            ulp.set_isa(name)
+            assert_same(native(describe).run(x), want, name)
+    finally:
+        ulp.set_isa(isa)
+
+
+def start_and_unit(seed: int) -> Describe:
+    """Convolutions of every kind, a shortcut, a mean and a linear layer, with biases in the sums and in units of the results."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([5, 16, 33]))
+    scales = [float(F32(s)) for s in rng.uniform(0.01, 0.9, 5)]
+    weights = [padded_rows(rng.integers(-4, 4, (3, 3, c, n)).astype(np.int8), 3) for c in (6, n)]
+    taps = rng.integers(-4, 4, (3, 3, n)).astype(np.int8)
+    linear = padded_rows(rng.integers(-4, 4, (1, 1, n, 7)).astype(np.int8), 3)
+    starts = [rng.integers(-3000, 3000, n).astype(np.int32) for _ in range(3)]
+    parameters = [{key: value for key, value in scaled(rng, n, []).items() if key in ("scale", "bias")} for _ in range(3)]
+    last = {key: value for key, value in scaled(rng, 7, []).items() if key in ("scale", "bias")}
+
+    def describe(plan: Any) -> None:
+        source = plan.codes(8, 9, 6, 4, 3, scales[0])
+        a, b, c = (plan.codes(8, 9, n, bits, zero, s) for bits, zero, s in zip((4, 8, 5), (0, 120, 7), scales[1:4], strict=True))
+        mean, result = plan.codes(1, 1, n, 8, 9, scales[4]), plan.floats(1, 1, 7)
+        plan.input_floats(6, 8, 9, [source], True)
+        geometry = (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)
+        plan.conv(source, 0, weights[0], *geometry, 0, finish(n, [(a, 0)], **parameters[0], start=starts[0], unit=scales[1]), None)
+        entries = finish(n, [(b, 0)], **parameters[1], start=starts[1], unit=scales[2], residual=(a, 0))
+        plan.conv(a, 0, weights[1], *geometry, 0, entries, None)
+        plan.depthwise(b, taps, *geometry[1:], finish(n, [(c, 0)], **parameters[2], start=starts[2], unit=scales[3], low=-2.0, high=9.0))
+        windows = np.array([[0, 8]], np.int32), np.array([[0, 9]], np.int32), np.full((1, 1), 72, F32)
+        plan.window_mean(c, *windows, finish(n, [(mean, 0)], False, unit=scales[4]))
+        plan.linear(mean, linear, 0, finish(7, [(result, 0)], **last, start=np.arange(7, dtype=np.int32)), None)
+        again = plan.codes(8, 9, n, 6, 30, scales[0])
+        plan.rescale(b, finish(n, [(again, 0)], False, unit=scales[0], residual=(c, 0)))
+        for tensor in (a, b, c, mean, again, result):
+            plan.output(tensor, False)
+
+    return describe
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_biases_in_sums_and_units_of_results(seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((3, 6, 8, 9)).astype(F32)
+    both_sides(start_and_unit(seed), x)
+
+
+def test_input_is_divided_as_the_quotient_rounds() -> None:
+    scales = [float(F32(s)) for s in (1 / 127, 0.1, 3.7)]
+
+    def describe(plan: Any) -> None:
+        tensors = [plan.codes(3, 5, 3, 8, 100, s) for s in scales]
+        plan.input_floats(3, 3, 5, tensors, True)
+        for tensor in tensors:
+            plan.output(tensor, False)
+
+    # Halves of the scales, where multiplying by an inverse falls to the other side, and what leaves float32 when it is divided.
+    halves = np.concatenate([np.arange(-60, 60, dtype=F32) * F32(s) / 2 for s in scales])
+    x = np.concatenate([halves, np.array([3e38, -3e38, 1e-45, 0, -0.0], F32), np.arange(40, dtype=F32) / 16])[:405].reshape(9, 3, 3, 5)
+    with np.errstate(over="ignore"):
+        want = [np.clip(np.rint(x / F32(s)) + 100, 0, 255).astype(np.uint8) for s in scales]
+        assert_same(native(describe).run(x), want)
+        assert_same(expected(describe, x), want)
+    x[4, 1, 1, 1] = np.inf
+    with pytest.raises(ValueError, match="NaN or an infinity"):
+        native(describe).run(x)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 40])
+def test_poolings_that_take_the_least_value_of_some_channels(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    least = rng.integers(0, 2, channels).astype(bool)
+
+    def describe(plan: Any) -> None:
+        source, target = plan.codes(7, 6, channels, 8, 3, 1.0), plan.codes(3, 3, channels, 8, 3, 1.0)
+        plan.input_codes(source, True)
+        rows, columns = np.array([[0, 2], [1, 4], [3, 7]], np.int32), np.array([[0, 3], [2, 3], [1, 6]], np.int32)
+        plan.max_pool(source, (target, 0), rows, columns, (1, 1), least)
+        plan.output(target, True)
+
+    both_sides(describe, rng.integers(0, 256, (2, 7, 6, channels), np.uint8))

@@ -1,0 +1,132 @@
+"""Arrays in one flat file of the safetensors format (https://huggingface.co/docs/safetensors), which any of its readers opens.
+
+    8 bytes          N, the length of the header, little-endian
+    N bytes          JSON: {"__metadata__": {text: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
+    the rest         the arrays, little-endian, in C order, one behind another without gaps
+
+The header is padded with spaces so that the arrays begin at a multiple of 64 bytes, and wider elements come first, so each array lies where
+its elements may be read from a mapped file. Nothing in a file is executed, and nothing is believed before it is checked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+_SIZES = {"F": (16, 32, 64), "I": (8, 16, 32, 64), "U": (8, 16, 32, 64)}
+_DTYPES = {"BOOL": "|b1"} | {f"{kind}{size}": f"<{kind.lower()}{size // 8}" for kind, sizes in _SIZES.items() for size in sizes}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_ALIGNMENT = 64
+_MOST_DIMENSIONS = 8
+# Far more than the arrays of a network need; a longer header is an attempt to keep the parser busy.
+MOST_HEADER_BYTES = 16 * 2**20
+
+
+def write(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """The parts of the file, to be written one after another.
+
+    arrays: floats of 16 to 64 bits, integers of 8 to 64 bits, or bool, of up to 8 dimensions; others are a TypeError.
+    """
+    for name, array in arrays.items():
+        if array.dtype not in _NAMES or array.ndim > _MOST_DIMENSIONS:
+            raise TypeError(f"array {name!r}, {array.dtype} of shape {array.shape}, cannot be saved")
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    parts: list[bytes | memoryview] = []
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+        # A memoryview of no elements cannot be cast.
+        parts.append(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return [len(text).to_bytes(8, "little"), text, *parts]
+
+
+def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """(arrays, metadata) of a file's bytes; the arrays are read-only views of them.
+
+    ValueError, saying what is wrong, for whatever is not such a file.
+    """
+    view = memoryview(data).toreadonly()
+    if len(view) < 8:
+        _refuse(f"it has {len(view)} bytes; the length of the header alone takes 8")
+    size = int.from_bytes(view[:8], "little")
+    if size > MOST_HEADER_BYTES:
+        _refuse(f"its header is said to have {size} bytes; more than {MOST_HEADER_BYTES} are not read")
+    if size > len(view) - 8:
+        _refuse(f"its header is said to have {size} bytes, but only {len(view) - 8} follow")
+    header = parse_json(bytes(view[8 : 8 + size]), "the header")
+    if not isinstance(header, dict):
+        _refuse("the header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse("__metadata__ maps texts to texts")
+    body = view[8 + size :]
+    arrays = {}
+    ends = [(0, 0)]
+    for name, entry in header.items():
+        begin, end, arrays[name] = _array(name, entry, body)
+        ends.append((begin, end))
+    ends.sort()
+    for (_, last), (begin, _) in itertools.pairwise(ends):
+        if begin != last:
+            _refuse(f"its arrays overlap or leave a gap at byte {min(begin, last)} of the data")
+    if ends[-1][1] != len(body):
+        _refuse(f"{len(body)} bytes of data follow the header, but the arrays take {ends[-1][1]}")
+    return arrays, metadata
+
+
+def parse_json(text: bytes | str, what: str) -> Any:
+    """JSON without repeated keys, NaN and infinities; ValueError otherwise, naming `what` it is."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are some
+        raise ValueError(f"{what} is not valid JSON: {error}") from None
+
+
+def _array(name: str, entry: object, body: memoryview) -> tuple[int, int, npt.NDArray[Any]]:
+    """(begin, end, view) of one array."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        _refuse(f"array {name!r} needs dtype, shape and data_offsets, and nothing else")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        _refuse(f"array {name!r} has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if not _counts(shape) or len(shape) > _MOST_DIMENSIONS:
+        _refuse(f"array {name!r} has shape {shape!r}; expected a list of up to {_MOST_DIMENSIONS} sizes")
+    if not _counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= len(body):
+        _refuse(f"array {name!r} has data_offsets {offsets!r}; expected [begin, end] within the {len(body)} bytes of data: is it cut off?")
+    begin, end = offsets
+    if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != end - begin:
+        _refuse(f"array {name!r}, {dtype} of shape {shape}, does not take the {end - begin} bytes that it is said to have")
+    if dtype == "BOOL" and begin < end and int(np.frombuffer(body[begin:end], np.uint8).max()) > 1:
+        _refuse(f"array {name!r} holds bytes that are no booleans")
+    return begin, end, np.frombuffer(body[begin:end], _DTYPES[dtype]).reshape(shape)
+
+
+def _counts(values: object) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**48 for value in values)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key is repeated")
+    return made
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _refuse(why: str) -> NoReturn:
+    raise ValueError(why)

@@ -1,0 +1,174 @@
+"""The saved form of a compiled network: one flat file that a few milliseconds turn into a network again, on any CPU.
+
+The file is in the safetensors format (ulp/_tensorfile.py). Its metadata are
+
+    format    "ulp-network"
+    version   "1"; a later one is refused
+    kind      what is in it: "CompiledNetwork", or "OnnxNetwork" (ulp/onnx)
+    network   JSON: what the plans were asked for (script.py), the names of their steps, shapes, and how results are handed out
+
+and its arrays are packed weights, b bits each, and what the epilogues need: scales, biases, thresholds, windows.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import threading
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ulp import _tensorfile
+
+from .lower import Label, Lowered, new_plan
+from .quantizer import Quantizer
+from .script import Arrays, replay
+
+FORMAT = "ulp-network"
+VERSION = 1
+_READERS = {"CompiledNetwork": "ulp.nn.load", "OnnxNetwork": "ulp.load"}
+MAX_BYTES = 2**32
+"""What the activations of a loaded network may take, unless the caller says otherwise."""
+
+Parts: TypeAlias = "list[bytes | memoryview]"
+Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview"
+
+
+def is_saved(source: object) -> bool:
+    """Whether a file, or bytes, begin as a saved network does: with a length below 2^40, then a brace."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        head = bytes(memoryview(source).cast("B")[:9])
+    elif isinstance(source, (str, os.PathLike)):
+        if not Path(source).is_file():  # a pipe would wait for its writer
+            return False
+        with Path(source).open("rb") as file:
+            head = file.read(9)
+    else:
+        return False
+    return head[5:] == b"\0\0\0{"
+
+
+def to_parts(kind: str, document: dict[str, Any], arrays: Arrays) -> Parts:
+    """The parts of a file, to be written one after another."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    return _tensorfile.write(arrays, {"format": FORMAT, "version": str(VERSION), "kind": kind, "network": text})
+
+
+def parsed(source: Source, kind: str) -> tuple[dict[str, Any], Arrays]:
+    """(document, arrays) of a saved network of this kind; the arrays are views. ValueError for whatever is none."""
+    arrays, metadata = _tensorfile.read(_contents(source))
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"it is a safetensors file, but no saved network: its metadata have no format {FORMAT!r}")
+    version = metadata.get("version", "")
+    if version != str(VERSION):
+        raise ValueError(f"its format has version {version!r}, and this ulp reads version {VERSION}: load it with the ulp that wrote it")
+    found = metadata.get("kind", "")
+    if found != kind:
+        reader = _READERS.get(found)
+        raise ValueError(f"it holds a network of kind {found!r}, not {kind!r}" + (f": read it with {reader}" if reader else ""))
+    document = _tensorfile.parse_json(metadata.get("network", ""), "its description of the network")
+    if not isinstance(document, dict):
+        raise ValueError("its description of the network is no object")
+    return document, arrays
+
+
+def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
+    """Write the parts beside `path`, then put them in its place: nobody ever sees half a file."""
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        with beside.open("wb") as file:
+            file.writelines(parts)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def name_of(source: Source) -> str:
+    """What messages call it."""
+    return "the bytes" if isinstance(source, (bytes, bytearray, memoryview)) else str(os.fspath(source))
+
+
+def _contents(source: Source) -> memoryview:
+    """The bytes of a file, which is mapped as long as somebody looks at them, or of what is in memory."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return memoryview(source).cast("B")
+    with Path(source).open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+# Parts of documents.
+
+
+def lowered_document(lowered: Lowered, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+    """A plan with its names and shapes as JSON has it; arrays get names that begin with `prefix`."""
+    return {
+        "plan": lowered.script.document(arrays, prefix),
+        "labels": [[label.name, label.kind, label.w_bits] for label in lowered.labels],
+        "input_shape": list(lowered.input_shape),
+        "output_shapes": [list(shape) for shape in lowered.output_shapes],
+        "input_quantizer": None if lowered.input_quantizer is None else _quantizer_document(lowered.input_quantizer),
+    }
+
+
+def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int) -> Lowered:
+    """What `lowered_document` described, on a plan of this CPU. ValueError where that is damaged."""
+    known = members(document, "a lowered network", plan=dict, labels=list, input_shape=list, output_shapes=list, input_quantizer=None)
+    script = replay(known["plan"], arrays, new_plan(), tune=False, max_bytes=max_bytes)
+    if tune:  # now that it is known to be a plan of a size that may run
+        script = replay(known["plan"], arrays, new_plan(), tune=True, max_bytes=max_bytes)
+    steps = script.plan.steps()
+    labels = [_label(label) for label in known["labels"]]
+    if len(labels) != len(steps):
+        raise ValueError(f"{len(labels)} labels for {len(steps)} steps")
+    shapes = [_shape(shape) for shape in known["output_shapes"]]
+    found = [step["out_shape"] for step in steps if step["name"] == "output"]
+    if len(shapes) != len(found):
+        raise ValueError(f"{len(shapes)} output shapes for {len(found)} outputs")
+    input_shape = _shape(known["input_shape"])
+    for shape, (height, width, channels) in ((input_shape, steps[0]["out_shape"]), *zip(shapes, found, strict=True)):
+        if shape != (channels, height, width) and shape != (height * width * channels,):
+            raise ValueError(f"shape {shape} for an image of {channels} x {height} x {width}")
+    if len(input_shape) == 1 and steps[0]["out_shape"][2] != input_shape[0]:
+        raise ValueError(f"an input of shape {input_shape} for an image of several pixels")
+    quantizer = known["input_quantizer"]
+    return Lowered(script, labels, input_shape, shapes, None if quantizer is None else _quantizer_from(quantizer))
+
+
+def members(document: object, what: str, **types: type | None) -> dict[str, Any]:
+    """The members of an object, of these types (None: any). ValueError where one is missing, of another type, or unknown."""
+    if not isinstance(document, dict) or document.keys() != types.keys():
+        raise ValueError(f"{what} is an object of {', '.join(types)}")
+    for name, expected in types.items():
+        if expected is not None and type(document[name]) is not expected:
+            raise ValueError(f"{name} of {what} is {type(document[name]).__name__}, expected {expected.__name__}")
+    return document
+
+
+def _shape(sides: object) -> tuple[int, ...]:
+    if not isinstance(sides, list) or len(sides) not in (1, 3) or not all(type(side) is int for side in sides):
+        raise ValueError(f"{sides!r} is no shape of an image, one or three integers")
+    return tuple(sides)
+
+
+def _label(label: object) -> Label:
+    if not isinstance(label, list) or [type(item) for item in label] != [str, str, int]:
+        raise ValueError(f"{label!r} is no label: name, kind, bits of weights")
+    return Label(*label)
+
+
+def _quantizer_document(quantizer: Quantizer) -> dict[str, Any]:
+    return {field.name: getattr(quantizer, field.name) for field in fields(quantizer) if field.init}
+
+
+def _quantizer_from(document: object) -> Quantizer:
+    if not isinstance(document, dict):
+        raise ValueError(f"{document!r} is no quantiser")
+    try:
+        return Quantizer(**document)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{document!r} is no quantiser: {error}") from None

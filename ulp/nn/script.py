@@ -1,0 +1,217 @@
+"""What was asked of a plan, in order: so that it can be asked of another one, in another process and on another CPU.
+
+A script as a document is a list of calls of `_core.Plan`, [name, argument, ...], each argument as JSON has it, but for
+
+    {"$array": name}                                         an array of the file
+    {"$packed": name, "k": K, "n": N, "bits": b, "signed": s}  packed weights, whose bytes are an array of the file
+    {"$float": "inf"}                                          and "-inf", "nan"
+
+The packed weights are the b bits a weight that every kernel expands from (csrc/pack/layout.h), the same on every CPU; what a kernel wants
+besides is made when the plan is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp import _core
+from ulp._validate import integer
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_TENSORS = ("codes", "floats")
+_STEPS = ("input_floats", "input_codes", "conv", "depthwise", "linear", "max_pool", "window_mean", "rescale", "gather", "output")
+# A network of some thousand layers is beyond all that is known; laying out buffers takes the square of the steps.
+MOST_CALLS = 2**14
+
+
+class Script:
+    """A plan that remembers what was asked of it. Its methods are those of `_core.Plan` that build one."""
+
+    def __init__(self, plan: Any) -> None:
+        self.plan = plan
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.group = 1
+        self.throughput = False
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in _TENSORS + _STEPS:
+            raise AttributeError(name)
+        method = getattr(self.plan, name)
+
+        def call(*args: Any) -> Any:
+            result = method(*args)
+            self.calls.append((name, args))
+            return result
+
+        return call
+
+    def finalize(self, group: int, throughput: bool, tune: bool) -> None:
+        """`_core.Plan.finalize`."""
+        self.group, self.throughput = group, throughput
+        self.plan.finalize(group, throughput, tune)
+
+    def has(self, name: str) -> bool:
+        """Whether this was asked of the plan."""
+        return any(called == name for called, _ in self.calls)
+
+    def document(self, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+        """The script as JSON has it. What it refers to is put into `arrays`, under names that begin with `prefix`.
+
+        With each convolution goes the way that computes it now, and the ISA for which that was chosen: it may have been timed.
+        """
+        methods = iter(self.plan.steps())
+        names: dict[int, str] = {}
+        calls = []
+        for i, (name, args) in enumerate(self.calls):
+            step = next(methods) if name in _STEPS else None
+            if step is not None and name == "conv":
+                args = (*args[:-1], "winograd" if step["method"].startswith("winograd") else step["method"])  # noqa: PLW2901
+            calls.append([name, *(encode(arg, arrays, f"{prefix}{i}.{name}.{j}", names) for j, arg in enumerate(args))])
+        return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
+
+
+def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, *, tune: bool, max_bytes: int) -> Script:
+    """A finished plan from what `Script.document` gave, and the script of it; `plan` is an empty one.
+
+    tune: time the ways of each convolution here and now. Otherwise those of the document are taken where it comes from this ISA, and where
+    not, or where they do not exist here, those that the rules prefer.
+    max_bytes: what the activations of one run may take. Tuning runs the plan, so what is not trusted is replayed without it first.
+    ValueError where the document is none, or asks for what a plan refuses.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("calls"), list):
+        raise ValueError("a plan is an object with a list of calls")
+    if len(document["calls"]) > MOST_CALLS:
+        raise ValueError(f"it has {len(document['calls'])} calls; at most {MOST_CALLS} are taken")
+    script = Script(plan)
+    decode = Decoder(arrays, max_bytes)
+    hints = not tune and document.get("isa") == _core.isa()
+    elements = 0
+    for i, call in enumerate(document["calls"]):
+        if not isinstance(call, list) or not call or call[0] not in _TENSORS + _STEPS:
+            raise ValueError(f"call {i} is no list that begins with one of {', '.join(_TENSORS + _STEPS)}")
+        name: str = call[0]
+        try:
+            args = [decode(arg) for arg in call[1:]]
+            if name in _TENSORS:
+                elements += math.prod(integer(side, "a side", 1, 2**24) for side in args[:3])
+                check_bytes(elements, max_bytes)
+            if name == "conv" and args:
+                _add_conv(script, args, hints)
+            else:
+                getattr(script, name)(*args)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"call {i}, {name}: {_first_line(error)}") from None
+    try:
+        script.finalize(document.get("group"), document.get("throughput"), tune)  # type: ignore[arg-type]  # the plan checks them
+    except (TypeError, ValueError) as error:
+        raise ValueError(_first_line(error)) from None
+    check_bytes(plan.arena_bytes, max_bytes)
+    return script
+
+
+def _add_conv(script: Script, args: list[Any], hints: bool) -> None:
+    """Add a convolution by its method where that is possible, by rule otherwise: a method says how fast it is, never what comes out."""
+    *rest, method = args
+    if hints and isinstance(method, str):
+        try:
+            script.conv(*rest, method)
+        except ValueError:
+            pass  # and if it was not the method, the next line says so
+        else:
+            return
+    script.conv(*rest, None)
+
+
+class Decoder:
+    """Back from what `encode` gives; tuples come back as lists. Arrays are copied, so that nothing refers to the file afterwards.
+
+    Raises ValueError where a name is unknown or used twice, as no saved file has it: what is read stays as small as the file.
+    """
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], max_bytes: int) -> None:
+        self.arrays = arrays
+        self.max_bytes = max_bytes
+        self.used: set[str] = set()
+        self.packed: dict[str, tuple[dict[str, Any], _core.Packed]] = {}
+        self.table_bytes = 0
+
+    def __call__(self, value: Any) -> Any:
+        """The value that was encoded."""
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.keys() == {"$float"}:
+            if value["$float"] not in ("inf", "-inf", "nan"):
+                raise ValueError(f"{value['$float']!r} is neither 'inf', '-inf' nor 'nan'")
+            return float(value["$float"])
+        if value.keys() == {"$array"}:
+            name = value["$array"]
+            if name in self.used:  # so that a small file stays small
+                raise ValueError(f"array {name!r} is used twice")
+            return self._array(name).copy()
+        if value.keys() == {"$packed", "k", "n", "bits", "signed"}:
+            return self._weights(value)
+        return {key: self(item) for key, item in value.items()}
+
+    def _array(self, name: object) -> npt.NDArray[Any]:
+        if not isinstance(name, str) or name not in self.arrays:
+            raise ValueError(f"the file holds no array {name!r}")
+        self.used.add(name)
+        return self.arrays[name]
+
+    def _weights(self, value: dict[str, Any]) -> _core.Packed:
+        name = value["$packed"]
+        if name not in self.packed:
+            if name in self.used:
+                raise ValueError(f"array {name!r} is used twice")
+            sizes = (value[key] for key in ("k", "n", "bits", "signed"))
+            self.packed[name] = value, _core.from_data(self._array(name), *sizes)
+        known, packed = self.packed[name]
+        if known != value:
+            raise ValueError(f"the packed weights {name!r} are used at different sizes")
+        self.table_bytes += 8 * packed.k  # a step may note where each of its inputs lies
+        check_bytes(self.table_bytes, self.max_bytes)
+        return packed
+
+
+def check_bytes(needed: int, max_bytes: int) -> None:
+    """ValueError where the activations of a plan take more than is allowed."""
+    if needed > max_bytes:
+        raise ValueError(
+            f"its activations take {needed} bytes or more, but max_bytes={max_bytes}: pass more if you trust where it comes from"
+        )
+
+
+def encode(value: Any, arrays: Arrays, name: str, packed: dict[int, str]) -> Any:
+    """A value as JSON has it; its arrays go to `arrays` under `name`, or, of several, under names that begin so.
+
+    packed: names of the packed weights so far by id, so that none is stored twice.
+    """
+    if isinstance(value, _core.Packed):
+        if id(value) not in packed:
+            packed[id(value)] = name
+            arrays[name] = value.data
+        return {"$packed": packed[id(value)], "k": value.k, "n": value.n, "bits": value.bits, "signed": value.signed}
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"$array": name}
+    if isinstance(value, dict):
+        return {key: encode(item, arrays, f"{name}.{key}", packed) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [encode(item, arrays, f"{name}.{i}", packed) for i, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

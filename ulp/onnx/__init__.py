@@ -1,0 +1,100 @@
+"""Running trained low-bit networks from ONNX files: QONNX, QCDQ, QDQ and QLinear operators. Reading them needs the package `onnx`.
+
+>>> network = ulp.load("model.onnx")
+>>> logits = network(images)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ulp._validate import integer
+from ulp.nn.compiled import Hint
+from ulp.nn.saved import is_saved
+
+from .build import Built, Compilation, FloatStage, IntegerStage, build
+from .limits import Limits
+from .model import Model, OnnxError, Port
+from .network import LayerRow, OnnxNetwork
+from .normalise import normalise
+from .reader import read
+from .saved import load as load_saved
+from .table import layer_rows, without_compute
+
+__all__ = ["FloatStage", "IntegerStage", "LayerRow", "Limits", "OnnxError", "OnnxNetwork", "load"]
+
+
+def load(
+    source: Any,
+    *,
+    strict: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    mode: str = "requantise",
+    hint: Hint = "latency",
+    group: int = 1,
+    tune: bool | None = None,
+    limits: Limits | None = None,
+) -> OnnxNetwork:
+    """Load a quantised model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
+
+    source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
+        hint and group of then, and needs no package onnx.
+    strict: refuse a model of which anything that computes would run in floats, and say why each would.
+    shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}. A batch size needs none.
+    mode: "requantise": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
+        onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
+    hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
+    limits: how large a file may be, and what it may ask for.
+
+    Integer layers are exact. What has no integers (an activation that nobody quantised, a softmax) runs by operators of numpy, in between;
+    print() the result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
+    Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
+    """
+    if mode not in ("requantise", "threshold"):
+        raise ValueError(f"mode={mode!r}: expected 'requantise' or 'threshold'")
+    if hint not in ("latency", "throughput"):
+        raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
+    group = integer(group, "group", 1, 2**16)
+    limits = limits or Limits()
+    if is_saved(source):
+        return load_saved(source, tune=bool(tune), limits=limits)
+    model = read(source, limits)
+    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint, group, tune is not False)
+    normal = normalise(model)
+    built = build(normal, _shapes(model, dict(shapes or {})), compilation, limits)
+    if strict:
+        _check_strict(normal, built)
+    return OnnxNetwork(model.inputs, model.outputs, built.stages, built.constants, layer_rows(normal, built), model.opset, limits)
+
+
+def _shapes(model: Model, given: dict[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input, with a batch of one where the file leaves it open."""
+    names = [port.name for port in model.inputs]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise OnnxError(f"shapes names {unknown[0]!r}, which is no input: the model has {', '.join(names)}")
+    return {port.name: _shape(port, given.get(port.name)) for port in model.inputs}
+
+
+def _shape(port: Port, given: Sequence[int] | None) -> tuple[int, ...]:
+    shape = port.shape
+    if given is not None:
+        sides = tuple(integer(side, f"shapes[{port.name!r}]", 1, 2**31) for side in given)
+        if shape is not None and (
+            len(shape) != len(sides) or any(isinstance(s, int) and s != side for s, side in zip(shape, sides, strict=True))
+        ):
+            raise OnnxError(f"shapes[{port.name!r}]={sides} does not fit the input's shape {shape}")
+        return sides
+    open_sides = shape is None or any(not isinstance(side, int) for side in shape[1:])
+    if shape is None or open_sides:
+        raise OnnxError(f"the file leaves the shape {shape} of input {port.name!r} open: pass shapes={{{port.name!r}: (1, 3, 224, 224)}}")
+    return tuple(side if isinstance(side, int) else 1 for side in shape)
+
+
+def _check_strict(model: Model, built: Built) -> None:
+    """OnnxError where a node that computes would run in floats."""
+    steps = [stage for stage in built.stages if isinstance(stage, FloatStage) and not without_compute(stage.node)]
+    if steps:
+        lines = "\n".join(f"  {step.node}: {step.reason}" for step in steps)
+        raise OnnxError(f"strict=True, and {len(steps)} of {len(model.nodes)} nodes would run in floats:\n{lines}")

@@ -1,0 +1,370 @@
+"""From a model to stages: which nodes run in integers, as one plan a part, and which by float operators.
+
+Nodes are taken in the order in which they can run. A quantiser of a float tensor begins an integer part with that tensor as its root, and
+an operation whose operands lie in one part joins it if a rule of rules.py can say it as graph nodes; else it becomes a float stage. So a
+part depends on its root alone, and stages never wait for each other in a circle. Where a decision turns out to be wrong later (a pooling
+whose floats somebody wants), the node is marked and everything is built anew.
+
+Shapes come from running: float nodes compute once on zeros for a batch of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ulp.nn import graph as ir
+from ulp.nn.compiled import CompiledNetwork, Hint, Structure
+from ulp.nn.lower import Mode, lower
+from ulp.nn.quantizer import Quantizer
+
+from . import quantisers, rules
+from .limits import Limits
+from .model import Array, Model, Node, OnnxError
+from .operators import OPERATORS
+from .parts import Part, Value, without_floats
+from .weights import NotInteger, QuantisedConstant
+
+# Samples of float tensors up to this size keep their values: shapes and indices are among them.
+_SMALL = 4096
+
+_COMPUTED_BATCH = "the batch size is computed with"
+
+# How often a model is built with some more of its nodes in floats; then all of them are.
+_ATTEMPTS = 16
+
+# What takes elements of a shape, or puts them together, and does not compute with them.
+_PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape")
+
+
+@dataclass(frozen=True)
+class IntegerStage:
+    """One plan: from `source`, float32 (N, ...), to `results`, float32 (N, ...)."""
+
+    source: str
+    results: tuple[str, ...]
+    compiled: CompiledNetwork
+
+
+@dataclass(frozen=True)
+class FloatStage:
+    """One node that runs by an operator of numpy, and why it is not integer."""
+
+    node: Node
+    reason: str
+
+
+Stage = IntegerStage | FloatStage
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """How parts become plans; the arguments of `ulp.load`."""
+
+    mode: Mode = "requantise"
+    hint: Hint = "latency"
+    group: int = 1
+    tune: bool = True
+
+
+@dataclass
+class Built:
+    """What a model became. constants: those that float stages read."""
+
+    stages: list[Stage]
+    constants: dict[str, Array]
+    layers: dict[str, tuple[ir.Op, ir.Shape]]
+    """Of each node of an integer part: the last graph node that it became"""
+
+
+def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits) -> Built:
+    """The stages of a normalised model. shapes: of its inputs, with a batch."""
+    floats: dict[str, str] = {}
+    for _ in range(_ATTEMPTS):
+        builder = Builder(model, shapes, compilation, limits, floats)
+        # A file's numbers may be NaN, infinite or too large: rules look at what comes of them, so numpy need not warn.
+        with np.errstate(all="ignore"):
+            built = builder.build()
+        if built is not None:
+            return built
+        floats = {**floats, **builder.wrong}
+    every = {node.name: floats.get(node.name, "its integer neighbours could not be told from the others") for node in model.nodes}
+    with np.errstate(all="ignore"):
+        built = Builder(model, shapes, compilation, limits, every).build()
+    assert built is not None
+    return built
+
+
+class Builder:
+    """One attempt. `floats`: nodes that may not be integer, and why; `wrong`: those of which that turns out only now."""
+
+    def __init__(
+        self, model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits, floats: dict[str, str]
+    ) -> None:
+        self.model = model
+        self.compilation = compilation
+        self.limits = limits
+        self.floats = floats
+        self.wrong: dict[str, str] = {}
+        self.constants: dict[str, Array] = dict(model.constants)
+        self.folded_bytes = self.result_bytes = 0
+        self.quantised: dict[str, QuantisedConstant] = {}
+        self.values: dict[str, Value] = {}
+        self.parts: dict[str, Part] = {}
+        self.grids: dict[str, Quantizer] = {}  # of float tensors that hold codes of a quantiser
+        self.samples: dict[str, Array] = {}
+        self.steps: list[FloatStage] = []
+        self.float_steps: dict[str, Node] = {}  # by their first result
+        self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
+        self.markers: dict[str, str] = {}
+        self.used: dict[str, int] = {}
+        for name in [name for node in model.nodes for name in node.inputs] + [port.name for port in model.outputs]:
+            self.used[name] = self.used.get(name, 0) + 1
+        for port in model.inputs:
+            self.samples[port.name] = np.broadcast_to(np.zeros((), port.dtype), shapes[port.name])
+
+    def build(self) -> Built | None:
+        """All nodes, then all plans; None if a node was taken for integer that cannot be."""
+        try:
+            for node in self.model.nodes:
+                if any(self.used.get(name) for name in node.outputs) and not self.fold(node):
+                    self.place(node)
+        except OnnxError:
+            if not self.wrong:  # else it may be for what is wrong
+                raise
+            return None
+        for port in self.model.outputs:
+            self.float_tensor(port.name)
+        return None if self.wrong else self.finish()
+
+    # Constants.
+
+    def fold(self, node: Node) -> bool:
+        """Compute a node whose inputs are all known; quantised ones keep their integers."""
+        if not all(not name or name in self.constants or name in self.quantised for name in node.inputs) or not node.inputs:
+            return self.fold_shape(node)
+        known = quantisers.constant(self, node) or rules.moved_constant(self, node)
+        if known is not None:
+            self.quantised[node.outputs[0]] = known
+            return True
+        results = self.run(node, [self.constant(name) for name in node.inputs])
+        for name, result in zip(node.outputs, results, strict=False):
+            self.constants[name] = result
+            self.folded_bytes += result.nbytes
+            self.limits.check_constants(self.folded_bytes)
+            self.mark(node, name)
+        return True
+
+    def fold_shape(self, node: Node) -> bool:
+        """The shape of a tensor in a part is known but for its batch. There is a 0 for it: to Reshape, the side that its input has."""
+        if node.op_type != "Shape" or node.attributes or node.name in self.floats or node.inputs[0] not in self.values:
+            return False
+        self.constants[node.outputs[0]] = np.array((0, *self.values[node.inputs[0]].node.shape), np.int64)
+        self.markers[node.outputs[0]] = node.name
+        return True
+
+    def mark(self, node: Node, name: str) -> None:
+        """Follow that 0 through a folded node. Where arithmetic would take it for a number, the shape is not folded."""
+        shape = next((self.markers[source] for source in node.inputs if source in self.markers), None)
+        if shape is None or (node.op_type in _PICKS and self.constants[name].all()):
+            return
+        if node.op_type not in _PICKS:
+            self.wrong[shape] = _COMPUTED_BATCH
+        self.markers[name] = shape
+
+    def constant(self, name: str) -> Array | None:
+        """A known tensor as an array of its own type; None where it is left out."""
+        if not name:
+            return None
+        if name not in self.constants:
+            self.constants[name] = self.quantised[name].values()
+        return self.constants[name]
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the tensor is known."""
+        return name in self.constants or name in self.quantised
+
+    def run(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        """The node's results by its float operator."""
+        return bound(node, self.model.opset, self.limits)(*arrays)
+
+    # Parts.
+
+    def place(self, node: Node) -> None:
+        """A node whose inputs are not all known: into a part, or as a float stage."""
+        rule = rules.RULES.get(node.op_type)
+        try:
+            if node.name in self.floats:
+                raise NotInteger(self.floats[node.name])
+            if rule is None:
+                raise NotInteger(f"there are no integers for {node.op_type}")
+            if any(self.used.get(name) for name in node.outputs[1:]):
+                raise NotInteger(f"its result {node.outputs[1]!r} is used")
+            self.values[node.outputs[0]] = rule(self, node)
+        except NotInteger as why:
+            self.float_stage(node, str(why))
+
+    def value(self, name: str) -> Value:
+        """A tensor as a part has it. NotInteger where it is none of quantised values or what layers made of them."""
+        if name in self.values:
+            return self.values[name]
+        if name not in self.grids:
+            raise NotInteger("its input is not quantised")
+        part = self.part(name)
+        quantizer = self.grids[name]
+        node = part.graph.add(ir.Quantize(quantizer), [part.graph.input], part.graph.input.shape, name, "Quantize")
+        self.values[name] = Value(part, node, quantizer)
+        return self.values[name]
+
+    def part(self, root: str) -> Part:
+        """The part of a float tensor."""
+        if root not in self.parts:
+            sample = self.samples[root]
+            shape = sample.shape[1:]
+            if sample.dtype != np.float32:
+                raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantised in integer parts")
+            if len(shape) not in (1, 3) or 0 in shape:
+                raise NotInteger(f"its input has shape {list(sample.shape)}, and only (N, features) and (N, C, H, W) become integers")
+            self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
+        return self.parts[root]
+
+    def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
+        """A graph node for an ONNX node."""
+        try:
+            self.limits.check_tensor(shape, 4)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+        self.made(node, math.prod(shape))
+        if not isinstance(op, ir.Quantize):
+            self.layers[node.name] = (op, shape)
+        return part.graph.add(op, list(inputs), shape, node.name, node.op_type)
+
+    def made(self, node: Node, nbytes: int) -> None:
+        """Count what a node makes against its limit."""
+        self.result_bytes += nbytes
+        try:
+            self.limits.check_results(self.result_bytes)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+
+    # Float stages.
+
+    def float_stage(self, node: Node, reason: str) -> None:
+        """Have an operator of numpy compute the node."""
+        for name in node.inputs:
+            if name and not self.is_constant(name):
+                self.float_tensor(name)
+        for i, name in enumerate(node.inputs):
+            if name in self.markers and not (node.op_type == "Reshape" and i == 1 and not node.attributes.get("allowzero", 0)):
+                self.wrong[self.markers[name]] = _COMPUTED_BATCH
+        self.steps.append(FloatStage(node, reason))
+        self.float_steps[node.outputs[0]] = node
+        arrays = [self.constant(name) if self.is_constant(name) or not name else self.sample(name) for name in node.inputs]
+        for name, result in zip(node.outputs, self.run(node, arrays), strict=False):
+            self.made(node, result.nbytes)
+            if name:
+                self.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
+        grid = quantisers.grid_of(self, node)
+        if grid is not None:
+            self.grids[node.outputs[0]] = grid
+
+    def sample(self, name: str) -> Array:
+        """A tensor of the right shape and type for a batch of one; its values mean something only where it is small."""
+        if name not in self.samples:
+            value = self.values[name]
+            dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
+            batch = self.samples[value.part.root].shape[0]
+            self.samples[name] = np.broadcast_to(np.zeros((), dtype), (batch, *value.node.shape))
+        return self.samples[name]
+
+    def float_tensor(self, name: str) -> None:
+        """See to it that a tensor exists outside of its part."""
+        if name not in self.values or name in self.grids:
+            return
+        value = self.values[name]
+        wrong = without_floats(value.node)
+        if wrong is not None:
+            self.wrong[wrong.name] = "its floats are wanted, and its input is not quantised"
+        if value.integers is None:
+            value.part.results[name] = value.node
+            return
+        if name in self.float_steps:
+            return
+        assert value.grid is not None
+        floats = f"{name}/float"
+        value.part.results[floats] = value.node
+        scale, zero = f"{name}/scale", f"{name}/zero"
+        self.constants[scale] = np.float32(value.grid.scale).reshape(())
+        self.constants[zero] = np.asarray(value.grid.zero + value.integers.low, value.integers.dtype)
+        quantise = Node("QuantizeLinear", name, (floats, scale, zero), (name,))
+        self.steps.append(FloatStage(quantise, "its integers leave the integer part"))
+        self.float_steps[name] = quantise
+
+    # Plans.
+
+    def finish(self) -> Built | None:
+        """Only what outputs need, each plan right behind its root. None if a part has no plan."""
+        needed: set[str] = set()
+        of_result = {name: part for part in self.parts.values() for name in part.results}
+
+        def need(name: str) -> None:
+            while name not in needed:
+                needed.add(name)
+                name = of_result[name].root if name in of_result else name
+
+        for port in self.model.outputs:
+            need(port.name)
+        kept: list[FloatStage] = []
+        for step in reversed(self.steps):
+            if any(name in needed for name in step.node.outputs):
+                kept.append(step)
+                for name in step.node.inputs:
+                    need(name)
+        plans: dict[str, IntegerStage] = {}
+        for part in self.parts.values():
+            names = tuple(name for name in part.results if name in needed)
+            layers = [node.name for node in part.graph.nodes]
+            try:
+                if names:
+                    plans[part.root] = self.stage(part, names)
+            except ValueError as error:  # what no rule has foreseen
+                self.wrong.update((name, str(error)) for name in layers)
+        if self.wrong:
+            return None
+        stages: list[Stage] = [plans.pop(port.name) for port in self.model.inputs if port.name in plans]
+        for step in reversed(kept):
+            stages.append(step)
+            stages += [plans.pop(name) for name in step.node.outputs if name in plans]
+        read = {name for step in kept for name in step.node.inputs} | {port.name for port in self.model.outputs}
+        constants = {name: array for name in sorted(read) if name and self.is_constant(name) and (array := self.constant(name)) is not None}
+        return Built(stages, constants, self.layers)
+
+    def stage(self, part: Part, names: tuple[str, ...]) -> IntegerStage:
+        """The plan of a part that makes these results. ValueError where integers cannot do it after all."""
+        part.graph.outputs = [part.results[name] for name in names]
+        how = self.compilation
+        lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune)
+        return IntegerStage(part.root, names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))
+
+
+def bound(node: Node, opset: int, limits: Limits) -> Callable[..., tuple[Array, ...]]:
+    """The node's operator as a function of its inputs. OnnxError, naming the node, where there is none or it refuses."""
+    operator = OPERATORS.get(node.op_type)
+    if operator is None:
+        known = ", ".join(sorted(OPERATORS))
+        raise OnnxError(f"{node}: there is no operator {node.op_type}. Those that there are: {known}, and QLinear operators")
+    try:
+        function = operator.bind(node.attributes, opset, inputs=len(node.inputs), outputs=max(1, len(node.outputs)), limits=limits)
+    except OnnxError as error:
+        raise OnnxError(f"{node}: {error}") from error
+
+    def run(*arrays: Array | None) -> tuple[Array, ...]:
+        try:
+            return function(*arrays)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+
+    return run

@@ -1,0 +1,51 @@
+"""How much a model may ask for. A file states sizes in a few bytes; these bounds are looked at before anything is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from ulp._validate import integer
+from ulp.onnx.model import OnnxError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What `ulp.load` accepts. Raise what a model of yours needs: `ulp.load(path, limits=ulp.onnx.Limits(tensor_bytes=8 << 30))`.
+
+    file_bytes: the model's file; protobuf itself ends at 2 GiB, larger models keep their weights in external data.
+    fields: of the protobuf: names, sides, attributes, unpacked numbers. Each takes a few bytes in a file, and up to some hundred in memory.
+    nodes: nodes of the graph.
+    tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
+    constant_bytes: all initialisers and folded constants together.
+    result_bytes: all that nodes make of a batch of one, together: floats, and a byte a value where they run in integers.
+    """
+
+    file_bytes: int = 2**31
+    fields: int = 4_000_000
+    nodes: int = 100_000
+    tensor_bytes: int = 2**31
+    constant_bytes: int = 2**33
+    result_bytes: int = 2**33
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            integer(getattr(self, field.name), field.name, 1, 2**62)
+
+    def check_constants(self, nbytes: int) -> None:
+        """OnnxError where all constants together take more than constant_bytes."""
+        if nbytes > self.constant_bytes:
+            raise OnnxError(f"the model's constants take more than the limit constant_bytes={self.constant_bytes}")
+
+    def check_results(self, nbytes: int) -> None:
+        """OnnxError where all results of nodes take more than result_bytes."""
+        if nbytes > self.result_bytes:
+            raise OnnxError(f"what the nodes make takes more than the limit result_bytes={self.result_bytes}")
+
+    def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
+        """OnnxError where an array of this shape would take more than tensor_bytes."""
+        size = math.prod(shape) * itemsize
+        if size > self.tensor_bytes:
+            sides = "x".join(str(side) for side in shape)
+            raise OnnxError(f"a tensor of {sides:.100} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")

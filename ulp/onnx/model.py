@@ -1,0 +1,62 @@
+"""A model as the loader knows it: nodes, tensors that are known, ports. Nothing of protobuf lies behind this line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class OnnxError(ValueError):
+    """A file that is damaged, or asks for what is not supported. Says which node, what it holds, what is allowed, and what would help."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operation. An input or output that is left out is "".
+
+    name: never empty; where the file has none, the operator and the node's position. attributes: int, float, str, arrays, tuples of them.
+    """
+
+    op_type: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op_type} {self.name!r}"
+
+    def input(self, i: int) -> str:
+        """The name of input i, "" where it is left out."""
+        return self.inputs[i] if i < len(self.inputs) else ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the model. A side of the shape that the file leaves open is a name or None; no shape at all: None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...] | None
+
+
+@dataclass
+class Model:
+    """A checked model: nodes in an order in which they can run, every name made once and before it is read.
+
+    constants: initialisers and the results of Constant nodes. Integers of 2 and 4 bits are int8 or uint8 there, and `bits` has their width.
+    """
+
+    inputs: list[Port]
+    outputs: list[Port]
+    nodes: list[Node]
+    constants: dict[str, Array]
+    opset: int
+    bits: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,237 @@
+"""What `ulp.load` gives: plans and numpy operators in turn, with the table that says which layer runs how, and why."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ulp.nn.compiled import Profile, ProfileRow, table
+from ulp.nn.saved import write_file
+from ulp.nn.shapes import LayerError
+
+from .build import IntegerStage, Stage, bound
+from .limits import Limits
+from .model import Array, OnnxError, Port
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One node of the model. bits: of its weights and of what it reads, 0 for floats; nbytes: of its packed weights."""
+
+    name: str
+    op_type: str
+    integer: bool
+    reason: str
+    """Why it runs in floats; "" where it does not"""
+    bits: tuple[int, int] = (0, 0)
+    shape: tuple[int, ...] = ()
+    """Of its result, for one image; () where that is not known"""
+    nbytes: int = 0
+
+
+class OnnxNetwork:
+    """A model that runs: integer parts as plans, what is left by operators of numpy. Any number of threads may call it at once.
+
+    inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row a node of the model; print() shows
+    them as a table. integer: whether all of it is one plan.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        stages: Sequence[Stage],
+        constants: dict[str, Array],
+        layers: Sequence[LayerRow],
+        opset: int,
+        limits: Limits,
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.stages = tuple(stages)
+        self.constants = constants
+        self.layers = tuple(layers)
+        self.opset = opset
+        self.limits = limits
+        self._runners = [_runner(stage, opset, limits) for stage in stages]
+        self._drops = _last_uses(self.stages, {port.name for port in outputs})
+        self._direct = _direct(self)
+
+    @property
+    def integer(self) -> bool:
+        """Whether one plan is all that runs."""
+        return self._direct is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed weights, and of the constants that floats are computed with."""
+        plans = sum(stage.compiled.nbytes for stage in self.stages if isinstance(stage, IntegerStage))
+        return plans + sum(array.nbytes for array in self.constants.values())
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """The model's result: an array if it has one output, else a dict of them by name.
+
+        arrays: one an input, in the model's order; or by the inputs' names. Of the dtypes and shapes of `inputs`; any batch size where the
+        file leaves it open. float64 becomes float32.
+        Raises TypeError for a dtype, ValueError for a shape, a NaN or an infinity.
+        """
+        if self._direct is not None and not named and len(arrays) == 1:
+            return self._direct(arrays[0])
+        tensors = self._tensors(arrays, named)
+        for runner, drops in zip(self._runners, self._drops, strict=True):
+            runner(tensors)
+            for name in drops:
+                del tensors[name]
+        return self._results(tensors)
+
+    run = __call__
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file that `ulp.load` reads in milliseconds, without the package onnx and on any CPU."""
+        from .saved import to_parts
+
+        write_file(path, to_parts(self))
+
+    def __reduce__(self) -> Any:
+        from .saved import load, to_parts
+
+        return load, (b"".join(to_parts(self)),)
+
+    def profile(self, *arrays: Any, **named: Any) -> Profile:
+        """Run once, and tell how long each step took. Float operators are steps called "float"."""
+        tensors = self._tensors(arrays, named)
+        rows: list[ProfileRow] = []
+        for stage, runner in zip(self.stages, self._runners, strict=True):
+            if isinstance(stage, IntegerStage):
+                rows += stage.compiled.profile(tensors[stage.source])
+                runner(tensors)
+                continue
+            begin = time.perf_counter_ns()
+            runner(tensors)
+            ms = (time.perf_counter_ns() - begin) * 1e-6
+            shape = tensors[stage.node.outputs[0]].shape[1:]
+            node = stage.node
+            rows.append(ProfileRow(node.name, node.op_type, "float", "numpy", (0, 0), shape, 0, ms, 0.0))
+        total = sum(row.ms for row in rows) or 1.0
+        return Profile(replace(row, share=row.ms / total) for row in rows)
+
+    def __str__(self) -> str:
+        lines: list[tuple[str, ...]] = [("layer", "operator", "runs in", "bits", "shape", "bytes", "why")]
+        for row in self.layers:
+            weights, activations = row.bits
+            bits = (f"W{weights}" if weights else "") + (f"A{activations}" if activations else "")
+            shape = "x".join(map(str, row.shape))
+            lines.append((row.name, row.op_type, "integers" if row.integer else "floats", bits, shape, str(row.nbytes or ""), row.reason))
+        integers = sum(row.integer for row in self.layers)
+        head = (
+            f"OnnxNetwork: {', '.join(map(_port_text, self.inputs))} -> {', '.join(map(_port_text, self.outputs))}, "
+            f"{integers} of {len(self.layers)} layers in integers, {self.nbytes / 1e6:.2f} MB"
+        )
+        return head + "\n" + table(lines, right=0)
+
+    def __repr__(self) -> str:
+        return f"<{str(self).splitlines()[0]}>"
+
+    def _tensors(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Array]:
+        names = [port.name for port in self.inputs]
+        if len(arrays) > len(names):
+            raise TypeError(f"{len(arrays)} inputs: the model has {len(names)}, {', '.join(names)}")
+        given = dict(zip(names, arrays, strict=False))
+        for name, array in named.items():
+            if name not in names or name in given:
+                problem = "is given twice" if name in given else "is no input"
+                raise TypeError(f"{name!r} {problem}: the model has {', '.join(names)}")
+            given[name] = array
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise TypeError(f"the input {missing[0]!r} is missing: the model has {', '.join(names)}")
+        tensors = dict(self.constants)
+        batch: dict[str, int] = {}
+        for port in self.inputs:
+            tensors[port.name] = _checked(port, given[port.name], batch)
+        return tensors
+
+    def _results(self, tensors: dict[str, Array]) -> Any:
+        if len(self.outputs) == 1:
+            return tensors[self.outputs[0].name]
+        return {port.name: tensors[port.name] for port in self.outputs}
+
+
+def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
+    """x as the input wants it. sides: what names of sides stand for in this call."""
+    array = np.asarray(x)
+    if array.dtype != port.dtype:
+        if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
+            raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
+        array = array.astype(port.dtype)
+    if port.shape is not None:
+        fits = array.ndim == len(port.shape)
+        for side, expected in zip(array.shape, port.shape, strict=False):
+            known = sides.setdefault(expected, side) if isinstance(expected, str) else expected
+            fits = fits and known in (None, side)
+        if not fits:
+            raise ValueError(f"{port.name} has shape {list(array.shape)}: expected {_shape_text(port.shape)}")
+    return np.ascontiguousarray(array)
+
+
+def _shape_text(shape: tuple[int | str | None, ...]) -> str:
+    return "[" + ", ".join("?" if side is None else str(side) for side in shape) + "]"
+
+
+def _port_text(port: Port) -> str:
+    return f"{port.name} {port.dtype}{'' if port.shape is None else _shape_text(port.shape)}"
+
+
+def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Array]], None]:
+    """The stage as a function that puts its results beside its inputs."""
+    if isinstance(stage, IntegerStage):
+        compiled, source, names = stage.compiled, stage.source, stage.results
+
+        def run_plan(tensors: dict[str, Array]) -> None:
+            try:
+                results = compiled(tensors[source])
+            except LayerError as error:
+                raise OnnxError(f"the integer part that reads {source!r}: {error}") from error
+            tensors.update(zip(names, results, strict=True))
+
+        return run_plan
+    node = stage.node
+    function = bound(node, opset, limits)
+
+    def run_node(tensors: dict[str, Array]) -> None:
+        arrays = [tensors[name] if name else None for name in node.inputs]
+        tensors.update((name, result) for name, result in zip(node.outputs, function(*arrays), strict=False) if name)
+
+    return run_node
+
+
+def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
+    """Of each stage, the tensors that nobody wants afterwards."""
+    drops: list[list[str]] = []
+    seen = set(kept)
+    for stage in reversed(stages):
+        names = [stage.source, *stage.results] if isinstance(stage, IntegerStage) else [*stage.node.inputs, *stage.node.outputs]
+        drops.append([name for name in dict.fromkeys(names) if name and name not in seen])
+        seen.update(names)
+    return drops[::-1]
+
+
+def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
+    """One call of the plan where there is nothing else: no dictionary of tensors, no batch size but the caller's."""
+    if len(network.stages) != 1 or len(network.inputs) != 1 or len(network.outputs) != 1:
+        return None
+    stage = network.stages[0]
+    if not isinstance(stage, IntegerStage) or stage.source != network.inputs[0].name or stage.results != (network.outputs[0].name,):
+        return None
+    compiled = stage.compiled
+
+    def run(x: Any) -> Array:
+        result: Array = compiled(x)[0]
+        return result
+
+    return run

@@ -1,0 +1,358 @@
+"""Operators of quantised models. Products of integers are exact: `ulp.gemm` makes them.
+
+Codes of 2 and 4 bits come in int8 and uint8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import ulp
+from ulp._validate import interval
+from ulp.nn.floats import windows
+from ulp.onnx.model import OnnxError
+
+from .registry import Array, Attribute, Call, integer, operator
+from .shaping import axis_of
+from .windows import CONV_ATTRIBUTES, prepare_conv
+
+# Of TensorProto.DataType: bits, and whether signed.
+_CODE_TYPES = {2: (8, False), 3: (8, True), 4: (16, False), 5: (16, True), 21: (4, False), 22: (4, True), 25: (2, False), 26: (2, True)}
+_FLOAT_TYPES: dict[int, npt.DTypeLike] = {1: np.float32, 10: np.float16, 11: np.float64}
+
+# Products of 8-bit values less their zero points are at most 255 * 255: so many fit int32.
+_LARGEST_K = (2**31 - 1) // (255 * 255)
+
+
+def check_scale(scale: Array, name: str) -> None:
+    """OnnxError unless all scales are finite and above 0."""
+    wrong = ~(np.isfinite(scale) & (scale > 0))
+    if wrong.any():
+        raise OnnxError(f"{name} holds {scale[wrong][0]}: expected finite scales above 0")
+
+
+def _spread(call: Call, parameter: Array, x: Array, name: str) -> Array:
+    """A scale or zero point so that it broadcasts with X: one for all, one for each index along `axis`, or one a block there."""
+    if parameter.size == 1:
+        return parameter.reshape(())
+    axis, block = axis_of(call["axis"], x.ndim), call["block_size"]
+    if not block:
+        if parameter.shape != (x.shape[axis],):
+            raise OnnxError(
+                f"{name} has shape {list(parameter.shape)}: expected a scalar or [{x.shape[axis]}], one for each index of axis {axis}"
+            )
+        return parameter.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    blocks = tuple(-(-side // block) if i == axis else side for i, side in enumerate(x.shape))
+    if parameter.shape != blocks:
+        raise OnnxError(f"{name} has shape {list(parameter.shape)}: expected {list(blocks)}, one a block of {block} along axis {axis}")
+    return np.asarray(np.take(parameter, np.arange(x.shape[axis]) // block, axis))
+
+
+_BLOCKS: dict[str, Attribute] = {"axis": integer(1), "block_size": integer(0, low=0)}
+
+
+@operator(
+    "QuantizeLinear",
+    "x:real y_scale:float2 y_zero_point:code?",
+    _BLOCKS,
+    since=10,
+    saturate=integer(1),
+    output_dtype=integer(0),
+    precision=integer(0),
+)
+def quantize_linear(call: Call, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    """clamp(rint(x / y_scale) + y_zero_point), halves to even, to the interval of output_dtype or else of the zero point's type."""
+    check_scale(scale, "y_scale")
+    dtype, low, high = _code_interval(call["output_dtype"], zero)
+    if call["precision"] not in (0, *_FLOAT_TYPES):
+        raise OnnxError(f"precision={call['precision']}: expected one of {sorted(_FLOAT_TYPES)}")
+    given = np.result_type(x if x.dtype.kind == "f" else scale, np.float32)
+    precision = np.dtype(_FLOAT_TYPES.get(call["precision"], given))
+    divisor = _spread(call, scale, x, "y_scale")
+    steps = np.asarray(x.astype(precision, copy=False) / divisor.astype(precision, copy=False))
+    np.rint(steps, out=steps)
+    if zero is not None and zero.any():
+        steps += _spread(call, zero, x, "y_zero_point").astype(precision)
+    np.clip(steps, low, high, out=steps)
+    if np.isnan(steps).any():
+        raise OnnxError("x holds NaN, which no code stands for")
+    return steps.astype(dtype)
+
+
+def _code_interval(output_dtype: int, zero: Array | None) -> tuple[np.dtype[Any], int, int]:
+    """The array's type of codes, their least and their largest."""
+    if output_dtype:
+        if output_dtype not in _CODE_TYPES:
+            raise OnnxError(f"output_dtype={output_dtype}: expected one of {sorted(_CODE_TYPES)}, integers of 2, 4, 8 or 16 bits")
+        bits, signed = _CODE_TYPES[output_dtype]
+    else:
+        dtype = np.dtype(np.uint8) if zero is None else zero.dtype
+        bits, signed = 8 * dtype.itemsize, dtype.kind == "i"
+    dtype = np.dtype(f"{'int' if signed else 'uint'}{max(8, bits)}")
+    if zero is not None and zero.dtype != dtype:
+        raise OnnxError(f"output_dtype={output_dtype}, but the zero point has type {zero.dtype}")
+    return dtype, *interval(bits, signed)
+
+
+@operator("DequantizeLinear", "x:stored x_scale:float x_zero_point:stored?", _BLOCKS, since=10, output_dtype=integer(0))
+def dequantize_linear(call: Call, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    """(x - x_zero_point) * x_scale, of output_dtype or else of the scale's type."""
+    check_scale(scale, "x_scale")
+    if call["output_dtype"] not in (0, *_FLOAT_TYPES):
+        raise OnnxError(f"output_dtype={call['output_dtype']}: expected one of {sorted(_FLOAT_TYPES)}")
+    dtype = np.dtype(_FLOAT_TYPES[call["output_dtype"]]) if call["output_dtype"] else scale.dtype
+    # Codes of 16 bits and their differences are exact in float32, not in float16.
+    wide = np.result_type(dtype, np.float32)
+    call.allow(x.shape, wide)
+    if zero is None or not zero.any():
+        steps = x.astype(wide)
+    elif x.dtype.itemsize < 4:
+        steps = x.astype(wide)
+        steps -= _spread(call, zero, x, "x_zero_point").astype(wide)
+    else:
+        steps = (x.astype(np.int64) - _spread(call, zero, x, "x_zero_point")).astype(wide)
+    steps *= _spread(call, scale, x, "x_scale").astype(wide)
+    return steps.astype(dtype, copy=False)
+
+
+@operator("DynamicQuantizeLinear", "x:float", since=11, outputs=3)
+def dynamic_quantize_linear(_: Call, x: Array) -> tuple[Array, Array, Array]:
+    """uint8 codes, scale and zero point that just cover x and 0."""
+    if not np.isfinite(x).all():
+        raise OnnxError("x holds a NaN or an infinity")
+    low, high = np.minimum(x.min(initial=0), 0), np.maximum(x.max(initial=0), 0)
+    scale = np.asarray((high - low) / np.float32(255), np.float32)
+    scale = np.where(scale == 0, np.float32(1), scale)
+    zero = np.clip(np.rint(-low / scale), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(x / scale) + zero.astype(np.float32), 0, 255).astype(np.uint8), scale, zero
+
+
+def _products(a: Array, b: Array, a_zero: int, b_zero: int | npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Exact (M, K) x (K, N). Where a sum could leave int32 it wraps, as ONNX lets it."""
+    total = np.zeros((a.shape[0], b.shape[1]), np.int32)
+    for k in range(0, a.shape[1], _LARGEST_K):
+        part = slice(k, k + _LARGEST_K)
+        total += ulp.gemm(a[:, part], b[part], bits=8, a_zero=a_zero, b_zero=b_zero)
+    return total
+
+
+def _zero_point(zero: Array | None, length: int, name: str) -> npt.NDArray[np.int32]:
+    """A zero point for all, or `length` of them, as int32 of shape () or (length,)."""
+    if zero is None:
+        return np.zeros((), np.int32)
+    if zero.size != 1 and zero.shape != (length,):
+        raise OnnxError(f"{name} has shape {list(zero.shape)}: expected a scalar or [{length}]")
+    return zero.astype(np.int32).reshape(() if zero.size == 1 else (length,))
+
+
+def _columns(zeros: npt.NDArray[np.int32]) -> int | npt.NDArray[np.int32]:
+    return zeros if zeros.ndim else int(zeros)
+
+
+def _conv_sums(call: Call, x: Array, w: Array, x_zero: Array | None, w_zero: Array | None) -> npt.NDArray[np.int32]:
+    """The sums of a convolution of integers, exact; padding is with x's zero point."""
+    before = int(_zero_point(x_zero, 1, "x_zero_point"))
+    zeros = _zero_point(w_zero, len(w), "w_zero_point")
+    padded, shape = prepare_conv(call, x, w, None, before)
+    view = windows(padded, shape.kernel, shape.stride, shape.dilation)
+    sides, groups = len(shape.out), call["group"]
+    each, own, pixels = w.shape[1], len(w) // groups, math.prod(shape.out)
+    sums = np.empty((x.shape[0], len(w), pixels), np.int32)
+    for g in range(groups):
+        outputs = slice(g * own, (g + 1) * own)
+        columns = w[outputs].reshape(own, -1).T
+        for i in range(x.shape[0]):
+            # (channels, pixels, taps) -> (pixels, channels, taps)
+            part = np.moveaxis(view[i, g * each : (g + 1) * each], 0, sides).reshape(pixels, -1)
+            sums[i, outputs] = _products(part, columns, before, _columns(zeros[outputs] if zeros.ndim else zeros)).T
+    return sums.reshape(x.shape[0], len(w), *shape.out)
+
+
+@operator("ConvInteger", "x:byte w:byte2 x_zero_point:byte? w_zero_point:byte2?", CONV_ATTRIBUTES, since=10)
+def conv_integer(call: Call, x: Array, w: Array, x_zero: Array | None = None, w_zero: Array | None = None) -> Array:
+    """int32 sums of (x - x_zero_point) * (w - w_zero_point); w_zero_point: one, or one an output channel."""
+    return _conv_sums(call, x, w, x_zero, w_zero)
+
+
+def _matmul_sums(call: Call, a: Array, b: Array, a_zero: Array | None, b_zero: Array | None) -> npt.NDArray[np.int32]:
+    """The sums of numpy.matmul, exact. Zero points: one, or one a row of a and one a column of b."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise OnnxError("A and B have one dimension or more")
+    left, right = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+    (m, k), n = left.shape[-2:], right.shape[-1]
+    if k != right.shape[-2]:
+        raise OnnxError(f"A of shape {list(a.shape)} and B of {list(b.shape)} do not multiply")
+    batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    call.allow([*batch, m, n], np.int32)
+    row_zero = _zero_point(a_zero if a_zero is None or a_zero.size == 1 else a_zero.reshape(-1), m, "a_zero_point")
+    column_zero = _zero_point(b_zero if b_zero is None or b_zero.size == 1 else b_zero.reshape(-1), n, "b_zero_point")
+    left, right = np.broadcast_to(left, (*batch, m, k)), np.broadcast_to(right, (*batch, k, n))
+    sums = np.empty((*batch, m, n), np.int32)
+    for i in np.ndindex(batch):
+        sums[i] = _products(left[i], right[i], 0 if row_zero.ndim else int(row_zero), _columns(column_zero))
+        if row_zero.ndim:
+            sums[i] -= np.outer(row_zero, right[i].sum(0, dtype=np.int32) - np.int32(k) * column_zero).astype(np.int32)
+    return sums.reshape(*batch, *(() if a.ndim == 1 else (m,)), *(() if b.ndim == 1 else (n,)))
+
+
+@operator("MatMulInteger", "A:byte B:byte2 a_zero_point:byte? b_zero_point:byte2?", since=10)
+def matmul_integer(call: Call, a: Array, b: Array, a_zero: Array | None = None, b_zero: Array | None = None) -> Array:
+    """int32 sums of (A - a_zero_point) * (B - b_zero_point)."""
+    return _matmul_sums(call, a, b, a_zero, b_zero)
+
+
+def _requantise(sums: npt.NDArray[np.int32], x_scale: Array, w_scale: Array, y_scale: Array, y_zero: Array) -> Array:
+    """clamp(rint(float32(sum) * (x_scale * w_scale / y_scale)) + y_zero) in float32; the scales broadcast with the sums."""
+    for scale, name in ((x_scale, "the first input's scale"), (w_scale, "the second input's scale"), (y_scale, "y_scale")):
+        check_scale(scale, name)
+    if y_scale.size != 1 or y_zero.size != 1:
+        raise OnnxError(f"y_scale has shape {list(y_scale.shape)} and y_zero_point {list(y_zero.shape)}: expected scalars")
+    factor = x_scale.astype(np.float32) * w_scale.astype(np.float32) / y_scale.astype(np.float32).reshape(())
+    steps = np.rint(sums.astype(np.float32) * factor) + y_zero.astype(np.float32).reshape(())
+    limits = np.iinfo(y_zero.dtype)
+    return np.clip(steps, limits.min, limits.max).astype(y_zero.dtype)
+
+
+def _scale_along(scale: Array, length: int, shape: tuple[int, ...], name: str) -> Array:
+    """One scale, or `length` of them in this shape."""
+    if scale.size not in (1, length):
+        raise OnnxError(f"{name} has shape {list(scale.shape)}: expected a scalar or [{length}]")
+    return scale.reshape(() if scale.size == 1 else shape)
+
+
+@operator(
+    "QLinearConv",
+    "x:byte x_scale:float x_zero_point:byte w:byte2 w_scale:float w_zero_point:byte2 y_scale:float y_zero_point:byte3 B:sum?",
+    CONV_ATTRIBUTES,
+    since=10,
+)
+def qlinear_conv(
+    call: Call,
+    x: Array,
+    x_scale: Array,
+    x_zero: Array,
+    w: Array,
+    w_scale: Array,
+    w_zero: Array,
+    y_scale: Array,
+    y_zero: Array,
+    bias: Array | None = None,
+) -> Array:
+    """A convolution from codes to codes; the bias is int32, in units of x_scale * w_scale."""
+    sums = _conv_sums(call, x, w, x_zero, w_zero)
+    along = (-1, *(1,) * (x.ndim - 2))
+    if bias is not None:
+        if bias.shape != (len(w),):
+            raise OnnxError(f"B has shape {list(bias.shape)}, expected [{len(w)}]")
+        sums = sums + bias.reshape(along)
+    return _requantise(sums, _scale_along(x_scale, 1, (), "x_scale"), _scale_along(w_scale, len(w), along, "w_scale"), y_scale, y_zero)
+
+
+@operator(
+    "QLinearMatMul",
+    "a:byte a_scale:float a_zero_point:byte b:byte2 b_scale:float b_zero_point:byte2 y_scale:float y_zero_point:byte3",
+    since=10,
+)
+def qlinear_matmul(
+    call: Call, a: Array, a_scale: Array, a_zero: Array, b: Array, b_scale: Array, b_zero: Array, y_scale: Array, y_zero: Array
+) -> Array:
+    """A product from codes to codes; scales and zero points: one, or one a row of a and one a column of b."""
+    sums = _matmul_sums(call, a, b, a_zero, b_zero)
+    rows = a.shape[-2] if a.ndim > 1 else 1
+    columns = b.shape[-1] if b.ndim > 1 else 1
+    row_scale = _scale_along(a_scale, rows, (-1, 1) if b.ndim > 1 else (-1,), "a_scale")
+    return _requantise(sums, row_scale, _scale_along(b_scale, columns, (-1,), "b_scale"), y_scale, y_zero)
+
+
+def _away(rounded: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda x: np.sign(x) * rounded(np.abs(x))
+
+
+_ROUNDING: dict[str, Callable[[Array], Array]] = {
+    "ROUND": np.rint,
+    "HALF_EVEN": np.rint,
+    "CEIL": np.ceil,
+    "FLOOR": np.floor,
+    "UP": _away(np.ceil),
+    "DOWN": np.trunc,
+    "HALF_UP": _away(lambda x: np.floor(x + 0.5)),
+    "HALF_DOWN": _away(lambda x: np.ceil(x - 0.5)),
+}
+
+
+def rounding(mode: str) -> Callable[[Array], Array]:
+    """QONNX's rounding modes, by name."""
+    if mode.upper() not in _ROUNDING:
+        raise OnnxError(f"rounding_mode={mode!r:.60}: expected one of {', '.join(_ROUNDING)}")
+    return _ROUNDING[mode.upper()]
+
+
+def _clamped(call: Call, steps: Array, bits: Array) -> Array:
+    """Rounded behind clamping (in place), as QONNX has it, to the interval of `bits`, signed and narrow."""
+    width = float(bits.reshape(()))
+    if not 1 <= width <= 32:
+        raise OnnxError(f"a bit width of {width}: expected 1 to 32")
+    low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if call["signed"] else (0.0, 2**width - 1)
+    if call["narrow"]:
+        low, high = (low + 1, high) if call["signed"] else (low, high - 1)
+    return rounding(call["rounding_mode"])(np.clip(steps, low, high, out=steps))
+
+
+_QONNX: dict[str, Attribute] = {"signed": integer(1), "narrow": integer(1), "rounding_mode": Attribute("string", "ROUND")}
+
+
+@operator("Quant", "x:float scale:float zero_point:float bit_width:float", _QONNX)
+def quant(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array:
+    """(q - zero_point) * scale, q = round(clamp(x / scale + zero_point)) being an integer of bit_width bits; of one signed: -1 or +1."""
+    check_scale(scale, "scale")
+    if np.broadcast_shapes(x.shape, scale.shape, zero.shape) != x.shape:
+        raise OnnxError(f"scale of shape {list(scale.shape)} and zero_point of {list(zero.shape)} do not broadcast to x of {list(x.shape)}")
+    steps = np.asarray(x / scale)
+    if zero.any():
+        steps += zero
+    if call["signed"] and float(bits.reshape(())) == 1:
+        codes = np.where(steps >= 0, x.dtype.type(1), x.dtype.type(-1))
+    else:
+        codes = _clamped(call, steps, bits)
+    if zero.any():
+        codes = codes - zero
+    return np.asarray(np.multiply(codes, scale, out=codes))
+
+
+@operator("BipolarQuant", "x:float scale:float")
+def bipolar_quant(_: Call, x: Array, scale: Array) -> Array:
+    """scale where x >= 0, else -scale."""
+    check_scale(scale, "scale")
+    if np.broadcast_shapes(x.shape, scale.shape) != x.shape:
+        raise OnnxError(f"scale of shape {list(scale.shape)} does not broadcast to x of {list(x.shape)}")
+    return np.where(x >= 0, scale, -scale)
+
+
+@operator(
+    "Trunc",
+    "x:float scale:float zero_point:float in_bit_width:float out_scale_or_width:float out_bit_width:float?",
+    signed=integer(1),
+    narrow=integer(0),
+    rounding_mode=Attribute("string", "FLOOR"),
+)
+def trunc(call: Call, x: Array, scale: Array, zero: Array, in_bits: Array, fifth: Array, out_bits: Array | None = None) -> Array:
+    """Drop the low bits of what x / scale counts.
+
+    With five inputs (QONNX's first definition) the fifth is the width that remains, and the result keeps the scale; with six (the second)
+    it is the result's scale, a power of two times the first, and codes are clamped to the width.
+    """
+    check_scale(scale, "scale")
+    steps = np.rint(x / scale + zero)
+    if out_bits is None:
+        dropped = float(in_bits.reshape(())) - float(fifth.reshape(()))
+        if not 0 <= dropped <= 32:
+            raise OnnxError(f"{dropped} bits are dropped: expected 0 to 32")
+        return ((rounding(call["rounding_mode"])(steps / x.dtype.type(2**dropped)) - zero) * scale).astype(x.dtype, copy=False)
+    check_scale(fifth, "out_scale")
+    ratio = np.exp2(np.rint(np.log2(fifth / scale)))
+    return ((_clamped(call, steps / ratio, out_bits) - zero / ratio) * fifth).astype(x.dtype, copy=False)

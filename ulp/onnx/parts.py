@@ -1,0 +1,77 @@
+"""Integer parts of a model while they grow: graphs of ulp.nn, and the tensors inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ulp.nn import graph as ir
+from ulp.nn.quantizer import Quantizer
+
+
+@dataclass(eq=False)
+class Part:
+    """A graph of integer layers that depends on one tensor, and which of its nodes' floats are wanted under which names."""
+
+    root: str
+    graph: ir.Graph
+    results: dict[str, ir.Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """What QuantizeLinear gives: dtype's integers code + low, of `origin` quantised (None: of nothing that is left as it was)."""
+
+    dtype: np.dtype[Any]
+    low: int
+    origin: ir.Node | None
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor inside a part.
+
+    grid: the quantiser whose codes it holds exactly, if it is known to. integers: where the tensor is integers and not the floats that they
+    stand for.
+    """
+
+    part: Part
+    node: ir.Node
+    grid: Quantizer | None = None
+    integers: Integers | None = None
+
+
+def _ends(node: ir.Node, passes: tuple[type, ...]) -> Iterator[ir.Node]:
+    """What the node's result goes back to through operations of these kinds, each node once; graphs may be deep, and paths many."""
+    seen: set[int] = set()
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node.op, passes):
+            stack.extend(node.inputs)
+        else:
+            yield node
+
+
+def takes_sum(node: ir.Node) -> bool:
+    """Whether a shortcut can be added to the node's result by the step that makes it."""
+    makers = (ir.Conv, ir.Linear, ir.WindowMean, ir.Quantize)
+    return all(isinstance(end.op, makers) for end in _ends(node, (ir.Flatten, ir.BatchNorm, ir.Concat)))
+
+
+def comes_from_sums(node: ir.Node) -> bool:
+    """Whether codes of the node's result can be made by comparing sums with thresholds."""
+    passes = (ir.Clamp, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
+    return all(isinstance(end.op, (ir.Conv, ir.Linear)) for end in _ends(node, passes))
+
+
+def without_floats(node: ir.Node) -> ir.Node | None:
+    """The node that keeps a result from being had as floats, if there is one: it works on codes, and nothing says on which."""
+    ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat))
+    return next((end for end in ends if isinstance(end.op, (ir.MaxPool, ir.Gather))), None)

@@ -1,0 +1,329 @@
+"""From a file, bytes or a ModelProto to a checked `Model`. Whatever the file holds, it ends in a model or in an OnnxError.
+
+No size that a file declares is believed before it is compared with what is there and with the limits, nothing recurses, and of other files
+only those in the model's folder are opened.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .limits import Limits
+from .model import Array, Model, Node, OnnxError, Port
+from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
+from .tensors import HALVES, NARROW, dtype_of, read_tensor
+from .wire import check_wire
+
+_LONGEST_NAME = 4096
+
+# Domains of ONNX's own operators, which may be left out.
+_STANDARD = ("", "ai.onnx")
+# Operators that other domains have, too, and mean the same by: onnxruntime's quantisers of 4 bits and 16, and QONNX's own.
+_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
+
+# The inputs of onnxruntime's quantised operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
+_QLINEAR = {
+    "QGemm": "xx?xx?.??",
+    "QLinearAdd": "xx?xx?x.",
+    "QLinearMul": "xx?xx?x.",
+    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), "xx?x."),
+}
+
+# Attributes that name a type: halves are computed in float32.
+_TYPE_ATTRIBUTES = (("Cast", "to"), ("QuantizeLinear", "precision"), ("DequantizeLinear", "output_dtype"))
+
+
+def read(source: Any, limits: Limits | None = None) -> Model:
+    """source: a path, the bytes of a file, or an onnx.ModelProto. Raises OnnxError, TypeError, ImportError and OSError."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError('reading ONNX files needs the package onnx: pip install "ulp[onnx]"') from error
+    limits = limits or Limits()
+    if isinstance(source, onnx.ModelProto):
+        return _Reader(onnx, limits, None).model(source)
+    folder = None
+    if isinstance(source, (str, os.PathLike)):
+        folder = Path(source).parent
+        data = _file(Path(source), limits)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        _check_size(len(data), limits)
+    else:
+        raise TypeError(f"source of type {type(source).__name__}: expected a path, the bytes of a file, or an onnx.ModelProto")
+    check_wire(data, onnx.ModelProto.DESCRIPTOR, limits)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    # Protobuf's DecodeError, under the name that the version installed has for it; strings that are no UTF-8 and sizes above 2 GiB.
+    except Exception as error:
+        raise OnnxError(f"this is no ONNX file: {error}") from error
+    del data
+    return _Reader(onnx, limits, folder).model(proto)
+
+
+def _check_size(size: int, limits: Limits) -> None:
+    if size > limits.file_bytes:
+        raise OnnxError(f"the file has {size} bytes, more than the limit file_bytes={limits.file_bytes}")
+
+
+def _file(path: Path, limits: Limits) -> bytes:
+    """The bytes of a regular file. OSError where there is none."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OnnxError(f"{path} is no regular file")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_size(size, limits)
+        return file.read(size)
+
+
+class _Reader:
+    def __init__(self, onnx: Any, limits: Limits, folder: Path | None) -> None:
+        self.onnx = onnx
+        self.limits = limits
+        self.folder = folder
+        self.bits: dict[str, int] = {}
+        self.constant_bytes = 0
+
+    def model(self, proto: Any) -> Model:
+        graph = proto.graph
+        if len(graph.node) > self.limits.nodes:
+            raise OnnxError(f"the graph has {len(graph.node)} nodes, more than the limit nodes={self.limits.nodes}")
+        if graph.sparse_initializer:
+            raise OnnxError("the graph has sparse initialisers, which are not supported")
+        opset = self.opset(proto)
+        constants: dict[str, Array] = {}
+        for tensor in graph.initializer:
+            name = _checked_name(tensor.name, "an initialiser")
+            if name in constants:
+                raise OnnxError(f"two initialisers are called {name!r}")
+            constants[name] = self.tensor(tensor, f"the initialiser {name!r}", name)
+        inputs = [self.port(p, "input") for p in graph.input]
+        outputs = [self.port(p, "output") for p in graph.output]
+        for kind, ports in (("inputs", inputs), ("outputs", outputs)):
+            repeated = _repeated(port.name for port in ports)
+            if repeated is not None:
+                raise OnnxError(f"two {kind} are called {repeated!r}")
+        if not outputs:
+            raise OnnxError("the graph has no outputs")
+        inputs = [port for port in inputs if port.name not in constants]
+        functions = {(f.domain, f.name) for f in proto.functions}
+        names = _unique_names(graph.node)
+        nodes = [self.node(n, name, functions) for n, name in zip(graph.node, names, strict=True)]
+        for node in nodes:
+            _check_node(node, opset)
+        nodes = [node for node in nodes if not self.constant(node, opset, constants)]
+        nodes = _sorted(nodes, {port.name for port in inputs} | set(constants))
+        made = {name for node in nodes for name in node.outputs} | {port.name for port in inputs} | set(constants)
+        for port in outputs:
+            if port.name not in made:
+                raise OnnxError(f"nothing makes the output {port.name!r}")
+        return Model(inputs, outputs, [self.with_width(node, constants) for node in nodes], constants, opset, self.bits)
+
+    def opset(self, proto: Any) -> int:
+        versions = [o.version for o in proto.opset_import if o.domain in _STANDARD]
+        if len(set(versions)) != 1:
+            raise OnnxError(f"the file names {len(set(versions))} opsets of ONNX's own operators, expected one")
+        if not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
+            raise OnnxError(
+                f"opset {versions[0]} is outside {OLDEST_OPSET}..{NEWEST_OPSET}, which ulp knows; "
+                f"onnx.version_converter.convert_version(model, 21) brings the model to another one"
+            )
+        return int(versions[0])
+
+    def tensor(self, proto: Any, what: str, name: str = "") -> Array:
+        """The tensor as a read-only array; `name` is under which its width is kept, if it is narrow."""
+        array = read_tensor(proto, what, self.folder, self.limits)
+        self.constant_bytes += array.nbytes
+        self.limits.check_constants(self.constant_bytes)
+        if name and proto.data_type in NARROW:
+            self.bits[name] = NARROW[proto.data_type][0]
+        array.flags.writeable = False
+        return array
+
+    def constant(self, node: Node, opset: int, constants: dict[str, Array]) -> bool:
+        """Whether it is a Constant node, whose value is then among the constants."""
+        if node.op_type != "Constant":
+            return False
+        name = node.outputs[0]
+        if name in constants:
+            raise OnnxError(f"{node}: something else is called {name!r}, too")
+        try:
+            constants[name] = OPERATORS["Constant"].bind(node.attributes, opset, inputs=len(node.inputs), outputs=len(node.outputs))()[0]
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+        return True
+
+    def node(self, proto: Any, name: str, functions: set[tuple[str, str]]) -> Node:
+        op_type = _checked_name(proto.op_type, f"the operator of node {name!r}")
+        what = f"{op_type} {name!r}"
+        if (proto.domain, op_type) in functions:
+            raise OnnxError(f"{what} calls a function of the model: inline it, by onnx.inliner.inline_local_functions")
+        if proto.domain not in _STANDARD and op_type in OPERATORS and op_type not in _ELSEWHERE:
+            raise OnnxError(
+                f"{what} is of the domain {proto.domain!r:.60}, whose meaning of it is not known; ulp knows ONNX's own {op_type}"
+            )
+        inputs = tuple(_checked_name(i, f"an input of {what}") if i else "" for i in proto.input)
+        outputs = tuple(_checked_name(o, f"an output of {what}") if o else "" for o in proto.output)
+        if not any(outputs):
+            raise OnnxError(f"{what} has no outputs")
+        repeated = _repeated(_checked_name(a.name, f"an attribute of {what}") for a in proto.attribute)
+        if repeated is not None:
+            raise OnnxError(f"{what} has the attribute {repeated!r:.60} twice")
+        attributes = {a.name: self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs) for a in proto.attribute}
+        for operator, key in _TYPE_ATTRIBUTES:
+            if op_type == operator and attributes.get(key) in HALVES:
+                attributes[key] = 1
+        return Node(op_type, name, inputs, outputs, attributes, proto.domain)
+
+    def attribute(self, proto: Any, what: str, outputs: tuple[str, ...]) -> Any:
+        kinds = self.onnx.AttributeProto
+        if proto.ref_attr_name:
+            raise OnnxError(f"{what} refers to one of a function, but the node is in none")
+        if proto.type == kinds.FLOAT:
+            return proto.f
+        if proto.type == kinds.INT:
+            return proto.i
+        if proto.type == kinds.STRING:
+            return _text(proto.s, what)
+        if proto.type == kinds.TENSOR:
+            return self.tensor(proto.t, what, outputs[0] if proto.name == "value" else "")
+        if proto.type == kinds.FLOATS:
+            return tuple(proto.floats)
+        if proto.type == kinds.INTS:
+            return tuple(proto.ints)
+        if proto.type == kinds.STRINGS:
+            return tuple(_text(s, what) for s in proto.strings)
+        if proto.type in (kinds.GRAPH, kinds.GRAPHS):
+            raise OnnxError(f"{what} is a graph: models with control flow (If, Loop, Scan) are not supported; export the model by tracing")
+        raise OnnxError(f"{what} has the type number {proto.type}: expected ints, floats, strings or a tensor")
+
+    def port(self, proto: Any, kind: str) -> Port:
+        name = _checked_name(proto.name, f"an {kind}")
+        what = f"the {kind} {name!r}"
+        if not proto.type.HasField("tensor_type"):
+            raise OnnxError(f"{what} is no tensor")
+        tensor = proto.type.tensor_type
+        dtype = dtype_of(tensor.elem_type, what)
+        shape = None
+        if tensor.HasField("shape"):
+            # Some writers have 0 or -1 where a side is open.
+            shape = tuple(d.dim_value if d.dim_value > 0 else d.dim_param[:_LONGEST_NAME] or None for d in tensor.shape.dim)
+            if len(shape) > 32:
+                raise OnnxError(f"{what} has {len(shape)} dimensions: expected 32 at most")
+            self.limits.check_tensor([side for side in shape if isinstance(side, int)], dtype.itemsize)
+        return Port(name, dtype, shape)
+
+    def with_width(self, node: Node, constants: dict[str, Array]) -> Node:
+        """Codes of 2 and 4 bits come in bytes: QuantizeLinear is told its zero point's type."""
+        zero = node.input(2)
+        if node.op_type != "QuantizeLinear" or zero not in self.bits or node.attributes.get("output_dtype"):
+            return node
+        width = self.bits[zero], constants[zero].dtype == np.int8
+        kind = next(kind for kind, narrow in NARROW.items() if narrow == width)
+        return replace(node, attributes={**node.attributes, "output_dtype": kind})
+
+
+def _check_node(node: Node, opset: int) -> None:
+    """OnnxError unless the node has the inputs, outputs and attributes that its operator has."""
+    try:
+        if node.op_type in OPERATORS:
+            OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
+        elif node.op_type in _QLINEAR:
+            expected = _QLINEAR[node.op_type]
+            least = expected.index(".")
+            given = all(name or kind != "x" for name, kind in zip(node.inputs, expected, strict=False))
+            if not least <= len(node.inputs) <= len(expected) or not given:
+                raise OnnxError(
+                    f"inputs {list(node.inputs)!s:.200}: expected {least} to {len(expected)}, none of tensors and scales left out"
+                )
+        elif node.op_type == "QLinearConcat" and (len(node.inputs) < 5 or len(node.inputs) % 3 != 2 or not all(node.inputs)):
+            raise OnnxError(f"{len(node.inputs)} inputs: expected a scale and a zero point, and three of each tensor")
+    except OnnxError as error:
+        raise OnnxError(f"{node}: {error}") from error
+
+
+def _repeated(names: Any) -> str | None:
+    """The first name that comes twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return str(name)
+        seen.add(name)
+    return None
+
+
+def _checked_name(name: str | bytes, what: str) -> str:
+    # Protobuf gives bytes for text that is no UTF-8; in a file, it has been looked at before.
+    if isinstance(name, bytes) or not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise OnnxError(f"{what} has the name {name!r:.100}: expected 1 to {_LONGEST_NAME} printable characters")
+    return name
+
+
+def _text(value: bytes, what: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise OnnxError(f"{what} is no UTF-8: {error}") from error
+
+
+def _unique_names(protos: Any) -> list[str]:
+    """A name for each node: its own where it has one that no other has, else its operator and position."""
+    names: list[str] = []
+    taken = {proto.name for proto in protos}
+    seen: set[str] = set()
+    for i, proto in enumerate(protos):
+        name = proto.name
+        if not name or name in seen:
+            name = f"{proto.op_type}_{i}"
+            while name in taken or name in seen:
+                name += "'"
+        names.append(_checked_name(name, f"node {i}"))
+        seen.add(name)
+    return names
+
+
+def _sorted(nodes: list[Node], known: set[str]) -> list[Node]:
+    """Nodes in an order in which they can run, which ONNX asks for and some writers do not keep to; else in that of the file."""
+    makers: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        for name in node.outputs:
+            if name and (name in makers or name in known):
+                raise OnnxError(f"{node}: its output {name!r} is made by something else, too")
+            if name:
+                makers[name] = i
+    users: list[list[int]] = [[] for _ in nodes]
+    missing = [0] * len(nodes)
+    for i, node in enumerate(nodes):
+        for name in {name for name in node.inputs if name and name not in known}:
+            if name not in makers:
+                raise OnnxError(f"{node}: nothing makes its input {name!r}")
+            users[makers[name]].append(i)
+            missing[i] += 1
+    return _in_turn(nodes, users, missing)
+
+
+def _in_turn(nodes: list[Node], users: list[list[int]], missing: list[int]) -> list[Node]:
+    """users: of each node, which nodes wait for it; missing: for how many each waits."""
+    if all(user > i for i, waiting in enumerate(users) for user in waiting):
+        return nodes
+    ready = deque(i for i, count in enumerate(missing) if count == 0)
+    order = []
+    while ready:
+        i = ready.popleft()
+        order.append(nodes[i])
+        for user in users[i]:
+            missing[user] -= 1
+            if missing[user] == 0:
+                ready.append(user)
+    if len(order) < len(nodes):
+        first = next(nodes[i] for i, count in enumerate(missing) if count)
+        raise OnnxError(f"{first}: the graph has a cycle, on which its inputs depend")
+    return order

@@ -1,0 +1,41 @@
+"""The table of a model's layers: which run in integers, with how many bits, and why the others do not."""
+
+from __future__ import annotations
+
+from ulp.nn.graph import Conv, Linear
+
+from .build import Built, FloatStage
+from .model import Model, Node
+from .network import LayerRow
+
+# Quantisers, and what only moves elements: neither counts as computing in floats.
+_QUANTISERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")
+_MOVERS = (
+    *("Identity", "Dropout", "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice"),
+    *("Gather", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Constant", "ConstantOfShape", "Range"),
+)
+_INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
+
+
+def without_compute(node: Node) -> bool:
+    """Whether an operator that runs outside of plans does so without arithmetic of floats."""
+    return node.op_type in (*_QUANTISERS, *_MOVERS, *_INTEGER_OPERATORS)
+
+
+def layer_rows(model: Model, built: Built) -> list[LayerRow]:
+    """One row a node that runs; those of constants and quantisers inside of integer parts are left out."""
+    floats = {stage.node.name: stage for stage in built.stages if isinstance(stage, FloatStage)}
+    rows = []
+    for node in model.nodes:
+        if node.name in floats:
+            integer = node.op_type in _INTEGER_OPERATORS
+            rows.append(LayerRow(node.name, node.op_type, integer, "" if integer else floats[node.name].reason))
+        elif node.name in built.layers and node.op_type not in _QUANTISERS:
+            op, shape = built.layers[node.name]
+            if isinstance(op, (Conv, Linear)):
+                w = op.weights
+                nbytes = (w.integers.size * w.bits + 7) // 8
+                rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.quantizer.bits), shape, nbytes))
+            else:
+                rows.append(LayerRow(node.name, node.op_type, True, "", (0, 0), shape))
+    return rows

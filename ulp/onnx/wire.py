@@ -1,0 +1,94 @@
+"""A look at a protobuf before it is parsed: empty messages take two bytes in a file, and a hundred times that once they are objects."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from .limits import Limits
+from .model import OnnxError
+
+# As deep as protobuf's own parser goes.
+_DEEPEST = 100
+
+# What a field of bytes can hold, besides another message, for which its descriptor stands.
+_TEXT, _RAW, _NUMBERS = "text", "raw", "numbers"
+_Schema: TypeAlias = dict[int, Any]
+_Schemas: TypeAlias = dict[str, _Schema]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
+    """OnnxError unless `data` is a message of `descriptor` that is complete and within limits.fields and limits.constant_bytes."""
+    schemas: _Schemas = {}
+    fields = unpacked = position = 0
+    open_messages = [(_schema(descriptor, schemas), len(data))]
+    while open_messages:
+        schema, end = open_messages[-1]
+        if position == end:
+            open_messages.pop()
+            continue
+        fields += 1
+        if fields > limits.fields:
+            raise OnnxError(f"the file has more fields than the limit fields={limits.fields}")
+        tag, position = _varint(data, position, end)
+        kind = tag & 7
+        if kind == _VARINT:
+            _, position = _varint(data, position, end)
+        elif kind in (_FIXED64, _FIXED32):
+            position += 8 if kind == _FIXED64 else 4
+        elif kind == _BYTES:
+            length, position = _varint(data, position, end)
+            content = schema.get(tag >> 3)
+            if length > end - position:
+                raise OnnxError(f"the file is damaged or cut off: byte {position} begins {length} bytes, but {end - position} follow")
+            if content == _TEXT:
+                _check_text(data[position : position + length], position)
+            elif content == _NUMBERS:
+                unpacked += 8 * length  # numbers of one byte and more, which become up to eight
+                if unpacked > limits.constant_bytes:
+                    raise OnnxError(f"the file's lists of numbers take more than the limit constant_bytes={limits.constant_bytes}")
+            elif content is not None and content != _RAW:
+                if len(open_messages) >= _DEEPEST:
+                    raise OnnxError(f"messages lie in each other more than {_DEEPEST} deep")
+                open_messages.append((_schema(content, schemas), position + length))
+                continue
+            position += length
+        else:
+            raise OnnxError(f"this is no ONNX file: byte {position} belongs to no field that protobuf knows")
+        if position > end:
+            raise OnnxError(f"the file is damaged or cut off at byte {end}")
+
+
+def _schema(descriptor: Any, known: _Schemas) -> _Schema:
+    """What lies in the fields of a message, by their numbers; protobuf's own tables take ten times as long to ask."""
+    if descriptor.full_name not in known:
+        known[descriptor.full_name] = {field.number: _content(field) for field in descriptor.fields}
+    return known[descriptor.full_name]
+
+
+def _content(field: Any) -> Any:
+    if field.message_type is not None:
+        return field.message_type
+    return {field.TYPE_STRING: _TEXT, field.TYPE_BYTES: _RAW}.get(field.type, _NUMBERS)
+
+
+def _check_text(text: bytes, position: int) -> None:
+    # Protobuf hands out bytes where text is none, and nobody expects them.
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise OnnxError(f"the file is damaged: the text at byte {position} is no UTF-8") from error
+
+
+def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where it ends."""
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise OnnxError(f"the file is damaged or cut off at byte {position}")
