@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
-    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs.h, which selection follows")
+    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
     commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
     return parser
 

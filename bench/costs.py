@@ -1,6 +1,6 @@
 """What every kernel costs at every bit pair and several heights of A.
 
-Measured here, kept in results/kernel_costs.json, and written from there into csrc/gemm/costs.h, which the choice of kernels follows:
+Measured here, kept in results/kernel_costs.json, and written from there into csrc/gemm/costs_x86.h, which the choice of kernels follows:
 
     {"schema": 1, "environment": {...}, "rows": [1, 2, ...], "kernels": {"mul8_avx2_3x32": {"W3A3": [fs per MAC, one per rows], ...}}}
 """
@@ -20,7 +20,7 @@ from .results import DIRECTORY
 
 SCHEMA = 1
 RESULT = DIRECTORY / "kernel_costs.json"
-HEADER = subject.ROOT / "csrc" / "gemm" / "costs.h"
+HEADER = subject.ROOT / "csrc" / "gemm" / "costs_x86.h"
 
 # Rows of A at which the cost is measured; in between, and per row beyond, the driver interpolates.
 ROWS = (1, 2, 4, 8, 16, 64, 512)
@@ -88,7 +88,7 @@ def _operands(ulp: Any, rows: int, side: int, a_bits: int, b_bits: int) -> tuple
 
 
 def header(costs: dict[str, Any]) -> str:
-    """csrc/gemm/costs.h: the same figures as a C++ table."""
+    """csrc/gemm/costs_x86.h: the same figures as a C++ table."""
     environment = costs["environment"]
     lines = [
         "// Written by `python -m bench costs` from bench/results/kernel_costs.json. Do not edit.",
@@ -99,15 +99,19 @@ def header(costs: dict[str, Any]) -> str:
         "",
         "#include <cstdint>",
         "",
+        '#include "costs.h"',
+        "",
         "namespace ulp {",
         "",
+        "inline constexpr Basis kCostBasis = Basis::measured;",
+        'inline constexpr const char* kCostCpus[] = {""};',
         f"inline constexpr int kCostRows[] = {{{', '.join(map(str, costs['rows']))}}};",
         "",
         "struct CostRow {",
         "  const char* kernel;",
         "  int a_bits;",
         "  int b_bits;",
-        f"  uint32_t fs_per_mac[{len(costs['rows'])}];",
+        f"  uint32_t fs_per_mac[1][{len(costs['rows'])}];",
         "};",
         "",
         "// clang-format off",
@@ -115,7 +119,7 @@ def header(costs: dict[str, Any]) -> str:
     ]
     for name, pairs in costs["kernels"].items():
         for pair, fs in pairs.items():
-            lines.append(f'    {{"{name}", {pair[3]}, {pair[1]}, {{{", ".join(map(str, fs))}}}}},')
+            lines.append(f'    {{"{name}", {pair[3]}, {pair[1]}, {{{{{", ".join(map(str, fs))}}}}}}},')
     return "\n".join([*lines, "};", "// clang-format on", "", "}  // namespace ulp", ""])
 
 
@@ -126,7 +130,7 @@ def load(path: Path = RESULT) -> dict[str, Any]:
 
 
 def is_current() -> bool:
-    """Whether csrc/gemm/costs.h says what the stored figures say."""
+    """Whether csrc/gemm/costs_x86.h says what the stored figures say."""
     return HEADER.read_text() == header(load())
 
 

@@ -14,7 +14,7 @@ costs = pytest.importorskip("bench.costs", reason="the benchmarks are not part o
 
 
 def test_the_header_says_what_the_measurements_say() -> None:
-    assert costs.is_current(), "csrc/gemm/costs.h differs from bench/results/kernel_costs.json: python -m bench costs"
+    assert costs.is_current(), "csrc/gemm/costs_x86.h differs from bench/results/kernel_costs.json: python -m bench costs"
 
 
 def test_every_measured_cell_is_a_positive_number_for_each_height() -> None:

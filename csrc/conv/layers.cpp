@@ -121,7 +121,7 @@ class ConvStep final : public Step {
       if (!r.why_not.empty() || !takes_gather(*r.kernel)) continue;
       const int64_t vector = r.kernel->nr > kPanelCols ? kPanelCols : kUnitCols;
       const double waste = static_cast<double>(round_up(shape.n, vector)) / static_cast<double>(shape.n);
-      found.emplace_back(std::isnan(r.seconds) ? std::numeric_limits<double>::max() : r.seconds * waste, r.kernel);
+      found.emplace_back(std::isnan(r.estimate.seconds) ? std::numeric_limits<double>::max() : r.estimate.seconds * waste, r.kernel);
     }
     std::stable_sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
     std::vector<const Kernel*> kernels;
