@@ -6,8 +6,8 @@
 
 namespace ulp {
 
-// Ordered within an architecture: a CPU that runs one runs all of its own before it, down to the baseline. A new ISA is one enumerator here,
-// one row in isa.cpp.
+// Ordered within an architecture: a CPU that runs one runs all of its own before it, down to the baseline. A new ISA is one enumerator
+// here, one row in isa.cpp.
 enum class Isa { baseline = 0, avx2 = 1, neon = 16, dotprod = 17, i8mm = 18 };
 
 const char* isa_name(Isa isa);

@@ -24,6 +24,10 @@ ULP_KERNEL(ulppack_avx2)
 ULP_KERNEL(ulppack_p1_avx2)
 ULP_KERNEL(ulppack_p2_avx2)
 ULP_KERNEL(bitserial_avx2)
+#elif defined(ULP_ARM64)
+ULP_KERNEL(dot_dotprod)
+ULP_KERNEL(mul8_neon)
+ULP_KERNEL(mull_neon)
 #endif
 #undef ULP_KERNEL
 
@@ -41,6 +45,10 @@ const Kernel kKernels[] = {
     {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
     {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},
     {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
+#elif defined(ULP_ARM64)
+    {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, dot_dotprod::supports, dot_dotprod::bind},
+    {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, mul8_neon::supports, mul8_neon::bind},
+    {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
 #endif
     {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, mul8_scalar::supports, mul8_scalar::bind},
 };

@@ -316,7 +316,7 @@ void tile(const Tile& args, int first) {
   Tile t = args;  // a copy that no store to C can alias
   t.c += first * t.ldc;
   if (t.row) t.row += first;
-  if (!t.gather) prefetch_c<rows, vectors * kPanelUnits>(t);
+  if (!t.gather) prefetch_c<rows, vectors * kPanelUnits>(t, 0);
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[first + r] : t.a + r * t.a_stride;
   const uint8_t* b = t.b;
