@@ -28,6 +28,7 @@ ULP_KERNEL(bitserial_avx2)
 ULP_KERNEL(dot_dotprod)
 ULP_KERNEL(mul8_neon)
 ULP_KERNEL(mull_neon)
+ULP_KERNEL(bitserial_neon)
 #endif
 #undef ULP_KERNEL
 
@@ -48,6 +49,7 @@ const Kernel kKernels[] = {
 #elif defined(ULP_ARM64)
     {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, dot_dotprod::supports, dot_dotprod::bind},
     {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, mul8_neon::supports, mul8_neon::bind},
+    {"bitserial_neon_4x32", "bitserial", Isa::neon, 4, 32, bitserial_neon::supports, bitserial_neon::bind},
     {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
 #endif
     {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, mul8_scalar::supports, mul8_scalar::bind},
