@@ -56,9 +56,10 @@ ULP_INLINE void prefetch_c(const Tile& t, int first_unit) {
 inline Vec load_sums(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store_sums(int32_t* p, Vec v) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), v); }
 inline Vec add_sums(Vec x, Vec y) { return _mm256_add_epi32(x, y); }
+inline Vec same_sums(int32_t value) { return _mm256_set1_epi32(value); }
 
 // What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
-ULP_INLINE __m256i row_term(const Tile& t, int row) { return _mm256_set1_epi32(t.accumulate || !t.row ? 0 : t.row[row]); }
+ULP_INLINE __m256i row_term(const Tile& t, int row) { return same_sums(t.accumulate || !t.row ? 0 : t.row[row]); }
 
 // The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
 ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i term, __m256i acc) {

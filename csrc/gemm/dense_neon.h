@@ -93,15 +93,13 @@ inline Vec add_sums(Vec x, Vec y) {
   return halves(
       x, y, [](uint8x16_t v, uint8x16_t w) { return vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(v), vreinterpretq_s32_u8(w))); });
 }
+inline Vec same_sums(int32_t value) { return as_vec(vdupq_n_s32(value), vdupq_n_s32(value)); }
 inline Vec shift_sums(Vec x, int shift) {
   return halves(x, [by = vdupq_n_s32(shift)](uint8x16_t v) { return vreinterpretq_u8_s32(vshlq_s32(vreinterpretq_s32_u8(v), by)); });
 }
 
 // What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
-ULP_INLINE Vec row_term(const Tile& t, int row) {
-  const int32x4_t term = vdupq_n_s32(t.accumulate || !t.row ? 0 : t.row[row]);
-  return as_vec(term, term);
-}
+ULP_INLINE Vec row_term(const Tile& t, int row) { return same_sums(t.accumulate || !t.row ? 0 : t.row[row]); }
 
 // The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
 ULP_INLINE void store_result(const Tile& t, int row, int unit, Vec term, Vec acc) {

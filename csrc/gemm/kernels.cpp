@@ -27,6 +27,7 @@ ULP_KERNEL(bitserial_avx2)
 #elif defined(ULP_ARM64)
 ULP_KERNEL(dot_dotprod)
 ULP_KERNEL(mul8_neon)
+ULP_KERNEL(lut_neon)
 ULP_KERNEL(mull_neon)
 ULP_KERNEL(bitserial_neon)
 #endif
@@ -48,6 +49,7 @@ const Kernel kKernels[] = {
     {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
 #elif defined(ULP_ARM64)
     {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, dot_dotprod::supports, dot_dotprod::bind},
+    {"lut_neon_3x96", "lut", Isa::neon, 3, 96, lut_neon::supports, lut_neon::bind},
     {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, mul8_neon::supports, mul8_neon::bind},
     {"bitserial_neon_4x32", "bitserial", Isa::neon, 4, 32, bitserial_neon::supports, bitserial_neon::bind},
     {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
