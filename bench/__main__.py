@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
     commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    commands.add_parser(
+        "model", help="work out, under an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"
+    )
+    counts = commands.add_parser("instructions", help="count what every ARM kernel executes, and store it")
+    counts.add_argument("--check", action="store_true", help="store nothing; fail where a kernel takes over 2 %% more than is stored")
     commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
     return parser
 
@@ -112,6 +117,26 @@ def _costs() -> int:
     return 0
 
 
+def _model() -> int:
+    from . import modelled
+
+    for path in modelled.model():
+        print(f"wrote {path.name}")
+    return 0
+
+
+def _instructions(args: argparse.Namespace) -> int:
+    from . import emulation, modelled
+
+    emulation.build()
+    if not args.check:
+        print(f"wrote {modelled.save(modelled.instructions(), modelled.INSTRUCTIONS).name}")
+        return 0
+    complaints = modelled.check_instructions()
+    print(complaints or "no kernel takes more instructions than before, and each has its modelled costs")
+    return 1 if complaints else 0
+
+
 def _report(args: argparse.Namespace) -> int:
     from . import plots, report, results, subject
 
@@ -146,6 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(args, given)
         if args.command == "costs":
             return _costs()
+        if args.command == "model":
+            return _model()
+        if args.command == "instructions":
+            return _instructions(args)
         return _report(args) if args.command == "report" else _env()
     except (ValueError, RuntimeError, AssertionError, argparse.ArgumentTypeError) as error:
         print(f"python -m bench: {error}", file=sys.stderr)

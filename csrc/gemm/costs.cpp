@@ -9,7 +9,11 @@
 #include <shared_mutex>
 #include <stdexcept>
 
+#if defined(ULP_ARM64)
+#include "costs_arm64.h"
+#else
 #include "costs_x86.h"
+#endif
 #include "cpu.h"
 #include "gemm.h"
 
@@ -59,7 +63,7 @@ const uint32_t* find_costs(const Kernel& kernel, int a_bits, int b_bits) {
 // Between two heights of A with a known cost the time of a call is interpolated, beyond the last it is proportional.
 double predict(const Kernel& kernel, const Shape& s) {
   const uint32_t* fs_per_mac = find_costs(kernel, s.a.bits, s.b.bits);
-  if (!fs_per_mac) return kNaN;
+  if (!fs_per_mac || fs_per_mac[0] == 0) return kNaN;
   const double m = static_cast<double>(s.m);
   const auto time = [fs_per_mac](int i) { return static_cast<double>(fs_per_mac[i]) * kCostRows[i]; };
   double fs = time(kRowCount - 1) * m / kCostRows[kRowCount - 1];

@@ -18,7 +18,7 @@ struct CostRow {
   const char* kernel;
   int a_bits;
   int b_bits;
-  uint32_t fs_per_mac[1][7];
+  uint32_t fs_per_mac[1][7];  // 0: this core cannot run it
 };
 
 // clang-format off
