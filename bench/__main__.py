@@ -138,23 +138,25 @@ def _instructions(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from . import plots, report, results, subject
+    from . import modelled, plots, report, report_modelled, results, subject
 
     directory = args.results or results.DIRECTORY
     readme = args.readme or subject.ROOT / "README.md"
     found = results.load_all(directory)
+    path = directory / modelled.PRODUCTS.name
+    of_arm = modelled.load(path) if path.exists() else None
     if args.check:
-        if report.readme_is_current(readme, found):
+        if report.readme_is_current(readme, found, of_arm):
             return 0
         print(f"{readme.name} does not say what the results say: python -m bench report", file=sys.stderr)
         return 1
-    for table in report.tables(found):
+    for table in [*report.tables(found), *(report_modelled.tables(of_arm) if of_arm else [])]:
         print(table.text(), end="\n\n")
     if not args.no_plots:
         for path in plots.draw(found, directory / "plots"):
             print(f"drew {path.name}")
-    (directory / report.FULL_REPORT).write_text(report.full_report(found), encoding="utf-8")
-    print(f"{readme.name} " + ("updated" if report.write_readme(readme, found) else "was up to date"))
+    (directory / report.FULL_REPORT).write_text(report.full_report(found, of_arm), encoding="utf-8")
+    print(f"{readme.name} " + ("updated" if report.write_readme(readme, found, of_arm) else "was up to date"))
     return 0
 
 

@@ -65,22 +65,3 @@ def test_the_default_is_the_first_of_the_ranking(m: int, pair: tuple[int, int]) 
     assert candidates[0].basis == ("modelled" if ARM else "measured")
     seconds = [c.seconds for c in candidates if not math.isnan(c.seconds)]
     assert seconds == sorted(seconds)
-
-
-def test_a_kernel_that_takes_more_instructions_is_told() -> None:
-    stored = modelled.load(modelled.INSTRUCTIONS)
-    assert modelled.more_instructions(stored, stored) == []
-    kernel, (pair, *_) = next((name, list(pairs)) for name, pairs in stored["kernels"].items())
-    before = stored["kernels"][kernel][pair]
-
-    def with_count(count: int) -> dict[str, Any]:
-        return {**stored, "kernels": {**stored["kernels"], kernel: {**stored["kernels"][kernel], pair: count}}}
-
-    assert modelled.more_instructions(with_count(before // 2), stored) == []
-    assert modelled.more_instructions(with_count(int(before * 1.019)), stored) == []
-    (told,) = modelled.more_instructions(with_count(int(before * 1.03)), stored)
-    assert told.startswith(f"{kernel} {pair}: ")
-    assert "(+3.0%)" in told
-    without = {**stored, "kernels": {name: pairs for name, pairs in stored["kernels"].items() if name != kernel}}
-    assert all("not stored" in line for line in modelled.more_instructions(stored, without))
-    assert all("not in the table" in line for line in modelled.more_instructions(without, stored))
