@@ -86,7 +86,8 @@ class ConvStep final : public Step {
   const Kernel& gather_kernel() const {
     const Kernel& kernel = select_kernel(gemm_shape(), method_.c_str());
     if (!takes_gather(kernel))
-      throw std::invalid_argument("kernel '" + method_ + "' cannot convolve here: it reads rows at one stride, or pixels of 4 channels");
+      throw std::invalid_argument("kernel '" + method_ +
+                                  "' cannot convolve here: it reads rows at one stride, or pixels of a multiple of 4 or 8 channels");
     return kernel;
   }
 
@@ -131,7 +132,7 @@ class ConvStep final : public Step {
 
   bool takes_gather(const Kernel& kernel) const {
     const Bound bound = kernel.bind(problem_.a_bits, problem_.weights.encoding.bits);
-    return bound.step_k > 0 && (bound.any_start || !problem_.shape.tight);
+    return bound.step_k > 0 && problem_.shape.segment_k() % bound.step_k == 0 && (bound.any_start || !problem_.shape.tight);
   }
 
   Slice source_;
