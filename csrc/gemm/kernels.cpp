@@ -31,6 +31,10 @@ ULP_KERNEL(dot_dotprod)
 ULP_KERNEL(mul8_neon)
 ULP_KERNEL(lut_neon)
 ULP_KERNEL(mull_neon)
+ULP_KERNEL(stream_neon)
+ULP_KERNEL(stream_dotprod)
+ULP_KERNEL(ulppack_p1_neon)
+ULP_KERNEL(ulppack_p2_neon)
 ULP_KERNEL(bitserial_neon)
 #endif
 #undef ULP_KERNEL
@@ -57,6 +61,10 @@ const Kernel kKernels[] = {
     {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, mul8_neon::supports, mul8_neon::bind},
     {"bitserial_neon_4x32", "bitserial", Isa::neon, 4, 32, bitserial_neon::supports, bitserial_neon::bind},
     {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
+    {"ulppack_p1_neon_3x32", "ulppack_p1", Isa::neon, 3, 32, ulppack_p1_neon::supports, ulppack_p1_neon::bind},
+    {"ulppack_p2_neon_3x32", "ulppack_p2", Isa::neon, 3, 32, ulppack_p2_neon::supports, ulppack_p2_neon::bind},
+    {"stream_dotprod_4x32", "stream", Isa::dotprod, 4, 32, stream_dotprod::supports, stream_dotprod::bind},
+    {"stream_neon_2x32", "stream", Isa::neon, 2, 32, stream_neon::supports, stream_neon::bind},
 #endif
     {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, mul8_scalar::supports, mul8_scalar::bind},
 };
