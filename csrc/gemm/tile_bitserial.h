@@ -57,7 +57,8 @@ void expand(const DenseSlice& s, uint8_t* panel) {
 
 // Units first .. first + units - 1 of the panel.
 template <int a_bits, int b_bits, int rows, int units>
-ULP_INLINE void tile(const Tile& t, int first) {
+void tile(const Tile& args, int first) {
+  const Tile t = args;  // a copy that no store to C can alias
   const int64_t blocks = ceil_div(t.k, kUnitK);
   const int64_t b_step = int64_t{t.units} * b_bits * kVector;
   Vec total[rows][units];
@@ -88,8 +89,7 @@ ULP_INLINE void tile(const Tile& t, int first) {
 }
 
 template <int a_bits, int b_bits, int rows, int max_units>
-void tile_of_rows(const Tile& args) {
-  const Tile t = args;  // a copy that no store to C can alias
+void tile_of_rows(const Tile& t) {
   int first = 0;
   for (; first + max_units <= t.units; first += max_units) tile<a_bits, b_bits, rows, max_units>(t, first);
   if constexpr (max_units > 1) {
