@@ -53,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
-    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs.h, which selection follows")
+    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    commands.add_parser(
+        "model", help="work out, under an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"
+    )
+    counts = commands.add_parser("instructions", help="count what every ARM kernel executes, and store it")
+    counts.add_argument("--check", action="store_true", help="store nothing; fail where a kernel takes over 2 %% more than is stored")
     commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
     return parser
 
@@ -112,24 +117,46 @@ def _costs() -> int:
     return 0
 
 
+def _model() -> int:
+    from . import modelled
+
+    for path in modelled.model():
+        print(f"wrote {path.name}")
+    return 0
+
+
+def _instructions(args: argparse.Namespace) -> int:
+    from . import emulation, modelled
+
+    emulation.build()
+    if not args.check:
+        print(f"wrote {modelled.save(modelled.instructions(), modelled.INSTRUCTIONS).name}")
+        return 0
+    complaints = modelled.check_instructions()
+    print(complaints or "no kernel takes more instructions than before, and each has its modelled costs")
+    return 1 if complaints else 0
+
+
 def _report(args: argparse.Namespace) -> int:
-    from . import plots, report, results, subject
+    from . import modelled, plots, report, report_modelled, results, subject
 
     directory = args.results or results.DIRECTORY
     readme = args.readme or subject.ROOT / "README.md"
     found = results.load_all(directory)
+    path = directory / modelled.PRODUCTS.name
+    of_arm = modelled.load(path) if path.exists() else None
     if args.check:
-        if report.readme_is_current(readme, found):
+        if report.readme_is_current(readme, found, of_arm):
             return 0
         print(f"{readme.name} does not say what the results say: python -m bench report", file=sys.stderr)
         return 1
-    for table in report.tables(found):
+    for table in [*report.tables(found), *(report_modelled.tables(of_arm) if of_arm else [])]:
         print(table.text(), end="\n\n")
     if not args.no_plots:
         for path in plots.draw(found, directory / "plots"):
             print(f"drew {path.name}")
-    (directory / report.FULL_REPORT).write_text(report.full_report(found), encoding="utf-8")
-    print(f"{readme.name} " + ("updated" if report.write_readme(readme, found) else "was up to date"))
+    (directory / report.FULL_REPORT).write_text(report.full_report(found, of_arm), encoding="utf-8")
+    print(f"{readme.name} " + ("updated" if report.write_readme(readme, found, of_arm) else "was up to date"))
     return 0
 
 
@@ -146,6 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(args, given)
         if args.command == "costs":
             return _costs()
+        if args.command == "model":
+            return _model()
+        if args.command == "instructions":
+            return _instructions(args)
         return _report(args) if args.command == "report" else _env()
     except (ValueError, RuntimeError, AssertionError, argparse.ArgumentTypeError) as error:
         print(f"python -m bench: {error}", file=sys.stderr)

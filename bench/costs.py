@@ -1,6 +1,6 @@
 """What every kernel costs at every bit pair and several heights of A.
 
-Measured here, kept in results/kernel_costs.json, and written from there into csrc/gemm/costs.h, which the choice of kernels follows:
+Measured here, kept in results/kernel_costs.json, and written from there into csrc/gemm/costs_x86.h, which the choice of kernels follows:
 
     {"schema": 1, "environment": {...}, "rows": [1, 2, ...], "kernels": {"mul8_avx2_3x32": {"W3A3": [fs per MAC, one per rows], ...}}}
 """
@@ -20,7 +20,7 @@ from .results import DIRECTORY
 
 SCHEMA = 1
 RESULT = DIRECTORY / "kernel_costs.json"
-HEADER = subject.ROOT / "csrc" / "gemm" / "costs.h"
+HEADERS = {basis: subject.ROOT / "csrc" / "gemm" / name for basis, name in (("measured", "costs_x86.h"), ("modelled", "costs_arm64.h"))}
 
 # Rows of A at which the cost is measured; in between, and per row beyond, the driver interpolates.
 ROWS = (1, 2, 4, 8, 16, 64, 512)
@@ -88,34 +88,45 @@ def _operands(ulp: Any, rows: int, side: int, a_bits: int, b_bits: int) -> tuple
 
 
 def header(costs: dict[str, Any]) -> str:
-    """csrc/gemm/costs.h: the same figures as a C++ table."""
-    environment = costs["environment"]
+    """A header of csrc/gemm: the stored figures as a C++ table. Modelled costs have a column for each core, measured ones have one."""
+    modelled = costs.get("basis") == "modelled"
+    rows, cpus = costs["rows"], costs.get("cpus", [""])
+    if modelled:
+        command, source = "model", "modelled_costs.json"
+        note = f"N = K = {costs['side']}.\n// Modelled: executed instructions times a model of the core, at a usual clock; not measured."
+    else:
+        command, source = "costs", "kernel_costs.json"
+        note = f"N = K = 1024 up to 8 rows, 512 above.\n// {costs['environment']['machine']['cpu']}, {costs['environment']['date'][:10]}."
     lines = [
-        "// Written by `python -m bench costs` from bench/results/kernel_costs.json. Do not edit.",
+        f"// Written by `python -m bench {command}` from bench/results/{source}. Do not edit.",
         "//",
-        "// Femtoseconds a multiply-accumulate on one thread, by kernel, bit pair and rows of A; N = K = 1024 up to 8 rows, 512 above.",
-        f"// {environment['machine']['cpu']}, {environment['date'][:10]}.",
+        f"// Femtoseconds a multiply-accumulate on one thread, by kernel, bit pair and rows of A; {note}",
         "#pragma once",
         "",
         "#include <cstdint>",
         "",
+        '#include "costs.h"',
+        "",
         "namespace ulp {",
         "",
-        f"inline constexpr int kCostRows[] = {{{', '.join(map(str, costs['rows']))}}};",
+        f"inline constexpr Basis kCostBasis = Basis::{'modelled' if modelled else 'measured'};",
+        "inline constexpr const char* kCostCpus[] = {" + ", ".join(f'"{cpu}"' for cpu in cpus) + "};",
+        f"inline constexpr int kCostRows[] = {{{', '.join(map(str, rows))}}};",
         "",
         "struct CostRow {",
         "  const char* kernel;",
         "  int a_bits;",
         "  int b_bits;",
-        f"  uint32_t fs_per_mac[{len(costs['rows'])}];",
+        f"  uint32_t fs_per_mac[{len(cpus)}][{len(rows)}];  // 0: this core cannot run it",
         "};",
         "",
         "// clang-format off",
         "inline constexpr CostRow kCosts[] = {",
     ]
     for name, pairs in costs["kernels"].items():
-        for pair, fs in pairs.items():
-            lines.append(f'    {{"{name}", {pair[3]}, {pair[1]}, {{{", ".join(map(str, fs))}}}}},')
+        for pair, figures in pairs.items():
+            columns = ", ".join(f"{{{', '.join(map(str, fs))}}}" for fs in (figures if modelled else [figures]))
+            lines.append(f'    {{"{name}", {pair[3]}, {pair[1]}, {{{columns}}}}},')
     return "\n".join([*lines, "};", "// clang-format on", "", "}  // namespace ulp", ""])
 
 
@@ -126,8 +137,8 @@ def load(path: Path = RESULT) -> dict[str, Any]:
 
 
 def is_current() -> bool:
-    """Whether csrc/gemm/costs.h says what the stored figures say."""
-    return HEADER.read_text() == header(load())
+    """Whether csrc/gemm/costs_x86.h says what the stored figures say."""
+    return HEADERS["measured"].read_text() == header(load())
 
 
 def save(costs: dict[str, Any]) -> Sequence[Path]:
@@ -139,5 +150,5 @@ def save(costs: dict[str, Any]) -> Sequence[Path]:
         for name, pairs in costs["kernels"].items()
     )
     RESULT.write_text(f'{text[:-2]},\n "kernels": {{\n{kernels}\n }}\n}}\n')
-    HEADER.write_text(header(costs))
-    return [RESULT, HEADER]
+    HEADERS["measured"].write_text(header(costs))
+    return [RESULT, HEADERS["measured"]]

@@ -1,4 +1,4 @@
-"""Tables from the result files, for the terminal and for the README's section between its two markers.
+"""Tables from the result files, for the terminal and for the README's sections between their markers: what was measured, what was modelled.
 
 A ratio is the median over rounds of the ratio within a round, p10 and p90 in brackets; a rate is the median, the best decile in brackets.
 "The fastest" of a kind is the peer with the smallest median in that group.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from . import report_networks
+from . import report_modelled, report_networks
 from .cuda import report as report_cuda
 from .peers.base import Check
 from .results import Cell, Group, Result
@@ -19,6 +20,8 @@ from .tables import Table, rate, ratio
 
 BEGIN = "<!-- speed:begin -->"
 END = "<!-- speed:end -->"
+MODELLED_BEGIN = "<!-- modelled:begin -->"
+MODELLED_END = "<!-- modelled:end -->"
 MAIN_SIZE = "512x512x512"
 
 
@@ -218,10 +221,13 @@ def section(results: dict[str, Result]) -> str:
     return _document(results, chosen, more)
 
 
-def full_report(results: dict[str, Result]) -> str:
+def full_report(results: dict[str, Result], modelled: dict[str, Any] | None = None) -> str:
     """All tables, as a page of its own."""
     closing = "Written by `python -m bench report` from the JSON beside it."
-    return "# Benchmark report\n\n" + _document(results, tables(results), closing) + "\n"
+    parts = ["# Benchmark report", _document(results, tables(results), closing)]
+    if modelled:
+        parts += ["## ARM, modelled", report_modelled.section(modelled)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str) -> str:
@@ -235,28 +241,30 @@ def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str)
     return "\n\n".join([*(t.markdown() for t in chosen), legend, provenance(first), closing])
 
 
-def with_section(readme: str, body: str) -> str:
+def with_section(readme: str, body: str, begin: str = BEGIN, end: str = END) -> str:
     """The README's text with the part between the markers replaced. ReportError unless there is exactly one pair of markers, in order."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ReportError(f"the README needs one line {BEGIN} and after it one line {END}")
-    return re.sub(re.escape(BEGIN) + r".*?" + re.escape(END), lambda _: f"{BEGIN}\n{body}\n{END}", readme, flags=re.DOTALL)
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise ReportError(f"the README needs one line {begin} and after it one line {end}")
+    return re.sub(re.escape(begin) + r".*?" + re.escape(end), lambda _: f"{begin}\n{body}\n{end}", readme, flags=re.DOTALL)
 
 
-def write_readme(path: Path, results: dict[str, Result]) -> bool:
-    """Put the section into the README; returns whether that changed it."""
-    return _update(path, results, write=True)
+def write_readme(path: Path, results: dict[str, Result], modelled: dict[str, Any] | None = None) -> bool:
+    """Put the sections into the README; returns whether that changed it."""
+    return _update(path, results, modelled, write=True)
 
 
-def readme_is_current(path: Path, results: dict[str, Result]) -> bool:
+def readme_is_current(path: Path, results: dict[str, Result], modelled: dict[str, Any] | None = None) -> bool:
     """Whether the README says what the result files say."""
-    return not _update(path, results, write=False)
+    return not _update(path, results, modelled, write=False)
 
 
-def _update(path: Path, results: dict[str, Result], *, write: bool) -> bool:
+def _update(path: Path, results: dict[str, Result], modelled: dict[str, Any] | None, *, write: bool) -> bool:
     if not path.exists():
         raise ReportError(f"no {path.name} to put the speed table into")
     before = path.read_text(encoding="utf-8")
     after = with_section(before, section(results))
+    if modelled:
+        after = with_section(after, report_modelled.section(modelled), MODELLED_BEGIN, MODELLED_END)
     if write and after != before:
         path.write_text(after, encoding="utf-8")
     return after != before

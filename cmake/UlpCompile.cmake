@@ -9,6 +9,12 @@ if(ulp_processor MATCHES "^(x86_64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
 else()
   set(ULP_TARGET_X86 OFF)
 endif()
+# Kernels for ARM are written for GCC and Clang; other compilers build the portable ones.
+if(ulp_processor MATCHES "^(aarch64|arm64)$" AND NOT MSVC)
+  set(ULP_TARGET_ARM64 ON)
+else()
+  set(ULP_TARGET_ARM64 OFF)
+endif()
 
 set(ULP_COMMON_FLAGS "")
 if(MSVC)

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 
+#include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
 #include "plan_bindings.h"
@@ -394,8 +396,12 @@ py::list rank(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_
   py::list ranking;
   const ulp::Shape shape{m, n, k, encoding_of(a_bits, a_signed, "a_bits"), encoding_of(b_bits, b_signed, "b_bits")};
   for (const ulp::Ranked& r : ulp::rank_kernels(shape))
-    ranking.append(py::make_tuple(r.kernel->name, r.why_not.empty(), r.why_not, r.seconds));
+    ranking.append(py::make_tuple(r.kernel->name, r.why_not.empty(), r.why_not, r.estimate.seconds, ulp::basis_name(r.estimate.basis)));
   return ranking;
+}
+
+void set_tuned(int64_t m, int64_t n, int64_t k, int a_bits, int b_bits, const std::map<std::string, double>& seconds) {
+  ulp::set_tuned({m, n, k, encoding_of(a_bits, false, "a_bits"), encoding_of(b_bits, false, "b_bits")}, seconds);
 }
 
 py::dict build_info() {
@@ -449,6 +455,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("kernels", kernels);
   m.def("rank", rank, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
         py::arg("b_signed"));
+  m.def("set_tuned", set_tuned, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("b_bits"), py::arg("seconds"));
+  m.def("forget_tuned", ulp::forget_tuned);
+  m.def("cpu_core", [] { return ulp::cpu_core().name; });
   m.def("last_kernel", [] { return last_kernel_name; });
   m.def("isas", ulp::known_isas);
   m.def("available_isas", ulp::available_isas);

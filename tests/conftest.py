@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before ulp is imported, in this process and those that tests start: what somebody tuned on this machine is not what is tested.
+os.environ["ULP_TUNE_CACHE"] = "off"
+
 import ulp
 
 # Kernels run in microseconds, the first call of a shape allocates: a deadline would measure the machine.

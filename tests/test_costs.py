@@ -1,8 +1,10 @@
-"""The measured costs that the choice of kernels follows: header and JSON agree, every kernel has its figures, the choice obeys."""
+"""The costs that the choice of kernels follows: headers and JSON agree, every kernel has its figures, the choice obeys."""
 
 from __future__ import annotations
 
 import math
+import platform
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,20 @@ import ulp
 from ulp import _core
 
 costs = pytest.importorskip("bench.costs", reason="the benchmarks are not part of an installed package")
+modelled = pytest.importorskip("bench.modelled")
+
+ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
-def test_the_header_says_what_the_measurements_say() -> None:
-    assert costs.is_current(), "csrc/gemm/costs.h differs from bench/results/kernel_costs.json: python -m bench costs"
+def stored_here() -> dict[str, Any]:
+    """The figures of this architecture."""
+    stored: dict[str, Any] = modelled.load(modelled.COSTS) if ARM else costs.load()
+    return stored
+
+
+def test_the_headers_say_what_the_figures_say() -> None:
+    assert costs.is_current(), "csrc/gemm/costs_x86.h differs from bench/results/kernel_costs.json: python -m bench costs"
+    assert modelled.is_current(), "csrc/gemm/costs_arm64.h differs from bench/results/modelled_costs.json: python -m bench model"
 
 
 def test_every_measured_cell_is_a_positive_number_for_each_height() -> None:
@@ -25,9 +37,22 @@ def test_every_measured_cell_is_a_positive_number_for_each_height() -> None:
             assert all(value > 0 for value in figures)
 
 
+def test_modelled_cells_are_known_on_the_cores_that_have_the_instructions() -> None:
+    stored = modelled.load(modelled.COSTS)
+    assert stored["basis"] == "modelled"
+    for name, pairs in stored["kernels"].items():
+        isa = name.split("_")[-2]
+        for figures in pairs.values():
+            assert len(figures) == len(stored["cpus"])
+            for cpu, of_cpu in zip(stored["cpus"], figures, strict=True):
+                runs = isa in ("scalar", *modelled.CORES[cpu].isas)
+                assert len(of_cpu) == len(stored["rows"])
+                assert all((value > 0) == runs for value in of_cpu), (name, cpu)
+
+
 @pytest.mark.parametrize("kernel", ulp.kernels(), ids=str)
-def test_every_kernel_and_pair_was_measured(kernel: ulp.Kernel) -> None:
-    assert {f"W{b}A{a}" for a, b in kernel.pairs} == set(costs.load()["kernels"][kernel.name])
+def test_every_kernel_and_pair_has_its_cost(kernel: ulp.Kernel) -> None:
+    assert {f"W{b}A{a}" for a, b in kernel.pairs} == set(stored_here()["kernels"][kernel.name])
 
 
 @pytest.mark.parametrize("m", [1, 3, 8, 100, 4096])
@@ -37,5 +62,6 @@ def test_the_default_is_the_first_of_the_ranking(m: int, pair: tuple[int, int]) 
     ulp.gemm(a, ulp.pack(np.zeros((64, 64), np.uint8), bits=pair[1]), bits=pair)
     candidates = [c for c in ulp.explain(m, 64, 64, bits=pair).candidates if c.runnable]
     assert _core.last_kernel() == candidates[0].name
+    assert candidates[0].basis == ("modelled" if ARM else "measured")
     seconds = [c.seconds for c in candidates if not math.isnan(c.seconds)]
     assert seconds == sorted(seconds)

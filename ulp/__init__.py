@@ -14,12 +14,13 @@ import os as _os
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import _threadpoolctl, config
+from . import _threadpoolctl, _tune, config
 from ._core import build_info as _build_info
 from ._explain import Candidate, Explanation, Kernel, KernelTable, explain, kernels
 from ._gemm import gemm
 from ._gpu.explain import CudaExplanation
 from ._gpu.packed import CudaPackedMatrix
+from ._tune import tune
 from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_threads, show_config
 from .packed import PackedMatrix, pack
 
@@ -51,9 +52,11 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "show_config",
+    "tune",
 ]
 
 config.configure(_os.environ)
+_tune.load(_os.environ)
 _threadpoolctl.register()
 
 

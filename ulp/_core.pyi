@@ -254,8 +254,23 @@ def kernels() -> list[dict[str, Any]]:
     inside one}).
     """
 
-def rank(m: int, n: int, k: int, a_bits: int, a_signed: bool, b_bits: int, b_signed: bool) -> list[tuple[str, bool, str, float]]:
-    """(name, runnable, why not or "", predicted seconds or nan) for every kernel, in the order of preference."""
+def rank(m: int, n: int, k: int, a_bits: int, a_signed: bool, b_bits: int, b_signed: bool) -> list[tuple[str, bool, str, float, str]]:
+    """(name, runnable, why not or "", seconds or nan, basis) for every kernel, in the order of preference.
+
+    basis: "tuned", "measured" or "modelled", "" with nan.
+    """
+
+def set_tuned(m: int, n: int, k: int, a_bits: int, b_bits: int, seconds: dict[str, float]) -> None:
+    """From now on these are the seconds of these kernels at this shape, and they rank first.
+
+    ValueError for an unknown kernel, and for seconds that are not positive and finite.
+    """
+
+def forget_tuned() -> None:
+    """Undo every set_tuned."""
+
+def cpu_core() -> str:
+    """Name of the core where kernels are chosen by it, "cortex-a72"; an unknown one as "arm-41-d0b"; "" on other architectures."""
 
 def last_kernel() -> str:
     """Name of the kernel that this thread's last gemm ran, "" before the first."""

@@ -60,7 +60,10 @@ class Candidate:
     reason: str
     """Why it cannot run; "" if it can."""
     seconds: float
-    """Predicted time of the call on one thread, from measurements; NaN where it was never measured or cannot run."""
+    """Expected time of the call; NaN where nothing is known of it or it cannot run."""
+    basis: str
+    """Where `seconds` comes from: "tuned" here, at this shape and with the threads of then (`tune`); "measured" by the authors on one
+    thread of their machine; "modelled", executed instructions times a model of the core; "" where there is none. Tuned ones rank first."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,17 +90,17 @@ class Explanation:
         a = f"{'signed' if self.a_signed else 'unsigned'} {self.a_bits}-bit"
         b = f"{'signed' if self.b_signed else 'unsigned'} {self.b_bits}-bit"
         title = f"M={self.m} N={self.n} K={self.k}, {a} a, {b} b, {self.isa}: {self.kernel or 'no kernel'}"
-        return title + "\n" + _table(("", "kernel", "predicted", "GMAC/s", "why not"), [self._row(c) for c in self.candidates])
+        return title + "\n" + _table(("", "kernel", "expected", "basis", "GMAC/s", "why not"), [self._row(c) for c in self.candidates])
 
     __str__ = __repr__
 
     def _row(self, candidate: Candidate) -> tuple[str, ...]:
         chosen = candidate.runnable and candidate.name == self.kernel
-        measured = math.isfinite(candidate.seconds) and candidate.seconds > 0
-        time = _duration(candidate.seconds) if measured else "-"
-        rate = f"{self.m * self.n * self.k / candidate.seconds / 1e9:.1f}" if measured else "-"
-        why_not = candidate.reason if not candidate.runnable else "" if chosen else "slower" if measured else "not measured"
-        return "->" if chosen else "", candidate.name, time, rate, why_not
+        known = math.isfinite(candidate.seconds) and candidate.seconds > 0
+        time = _duration(candidate.seconds) if known else "-"
+        rate = f"{self.m * self.n * self.k / candidate.seconds / 1e9:.1f}" if known else "-"
+        why_not = candidate.reason if not candidate.runnable else "" if chosen else "slower" if known else "not measured"
+        return "->" if chosen else "", candidate.name, time, candidate.basis or "-", rate, why_not
 
 
 @overload

@@ -4,6 +4,7 @@
 `ULP_MAX_CPU_ISA`   the best instruction set that kernels may use, a name of `ulp.show_config()`; "baseline" runs anywhere
 `ULP_VERBOSE`       1: one line a `gemm` call on stderr; 0 or unset: nothing
 `ULP_CUDA_CHECK`    1: `gemm` on a GPU waits for the values of its arrays and checks them, too; 0 or unset: it takes them on trust
+`ULP_TUNE_CACHE`    the file in which `ulp.tune` keeps what it found; off: none; else ulp/tune.json in the user's cache directory
 
 They are read once, when `ulp` is imported. A value that means nothing is a ValueError that lists what does.
 """
@@ -104,9 +105,11 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
 
 
 def cpu_name() -> str:
-    """The CPU's model name as the system reports it, else its architecture."""
+    """The CPU's model name as the core or the system reports it, else its architecture."""
     import platform  # costs milliseconds; only for people who ask
 
+    if core := _core.cpu_core():
+        return core
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             for line in lines:

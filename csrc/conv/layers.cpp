@@ -86,7 +86,8 @@ class ConvStep final : public Step {
   const Kernel& gather_kernel() const {
     const Kernel& kernel = select_kernel(gemm_shape(), method_.c_str());
     if (!takes_gather(kernel))
-      throw std::invalid_argument("kernel '" + method_ + "' cannot convolve here: it reads rows at one stride, or pixels of 4 channels");
+      throw std::invalid_argument("kernel '" + method_ +
+                                  "' cannot convolve here: it reads rows at one stride, or pixels of a multiple of 4 or 8 channels");
     return kernel;
   }
 
@@ -121,7 +122,7 @@ class ConvStep final : public Step {
       if (!r.why_not.empty() || !takes_gather(*r.kernel)) continue;
       const int64_t vector = r.kernel->nr > kPanelCols ? kPanelCols : kUnitCols;
       const double waste = static_cast<double>(round_up(shape.n, vector)) / static_cast<double>(shape.n);
-      found.emplace_back(std::isnan(r.seconds) ? std::numeric_limits<double>::max() : r.seconds * waste, r.kernel);
+      found.emplace_back(std::isnan(r.estimate.seconds) ? std::numeric_limits<double>::max() : r.estimate.seconds * waste, r.kernel);
     }
     std::stable_sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
     std::vector<const Kernel*> kernels;
@@ -131,7 +132,7 @@ class ConvStep final : public Step {
 
   bool takes_gather(const Kernel& kernel) const {
     const Bound bound = kernel.bind(problem_.a_bits, problem_.weights.encoding.bits);
-    return bound.step_k > 0 && (bound.any_start || !problem_.shape.tight);
+    return bound.step_k > 0 && problem_.shape.segment_k() % bound.step_k == 0 && (bound.any_start || !problem_.shape.tight);
   }
 
   Slice source_;

@@ -19,6 +19,8 @@ bool quantise(const float* x, int64_t plane, int64_t pixels, int64_t channels, c
 void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
 
 }  // namespace ops_avx2
+#elif defined(ULP_ARM64)
+const Ops& neon_ops();
 #endif
 
 }  // namespace ulp

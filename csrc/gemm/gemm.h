@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../pack/pack.h"
+#include "costs.h"
 #include "epilogue.h"
 #include "kernel.h"
 
@@ -36,10 +37,13 @@ struct Shape {
 struct Ranked {
   const Kernel* kernel;
   std::string why_not;  // "" if it runs
-  double seconds;       // predicted; NaN if it does not run or was never measured
+  Estimate estimate;    // none if it does not run
 };
 
-// Every kernel of the table, in order of preference: those that run by predicted time, then the others in table order.
+// Throws std::invalid_argument for a name that is not in the table.
+const Kernel& find_kernel(const std::string& name);
+
+// Every kernel of the table, in order of preference: those that run by estimated time, then the others in table order.
 std::vector<Ranked> rank_kernels(const Shape& shape);
 
 // The best kernel, or the one named. Throws std::invalid_argument for a name that is unknown or that cannot run this pair here.

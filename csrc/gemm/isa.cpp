@@ -6,6 +6,10 @@
 #if defined(ULP_X86) && defined(_MSC_VER)
 #include <immintrin.h>
 #include <intrin.h>
+#elif defined(ULP_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(ULP_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace ulp {
@@ -35,10 +39,33 @@ bool has_avx2() {
 }
 #endif
 
+#if defined(ULP_ARM64)
+#if defined(__APPLE__)
+bool has_feature(const char* name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+bool has_dotprod() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_dotprod() && has_feature("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(__linux__)
+// The kernel's numbers (arch/arm64/include/uapi/asm/hwcap.h); old C libraries lack the names.
+bool has_dotprod() { return (getauxval(AT_HWCAP) & (1ul << 20)) != 0; }
+bool has_i8mm() { return has_dotprod() && (getauxval(AT_HWCAP2) & (1ul << 13)) != 0; }
+#else
+bool has_dotprod() { return false; }
+bool has_i8mm() { return false; }
+#endif
+#endif
+
 // Best first.
 const IsaRow kIsas[] = {
 #if defined(ULP_X86)
     {Isa::avx2, "avx2", has_avx2},
+#elif defined(ULP_ARM64)
+    {Isa::i8mm, "i8mm", has_i8mm},
+    {Isa::dotprod, "dotprod", has_dotprod},
+    {Isa::neon, "neon", always},
 #endif
     {Isa::baseline, "baseline", always},
 };

@@ -6,8 +6,9 @@
 
 namespace ulp {
 
-// Ordered: a CPU that runs one runs all before it. A new ISA is one enumerator here, one row in isa.cpp.
-enum class Isa { baseline = 0, avx2 = 1 };
+// Ordered within an architecture: a CPU that runs one runs all of its own before it, down to the baseline. A new ISA is one enumerator
+// here, one row in isa.cpp.
+enum class Isa { baseline = 0, avx2 = 1, neon = 16, dotprod = 17, i8mm = 18 };
 
 const char* isa_name(Isa isa);
 

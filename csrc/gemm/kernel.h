@@ -94,7 +94,7 @@ struct Bound {
   int64_t max_kc = 0;
   // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
   int a_bytes = kUnitK;
-  // k of a step of `run`, 1, 2 or 4; a piece of a Gather is a whole number of steps. 0: the kernel takes no Gather.
+  // k of a step of `run`, 1, 2, 4 or 8; a piece of a Gather is a whole number of steps. 0: the kernel takes no Gather.
   int step_k = 0;
   // A packed row has its k one by one, so that a row or a piece may start at any k; else at a multiple of 4.
   bool any_start = false;

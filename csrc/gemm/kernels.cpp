@@ -1,12 +1,9 @@
 // THE table. A row makes a kernel selectable, tested and benchmarked; its code is <technique>_<isa>.cpp.
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <stdexcept>
 
-#include "costs.h"
 #include "gemm.h"
 
 namespace ulp {
@@ -27,6 +24,18 @@ ULP_KERNEL(ulppack_avx2)
 ULP_KERNEL(ulppack_p1_avx2)
 ULP_KERNEL(ulppack_p2_avx2)
 ULP_KERNEL(bitserial_avx2)
+#elif defined(ULP_ARM64)
+ULP_KERNEL(ulppack_i8mm)
+ULP_KERNEL(mmla_i8mm)
+ULP_KERNEL(dot_dotprod)
+ULP_KERNEL(mul8_neon)
+ULP_KERNEL(lut_neon)
+ULP_KERNEL(mull_neon)
+ULP_KERNEL(stream_neon)
+ULP_KERNEL(stream_dotprod)
+ULP_KERNEL(ulppack_p1_neon)
+ULP_KERNEL(ulppack_p2_neon)
+ULP_KERNEL(bitserial_neon)
 #endif
 #undef ULP_KERNEL
 
@@ -44,6 +53,18 @@ const Kernel kKernels[] = {
     {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
     {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},
     {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
+#elif defined(ULP_ARM64)
+    {"ulppack_i8mm_12x32", "ulppack", Isa::i8mm, 12, 32, ulppack_i8mm::supports, ulppack_i8mm::bind},
+    {"mmla_i8mm_6x32", "mmla", Isa::i8mm, 6, 32, mmla_i8mm::supports, mmla_i8mm::bind},
+    {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, dot_dotprod::supports, dot_dotprod::bind},
+    {"lut_neon_3x96", "lut", Isa::neon, 3, 96, lut_neon::supports, lut_neon::bind},
+    {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, mul8_neon::supports, mul8_neon::bind},
+    {"bitserial_neon_4x32", "bitserial", Isa::neon, 4, 32, bitserial_neon::supports, bitserial_neon::bind},
+    {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
+    {"ulppack_p1_neon_3x32", "ulppack_p1", Isa::neon, 3, 32, ulppack_p1_neon::supports, ulppack_p1_neon::bind},
+    {"ulppack_p2_neon_3x32", "ulppack_p2", Isa::neon, 3, 32, ulppack_p2_neon::supports, ulppack_p2_neon::bind},
+    {"stream_dotprod_4x32", "stream", Isa::dotprod, 4, 32, stream_dotprod::supports, stream_dotprod::bind},
+    {"stream_neon_2x32", "stream", Isa::neon, 2, 32, stream_neon::supports, stream_neon::bind},
 #endif
     {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, mul8_scalar::supports, mul8_scalar::bind},
 };
@@ -54,57 +75,35 @@ KernelTable kernel_table() { return {kKernels, sizeof kKernels / sizeof kKernels
 
 namespace {
 
-// The measured costs by kernel and bit pair; nullptr where there are none.
-const CostRow* find_costs(const Kernel& kernel, int a_bits, int b_bits) {
-  constexpr size_t kKernelCount = sizeof kKernels / sizeof kKernels[0];
-  static const auto index = [] {
-    std::array<std::array<const CostRow*, 64>, kKernelCount> rows{};
-    for (const CostRow& row : kCosts) {
-      for (size_t k = 0; k < kKernelCount; ++k) {
-        if (std::strcmp(row.kernel, kKernels[k].name) == 0) rows[k][static_cast<size_t>(row.a_bits * 8 + row.b_bits - 9)] = &row;
-      }
-    }
-    return rows;
-  }();
-  return index[static_cast<size_t>(&kernel - kKernels)][static_cast<size_t>(a_bits * 8 + b_bits - 9)];
-}
-
-// Seconds by the measured costs: between two measured heights of A the time of a call is interpolated, beyond the last it is proportional.
-double predict(const Kernel& kernel, const Shape& s) {
-  const CostRow* row = find_costs(kernel, s.a.bits, s.b.bits);
-  if (!row) return std::numeric_limits<double>::quiet_NaN();
-  constexpr int kCount = sizeof kCostRows / sizeof kCostRows[0];
-  const double m = static_cast<double>(s.m);
-  const auto time = [row](int i) { return static_cast<double>(row->fs_per_mac[i]) * kCostRows[i]; };
-  double fs = time(kCount - 1) * m / kCostRows[kCount - 1];
-  for (int i = kCount - 1; i >= 1 && m <= kCostRows[i]; --i) {
-    const double share = (m - kCostRows[i - 1]) / (kCostRows[i] - kCostRows[i - 1]);
-    fs = time(i - 1) + share * (time(i) - time(i - 1));
-  }
-  return 1e-15 * (m < 1 ? 0 : fs) * static_cast<double>(s.n) * static_cast<double>(s.k);
-}
-
 std::string why_not(const Kernel& kernel, const Shape& s) {
   if (kernel.isa > current_isa()) return std::string("needs ") + isa_name(kernel.isa);
   if (!kernel.supports(s.a.bits, s.b.bits)) return "does not cover W" + std::to_string(s.b.bits) + "A" + std::to_string(s.a.bits);
   return "";
 }
 
-// Runs here; then the measured ones by time; then table order.
+// Runs here; then by estimate; then table order.
 bool preferred(const Ranked& x, const Ranked& y) {
   if (x.why_not.empty() != y.why_not.empty()) return x.why_not.empty();
-  if (std::isnan(x.seconds) || std::isnan(y.seconds)) return !std::isnan(x.seconds) && std::isnan(y.seconds);
-  return x.seconds < y.seconds;
+  return better(x.estimate, y.estimate);
 }
 
 }  // namespace
 
+const Kernel& find_kernel(const std::string& name) {
+  std::string known;
+  for (const Kernel& k : kernel_table()) {
+    if (name == k.name) return k;
+    known += (known.empty() ? "" : ", ") + std::string(k.name);
+  }
+  throw std::invalid_argument("unknown kernel '" + name + "'; known: " + known);
+}
+
 std::vector<Ranked> rank_kernels(const Shape& s) {
+  const Estimator estimate(s);
   std::vector<Ranked> ranked;
   for (const Kernel& k : kernel_table()) {
-    Ranked r{&k, why_not(k, s), std::numeric_limits<double>::quiet_NaN()};
-    if (r.why_not.empty()) r.seconds = predict(k, s);
-    ranked.push_back(r);
+    const std::string reason = why_not(k, s);
+    ranked.push_back({&k, reason, reason.empty() ? estimate(k) : Estimate{std::numeric_limits<double>::quiet_NaN(), Basis::none}});
   }
   std::stable_sort(ranked.begin(), ranked.end(), preferred);
   return ranked;
@@ -113,27 +112,22 @@ std::vector<Ranked> rank_kernels(const Shape& s) {
 const Kernel& select_kernel(const Shape& s, const char* name) {
   if (!name) {
     // The head of rank_kernels, without the list: this is on the path of every call.
+    const Estimator estimate(s);
     const Kernel* best = nullptr;
-    double best_seconds = std::numeric_limits<double>::quiet_NaN();
+    Estimate best_estimate{};
     for (const Kernel& k : kernel_table()) {
       if (k.isa > current_isa() || !k.supports(s.a.bits, s.b.bits)) continue;
-      const double seconds = predict(k, s);
-      if (best && !(seconds < best_seconds) && (std::isnan(seconds) || !std::isnan(best_seconds))) continue;
+      const Estimate e = estimate(k);
+      if (best && !better(e, best_estimate)) continue;
       best = &k;
-      best_seconds = seconds;
+      best_estimate = e;
     }
     return *best;  // the portable kernel covers every pair
   }
-  std::string known;
-  for (const Kernel& k : kernel_table()) {
-    if (std::strcmp(k.name, name) == 0) {
-      const std::string reason = why_not(k, s);
-      if (!reason.empty()) throw std::invalid_argument(std::string("kernel '") + name + "' cannot run here: it " + reason);
-      return k;
-    }
-    known += (known.empty() ? "" : ", ") + std::string(k.name);
-  }
-  throw std::invalid_argument(std::string("unknown kernel '") + name + "'; known: " + known);
+  const Kernel& k = find_kernel(name);
+  const std::string reason = why_not(k, s);
+  if (!reason.empty()) throw std::invalid_argument(std::string("kernel '") + name + "' cannot run here: it " + reason);
+  return k;
 }
 
 }  // namespace ulp

@@ -16,7 +16,9 @@
 //   A and panel: 16-bit elements in the order of k, so the panel has two vectors where mul8 has one: | k0 k1 | of eight columns, | k2 k3 |.
 //   Bound: two products of at most 255 * 128 a step go to int32, whose wrap-around is the modulo 2^32 that the driver expects.
 //   Ceiling: half of mul8's, 24 multiply-accumulates a cycle.
+#include "dense_avx2.h"
 #include "multiply_avx2.h"
+#include "tile_multiply.h"
 
 namespace ulp {
 namespace {
@@ -69,118 +71,19 @@ void widen_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_
   }
 }
 
-template <class Op, int rows, int units>
-void store_total(const Tile& t, const __m256i (&term)[rows], const int32_t (&total)[rows][units][kUnitCols]) {
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int u = 0; u < units; ++u) {
-      store_result(t, r, u, term[r], _mm256_load_si256(reinterpret_cast<const __m256i*>(total[r][u])));
-    }
-  }
-}
+// As tile_multiply.h wants it.
+template <class M>
+struct Op : M {
+  using Acc = Vec;
+  static constexpr int kRows = 3;
+  static constexpr int kUnits = kPanelUnits;
 
-template <class Op, int rows, int units>
-ULP_INLINE void spill(const __m256i (&acc)[rows][units], int32_t (&total)[rows][units][kUnitCols]) {
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int u = 0; u < units; ++u) {
-      __m256i* sum = reinterpret_cast<__m256i*>(total[r][u]);
-      _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), Op::widen(acc[r][u])));
-    }
+  template <int rows, int units>
+  static ULP_INLINE void multiply(const uint8_t* const (&a)[rows], const uint8_t*& b, int64_t, const Piece* pieces, int64_t count,
+                                  Vec (&acc)[rows][units]) {
+    ulp::multiply<M>(a, b, pieces, count, acc);
   }
-}
-
-template <class Op, int rows, int units>
-void tile(const Tile& args) {
-  const Tile t = args;  // a copy that no store to C can alias
-  prefetch_c<rows, units>(t);
-  const uint8_t* a[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
-  const uint8_t* b = t.b;
-  __m256i term[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
-  __m256i acc[rows][units];
-  Piece piece{0, ceil_div(t.k, Op::kStepK)};
-  if (piece.steps <= t.flush) {
-    multiply<Op>(a, b, &piece, 1, acc);
-    ULP_UNROLL for (int r = 0; r < rows; ++r) {
-      ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, u, term[r], Op::widen(acc[r][u]));
-    }
-    return;
-  }
-  alignas(32) int32_t total[rows][units][kUnitCols] = {};
-  for (int64_t left = piece.steps; left > 0; left -= piece.steps) {
-    piece.steps = left < t.flush ? left : t.flush;
-    multiply<Op>(a, b, &piece, 1, acc);
-    piece.a += 4 * piece.steps;
-    spill<Op>(acc, total);
-  }
-  store_total<Op>(t, term, total);
-}
-
-// Rows `first` .. of a Gather, C in cache: the usual layer has no row terms, and so few steps that each operation of the end counts.
-template <class Op, int rows, int units>
-void gather_tile(const Tile& t, int first) {
-  const uint8_t* a[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather->rows[first + r];
-  const uint8_t* b = t.b;
-  const Run* run = t.gather->runs;
-  __m256i acc[rows][units];
-  multiply<Op>(a, b, run->pieces, run->count, acc);
-  if (t.gather->run_count == 1 && !t.row && !t.accumulate && t.shift == 0) {
-    const int64_t ldc = t.ldc;  // copies that no store can alias
-    uint8_t* c = reinterpret_cast<uint8_t*>(t.c + first * ldc);
-    const uint8_t* col = reinterpret_cast<const uint8_t*>(t.col);
-    ULP_UNROLL for (int u = 0; u < units; ++u) {
-      const __m256i start = load(col + u * kVector);
-      ULP_UNROLL for (int r = 0; r < rows; ++r) store(c + 4 * r * ldc + u * kVector, _mm256_add_epi32(Op::widen(acc[r][u]), start));
-    }
-    return;
-  }
-  alignas(32) int32_t total[rows][units][kUnitCols] = {};
-  spill<Op>(acc, total);
-  for (++run; run != t.gather->runs + t.gather->run_count; ++run) {
-    multiply<Op>(a, b, run->pieces, run->count, acc);
-    spill<Op>(acc, total);
-  }
-  Tile here = t;
-  here.c += first * t.ldc;
-  if (t.row) here.row += first;
-  __m256i term[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(here, r);
-  store_total<Op>(here, term, total);
-}
-
-template <class Op, int units>
-void tile_of_units(const Tile& t) {
-  if (t.gather) {
-    int r = 0;
-    for (; t.rows - r > 4 || t.rows - r == 3; r += 3) gather_tile<Op, 3, units>(t, r);
-    for (; t.rows - r >= 2; r += 2) gather_tile<Op, 2, units>(t, r);  // two and two rather than three and one
-    if (t.rows - r == 1) gather_tile<Op, 1, units>(t, r);
-    return;
-  }
-  switch (t.rows) {
-    case 1:
-      return tile<Op, 1, units>(t);
-    case 2:
-      return tile<Op, 2, units>(t);
-    default:
-      return tile<Op, 3, units>(t);
-  }
-}
-
-template <class Op>
-void run(const Tile& t) {
-  switch (t.units) {
-    case 1:
-      return tile_of_units<Op, 1>(t);
-    case 2:
-      return tile_of_units<Op, 2>(t);
-    case 3:
-      return tile_of_units<Op, 3>(t);
-    default:
-      return tile_of_units<Op, 4>(t);
-  }
-}
+};
 
 }  // namespace
 
@@ -197,7 +100,7 @@ Bound bind(int a_bits, int b_bits) {
   b.any_start = true;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand8<decltype(bits)::value>; });
-  b.run = run<Mul8>;
+  b.run = run<Op<Mul8>>;
   return b;
 }
 
@@ -218,7 +121,7 @@ Bound bind(int, int b_bits) {
   b.panel_bytes = 2 * kUnitCodes;
   b.pack_a = widen_a;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand16<decltype(bits)::value>; });
-  b.run = run<Mul16>;
+  b.run = run<Op<Mul16>>;
   return b;
 }
 

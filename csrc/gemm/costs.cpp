@@ -1,0 +1,149 @@
+#include "costs.h"
+
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <mutex>
+#include <shared_mutex>
+#include <stdexcept>
+
+#if defined(ULP_ARM64)
+#include "costs_arm64.h"
+#else
+#include "costs_x86.h"
+#endif
+#include "cpu.h"
+#include "gemm.h"
+
+namespace ulp {
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr int kRowCount = sizeof kCostRows / sizeof kCostRows[0];
+constexpr size_t kCpuCount = sizeof kCostCpus / sizeof kCostCpus[0];
+
+size_t row_of(const Kernel& kernel) { return static_cast<size_t>(&kernel - kernel_table().rows); }
+
+// The column of costs for this machine; a core that is not known is taken for the commonest with its instructions.
+size_t cpu_index() {
+  static const size_t index = [] {
+    const std::string best_isa = available_isas().front();
+    const std::string& known = cpu_core().model;
+    const std::string model = !known.empty()          ? known
+                              : best_isa == "i8mm"    ? "neoverse-v1"
+                              : best_isa == "dotprod" ? "neoverse-n1"
+                                                      : "cortex-a72";
+    for (size_t i = 0; i < kCpuCount; ++i) {
+      if (model == kCostCpus[i]) return i;
+    }
+    return size_t{0};  // an architecture with one column
+  }();
+  return index;
+}
+
+// The costs of a kernel at a bit pair, one for each of kCostRows; nullptr where there are none.
+const uint32_t* find_costs(const Kernel& kernel, int a_bits, int b_bits) {
+  using Pairs = std::array<const uint32_t*, 64>;
+  static const std::vector<Pairs> index = [] {
+    const KernelTable table = kernel_table();
+    std::vector<Pairs> costs(table.size, Pairs{});
+    for (const CostRow& row : kCosts) {
+      for (const Kernel& k : table) {
+        if (std::strcmp(row.kernel, k.name) == 0)
+          costs[row_of(k)][static_cast<size_t>(row.a_bits * 8 + row.b_bits - 9)] = row.fs_per_mac[cpu_index()];
+      }
+    }
+    return costs;
+  }();
+  return index[row_of(kernel)][static_cast<size_t>(a_bits * 8 + b_bits - 9)];
+}
+
+// Between two heights of A with a known cost the time of a call is interpolated, beyond the last it is proportional.
+double predict(const Kernel& kernel, const Shape& s) {
+  const uint32_t* fs_per_mac = find_costs(kernel, s.a.bits, s.b.bits);
+  if (!fs_per_mac || fs_per_mac[0] == 0) return kNaN;
+  const double m = static_cast<double>(s.m);
+  const auto time = [fs_per_mac](int i) { return static_cast<double>(fs_per_mac[i]) * kCostRows[i]; };
+  double fs = time(kRowCount - 1) * m / kCostRows[kRowCount - 1];
+  for (int i = kRowCount - 1; i >= 1 && m <= kCostRows[i]; --i) {
+    const double share = (m - kCostRows[i - 1]) / (kCostRows[i] - kCostRows[i - 1]);
+    fs = time(i - 1) + share * (time(i) - time(i - 1));
+  }
+  return 1e-15 * (m < 1 ? 0 : fs) * static_cast<double>(s.n) * static_cast<double>(s.k);
+}
+
+using TunedKey = std::array<int64_t, 5>;
+
+TunedKey key_of(const Shape& s) { return {s.m, s.n, s.k, s.a.bits, s.b.bits}; }
+
+struct Tuned {
+  std::atomic<bool> any{false};  // spares every call the lock where nothing was tuned
+  std::shared_mutex mutex;
+  std::map<TunedKey, std::vector<double>> seconds;
+};
+
+Tuned& tuned() {
+  static Tuned& t = *new Tuned;  // never destroyed: threads may still call while the process ends
+  return t;
+}
+
+}  // namespace
+
+const char* basis_name(Basis basis) {
+  switch (basis) {
+    case Basis::modelled:
+      return "modelled";
+    case Basis::measured:
+      return "measured";
+    case Basis::tuned:
+      return "tuned";
+    case Basis::none:
+      break;
+  }
+  return "";
+}
+
+Estimator::Estimator(const Shape& shape) : shape_(shape) {
+  Tuned& t = tuned();
+  if (!t.any.load(std::memory_order_acquire)) return;
+  const std::shared_lock<std::shared_mutex> lock(t.mutex);
+  const auto found = t.seconds.find(key_of(shape));
+  if (found != t.seconds.end()) tuned_ = found->second;
+}
+
+Estimate Estimator::operator()(const Kernel& kernel) const {
+  if (!tuned_.empty() && !std::isnan(tuned_[row_of(kernel)])) return {tuned_[row_of(kernel)], Basis::tuned};
+  const double seconds = predict(kernel, shape_);
+  return {seconds, std::isnan(seconds) ? Basis::none : kCostBasis};
+}
+
+bool better(const Estimate& x, const Estimate& y) {
+  if ((x.basis == Basis::tuned) != (y.basis == Basis::tuned)) return x.basis == Basis::tuned;
+  if (std::isnan(x.seconds) || std::isnan(y.seconds)) return !std::isnan(x.seconds) && std::isnan(y.seconds);
+  return x.seconds < y.seconds;
+}
+
+void set_tuned(const Shape& shape, const std::map<std::string, double>& seconds) {
+  const KernelTable table = kernel_table();
+  std::vector<double> by_row(table.size, kNaN);
+  for (const auto& [name, value] : seconds) {
+    if (!(value > 0) || !std::isfinite(value))
+      throw std::invalid_argument("kernel '" + name + "' cannot take " + std::to_string(value) + " seconds");
+    by_row[row_of(find_kernel(name))] = value;
+  }
+  Tuned& t = tuned();
+  const std::unique_lock<std::shared_mutex> lock(t.mutex);
+  t.seconds[key_of(shape)] = std::move(by_row);
+  t.any.store(true, std::memory_order_release);
+}
+
+void forget_tuned() {
+  Tuned& t = tuned();
+  const std::unique_lock<std::shared_mutex> lock(t.mutex);
+  t.seconds.clear();
+  t.any.store(false, std::memory_order_release);
+}
+
+}  // namespace ulp

@@ -1,0 +1,16 @@
+// Which core this is, where the choice of kernels depends on it.
+#pragma once
+
+#include <string>
+
+namespace ulp {
+
+struct CpuCore {
+  std::string name;   // "cortex-a76"; an unknown core's MIDR as "arm-41-d0b"; "" on architectures that are not told apart
+  std::string model;  // the core whose costs come closest, "neoverse-n1"; "" where nothing is known
+};
+
+// Where a system has cores of several kinds, the strongest one. Detected once.
+const CpuCore& cpu_core();
+
+}  // namespace ulp

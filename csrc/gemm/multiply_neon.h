@@ -1,0 +1,97 @@
+// What the multiplying kernels of ARM share: panels of signed codes in steps of 4 k, and the Op of tile_multiply.h with two levels of sums.
+#pragma once
+
+#include "dense_neon.h"
+#include "tile_multiply.h"
+
+namespace ulp {
+namespace {
+
+// | step 0: unit 0 .. 3 | step 1: ...  of code - 2^(b-1) (1 bit: the code itself), or of its negative.
+template <int bits, bool negated>
+void expand_signed(const DenseSlice& s, uint8_t* panel) {
+  const uint8x16_t centre = vdupq_n_u8(bits == 1 ? 0 : 1 << (bits - 1));
+  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
+    for (int u = 0; u < s.units; ++u) {
+      Vec v[8];
+      decode<bits>(dense_unit(s, kb, u), v);
+      ULP_UNROLL for (int j = 0; j < 8; ++j) {
+        store(panel + ((kb * 8 + j) * s.units + u) * kVector,
+              halves(v[j], [centre](uint8x16_t x) { return negated ? vsubq_u8(centre, x) : vsubq_u8(x, centre); }));
+      }
+    }
+  }
+}
+
+constexpr int centre_of(int bits) { return bits == 1 ? 0 : 1 << (bits - 1); }
+
+// The largest of 1, 2, 4, 8, 16 that is at most `steps`.
+constexpr int rounded_steps(int steps) { return steps >= 16 ? 16 : steps >= 8 ? 8 : steps >= 4 ? 4 : steps >= 2 ? 2 : steps; }
+
+// M multiplies and gathers `local` steps in Local, which then join Acc:
+//   first(local, a, b), next(local, a, b)   a step: set, add; a: four k of a row in all lanes, b: Vec of panel
+//   join(acc, local)
+template <class M, int local>
+struct TwoLevels : M {
+  using Acc = typename M::Acc;
+
+  template <int rows, int units, bool first>
+  static ULP_INLINE void step(const uint8_t* const (&a)[rows], int64_t at, const uint8_t*& b, int64_t stride,
+                              typename M::Local (&sum)[rows][units]) {
+    uint8x16_t x[rows];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = broadcast4(a[r] + at);
+    ULP_UNROLL for (int u = 0; u < units; ++u) {
+      const Vec y = load(b + u * kVector);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) {
+        if constexpr (first) {
+          M::first(sum[r][u], x[r], y);
+        } else {
+          M::next(sum[r][u], x[r], y);
+        }
+      }
+    }
+    b += stride;
+  }
+
+  template <int rows, int units>
+  static ULP_INLINE void multiply(const uint8_t* const (&a)[rows], const uint8_t*& b, int64_t stride, const Piece* pieces, int64_t count,
+                                  Acc (&acc)[rows][units]) {
+    ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) acc[r][u] = Acc{}; }
+    for (const Piece* piece = pieces; piece != pieces + count; ++piece) {
+      int64_t at = piece->a;
+      for (int64_t left = piece->steps; left > 0;) {
+        typename M::Local sum[rows][units];
+        step<rows, units, true>(a, at, b, stride, sum);
+        at += 4;
+        if (local <= 4 && left >= local) {
+          ULP_UNROLL for (int i = 1; i < local; ++i, at += 4) step<rows, units, false>(a, at, b, stride, sum);
+        } else {
+          const int64_t end = at + 4 * ((left < local ? left : local) - 1);
+          for (; at < end; at += 4) step<rows, units, false>(a, at, b, stride, sum);
+        }
+        left -= local;
+        ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) M::join(acc[r][u], sum[r][u]); }
+      }
+    }
+  }
+};
+
+// run<TwoLevels<M, steps>> for steps known at run time.
+template <class M>
+void (*run_of_steps(int steps))(const Tile&) {
+  switch (steps) {
+    case 16:
+      return run<TwoLevels<M, 16>>;
+    case 8:
+      return run<TwoLevels<M, 8>>;
+    case 4:
+      return run<TwoLevels<M, 4>>;
+    case 2:
+      return run<TwoLevels<M, 2>>;
+    default:
+      return run<TwoLevels<M, 1>>;
+  }
+}
+
+}  // namespace
+}  // namespace ulp

@@ -1,0 +1,191 @@
+"""`ulp.tune`: what it measures wins, is kept, and no cache file can do harm."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference import assert_exact, matmul, random_matrix
+
+import ulp
+from ulp import _core, _tune
+
+SHAPE = (9, 40, 65)
+PAIR = (3, 3)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = tmp_path / "below" / "tune.json"
+    monkeypatch.setenv("ULP_TUNE_CACHE", str(path))
+    _core.forget_tuned()
+    yield path
+    _core.forget_tuned()
+
+
+def slowest() -> str:
+    """The kernel that is chosen last."""
+    return [c.name for c in ulp.explain(*SHAPE, bits=PAIR).candidates if c.runnable][-1]
+
+
+def run(m: int, n: int, k: int) -> str:
+    """The kernel that the default choice ran, its result having been right."""
+    rng = np.random.default_rng(0)
+    a, b = random_matrix(rng, (m, k), PAIR[0], False), random_matrix(rng, (k, n), PAIR[1], True)
+    assert_exact(ulp.gemm(a, b, bits=PAIR), matmul(a, b), "tuned")
+    return _core.last_kernel()
+
+
+def reload() -> None:
+    """What a new process does."""
+    _core.forget_tuned()
+    _tune.load(os.environ)
+
+
+def test_tuning_measures_ranks_and_is_kept(cache: Path) -> None:
+    explanation = ulp.tune(*SHAPE, bits=PAIR)
+    best = explanation.candidates[0]
+    assert best.basis == "tuned"
+    assert best.seconds > 0
+    assert run(*SHAPE) == best.name == explanation.kernel
+    assert "tuned" in str(explanation)
+    tuned = {c.name: c.seconds for c in explanation.candidates if c.basis == "tuned"}
+    assert list(tuned.values()) == sorted(tuned.values())
+    (machine,) = json.loads(cache.read_text())["tuned"].items()
+    assert machine[0].endswith(f" | {ulp.get_isa()} | {ulp.__version__}")
+    assert machine[1] == {"9x40x65 W3A3": tuned}
+    reload()
+    assert str(ulp.explain(*SHAPE, bits=PAIR)) == str(explanation)
+
+
+def test_a_tuned_kernel_wins_at_its_shape_alone() -> None:
+    name = slowest()
+    if name == ulp.explain(*SHAPE, bits=PAIR).kernel:
+        pytest.skip("one kernel only")
+    _core.set_tuned(*SHAPE, *PAIR, {name: 1e-3})
+    assert run(*SHAPE) == name
+    assert run(SHAPE[0] + 1, *SHAPE[1:]) != name
+    assert ulp.explain(*SHAPE, bits=(2, 3)).kernel != name
+    first, second = ulp.explain(*SHAPE, bits=PAIR).candidates[:2]
+    assert first.basis == "tuned"
+    assert second.basis != "tuned"
+    _core.forget_tuned()
+    assert run(*SHAPE) != name
+
+
+def test_a_second_shape_is_added_and_a_repetition_replaces(cache: Path) -> None:
+    for shape in (SHAPE, (1, 32, 64), SHAPE):
+        ulp.tune(*shape, bits=PAIR)
+    (shapes,) = json.loads(cache.read_text())["tuned"].values()
+    assert set(shapes) == {"9x40x65 W3A3", "1x32x64 W3A3"}
+    assert [entry.name for entry in cache.parent.iterdir()] == [cache.name]
+
+
+def test_a_lower_isa_takes_the_best_kernel_that_runs() -> None:
+    ulp.tune(*SHAPE, bits=PAIR)
+    ulp.set_isa("baseline")
+    assert run(*SHAPE) == "mul8_scalar_4x32"
+
+
+def entry(seconds: object, shape: str = "9x40x65 W3A3") -> str:
+    return json.dumps({"schema": 1, "tuned": {_tune._machine(): {shape: seconds}}})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00garbage",
+        b"null",
+        b"[]",
+        b'{"schema": 2, "tuned": {}}',
+        b'{"schema": 1, "tuned": []}',
+        b'{"schema": 1, "tuned": {"some CPU": 3}}',
+        b'{"schema": 1, "tuned": {"some CPU": {"9x40x65 W3A3": [1.0]}}}',
+        b"[" * 100_000,
+        b"9" * 100_000,
+        b'{"schema": 1, "tuned"',
+        entry({"no_such_kernel": 1.0}).encode(),
+        entry({"mul8_scalar_4x32": float("nan")}).encode(),
+        entry({"mul8_scalar_4x32": float("inf")}).encode(),
+        entry({"mul8_scalar_4x32": 0.0}).encode(),
+        entry({"mul8_scalar_4x32": -1.0}).encode(),
+        entry({"mul8_scalar_4x32": 1}).encode(),
+        entry({"mul8_scalar_4x32": True}).encode(),
+        entry({"mul8_scalar_4x32": 1.0}, "9x40 W3A3").encode(),
+        entry({"mul8_scalar_4x32": 1.0}, "9x40x65 W9A3").encode(),
+        entry({"mul8_scalar_4x32": 1.0}, "99999999999x1x1 W3A3").encode(),
+        entry({"mul8_scalar_4x32": 1.0}, "٣x1x1 W3A3").encode(),
+    ],
+    ids=range(22),
+)
+def test_a_garbled_cache_is_ignored_with_a_warning(cache: Path, content: bytes) -> None:
+    before = str(ulp.explain(*SHAPE, bits=PAIR))
+    cache.parent.mkdir()
+    cache.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=r"ignores its tuning cache .*tune\.json"):
+        reload()
+    assert str(ulp.explain(*SHAPE, bits=PAIR)) == before
+    ulp.tune(*SHAPE, bits=PAIR)  # and it is replaced
+    reload()
+    assert ulp.explain(*SHAPE, bits=PAIR).candidates[0].basis == "tuned"
+
+
+def test_a_huge_file_a_directory_and_a_pipe_are_no_cache(cache: Path) -> None:
+    cache.parent.mkdir()
+    with cache.open("wb") as file:
+        file.truncate(_tune._MAX_BYTES + 1)
+    with pytest.warns(RuntimeWarning, match="larger than"):
+        reload()
+    cache.unlink()
+    cache.mkdir()
+    with pytest.warns(RuntimeWarning, match="not a file"):
+        reload()
+    with pytest.warns(RuntimeWarning, match="cannot keep"):
+        ulp.tune(*SHAPE, bits=PAIR)
+    cache.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(cache)
+        with pytest.warns(RuntimeWarning, match="not a file"):
+            reload()
+
+
+def test_another_cpu_isa_or_version_does_not_count(cache: Path) -> None:
+    ulp.tune(*SHAPE, bits=PAIR)
+    cpu, isa, version = _tune._machine().split(" | ")
+    content = cache.read_text()
+    for other in (f"other {cpu} | {isa} | {version}", f"{cpu} | {isa}x | {version}", f"{cpu} | {isa} | {version}.1"):
+        cache.write_text(content.replace(_tune._machine(), other))
+        reload()
+        assert all(c.basis != "tuned" for c in ulp.explain(*SHAPE, bits=PAIR).candidates)
+
+
+def test_no_cache(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reload()  # no file: nothing to say
+    monkeypatch.setenv("ULP_TUNE_CACHE", "off")
+    assert ulp.tune(*SHAPE, bits=PAIR).candidates[0].basis == "tuned"
+    assert not cache.parent.exists()
+    monkeypatch.delenv("ULP_TUNE_CACHE")
+    for name in ("XDG_CACHE_HOME", "HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    assert ulp.tune(*SHAPE, bits=PAIR).candidates[0].basis == "tuned"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of directories of another system")
+def test_the_default_place_is_the_users_cache_directory() -> None:
+    assert _tune._cache_path({"XDG_CACHE_HOME": "/cache", "HOME": "/home/me"}) in (
+        Path("/cache/ulp/tune.json"),
+        Path("/home/me/Library/Caches/ulp/tune.json"),
+    )
+
+
+@pytest.mark.parametrize("arguments", [(0, 8, 8), (8, 0, 8), (8, 8, 0), (2**31, 8, 8)])
+def test_what_cannot_be_timed_is_refused(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=r"[MNK]=\d+: expected an integer from 1 to 2147483647"):
+        ulp.tune(*arguments, bits=3)
+    with pytest.raises(ValueError, match="bits=9"):
+        ulp.tune(8, 8, 8, bits=9)
