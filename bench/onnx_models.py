@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 import ulp
 
 from . import machine, results
-from .timing import Contestant, measure, pinned, speedup, summarise
+from .timing import Contestant, measure, pinned
 
 TESTS = Path(__file__).parent.parent / "tests"
 
@@ -73,22 +72,17 @@ def _ort(name: str, kind: str, session: Any, x: Any) -> Contestant:
     return Contestant(name, kind, lambda: session.run(None, feed), 0)
 
 
-def _group(name: str, contestants: list[Contestant], rounds: int, loads: dict[str, float], **more: Any) -> dict[str, Any]:
+def _group(name: str, batch: int, contestants: list[Contestant], rounds: int, info: dict[str, Any]) -> results.Group:
+    """Measured; the first contestant's cell holds `info`."""
+    contestants[0].info.update(info)
     samples = measure(contestants, rounds=rounds)
-    cells = {
-        c.name: {"ms": [ns / 1e6 for ns in samples[c.name].ns], "median_ms": summarise(samples[c.name].ns).median / 1e6}
-        for c in contestants
-    }
-    own = samples[contestants[0].name].ns
-    for c in contestants[1:]:
-        ratio = speedup(own, samples[c.name].ns)
-        cells[c.name]["ulp_is_faster"] = [ratio.median, ratio.p10, ratio.p90]
-    for cell, value in cells.items():
-        print(f"{name:28} {cell:26} {value['median_ms']:9.3f} ms  {value.get('ulp_is_faster', [1.0])[0]:6.2f}x", flush=True)
-    return {"name": name, "cells": cells, "load_ms": loads, **more}
+    group = results.group(name, (batch, 0, 0), contestants, samples)
+    for cell in group.cells:
+        print(f"{name:28} {cell.name:26} {cell.time.median / 1e6:9.3f} ms  {group.cells[0].over(cell).median:6.2f}x", flush=True)
+    return group
 
 
-def _digits(brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | None) -> list[dict[str, Any]]:
+def _digits(brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | None) -> list[results.Group]:
     torch.manual_seed(0)
     network = brevitas.convolutional(3, 3)
     brevitas.train(network)
@@ -101,19 +95,18 @@ def _digits(brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | N
         if (loaded(x).argmax(axis=1) != session.run(None, {"x": x})[0].argmax(axis=1)).any():
             raise RuntimeError("digits: the predictions differ")
         contestants = [Contestant("ulp QONNX", "ulp", lambda x=x: loaded(x), 0), _ort("onnxruntime QCDQ", "fp32", session, x)]
-        more: dict[str, Any] = {}
+        info: dict[str, Any] = {"load_ms": _loading(lambda: ulp.load(files["qonnx"]))}
         if qonnx:
             (folder / "digits.onnx").write_bytes(files["qonnx"])
             np.save(folder / "x.npy", x)
             command = [qonnx, "-W", "ignore", "-c", QONNX, str(folder / "digits.onnx"), str(folder / "x.npy"), "15"]
-            more["qonnx_executor_ms"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-            print(f"digits, batch {batch}: qonnx's executor {more['qonnx_executor_ms']:.2f} ms")
-        loads = {"ulp QONNX": _loading(lambda: ulp.load(files["qonnx"]))}
-        groups.append(_group(f"digits W3A3, batch {batch}", contestants, rounds, loads, **more))
+            info["qonnx_executor_ms"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+            print(f"digits, batch {batch}: qonnx's executor {info['qonnx_executor_ms']:.2f} ms")
+        groups.append(_group(f"digits CNN W3A3, batch {batch}", batch, contestants, rounds, info))
     return groups
 
 
-def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make: Callable[[int], Any]) -> dict[str, Any]:
+def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make: Callable[[int], Any]) -> results.Group:
     from .graph import model
     from .peers.network import quantized_onnx
 
@@ -139,11 +132,12 @@ def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make
         _ort("onnxruntime int8 QDQ", "int8", _session(str(qdq)), x),
         Contestant("ulp int8 QDQ", "ulp", lambda: int8(x), 0),
     ]
-    loads = {"ulp QONNX": _loading(lambda: ulp.load(path)), "ulp QONNX, tune=False": _loading(lambda: ulp.load(path, tune=False))}
+    info: dict[str, Any] = {"load_ms": _loading(lambda: ulp.load(path)), "untuned_load_ms": _loading(lambda: ulp.load(path, tune=False))}
     loaded.save(folder / "saved.ulp")
-    loads["ulp saved"] = _loading(lambda: ulp.load(folder / "saved.ulp"))
-    print(f"{name}: load {loads}, largest difference to Brevitas in float64: {differences}")
-    return _group(f"{name} W3A3", contestants, rounds, loads, largest_difference_to_brevitas_in_float64=differences)
+    info["saved_load_ms"] = _loading(lambda: ulp.load(folder / "saved.ulp"))
+    info["largest_difference_to_brevitas_in_float64"] = differences
+    print(f"{name}: {info}")
+    return _group(f"{name} W3A3, batch 1", 1, contestants, rounds, info)
 
 
 def main(arguments: list[str]) -> int:
@@ -152,7 +146,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--qonnx", help="a Python that has qonnx with its onnx")
     parser.add_argument("--core", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=results.DIRECTORY / "onnx.json")
+    parser.add_argument("--out", type=Path, default=results.DIRECTORY, help="the directory of onnx.json")
     args = parser.parse_args(arguments)
     sys.path.insert(0, str(TESTS))
     warnings.simplefilter("ignore")  # what Brevitas and torch say of each other
@@ -164,8 +158,10 @@ def main(arguments: list[str]) -> int:
         groups = _digits(brevitas, torch, Path(folder), args.rounds, args.qonnx)
         for name, make in (("ResNet-18", brevitas.resnet18), ("MobileNetV2", brevitas.mobilenet_v2)):
             groups.append(_large(brevitas, torch, Path(folder), args.rounds, name, make))
-    report = {"what": "onnx", "environment": machine.describe(["onnx_models", *arguments]), "rounds": args.rounds, "groups": groups}
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    # Which Python has qonnx is nobody's business.
+    shown = ["PYTHON" if argument == args.qonnx else argument for argument in arguments]
+    environment = machine.describe(shown) | {"command": " ".join(["python -m bench.onnx_models", *shown])}
+    results.save(results.Result("onnx", environment, {"rounds": args.rounds}, None, {}, groups), args.out)
     return 0
 
 

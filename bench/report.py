@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import report_modelled, report_networks
+from . import report_modelled, report_networks, report_onnx
 from .cuda import report as report_cuda
 from .peers.base import Check
 from .results import Cell, Group, Result
@@ -197,6 +197,8 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += report_networks.conv_tables(conv)
     if networks := results.get("networks"):
         made += report_networks.network_tables(networks)
+    if onnx := results.get("onnx"):
+        made += report_onnx.tables(onnx)
     if cuda := results.get("cuda"):
         made += report_cuda.tables(cuda, results.get("cuda_kernels"))
     first = next((r for r in results.values() if r.peers), None)
@@ -208,7 +210,7 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
 # What a newcomer reads; the full report stands beside the result files.
 README_TABLES = (
     "512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Convolutions at W3A3",
-    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Exactness",
+    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Models from ONNX", "Exactness",
 )  # fmt: skip
 FULL_REPORT = "REPORT.md"
 

@@ -20,7 +20,7 @@ from .timing import Contestant, Samples, Summary, gmacs, speedup, summarise
 
 SCHEMA = 1
 DIRECTORY = Path(__file__).parent / "results"
-WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "cuda", "cuda_kernels")
+WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "onnx", "cuda", "cuda_kernels")
 
 
 class SchemaError(ValueError):
