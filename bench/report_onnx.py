@@ -43,7 +43,7 @@ def tables(result: Result) -> list[Table]:
         "saved form, ms",
     )
     note = (
-        "Exported by Brevitas, with random weights but for the digits; onnxruntime runs the QCDQ form of the model in floats. qonnx's executor was "
-        "timed by itself."
+        "Exported by Brevitas, with random weights but for the digits; onnxruntime runs the QCDQ form of the model in floats. "
+        "qonnx's executor was timed by itself."
     )
     return [Table("Models from ONNX, one core", header, rows, note)]
