@@ -20,7 +20,8 @@
 //   lanes<d, swapped>(codes, i)   of four codes in 32 bits, i and i + 1 as low + 2^d high, the other way round if swapped
 //   store_in_turn(to, x, y)       32-bit lanes of x and y in turn, 64 bytes
 //   P1, P2<d>                     a vector of lanes takes four bytes of A, kStepK of K; multiply, multiply_add, add; extract(local): the
-//                                 dot products; columns(sums): 8 int32
+//                                 dot products; columns(sums): 8 int32; kUnrolled: steps that the loop does at a time, `length` if that is
+//                                 more
 //
 // Panel: | step 0: unit 0 .. 3 | step 1: ...  of 32 bytes each.
 #pragma once
@@ -112,7 +113,11 @@ void tile(const Tile& args, int first_unit) {
   Vec sum[rows][units];
   ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) sum[r][u] = zero(); }
   int64_t left = ceil_div(t.k, P::kStepK);
-  for (; left >= length; left -= length) add_steps<P, length>(a, t.a_stride, b, b_stride, sum);
+  constexpr int kTimes = length < P::kUnrolled ? P::kUnrolled / length : 1;
+  for (; left >= kTimes * length; left -= kTimes * length) {
+    ULP_UNROLL for (int i = 0; i < kTimes; ++i) add_steps<P, length>(a, t.a_stride, b, b_stride, sum);
+  }
+  for (; kTimes > 1 && left >= length; left -= length) add_steps<P, length>(a, t.a_stride, b, b_stride, sum);
   for (; left > 0; --left) add_steps<P, 1>(a, t.a_stride, b, b_stride, sum);
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, first_unit + u, row_term(t, r), P::columns(sum[r][u]));

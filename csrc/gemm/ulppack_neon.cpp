@@ -39,6 +39,7 @@ void store_in_turn(uint8_t* to, Vec x, Vec y) {
 // In assembly, and volatile, for the reason given in mul8_neon.cpp.
 struct P1 {
   static constexpr int kStepK = 4;
+  static constexpr int kUnrolled = 1;  // more spills sums
   static ULP_INLINE Vec multiply(uint8x16_t a, Vec b) {
     Vec product;
     __asm__ volatile("mul %0.8h, %1.8h, %2.8h" : "=w"(product.lo) : "w"(b.lo), "w"(a));
@@ -65,6 +66,7 @@ struct P1 {
 template <int d>
 struct P2 {
   static constexpr int kStepK = 2;
+  static constexpr int kUnrolled = 1;
   static ULP_INLINE Vec multiply(uint8x16_t a, Vec b) {
     Vec product;
     __asm__ volatile("mul %0.4s, %1.4s, %2.4s" : "=w"(product.lo) : "w"(b.lo), "w"(a));
