@@ -1,6 +1,11 @@
-"""Where the kernel table must agree with what was published: the region and the local accumulation lengths of ULPPACK's P1 and P2."""
+"""Where the kernel table must agree with what was published: the region and the local accumulation lengths of ULPPACK's P1 and P2.
+
+P4, four k to a lane where P1 has two, is held against its bounds as they are derived, tried out on every sum that can occur.
+"""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 
@@ -23,6 +28,27 @@ def test_ulppack_lengths_are_the_published_ones(technique: str) -> None:
     for row in rows:
         assert row["local_lengths"] == expected
         assert set(row["pairs"]) == set(expected)
+
+
+def test_ulppack_p4_takes_as_many_steps_as_its_lane_holds() -> None:
+    """A lane sums L products of four 4-bit fields modulo 2^16; its top 4 bits must be the dot product, and be too few for L + 1."""
+    rows = [row for row in _core.kernels() if row["technique"] == "ulppack_p4"]
+    if not rows:
+        pytest.skip("ulppack_p4: not in this build's kernel table")
+    lengths = {}
+    for a_bits, b_bits in itertools.product(range(1, 9), repeat=2):
+        largest = (2**a_bits - 1) * (2**b_bits - 1)
+        # All fields at their largest; smaller ones carry less.
+        lane = sum(largest << 4 * (i + j) for i in range(4) for j in range(4))
+        steps = 0
+        while ((steps + 1) * lane & 0xFFFF) >> 12 == 4 * largest * (steps + 1):
+            steps += 1
+        if steps:
+            lengths[a_bits, b_bits] = steps
+    assert lengths == {(1, 1): 3, (1, 2): 1, (2, 1): 1}
+    for row in rows:
+        assert row["local_lengths"] == lengths
+        assert set(row["pairs"]) == set(lengths)
 
 
 @pytest.mark.parametrize("row", _core.kernels(), ids=lambda row: row["name"])

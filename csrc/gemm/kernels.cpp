@@ -35,6 +35,7 @@ ULP_KERNEL(stream_neon)
 ULP_KERNEL(stream_dotprod)
 ULP_KERNEL(ulppack_p1_neon)
 ULP_KERNEL(ulppack_p2_neon)
+ULP_KERNEL(ulppack_p4_neon)
 ULP_KERNEL(bitserial_neon)
 #endif
 #undef ULP_KERNEL
@@ -63,6 +64,7 @@ const Kernel kKernels[] = {
     {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
     {"ulppack_p1_neon_3x32", "ulppack_p1", Isa::neon, 3, 32, ulppack_p1_neon::supports, ulppack_p1_neon::bind},
     {"ulppack_p2_neon_3x32", "ulppack_p2", Isa::neon, 3, 32, ulppack_p2_neon::supports, ulppack_p2_neon::bind},
+    {"ulppack_p4_neon_3x32", "ulppack_p4", Isa::neon, 3, 32, ulppack_p4_neon::supports, ulppack_p4_neon::bind},
     {"stream_dotprod_4x32", "stream", Isa::dotprod, 4, 32, stream_dotprod::supports, stream_dotprod::bind},
     {"stream_neon_2x32", "stream", Isa::neon, 2, 32, stream_neon::supports, stream_neon::bind},
 #endif

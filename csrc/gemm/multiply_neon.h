@@ -35,11 +35,8 @@ template <class M, int local>
 struct TwoLevels : M {
   using Acc = typename M::Acc;
 
-  template <int rows, int units, bool first>
-  static ULP_INLINE void step(const uint8_t* const (&a)[rows], int64_t at, const uint8_t*& b, int64_t stride,
-                              typename M::Local (&sum)[rows][units]) {
-    uint8x16_t x[rows];
-    ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = broadcast4(a[r] + at);
+  template <bool first, int rows, int units>
+  static ULP_INLINE void step(const uint8x16_t (&x)[rows], const uint8_t*& b, int64_t stride, typename M::Local (&sum)[rows][units]) {
     ULP_UNROLL for (int u = 0; u < units; ++u) {
       const Vec y = load(b + u * kVector);
       ULP_UNROLL for (int r = 0; r < rows; ++r) {
@@ -53,6 +50,34 @@ struct TwoLevels : M {
     b += stride;
   }
 
+  template <bool first, int rows, int units>
+  static ULP_INLINE void one_step(const uint8_t* const (&a)[rows], int64_t at, const uint8_t*& b, int64_t stride,
+                                  typename M::Local (&sum)[rows][units]) {
+    uint8x16_t x[rows];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = broadcast4(a[r] + at);
+    step<first>(x, b, stride, sum);
+  }
+
+  template <bool first, int i, int rows, int units>
+  static ULP_INLINE void step_of_four(const uint32x4_t (&four)[rows], const uint8_t*& b, int64_t stride,
+                                      typename M::Local (&sum)[rows][units]) {
+    uint8x16_t x[rows];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = vreinterpretq_u8_u32(vdupq_laneq_u32(four[r], i));
+    step<first>(x, b, stride, sum);
+  }
+
+  // 16 k of a row in one load: an in-order core takes four cycles for each ld1r. No loop, which would leave the sums in memory.
+  template <bool first, int rows, int units>
+  static ULP_INLINE void four_steps(const uint8_t* const (&a)[rows], int64_t at, const uint8_t*& b, int64_t stride,
+                                    typename M::Local (&sum)[rows][units]) {
+    uint32x4_t four[rows];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) four[r] = vreinterpretq_u32_u8(vld1q_u8(a[r] + at));
+    step_of_four<first, 0>(four, b, stride, sum);
+    step_of_four<false, 1>(four, b, stride, sum);
+    step_of_four<false, 2>(four, b, stride, sum);
+    step_of_four<false, 3>(four, b, stride, sum);
+  }
+
   template <int rows, int units>
   static ULP_INLINE void multiply(const uint8_t* const (&a)[rows], const uint8_t*& b, int64_t stride, const Piece* pieces, int64_t count,
                                   Acc (&acc)[rows][units]) {
@@ -61,13 +86,21 @@ struct TwoLevels : M {
       int64_t at = piece->a;
       for (int64_t left = piece->steps; left > 0;) {
         typename M::Local sum[rows][units];
-        step<rows, units, true>(a, at, b, stride, sum);
-        at += 4;
-        if (local <= 4 && left >= local) {
-          ULP_UNROLL for (int i = 1; i < local; ++i, at += 4) step<rows, units, false>(a, at, b, stride, sum);
+        if (local < 4 && left >= local) {
+          one_step<true>(a, at, b, stride, sum);
+          at += 4;
+          ULP_UNROLL for (int i = 1; i < local; ++i, at += 4) one_step<false>(a, at, b, stride, sum);
         } else {
-          const int64_t end = at + 4 * ((left < local ? left : local) - 1);
-          for (; at < end; at += 4) step<rows, units, false>(a, at, b, stride, sum);
+          const int64_t end = at + 4 * (left < local ? left : local);
+          if (local >= 4 && left >= 4) {
+            four_steps<true>(a, at, b, stride, sum);
+            at += 16;
+            for (; local > 4 && end - at >= 16; at += 16) four_steps<false>(a, at, b, stride, sum);
+          } else {
+            one_step<true>(a, at, b, stride, sum);
+            at += 4;
+          }
+          for (; at < end; at += 4) one_step<false>(a, at, b, stride, sum);
         }
         left -= local;
         ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) M::join(acc[r][u], sum[r][u]); }

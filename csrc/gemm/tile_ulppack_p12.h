@@ -20,7 +20,10 @@
 //   lanes<d, swapped>(codes, i)   of four codes in 32 bits, i and i + 1 as low + 2^d high, the other way round if swapped
 //   store_in_turn(to, x, y)       32-bit lanes of x and y in turn, 64 bytes
 //   P1, P2<d>                     a vector of lanes takes four bytes of A, kStepK of K; multiply, multiply_add, add; extract(local): the
-//                                 dot products; columns(sums): 8 int32
+//                                 dot products; columns(sums): 8 int32; kUnrolled: steps that the loop does at a time, `length` if that is
+//                                 more
+//
+// Panel: | step 0: unit 0 .. 3 | step 1: ...  of 32 bytes each.
 #pragma once
 
 #include "kernel.h"
@@ -49,7 +52,7 @@ void expand1(const DenseSlice& s, uint8_t* panel) {
     for (int u = 0; u < s.units; ++u) {
       Vec v[8];
       decode<bits>(dense_unit(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) store(panel + ((kb * s.units + u) * 8 + j) * kVector, swap_pairs(v[j]));
+      ULP_UNROLL for (int j = 0; j < 8; ++j) store(panel + ((kb * 8 + j) * s.units + u) * kVector, swap_pairs(v[j]));
     }
   }
 }
@@ -62,9 +65,9 @@ void expand2(const DenseSlice& s, uint8_t* panel) {
       Vec v[8];
       decode<bits>(dense_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; ++j) {
-        uint8_t* to = panel + ((kb * s.units + u) * 16 + 2 * j) * kVector;
+        uint8_t* to = panel + ((kb * 16 + 2 * j) * s.units + u) * kVector;
         store(to, lanes<d, true>(v[j], 0));
-        store(to + kVector, lanes<d, true>(v[j], 2));
+        store(to + s.units * kVector, lanes<d, true>(v[j], 2));
       }
     }
   }
@@ -80,33 +83,42 @@ void pack2(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t*
   }
 }
 
-// Two units at a time: 6 local accumulators and 6 extracted sums.
+// Adds the dot products of `length` steps to the sums.
 template <class P, int length, int rows, int units>
-void tile(const Tile& t, int first_unit) {
-  const uint8_t* a = t.a;
-  constexpr int kUnitSteps = kUnitK / P::kStepK;
-  Vec sum[rows][units];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) sum[r][u] = zero(); }
-  for (int64_t kb = 0; kb < ceil_div(t.k, kUnitK); ++kb) {
-    const uint8_t* b = t.b + (kb * t.units + first_unit) * kUnitSteps * kVector;
-    for (int step = 0; step < kUnitSteps; step += length) {
-      Vec local[rows][units];
-      ULP_UNROLL for (int i = 0; i < length; ++i) {
-        ULP_UNROLL for (int r = 0; r < rows; ++r) {
-          const auto x = broadcast4(a + r * t.a_stride + 4 * i);
-          ULP_UNROLL for (int u = 0; u < units; ++u) {
-            const Vec y = load(b + (u * kUnitSteps + i) * kVector);
-            local[r][u] = i == 0 ? P::multiply(x, y) : P::multiply_add(local[r][u], x, y);
-          }
-        }
-      }
-      a += 4 * length;
-      b += length * kVector;
-      ULP_UNROLL for (int r = 0; r < rows; ++r) {
-        ULP_UNROLL for (int u = 0; u < units; ++u) sum[r][u] = P::add(sum[r][u], P::extract(local[r][u]));
+ULP_INLINE void add_steps(const uint8_t*& a, int64_t a_stride, const uint8_t*& b, int64_t b_stride, Vec (&sum)[rows][units]) {
+  Vec local[rows][units];
+  ULP_UNROLL for (int i = 0; i < length; ++i) {
+    ULP_UNROLL for (int r = 0; r < rows; ++r) {
+      const auto x = broadcast4(a + r * a_stride + 4 * i);
+      ULP_UNROLL for (int u = 0; u < units; ++u) {
+        const Vec y = load(b + u * kVector);
+        local[r][u] = i == 0 ? P::multiply(x, y) : P::multiply_add(local[r][u], x, y);
       }
     }
+    b += b_stride;
   }
+  a += 4 * length;
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
+    ULP_UNROLL for (int u = 0; u < units; ++u) sum[r][u] = P::add(sum[r][u], P::extract(local[r][u]));
+  }
+}
+
+// Two units at a time: 6 local accumulators and 6 extracted sums.
+template <class P, int length, int rows, int units>
+void tile(const Tile& args, int first_unit) {
+  const Tile t = args;  // a copy that no store to C can alias
+  const uint8_t* a = t.a;
+  const uint8_t* b = t.b + first_unit * kVector;
+  const int64_t b_stride = int64_t{t.units} * kVector;
+  Vec sum[rows][units];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int u = 0; u < units; ++u) sum[r][u] = zero(); }
+  int64_t left = ceil_div(t.k, P::kStepK);
+  constexpr int kTimes = length < P::kUnrolled ? P::kUnrolled / length : 1;
+  for (; left >= kTimes * length; left -= kTimes * length) {
+    ULP_UNROLL for (int i = 0; i < kTimes; ++i) add_steps<P, length>(a, t.a_stride, b, b_stride, sum);
+  }
+  for (; kTimes > 1 && left >= length; left -= length) add_steps<P, length>(a, t.a_stride, b, b_stride, sum);
+  for (; left > 0; --left) add_steps<P, 1>(a, t.a_stride, b, b_stride, sum);
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, first_unit + u, row_term(t, r), P::columns(sum[r][u]));
   }

@@ -25,6 +25,7 @@ void store_in_turn(uint8_t* to, __m256i x, __m256i y) {
 
 struct P1 {
   static constexpr int kStepK = 4;
+  static constexpr int kUnrolled = 8;
   static __m256i multiply(__m256i a, __m256i b) { return _mm256_mullo_epi16(a, b); }
   static __m256i add(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
   static __m256i multiply_add(__m256i sum, __m256i a, __m256i b) { return add(sum, multiply(a, b)); }
@@ -37,6 +38,7 @@ struct P1 {
 template <int d>
 struct P2 {
   static constexpr int kStepK = 2;
+  static constexpr int kUnrolled = 1;
   static __m256i multiply(__m256i a, __m256i b) { return _mm256_mullo_epi32(a, b); }
   static __m256i add(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
   static __m256i multiply_add(__m256i sum, __m256i a, __m256i b) { return add(sum, multiply(a, b)); }
