@@ -165,15 +165,8 @@ void run_mmla(const Tile& t) {
 
 constexpr int kMaxKc = 512;
 
-constexpr int spacing(int a_bits) {
-  int s = 0;
-  while (((1 << a_bits) - 1) * ((1 << (s + 1)) + 1) <= 255) ++s;
-  return s;
-}
-constexpr int local_steps(int a_bits, int b_bits) {
-  return b_bits == 8 ? 0 : accumulation_length((1 << spacing(a_bits)) - 1, kStepK, max_product(a_bits, 0, b_bits, 0));
-}
-static_assert(spacing(1) == 7 && spacing(2) == 6, "fields");
+constexpr int local_steps(int a_bits, int b_bits) { return field_steps(a_bits, b_bits, kStepK); }
+static_assert(field_spacing(1) == 7 && field_spacing(2) == 6, "fields");
 static_assert(local_steps(1, 1) == 15 && local_steps(1, 2) == 5 && local_steps(1, 3) == 2 && local_steps(2, 1) == 2, "fields");
 static_assert(local_steps(1, 4) == 1 && local_steps(2, 2) == 0, "fields");
 
@@ -184,7 +177,7 @@ void pack_rows(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint
     for (int64_t k = 0; k < k32; k += kUnitK) {
       const Vec upper = r + 1 < rows ? load(codes + stride + k) : zero();
       store(out + k,
-            halves(load(codes + k), upper, [](uint8x16_t x, uint8x16_t y) { return vaddq_u8(x, vshlq_n_u8(y, spacing(a_bits))); }));
+            halves(load(codes + k), upper, [](uint8x16_t x, uint8x16_t y) { return vaddq_u8(x, vshlq_n_u8(y, field_spacing(a_bits))); }));
     }
   }
 }
@@ -293,7 +286,7 @@ Bound bind(int a_bits, int b_bits) {
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand_pairs<decltype(bits)::value, 0>; });
   b.pack_a = a_bits == 1 ? pack_rows<1> : pack_rows<2>;
-  b.run = a_bits == 1 ? run_packed<spacing(1)> : run_packed<spacing(2)>;
+  b.run = a_bits == 1 ? run_packed<field_spacing(1)> : run_packed<field_spacing(2)>;
   return b;
 }
 

@@ -23,21 +23,14 @@ namespace {
 
 constexpr int kMaxKc = 512;
 
-constexpr int spacing(int a_bits) {
-  int s = 0;
-  while (((1 << a_bits) - 1) * ((1 << (s + 1)) + 1) <= 255) ++s;
-  return s;
-}
-constexpr int local_steps(int a_bits, int b_bits) {
-  return b_bits == 8 ? 0 : accumulation_length((1 << spacing(a_bits)) - 1, 2, max_product(a_bits, 0, b_bits, 0));
-}
-static_assert(spacing(1) == 7 && spacing(2) == 6 && spacing(3) == 5 && spacing(4) == 4, "fields");
+constexpr int local_steps(int a_bits, int b_bits) { return field_steps(a_bits, b_bits, 2); }
+static_assert(field_spacing(1) == 7 && field_spacing(2) == 6 && field_spacing(3) == 5 && field_spacing(4) == 4, "fields");
 static_assert(local_steps(1, 1) == 63 && local_steps(2, 1) == 10 && local_steps(1, 2) == 21 && local_steps(2, 2) == 3, "fields");
 
 constexpr bool fits(int a_bits, int b_bits) {
   const int m = max_product(a_bits, 0, b_bits, 0);
   return local_steps(a_bits, b_bits) > 0 && kMaxKc * m <= 65535 &&
-         2 * m * local_steps(a_bits, b_bits) * ((1 << spacing(a_bits)) + 1) <= 32767;
+         2 * m * local_steps(a_bits, b_bits) * ((1 << field_spacing(a_bits)) + 1) <= 32767;
 }
 
 // Rows 2 i and 2 i + 1 go to the place of row 2 i; the place of the other stays unused.
@@ -46,7 +39,8 @@ void pack_pairs(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uin
   for (int r = 0; r < rows; r += 2, codes += 2 * stride, out += 2 * out_stride) {
     for (int64_t k = 0; k < k32; k += kUnitK) {
       const __m256i upper = r + 1 < rows ? load(codes + stride + k) : _mm256_setzero_si256();
-      store(out + k, _mm256_add_epi8(load(codes + k), _mm256_slli_epi16(upper, spacing(a_bits))));  // x < 256: no carry to the next byte
+      store(out + k,
+            _mm256_add_epi8(load(codes + k), _mm256_slli_epi16(upper, field_spacing(a_bits))));  // x < 256: no carry to the next byte
     }
   }
 }
@@ -132,7 +126,7 @@ void run(const Tile& t) {
 template <int a_bits>
 void bind_a(Bound& b) {
   b.pack_a = pack_pairs<a_bits>;
-  b.run = run<spacing(a_bits)>;
+  b.run = run<field_spacing(a_bits)>;
 }
 
 }  // namespace

@@ -50,6 +50,18 @@ static constexpr int max_product(int a_bits, int centre_a, int b_bits, int centr
 // How many sums of `terms` products, each at most `m` in magnitude, fit in an accumulator that holds up to `limit`.
 static constexpr int accumulation_length(int limit, int terms, int m) { return limit / (terms * m); }
 
+// Two unsigned rows in a byte, x0 + (x1 << s): the largest s at which a byte holds both.
+static constexpr int field_spacing(int a_bits) {
+  int s = 0;
+  while (((1 << a_bits) - 1) * ((1 << (s + 1)) + 1) <= 255) ++s;
+  return s;
+}
+
+// Steps of `terms` products until the lower of two such fields could run into the upper one; 0 for weights that are no signed bytes.
+static constexpr int field_steps(int a_bits, int b_bits, int terms) {
+  return b_bits == 8 ? 0 : accumulation_length((1 << field_spacing(a_bits)) - 1, terms, max_product(a_bits, 0, b_bits, 0));
+}
+
 // Largest K for which |sum_k (a - a_zero)(b - b_zero)| stays inside int32, given the largest magnitudes of the two factors.
 static constexpr int64_t max_k_int32(int64_t a_magnitude, int64_t b_magnitude) {
   const int64_t m = a_magnitude * b_magnitude;
