@@ -10,7 +10,7 @@ from typing import Any
 class TorchNN:
     """torch.nn with `Add` and `Concat`.
 
-    relu6 False puts ReLU for ReLU6, as torchvision's quantisable networks do: torch fuses only ReLU.
+    relu6 False puts ReLU for ReLU6, as torchvision's quantizable networks do: torch fuses only ReLU.
     """
 
     def __init__(self, *, relu6: bool = True) -> None:

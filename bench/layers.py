@@ -105,7 +105,7 @@ def step(sums: data.I64, top: int = 255) -> float:
     return float(2 ** max(0, int(np.ceil(np.log2(max(1, int(sums.max(initial=0))) / top)))))
 
 
-def requantised(sums: data.I64, by: float, top: int = 255) -> data.U8:
+def requantized(sums: data.I64, by: float, top: int = 255) -> data.U8:
     """clamp(rint(sums / by), 0, top), half to even."""
     out: data.U8 = np.clip(np.rint(sums / by), 0, top).astype(np.uint8)
     return out

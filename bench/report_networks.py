@@ -30,7 +30,7 @@ def conv_table(result: Result, label: str) -> Table:
             ratios = (_beside(cell, peers[0]), ratio(cell.over(peers[1])) if peers[1] else "-", _beside(cell, peers[2]))
             rows.append((g.name, rate(cell.rate), f"{cell.time.median / 1e3:.0f}", *ratios, str(cell.info.get("kernel", ""))))
     header = ("", "GMAC/s", "microseconds", "over the fastest int8", "over QNNPACK", "over the fastest FP32", "kernel")
-    note = "uint8 NHWC in and out, requantised with ReLU in the same pass."
+    note = "uint8 NHWC in and out, requantized with ReLU in the same pass."
     return Table(f"Convolutions at {label}, one core", header, rows, note)
 
 

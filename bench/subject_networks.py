@@ -68,7 +68,7 @@ class UlpNN:
 
 
 def _stored(layer: Any) -> dict[str, Any]:
-    """A layer's integers, packed if there are many a channel, their scales, its bias and its quantiser."""
+    """A layer's integers, packed if there are many a channel, their scales, its bias and its quantizer."""
     integers, quantizer = layer.weight_int, layer.quantizer
     rows = integers.reshape(len(integers), -1)
     ulp = subject.load()
@@ -122,7 +122,7 @@ def _packed(core: Any, layer: Convolution, w: data.S8, bits: int) -> tuple[Any, 
 
 
 def layer(shape: Convolution, bits: tuple[int, int], method: str | None = None) -> Layer:
-    """A checked plan of one convolution on uniform random operands of (a_bits, w_bits), requantised to a_bits behind a ReLU.
+    """A checked plan of one convolution on uniform random operands of (a_bits, w_bits), requantized to a_bits behind a ReLU.
 
     Raises WrongResultError unless the result is exact.
     """
@@ -152,7 +152,7 @@ def layer(shape: Convolution, bits: tuple[int, int], method: str | None = None) 
     step_info = next(s for s in plan.steps() if s["macs"])
     made = Layer(plan, np.ascontiguousarray(a[None]), [out], bits, str(step_info["method"]), int(plan.weight_bytes))
     made()
-    verdict = compare(out[0], layers.requantised(sums, step, top))
+    verdict = compare(out[0], layers.requantized(sums, step, top))
     if not verdict.exact:
         raise WrongResultError(f"ulp W{w_bits}A{a_bits} {shape.name} ({made.method}) is {verdict.words()}")
     return made

@@ -1,11 +1,11 @@
 """`python -m bench.train_digits`: trains the digit classifiers that `ulp.demo` runs, and writes their files.
 
 A convolutional network with a residual block is trained in float32; copies of it are then trained further in float32, at W3A3 and at W2A2,
-quantised by a plain straight-through estimator: the forward pass rounds, the backward pass does as if it did not. Scales are parameters
+quantized by a plain straight-through estimator: the forward pass rounds, the backward pass does as if it did not. Scales are parameters
 like the others. All layers have weights of the low width, the first and the last, too: 8 bits in the first, as is the custom, gained
 nothing here (2 and 4 wrong test images of 540 beside 3 and 4). It reads the pixels as they are, in the 5 or 8 bits that they have.
 
-The quantiser is `ulp.nn`'s: rint(x * (1 / scale)) in float32, clamped. So the files hold integers and scales, and what the torch model says
+The quantizer is `ulp.nn`'s: rint(x * (1 / scale)) in float32, clamped. So the files hold integers and scales, and what the torch model says
 of each test image, which `ulp` must say too.
 """
 
@@ -35,7 +35,7 @@ TEST_SHARE = 0.3
 LEAST_MARGIN = 5e-6
 
 
-class FakeQuantise(nn.Module):
+class FakeQuantize(nn.Module):
     """rint(x / scale) * scale, the integer clamped to low .. high; `nearest` is the smallest distance to a rounding boundary seen in eval.
 
     What is learned is the logarithm of a factor of the first scale, so that steps are relative and scales stay positive.
@@ -71,7 +71,7 @@ class FakeQuantise(nn.Module):
 
 
 class Network(nn.Module):
-    """In float32 until `quantise` gives its layers fake quantisers, of their input (`activations`) and of their weights (`weights`)."""
+    """In float32 until `quantize` gives its layers fake quantizers, of their input (`activations`) and of their weights (`weights`)."""
 
     def __init__(self, data: str) -> None:
         super().__init__()
@@ -102,8 +102,8 @@ class Network(nn.Module):
         return functional.linear(self.activations["fc"](x), self.weights["fc"](self.fc.weight), self.fc.bias)
 
     @torch.no_grad()
-    def quantise(self, weight_bits: int, act_bits: int, images: Tensor, levels: int) -> None:
-        """Put in quantisers, with LSQ's first scales (Esser et al., ICLR 2020, section 2.1): 2 <|x|> / sqrt(largest code)."""
+    def quantize(self, weight_bits: int, act_bits: int, images: Tensor, levels: int) -> None:
+        """Put in quantizers, with LSQ's first scales (Esser et al., ICLR 2020, section 2.1): 2 <|x|> / sqrt(largest code)."""
         means: dict[str, Tensor] = {}
         hooks = [self.activations[name].register_forward_hook(lambda _m, _x, y, n=name: means.update({n: y.mean()})) for name in LAYERS]
         self.eval()(images)
@@ -111,12 +111,12 @@ class Network(nn.Module):
             hook.remove()
         for name in LAYERS:
             high = 2**act_bits - 1
-            self.activations[name] = FakeQuantise(0, high, 2 * means[name] / high**0.5)
+            self.activations[name] = FakeQuantize(0, high, 2 * means[name] / high**0.5)
             weight = getattr(self, name).weight
             high = 2 ** (weight_bits - 1) - 1
             mean = weight.abs().mean(dim=tuple(range(1, weight.dim())), keepdim=True)
-            self.weights[name] = FakeQuantise(-high - 1, high, 2 * mean / high**0.5)
-        self.activations["conv1"] = FakeQuantise(0, 2 ** levels.bit_length() - 1, torch.tensor(1 / levels), learn=False)
+            self.weights[name] = FakeQuantize(-high - 1, high, 2 * mean / high**0.5)
+        self.activations["conv1"] = FakeQuantize(0, 2 ** levels.bit_length() - 1, torch.tensor(1 / levels), learn=False)
 
     @torch.no_grad()
     def export(self, images: Images, test: npt.NDArray[np.int64]) -> Trained:
@@ -125,17 +125,17 @@ class Network(nn.Module):
         layers: dict[str, Float | Quantized] = {}
         for name in LAYERS:
             weight = getattr(self, name).weight
-            quantiser, inputs = self.weights[name], self.activations[name]
-            if not isinstance(quantiser, FakeQuantise):
+            quantizer, inputs = self.weights[name], self.activations[name]
+            if not isinstance(quantizer, FakeQuantize):
                 weight.copy_(weight.half().float())
                 layers[name] = weight.numpy().copy()
                 continue
-            codes = quantiser.codes(weight).to(torch.int8).numpy()
-            scale = quantiser.scale.flatten().numpy().copy()
-            bits, act_bits = quantiser.high.bit_length() + 1, inputs.high.bit_length()
+            codes = quantizer.codes(weight).to(torch.int8).numpy()
+            scale = quantizer.scale.flatten().numpy().copy()
+            bits, act_bits = quantizer.high.bit_length() + 1, inputs.high.bit_length()
             layers[name] = Quantized(codes, bits, scale, act_bits, inputs.scale.item())
         logits = self(torch.from_numpy(images.pixels[test])).numpy()
-        margins = {name: m.nearest for name, m in self.activations.items() if isinstance(m, FakeQuantise)}
+        margins = {name: m.nearest for name, m in self.activations.items() if isinstance(m, FakeQuantize)}
         if min(margins.values(), default=1) < LEAST_MARGIN:
             raise ValueError(f"an activation is within {LEAST_MARGIN} steps of a rounding boundary: {margins}; train with another seed")
         keys = ("weight", "bias", "running_mean", "running_var")
@@ -153,8 +153,8 @@ def network_of(trained: Trained) -> Network:
             scale = torch.from_numpy(layer.scale).view(-1, *[1] * (layer.codes.ndim - 1))
             weight = torch.from_numpy(layer.codes) * scale
             high = 2 ** (layer.bits - 1)
-            network.weights[name] = FakeQuantise(-high, high - 1, scale)
-            network.activations[name] = FakeQuantise(0, 2**layer.act_bits - 1, torch.tensor(layer.act_scale))
+            network.weights[name] = FakeQuantize(-high, high - 1, scale)
+            network.activations[name] = FakeQuantize(0, 2**layer.act_bits - 1, torch.tensor(layer.act_scale))
         else:
             weight = torch.from_numpy(layer)
         getattr(network, name).weight.copy_(weight)
@@ -194,7 +194,7 @@ def train_all(data: str, seed: int, epochs: int) -> dict[str, Trained]:
     networks = {"float": network}
     for weight_bits, act_bits in PRECISIONS:
         low = copy.deepcopy(network)
-        low.quantise(weight_bits, act_bits, x, images.levels)
+        low.quantize(weight_bits, act_bits, x, images.levels)
         networks[f"w{weight_bits}a{act_bits}"] = low
     trained = {}
     for name, model in networks.items():

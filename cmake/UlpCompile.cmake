@@ -48,11 +48,12 @@ function(ulp_compile_options target)
 endfunction()
 
 # ulp_add_isa(<target> <isa> [GNU <flags>...] [MSVC <flags>...])
-# Adds csrc/gemm/*_<isa>.cpp and csrc/conv/*_<isa>.cpp to the target, each built with the ISA's own flags. A glob, so that a new kernel is a new file and a row in
-# kernels.cpp and nothing else; CONFIGURE_DEPENDS makes the build look again each time, so a new file is never missed.
+# Adds csrc/{gemm,conv,ops}/*_<isa>.cpp to the target, each built with the ISA's own flags. A glob, so that a new kernel is a new file and a
+# row in its table and nothing else; CONFIGURE_DEPENDS makes the build look again each time, so a new file is never missed.
 function(ulp_add_isa target isa)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "GNU;MSVC")
-  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/gemm/*_${isa}.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/csrc/conv/*_${isa}.cpp")
+  set(csrc "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
+  file(GLOB sources CONFIGURE_DEPENDS "${csrc}/gemm/*_${isa}.cpp" "${csrc}/conv/*_${isa}.cpp" "${csrc}/ops/*_${isa}.cpp")
   if(MSVC)
     set(flags ${arg_MSVC})
   else()

@@ -58,7 +58,7 @@ Encoding encoding_of(int bits, bool is_signed, const char* name) {
   return {bits, is_signed};
 }
 
-ulp::DenseLayout layout_of(int64_t k, int64_t n, int bits) {
+ulp::BitpackedLayout layout_of(int64_t k, int64_t n, int bits) {
   encoding_of(bits, false, "bits");
   constexpr int64_t kMaxSide = int64_t{1} << 31;
   if (k < 0 || n < 0 || k > kMaxSide || n > kMaxSide) {
@@ -91,7 +91,7 @@ py::array unpack(const PackedMatrix& m) {
 
 std::unique_ptr<PackedMatrix> from_data(const py::array_t<uint8_t, py::array::c_style>& data, int64_t k, int64_t n, int bits,
                                         bool is_signed) {
-  const ulp::DenseLayout layout = layout_of(k, n, bits);
+  const ulp::BitpackedLayout layout = layout_of(k, n, bits);
   if (data.ndim() != 1 || data.size() != layout.nbytes()) {
     throw py::value_error("data has " + std::to_string(data.size()) + " bytes in shape " + shape_of(data) + "; (" + std::to_string(k) +
                           ", " + std::to_string(n) + ") at " + std::to_string(bits) + " bits takes (" + std::to_string(layout.nbytes()) +
@@ -302,7 +302,7 @@ void set_bias(FusedEpilogue& f, const py::object& bias, const ulp::Problem& prob
   const int64_t n = problem.b->layout.n;
   if (py::cast<py::array>(bias).dtype().kind() == 'f') {
     if (out_bits != 0)
-      throw py::type_error("a float bias goes with float32 output; a quantised output takes an int32 bias in units of the accumulator");
+      throw py::type_error("a float bias goes with float32 output; a quantized output takes an int32 bias in units of the accumulator");
     const auto held = vector_of<float>(bias);
     check_shape(held, n, false, "bias");
     f.epilogue.float_bias = held.data();
@@ -330,7 +330,7 @@ void set_epilogue(FusedEpilogue& f, const ulp::Problem& problem, const py::objec
       throw py::value_error("out_zero=" + std::to_string(out_zero) + ": expected a zero point of the result from " +
                             std::to_string(q.min()) + " to " + std::to_string(q.max()));
     }
-    e.kind = ulp::OutputKind::quantised;
+    e.kind = ulp::OutputKind::quantized;
     e.qmin = q.min();
     e.qmax = q.max();
     e.zero = out_zero;
@@ -370,12 +370,12 @@ py::list kernels() {
   py::list table;
   for (const ulp::Kernel& k : ulp::kernel_table()) {
     py::list pairs;
-    py::dict local_lengths;
+    py::dict spill_every;
     for (int a = 1; a <= 8; ++a) {
       for (int b = 1; b <= 8; ++b) {
         if (!k.supports(a, b)) continue;
         pairs.append(py::make_tuple(a, b));
-        local_lengths[py::make_tuple(a, b)] = k.bind(a, b).flush;
+        spill_every[py::make_tuple(a, b)] = k.bind(a, b).spill_every;
       }
     }
     py::dict row;
@@ -386,7 +386,7 @@ py::list kernels() {
     row["nr"] = k.nr;
     row["available"] = k.isa <= ulp::current_isa();
     row["pairs"] = pairs;
-    row["local_lengths"] = local_lengths;
+    row["spill_every"] = spill_every;
     table.append(row);
   }
   return table;

@@ -1,4 +1,4 @@
-// The part of _core that holds plans (conv/plan.h): numpy <-> vectors, no arithmetic. The contract is ulp/_core.pyi.
+// The part of _core that holds plans (plan/plan.h): numpy <-> vectors, no arithmetic. The contract is ulp/_core.pyi.
 #include "plan_bindings.h"
 
 #include <pybind11/numpy.h>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "conv/plan.h"
-#include "conv/steps.h"
+#include "plan/plan.h"
+#include "plan/steps.h"
 
 namespace py = pybind11;
 

@@ -107,8 +107,8 @@ def export(network: nn.Module, kind: str, example: torch.Tensor, **options: Any)
     return file.getvalue()
 
 
-class QuantisedSum(nn.Module):
-    """A shortcut: both operands by one signed quantiser, then the sum."""
+class QuantizedSum(nn.Module):
+    """A shortcut: both operands by one signed quantizer, then the sum."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class BasicBlock(nn.Module):
         first, second = _conv(inputs, outputs, 3, stride, 1, bits), _conv(outputs, outputs, 3, 1, 1, bits)
         self.body = nn.Sequential(*first, _relu(bits), *second)
         self.shortcut = nn.Sequential(*(_conv(inputs, outputs, 1, stride, 1, bits) if stride > 1 else []))
-        self.sum = QuantisedSum(bits)
+        self.sum = QuantizedSum(bits)
         self.relu = _relu(bits)
 
     def forward(self, x: Any) -> Any:
@@ -156,7 +156,7 @@ class InvertedResidual(nn.Module):
             *widen, *_conv(hidden, hidden, 3, stride, hidden, bits), _relu(bits), *_conv(hidden, outputs, 1, 1, 1, bits)
         )
         self.quant = qnn.QuantIdentity(act_quant=Int8ActPerTensorFloat, bit_width=bits, return_quant_tensor=True)
-        self.sum = QuantisedSum(bits) if stride == 1 and inputs == outputs else None
+        self.sum = QuantizedSum(bits) if stride == 1 and inputs == outputs else None
 
     def forward(self, x: Any) -> Any:
         """body(x), and x if the shapes allow it."""
@@ -202,7 +202,7 @@ def _head(channels: int) -> list[nn.Module]:
 
 
 def settle(network: nn.Module, images: torch.Tensor, batches: int = 3) -> nn.Module:
-    """Random weights' ranges: the statistics of normalisations and quantisers from some images."""
+    """Random weights' ranges: the statistics of normalisations and quantizers from some images."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # the mean of all batches, not mostly what was there before

@@ -83,7 +83,7 @@ class Cuda:
             b_zeros=0 if zeros is None else zeros.pointer,
             out=out.pointer,
             out_stride=weights.n,
-            kind="int32" if epilogue is None else "quantised" if e.out_bits else "float32",
+            kind="int32" if epilogue is None else "quantized" if e.out_bits else "float32",
             scale=1.0 if scales is not None else float(np.float32(e.scale)),
             scales=0 if scales is None else scales.pointer,
             bias=0 if bias is None or float_bias else bias.pointer,

@@ -1,6 +1,6 @@
 """What layers must compute, written down naively: loops over output pixels, int64 sums, float32 operations one at a time.
 
-Shares nothing with ulp.nn but the quantisers and the integers of the layers' weights.
+Shares nothing with ulp.nn but the quantizers and the integers of the layers' weights.
 """
 
 from __future__ import annotations

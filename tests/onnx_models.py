@@ -1,4 +1,4 @@
-"""Float models in ONNX, and what onnxruntime's quantiser makes of them."""
+"""Float models in ONNX, and what onnxruntime's quantizer makes of them."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
         return next(self.batches, None)
 
 
-def quantised(model: Any, x: Array, **options: Any) -> Any:
-    """What onnxruntime's static quantisation makes of a float model, calibrated with x."""
+def quantized(model: Any, x: Array, **options: Any) -> Any:
+    """What onnxruntime's static quantization makes of a float model, calibrated with x."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)

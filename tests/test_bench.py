@@ -148,12 +148,12 @@ def test_compare_says_how_wrong() -> None:
         peers.compare(expected, expected[:1])
 
 
-def test_requantised_rounds_half_to_even_and_clamps() -> None:
+def test_requantized_rounds_half_to_even_and_clamps() -> None:
     accumulators = np.array([-100000, -3, -1, 0, 1, 3, 5, 100000], np.int64)
-    np.testing.assert_array_equal(peers.base.requantised(accumulators, 2.0), [0, 126, 128, 128, 128, 130, 130, 255])
-    assert peers.base.requantisation_step(np.array([127])) == 1.0
-    assert peers.base.requantisation_step(np.array([-128])) == 2.0
-    assert peers.base.requantisation_step(np.array([0])) == 1.0
+    np.testing.assert_array_equal(peers.base.requantized(accumulators, 2.0), [0, 126, 128, 128, 128, 130, 130, 255])
+    assert peers.base.requantization_step(np.array([127])) == 1.0
+    assert peers.base.requantization_step(np.array([-128])) == 2.0
+    assert peers.base.requantization_step(np.array([0])) == 1.0
 
 
 @pytest.mark.parametrize("peer", peers.ALL, ids=lambda peer: str(peer.name))
@@ -211,7 +211,7 @@ def test_ceiling_of_a_kernel() -> None:
     assert ceiling.of_kernel("lut", "lut_avx2_4x32", "avx2", 8, 2) == ceiling.RowCeiling("lut", 2.0)
     assert ceiling.of_kernel("bitserial", "bitserial_avx2_4x4", "avx2", 2, 3) == ceiling.RowCeiling("bitserial", 6.0)
     assert ceiling.of_kernel("ulppack", "ulppack_p1_avx2_3x16", "avx2", 2, 2) == ceiling.RowCeiling("ulppack_p1", 1.0)
-    assert ceiling.of_kernel("ulppack", "ulppack_avx2_3x32", "avx2", 1, 1) == ceiling.RowCeiling("mul8", 0.5)
+    assert ceiling.of_kernel("ulppack", "rowpair_avx2_3x32", "avx2", 1, 1) == ceiling.RowCeiling("mul8", 0.5)
     assert ceiling.of_kernel("mul8", "mul8_scalar_4x8", "baseline", 3, 3) is None
     assert ceiling.of_kernel("new", "new_avx2_1x8", "avx2", 3, 3) is None
 

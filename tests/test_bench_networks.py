@@ -116,9 +116,9 @@ def test_layers_are_named_once() -> None:
     assert Convolution("", 28, 28, 192, 192, 3, 2, 192).gemm == (196, 192, 9)
 
 
-def test_requantised_layers_round_half_to_even() -> None:
+def test_requantized_layers_round_half_to_even() -> None:
     sums = np.array([-5, 1, 2, 3, 6, 100000], np.int64)
-    np.testing.assert_array_equal(layers.requantised(sums, 4.0, 7), [0, 0, 0, 1, 2, 7])
+    np.testing.assert_array_equal(layers.requantized(sums, 4.0, 7), [0, 0, 0, 1, 2, 7])
     assert layers.step(np.array([256])) == 2.0
     assert layers.step(np.array([255]), 255) == 1.0
     assert layers.step(np.array([-3])) == 1.0
@@ -166,8 +166,8 @@ def test_layer_of_ulp_is_exact(bits: tuple[int, int]) -> None:
 
 def test_wrong_layer_of_ulp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _skip_unless_ulp()
-    right = layers.requantised
-    monkeypatch.setattr(layers, "requantised", lambda *arguments: right(*arguments) ^ 1)
+    right = layers.requantized
+    monkeypatch.setattr(layers, "requantized", lambda *arguments: right(*arguments) ^ 1)
     with pytest.raises(WrongResultError, match=r"ulp W3A3 3x3 7x6x8 to 16 \(.*\) is wrong by up to 1"):
         subject_networks.layer(SMALL[0], (3, 3))
 

@@ -89,9 +89,9 @@ def test_extreme_problems_reach_the_bound() -> None:
 
 def test_epilogues_round_halves_to_even_and_clamp() -> None:
     sums = np.array([[1, 3, 5, -1, 100, -100]], dtype=np.int64)
-    quantised = Epilogue("quantised", 0.5, out_bits=4, out_signed=True)
-    assert quantised.expected(sums).tolist() == [[0, 2, 2, 0, 7, -8]]
-    assert Epilogue("quantised", 0.5, relu=True, out_bits=4, out_zero=3).expected(sums).tolist() == [[3, 5, 5, 3, 15, 3]]
+    quantized = Epilogue("quantized", 0.5, out_bits=4, out_signed=True)
+    assert quantized.expected(sums).tolist() == [[0, 2, 2, 0, 7, -8]]
+    assert Epilogue("quantized", 0.5, relu=True, out_bits=4, out_zero=3).expected(sums).tolist() == [[3, 5, 5, 3, 15, 3]]
     floats = Epilogue("float32", 2.0, np.ones(6, np.int32), np.full(6, 0.5, np.float32), relu=True).expected(sums)
     assert floats.tolist() == [[4.5, 8.5, 12.5, 0.5, 202.5, 0.0]]
     assert floats.dtype == np.float32
@@ -422,7 +422,7 @@ class _Bridge:
     def gemm(self, **call: Any) -> None:
         m, weights = call["m"], call["weights"]
         a = self._copy(call["a"], m * call["row_stride"])
-        dtype = np.dtype(np.uint8 if call["kind"] == "quantised" else np.int32)
+        dtype = np.dtype(np.uint8 if call["kind"] == "quantized" else np.int32)
         out = self.module.Buffer(m * weights.n * dtype.itemsize, 0)
         workspace = self.module.Buffer(max(1, call["workspace_bytes"]), 0)
         inside = {"a": a.pointer, "out": out.pointer, "workspace": workspace.pointer if call["workspace_bytes"] else 0}

@@ -1,4 +1,4 @@
-"""Scaled and requantised results: bit-equal to float32 arithmetic in numpy, and to onnxruntime's QLinearMatMul."""
+"""Scaled and requantized results: bit-equal to float32 arithmetic in numpy, and to onnxruntime's QLinearMatMul."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def problem(shape: tuple[int, int, int], pair: tuple[int, int], seed: int = 0) -
 @pytest.mark.parametrize(
     ("out_bits", "out_signed"), [(bits, signed) for bits in range(1, 9) for signed in (False, True) if bits > 1 or not signed]
 )
-def test_requantised(out_bits: int, out_signed: bool, relu: bool) -> None:
+def test_requantized(out_bits: int, out_signed: bool, relu: bool) -> None:
     low, high = interval(out_bits, out_signed)
     for number, (shape, zero) in enumerate(itertools.product(SHAPES, {low, (low + high) // 2, high})):
         a, w, sums = problem(shape, (3, 3))

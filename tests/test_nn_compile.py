@@ -65,7 +65,7 @@ KINDS = ("conv", "conv", "conv", "depthwise", "grouped", "relu", "max", "avg", "
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[Random, Array]:
-    """(network, input). Sums take what can be added to; pooled values are quantised before they leave."""
+    """(network, input). Sums take what can be added to; pooled values are quantized before they leave."""
     channels, size = draw(st.integers(1, 9)), draw(st.integers(4, 9))
     shapes = [(channels, size, size)]
     sums: set[int] = set()  # results of a convolution, an average or a Quantize
@@ -144,7 +144,7 @@ def test_random_networks(backend: str, case: tuple[Random, Array], hint: Any, gr
     try:
         compiled = assert_compiles(network, x, backend, calibrate=False, hint=hint, group=group)
     except nn.LayerError as error:
-        assert "different quantisers" in str(error)  # noqa: PT017  # the one thing that these networks may ask too much of
+        assert "different quantizers" in str(error)  # noqa: PT017  # the one thing that these networks may ask too much of
         return
     for a, b in zip(compiled(x), expected, strict=True):
         assert_exact(a, b, str(compiled))
@@ -394,7 +394,7 @@ def test_codes_in_and_out(backend: str) -> None:
             narrow(np.full((1, 3, 8, 8), 16, np.uint8))
 
 
-def test_the_input_may_go_through_four_quantisers(backend: str) -> None:
+def test_the_input_may_go_through_four_quantizers(backend: str) -> None:
     def forward(net: Any, x: Any) -> Any:
         return [net.get_submodule(name)(x) for name in net._modules]
 
@@ -402,13 +402,13 @@ def test_the_input_may_go_through_four_quantisers(backend: str) -> None:
     layers = {f"c{bits}": nn.Conv2d(3, 2, 3, bits=2, act_bits=bits) for bits in range(2, 6)}
     assert_compiles(Net(forward, **layers), x, backend)
     network = Net(forward, **layers, c6=nn.Conv2d(3, 2, 3, bits=2, act_bits=6)).calibrate([x])
-    with pytest.raises(nn.LayerError, match="the input may go through at most 4 different quantisers, but 5 layers disagree"):
+    with pytest.raises(nn.LayerError, match="the input may go through at most 4 different quantizers, but 5 layers disagree"):
         nn.compile(network, x)
-    with pytest.raises(nn.LayerError, match=r"one quantiser \(codes_in=True\)"):
+    with pytest.raises(nn.LayerError, match=r"one quantizer \(codes_in=True\)"):
         nn.compile(Net(forward, **layers), x, codes_in=True)
 
 
-def test_a_result_may_go_through_more_quantisers(backend: str) -> None:
+def test_a_result_may_go_through_more_quantizers(backend: str) -> None:
     def forward(net: Any, x: Any) -> Any:
         y = net.first(x)
         return [net.get_submodule(name)(y) for name in net._modules if name != "first"]

@@ -247,7 +247,7 @@ def test_changes_of_a_layer_are_seen(backend: str) -> None:
         layer.bias = np.arange(4)
         assert_exact(layer(x), formulas.conv2d(x, layer), "new bias")
         layer.quantizer = nn.Quantizer(4, 0.5)
-        assert_exact(layer(x), formulas.conv2d(x, layer), "new quantiser")
+        assert_exact(layer(x), formulas.conv2d(x, layer), "new quantizer")
         layer.stride = (2, 2)
         assert_exact(layer(x), formulas.conv2d(x, layer), "new stride")
 

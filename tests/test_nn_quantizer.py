@@ -1,4 +1,4 @@
-"""Quantisers, the ranges they come from, the quantisation of weights, calibration."""
+"""Quantizers, the ranges they come from, the quantization of weights, calibration."""
 
 from __future__ import annotations
 

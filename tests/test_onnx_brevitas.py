@@ -51,7 +51,7 @@ def trained(request: pytest.FixtureRequest) -> tuple[str, Any, Array, Array]:
 def test_predictions_of_all_held_out_digits(trained: tuple[str, Any, Array, Array], kind: str) -> None:
     name, network, expected, precise = trained
     if (name, kind) == ("binary", "qcdq"):
-        pytest.skip("QCDQ has no binary quantisers, and Brevitas refuses")
+        pytest.skip("QCDQ has no binary quantizers, and Brevitas refuses")
     images, classes = digits()
     model = export(network, kind, images[:1])
     loaded = ulp.load(model, tune=False, strict=True)

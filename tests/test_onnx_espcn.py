@@ -40,5 +40,5 @@ def test_images_are_those_of_qonnxs_executor(name: str) -> None:
     steps = np.abs(np.rint(pixels * 255) - np.rint(expected * 255))
     assert steps.max() <= 1
     assert np.count_nonzero(steps) < 1e-4 * steps.size
-    # subpixel's input is not quantised, so its first convolution is float; nn_resize is integer as a whole.
+    # subpixel's input is not quantized, so its first convolution is float; nn_resize is integer as a whole.
     assert network.integer is (name == "nn_resize"), network

@@ -1,4 +1,4 @@
-"""`ulp.load` of int8 models by onnxruntime's quantiser, and of small models written here: results, errors, the table of layers."""
+"""`ulp.load` of int8 models by onnxruntime's quantizer, and of small models written here: results, errors, the table of layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402  # what is not installed skips the file
-from onnx_models import Writer, chain, quantised, small_network  # noqa: E402
+from onnx_models import Writer, chain, quantized, small_network  # noqa: E402
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic  # noqa: E402
 
 from ulp.onnx import OnnxError, OnnxNetwork  # noqa: E402
@@ -43,7 +43,7 @@ S8S7 = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8, "per
 def test_onnxruntimes_int8_models_give_its_bits(make: Any, form: Any, types: dict[str, Any]) -> None:
     model = make()
     x = images(24, *(side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim[1:]))
-    int8 = quantised(model, x, quant_format=form, **types)
+    int8 = quantized(model, x, quant_format=form, **types)
     network = ulp.load(int8, tune=False, strict=True)
     assert network.integer, network
     np.testing.assert_array_equal(network(x), run_ort(int8, x=x))
@@ -67,7 +67,7 @@ def test_qdq_of_2_and_4_bits_gives_onnxruntimes_bits(kind: str, low: int, high: 
     np.testing.assert_array_equal(network(x_values), run_ort(model, x=x_values))
 
 
-def test_dynamically_quantised_products_are_exact(tmp_path: Path) -> None:
+def test_dynamically_quantized_products_are_exact(tmp_path: Path) -> None:
     w = Writer((32,))
     hidden = w.add("Relu", w.add("Gemm", "x", w.weights(64, 32), w.constant(w.rng.standard_normal(64).astype(np.float32)), transB=1))
     onnx.save(w.model(w.add("Gemm", hidden, w.weights(10, 64), w.constant(np.zeros(10, np.float32)), transB=1)), tmp_path / "float.onnx")
@@ -83,14 +83,14 @@ def quant(w: Writer, x: str, scale: float, bits: float, *, signed: int = 0, zero
     return w.add("Quant", x, *parameters, domain="onnx.brevitas", signed=signed, narrow=narrow, rounding_mode=mode)
 
 
-def quantised_weights(w: Writer, *shape: int, bits: int = 3) -> str:
+def quantized_weights(w: Writer, *shape: int, bits: int = 3) -> str:
     scale = np.exp2(w.rng.integers(-4, -1, size=(shape[0],) + (1,) * (len(shape) - 1))).astype(np.float32)
     parameters = (w.constant(scale), w.constant(np.array(0, np.float32)), w.constant(np.array(bits, np.float32)))
     return w.add("Quant", w.weights(*shape), *parameters, domain="onnx.brevitas", signed=1, narrow=1, rounding_mode="ROUND")
 
 
 def layer(w: Writer, x: str, inputs: int, outputs: int, kernel: int = 3) -> str:
-    weights = quantised_weights(w, outputs, inputs, kernel, kernel)
+    weights = quantized_weights(w, outputs, inputs, kernel, kernel)
     return w.add("Conv", x, weights, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4)
 
 
@@ -177,7 +177,7 @@ def test_averages_and_linear_layers() -> None:
         w, w.add("AveragePool", quant(w, layer(w, x, 4, 8), 0.5, 4, signed=1), kernel_shape=[2, 2], strides=[2, 2]), 0.25, 6, signed=1
     )
     b = quant(w, w.add("ReduceMean", a, axes=[2, 3], keepdims=0), 0.125, 8, signed=1)
-    weights = w.add("Transpose", quantised_weights(w, 10, 8), perm=[1, 0])
+    weights = w.add("Transpose", quantized_weights(w, 10, 8), perm=[1, 0])
     check(w, w.add("Add", w.add("MatMul", b, weights), w.constant(np.arange(10, dtype=np.float32))), X)
 
 
@@ -186,7 +186,7 @@ def test_what_follows_dropped_bits_is_integer_again() -> None:
     mean = w.add("AveragePool", quant(w, layer(w, x, 4, 8), 0.5, 4), kernel_shape=[4, 4], strides=[4, 4])
     parameters = [w.constant(np.array(value, np.float32)) for value in (0.5 / 16, 0, 8, 0.5, 4)]
     dropped = w.add("Trunc", mean, *parameters, domain="onnx.brevitas", signed=0, narrow=0, rounding_mode="FLOOR")
-    network = check(w, w.add("Gemm", w.add("Flatten", dropped), quantised_weights(w, 10, 32), transB=1), X, integer=False)
+    network = check(w, w.add("Gemm", w.add("Flatten", dropped), quantized_weights(w, 10, 32), transB=1), X, integer=False)
     assert [row.op_type for row in network.layers if not row.integer] == ["Trunc"]
 
 
@@ -195,7 +195,7 @@ def test_shapes_that_are_computed_keep_any_batch() -> None:
     a = quant(w, layer(w, x, 4, 8), 0.5, 4, signed=1)
     batch = w.add("Gather", w.add("Shape", a), w.constant(np.array([0])), axis=0)
     flat = w.add("Reshape", a, w.add("Concat", batch, w.constant(np.array([-1])), axis=0))
-    check(w, w.add("Gemm", flat, quantised_weights(w, 10, 512), transB=1), X)
+    check(w, w.add("Gemm", flat, quantized_weights(w, 10, 512), transB=1), X)
 
 
 def test_a_batch_that_is_computed_with_is_not_folded() -> None:
@@ -204,7 +204,7 @@ def test_a_batch_that_is_computed_with_is_not_folded() -> None:
     batch = w.add("Gather", w.add("Shape", a), w.constant(np.array([0])), axis=0)
     doubled = w.add("Concat", w.add("Mul", batch, w.constant(np.array([2]))), w.constant(np.array([256])), axis=0)
     flat = quant(w, w.add("Reshape", a, doubled), 0.5, 4, signed=1)
-    check(w, w.add("Gemm", flat, quantised_weights(w, 10, 256), transB=1), X, integer=False)
+    check(w, w.add("Gemm", flat, quantized_weights(w, 10, 256), transB=1), X, integer=False)
 
 
 def test_what_has_no_integers_runs_between_plans() -> None:

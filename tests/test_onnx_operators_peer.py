@@ -1,4 +1,4 @@
-"""Operators of ulp.onnx against onnxruntime's, where onnx's own cases are few: windows, interpolation, quantisation."""
+"""Operators of ulp.onnx against onnxruntime's, where onnx's own cases are few: windows, interpolation, quantization."""
 
 from __future__ import annotations
 

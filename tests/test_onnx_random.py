@@ -1,4 +1,4 @@
-"""Random networks of quantisers and layers: `ulp.load` gives what numpy's operators give node by node, whatever is integer."""
+"""Random networks of quantizers and layers: `ulp.load` gives what numpy's operators give node by node, whatever is integer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx_models import Writer
-from test_onnx_load import by_operators, quant, quantised_weights
+from test_onnx_load import by_operators, quant, quantized_weights
 
 Image = tuple[str, int, int]
 """Name, channels, side"""
@@ -28,41 +28,41 @@ class RandomNetwork:
         self.w = Writer((4, 8, 8), seed, opset=13)
         self.rng = self.w.rng
         self.images: list[Image] = [(quant(self.w, "x", 0.5, 4, signed=1), 4, 8)]
-        steps: list[Callable[[], Image | None]] = [self.quantise, self.conv, self.conv, self.relu, self.pool, self.affine, self.add]
-        steps += [self.concat, self.mean, self.conv_and_quantise, self.conv_and_quantise, self.depthwise]
+        steps: list[Callable[[], Image | None]] = [self.quantize, self.conv, self.conv, self.relu, self.pool, self.affine, self.add]
+        steps += [self.concat, self.mean, self.conv_and_quantize, self.conv_and_quantize, self.depthwise]
         for _ in range(int(self.rng.integers(4, 11))):
             made = steps[self.rng.integers(len(steps))]()
             if made is not None:
                 self.images.append(made)
 
-    def pick(self, *, quantised: bool = False) -> Image:
-        """An image, the latest ones most often; quantised now if it is to be."""
+    def pick(self, *, quantized: bool = False) -> Image:
+        """An image, the latest ones most often; quantized now if it is to be."""
         image = self.images[-1 - min(int(self.rng.geometric(0.6)) - 1, len(self.images) - 1)]
-        return (self.quantised(image[0]), *image[1:]) if quantised else image
+        return (self.quantized(image[0]), *image[1:]) if quantized else image
 
-    def quantised(self, name: str) -> str:
-        """Behind a quantiser of 2 to 4 bits."""
+    def quantized(self, name: str) -> str:
+        """Behind a quantizer of 2 to 4 bits."""
         signed, bits = int(self.rng.integers(2)), float(self.rng.integers(2, 5))
         return quant(self.w, name, float(2.0 ** self.rng.integers(-1, 2)), bits, signed=signed, narrow=int(self.rng.integers(2)))
 
-    def quantise(self) -> Image:
-        return self.pick(quantised=True)
+    def quantize(self) -> Image:
+        return self.pick(quantized=True)
 
     def conv(self) -> Image:
-        name, channels, side = self.pick(quantised=bool(self.rng.integers(4)))
+        name, channels, side = self.pick(quantized=bool(self.rng.integers(4)))
         outputs, kernel, stride = int(self.rng.choice([3, 8, 12])), int(self.rng.choice([1, 3])), int(self.rng.integers(1, 3))
-        weights = quantised_weights(self.w, outputs, channels, kernel, kernel, bits=int(self.rng.integers(2, 5)))
+        weights = quantized_weights(self.w, outputs, channels, kernel, kernel, bits=int(self.rng.integers(2, 5)))
         bias = [self.w.constant(self.rng.integers(-8, 8, outputs).astype(np.float32) / 4)] if self.rng.integers(2) else []
         made = self.w.add("Conv", name, weights, *bias, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, strides=[stride] * 2)
         return made, outputs, (side + stride - 1) // stride
 
-    def conv_and_quantise(self) -> Image:
+    def conv_and_quantize(self) -> Image:
         name, channels, side = self.conv()
-        return self.quantised(self.w.add("Relu", name) if self.rng.integers(2) else name), channels, side
+        return self.quantized(self.w.add("Relu", name) if self.rng.integers(2) else name), channels, side
 
     def depthwise(self) -> Image:
-        name, channels, side = self.pick(quantised=True)
-        weights = quantised_weights(self.w, channels, 1, 3, 3)
+        name, channels, side = self.pick(quantized=True)
+        weights = quantized_weights(self.w, channels, 1, 3, 3)
         return self.w.add("Conv", name, weights, kernel_shape=[3, 3], pads=[1] * 4, group=channels), channels, side
 
     def relu(self) -> Image:
@@ -80,7 +80,7 @@ class RandomNetwork:
         return made, channels, (side + 2 * pads - (3 if pads else 2)) // 2 + 1
 
     def mean(self) -> Image | None:
-        name, channels, side = self.pick(quantised=True)
+        name, channels, side = self.pick(quantized=True)
         if side < 4:
             return None
         return self.w.add("AveragePool", name, kernel_shape=[2, 2], strides=[2, 2]), channels, side // 2
@@ -100,7 +100,7 @@ class RandomNetwork:
         if not same:
             return None
         other = same[self.rng.integers(len(same))]
-        second = self.quantised(other[0]) if self.rng.integers(2) else other[0]
+        second = self.quantized(other[0]) if self.rng.integers(2) else other[0]
         return self.w.add("Add", *([image[0], second] if self.rng.integers(2) else [second, image[0]])), *image[1:]
 
     def concat(self) -> Image | None:
@@ -113,8 +113,8 @@ class RandomNetwork:
         """The last image, or a linear layer behind it."""
         name, channels, side = self.images[-1]
         if name == self.images[0][0] or self.rng.integers(2):
-            flat = self.w.add("Flatten", self.quantised(name))
-            name = self.w.add("Gemm", flat, quantised_weights(self.w, 5, channels * side * side), transB=1)
+            flat = self.w.add("Flatten", self.quantized(name))
+            name = self.w.add("Gemm", flat, quantized_weights(self.w, 5, channels * side * side), transB=1)
         return self.w.model(name)
 
 

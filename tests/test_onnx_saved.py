@@ -21,7 +21,7 @@ from ulp import _tensorfile
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx_models import Writer, quantised, small_network  # what is not installed skips the file
+from onnx_models import Writer, quantized, small_network  # what is not installed skips the file
 
 from ulp.onnx import OnnxError, OnnxNetwork
 
@@ -53,7 +53,7 @@ def _network(kind: str) -> tuple[OnnxNetwork, Array]:
     if kind == "mixed":
         return ulp.load(_mixed(), tune=False), _images(4, 3, 10, 10)
     model, x = small_network(), _images(24, 3, 16, 16)
-    return ulp.load(quantised(model, x), tune=False), x
+    return ulp.load(quantized(model, x), tune=False), x
 
 
 @pytest.mark.parametrize("kind", ["mixed", "integer"])

@@ -160,7 +160,7 @@ CASES: dict[str, Case] = {
     "no kernel of that name": (conv(method="mul9"), VALUE, "unknown kernel 'mul9'; known: .*mul8_scalar"),
     "method of no name": (conv(method=3), TYPE, "method: expected None or a name, got int"),
     "winograd of 1 x 1": (conv(method="winograd"), VALUE, "method 'winograd' cannot run here: it takes 3 x 3 kernels only"),
-    "kernel of another kind": (conv(method="ulppack_avx2_6x32"), VALUE, "ulppack_avx2_6x32"),
+    "kernel of another kind": (conv(method="rowpair_avx2_6x32"), VALUE, "rowpair_avx2_6x32"),
     "bipolar pads": (
         conv(weights=bipolar(4), source_channel=3, source=OTHER),
         VALUE,
@@ -296,10 +296,10 @@ CASES: dict[str, Case] = {
     "empty window": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS, ROWS[:, ::-1], ONES), VALUE, r"max_pool columns 2\.\.0 is empty"),
     "pool dilation": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS, ROWS, (0, 1)), VALUE, "dilation = 0"),
     "pool into its source": (lambda p: p.max_pool(SOURCE, (SOURCE, 0), ROWS, ROWS, ONES), VALUE, "the source cannot be the target"),
-    "pool to another quantiser": (
+    "pool to another quantizer": (
         lambda p: p.max_pool(SOURCE, (RESULT, 0), ROWS, ROWS, ONES),
         VALUE,
-        "max_pool: source and target must share a quantiser",
+        "max_pool: source and target must share a quantizer",
     ),
     "pool to another size": (
         lambda p: p.max_pool(SOURCE, (UNWRITTEN, 0), ROWS, ROWS, ONES),

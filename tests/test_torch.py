@@ -210,7 +210,7 @@ def test_same_as_the_network_in_ulp_nn() -> None:
     first.quantizer = nn.Quantizer(5, float(low[0].act_scale), int(low[0].act_zero))
     last.quantizer = nn.Quantizer(5, float(low[3].act_scale), int(low[3].act_zero))
     assert np.array_equal(run(low, x).numpy(), network(x.numpy()))
-    # ulp.nn quantises the weights first and calibrates then: behind the first layer its ranges may differ a little.
+    # ulp.nn quantizes the weights first and calibrates then: behind the first layer its ranges may differ a little.
     network.calibrate(x.numpy(), progress=False)
     assert first.quantizer.scale == float(low[0].act_scale)
     assert last.quantizer.scale == pytest.approx(float(low[3].act_scale), rel=0.2)

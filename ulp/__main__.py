@@ -179,7 +179,7 @@ def _count(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ulp", description="Run quantised ONNX models: QONNX, QCDQ, QDQ and QLinear operators.")
+    parser = argparse.ArgumentParser(prog="python -m ulp", description="Run quantized ONNX models: QONNX, QCDQ, QDQ and QLinear operators.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function, text in (
         ("run", run, "run a model once"),

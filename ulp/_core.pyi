@@ -114,7 +114,7 @@ class CodeOutOfRange(ValueError):  # noqa: N818  # the name of the native class
     """The input of a plan holds a code above 2^bits - 1."""
 
 class Plan:
-    """A network as a list of steps over images of codes (csrc/conv/plan.h). Shapes are of one image, (height, width, channels).
+    """A network as a list of steps over images of codes (csrc/plan/plan.h). Shapes are of one image, (height, width, channels).
 
     A tensor of codes holds unsigned bytes u of `bits` bits: u = clamp(rint(v * (1 / scale)) + zero, 0, 2^bits - 1) in float32, halves to
     even; u stands for (u - zero) * scale. The input is the first step; steps run in the order in which they are added, and each tensor is
@@ -128,7 +128,7 @@ class Plan:
                       codes are made by float32(unit / scale). Floats need a unit of 1.0
         residual      None or (tensor of codes, first channel): v += float32(r - r_zero) * r_scale
         low, high     v = min(max(v, low), high)
-        targets       1 to 4 of them: codes by the tensor's quantiser, or floats
+        targets       1 to 4 of them: codes by the tensor's quantizer, or floats
         thresholds    one a target: None, or (int32 (N, 2^bits - 1) ascending, bool (N,) flip), not with a residual:
                       code = how many thresholds[c] are <= (~acc if flip[c] else acc)
     """
@@ -146,7 +146,7 @@ class Plan:
         """A tensor of float32, which only `output` can read."""
 
     def input_floats(self, channels: int, height: int, width: int, targets: list[int], divide: bool = ...) -> None:
-        """(N, channels, height, width) float32, quantised into 1 to 4 whole tensors; divide: by v / scale, rounded once."""
+        """(N, channels, height, width) float32, quantized into 1 to 4 whole tensors; divide: by v / scale, rounded once."""
 
     def input_codes(self, tensor: int, nhwc: bool) -> None:
         """uint8 (N, H, W, C) or (N, C, H, W)."""
@@ -196,7 +196,7 @@ class Plan:
         dilation: tuple[int, int],
         least: npt.NDArray[np.bool_] | None = ...,
     ) -> None:
-        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantiser on both sides.
+        """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantizer on both sides.
 
         least: bool (C,), channels of which the least value is taken instead of the largest.
         """
@@ -223,7 +223,7 @@ class Plan:
         rows: npt.NDArray[np.int32],
         columns: npt.NDArray[np.int32],
     ) -> None:
-        """out[y][x] = in[rows[y]][columns[x]], an index of -1: code zero. Same quantiser on both sides."""
+        """out[y][x] = in[rows[y]][columns[x]], an index of -1: code zero. Same quantizer on both sides."""
 
     def output(self, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
@@ -250,7 +250,7 @@ def kernels() -> list[dict[str, Any]]:
     """The table, best first.
 
     name, technique, isa, mr, nr (ints), available (this CPU and the ISA in force), pairs (list of (a_bits, b_bits)),
-    local_lengths ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own steps; 0 where it spills
+    spill_every ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own steps; 0 where it spills
     inside one}).
     """
 

@@ -109,7 +109,7 @@ def gemm(
     b_zeros: int,
     out: int,
     out_stride: int,
-    kind: Literal["int32", "float32", "quantised"],
+    kind: Literal["int32", "float32", "quantized"],
     scale: float,
     scales: int,
     bias: int,

@@ -6,7 +6,7 @@ A file is an .npz of arrays, without pickle, named as in a torch state_dict:
 - `<layer>.weight` of LAYERS: float16 (out, in[, kh, kw]) in the float32 network; else integers (_bitstream), `<layer>.shape` their shape.
 - `<layer>.bits`, `<layer>.scale` (out,): width and scale of the weights; `<layer>.act_bits`, `<layer>.act_scale`: of the layer's input.
 - `<norm>.weight`, `.bias`, `.running_mean`, `.running_var` of NORMS: a BatchNorm2d, whose eps is EPS. `fc.bias` (10,).
-- `predictions` uint8 (T,), and of quantised networks `logits` float32 (T, 10): what the trained torch model says of the test images.
+- `predictions` uint8 (T,), and of quantized networks `logits` float32 (T, 10): what the trained torch model says of the test images.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def load_images(data: str) -> Images:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Weights of a convolution or of the linear layer in integers, and how its input is quantised.
+    """Weights of a convolution or of the linear layer in integers, and how its input is quantized.
 
     codes: int8 (out, in[, kh, kw]), which stand for codes * scale[out]. The input is rint(x / act_scale) in 0 .. 2^act_bits - 1.
     """
@@ -77,7 +77,7 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Trained:
-    """A file's contents, see the module. layers: float32 weights or quantised ones. norms: a BatchNorm2d's four arrays by torch's names."""
+    """A file's contents, see the module. layers: float32 weights or quantized ones. norms: a BatchNorm2d's four arrays by torch's names."""
 
     data: str
     test: npt.NDArray[np.int64]

@@ -123,7 +123,7 @@ def gemm(
         b_zero: zero point of b; an int, or N of them, one a column.
         out: array for the result, of the result's shape and dtype; any strides, and it may overlap a.
         kernel: name of the kernel to use (`ulp.kernels()`); by default the fastest one that measurements know.
-        scale: given, the result is requantised while it is still in cache: a float, or N of them. The sum, as float32, is multiplied by it.
+        scale: given, the result is requantized while it is still in cache: a float, or N of them. The sum, as float32, is multiplied by it.
         bias: needs scale. N integers, added to the sum before scaling; or, without out_bits, N floats, added after scaling.
         out_bits: 1..8: round half to even, add out_zero, clamp to the interval of out_bits. Without it the result is float32.
         out_zero: zero point of the result.
@@ -334,7 +334,7 @@ def make_epilogue(
     factors = _scale(scale, n)
     if out_bits is None:
         if out_zero or out_signed:
-            raise TypeError("out_zero and out_signed shape a quantised result: pass out_bits= as well")
+            raise TypeError("out_zero and out_signed shape a quantized result: pass out_bits= as well")
         return factors, _bias(bias, floats=True), bool(relu), 0, False, 0
     width = integer(out_bits, "out_bits", 1, 8, "a bit width")
     if out_signed and width == 1:

@@ -59,7 +59,7 @@ class Classifier(nn.Module):
 
 
 def quantized(trained: Trained, name: str) -> Quantized:
-    """A layer of a file of a quantised network."""
+    """A layer of a file of a quantized network."""
     layer = trained.layers[name]
     assert isinstance(layer, Quantized)
     return layer
@@ -199,7 +199,7 @@ class Checks:
 
 
 def check(name: str, trained: Trained, compiled: Mapping[str, nn.CompiledNetwork], x: Float, checks: Checks) -> None:
-    """All that must hold of a quantised network on the test images."""
+    """All that must hold of a quantized network on the test images."""
     assert trained.logits is not None
     images = len(x)
     for mode, run in compiled.items():

@@ -4,7 +4,7 @@
     with torch.inference_mode():
         y = low(x)
 
-The converted layers are torch modules that hold plain buffers: weights in `bits` bits each, scales, the input's quantiser. So `state_dict`,
+The converted layers are torch modules that hold plain buffers: weights in `bits` bits each, scales, the input's quantizer. So `state_dict`,
 `copy.deepcopy`, pickle and `torch.save` work as for any module. They compute by the operators `torch.ops.ulp.conv2d` and
 `torch.ops.ulp.linear`, whose arguments are those buffers and numbers: a graph of torch.compile or torch.export holds everything, and an
 exported program that was saved runs wherever `ulp.torch` is imported. Export under torch.no_grad() where parts of the model stay in float.
@@ -31,7 +31,7 @@ except ImportError as missing:
     raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp[torch]"') from missing
 
 from . import _quantized, nn
-from ._quantized.layers import Quantised, Unfit
+from ._quantized.layers import Quantized, Unfit
 from ._torch_layers import Conv2d, Linear
 from ._validate import bit_width
 from .nn.observer import METHODS, Observer
@@ -78,12 +78,12 @@ Skip: TypeAlias = str | type | Callable[[str, Any], bool]
 class _Target:
     """A layer of the model that is to be converted, and the batch normalisation that becomes part of it.
 
-    quantised: the layer's integers, where it is one of Brevitas.
+    quantized: the layer's integers, where it is one of Brevitas.
     """
 
     name: str
     layer: Any
-    quantised: Quantised | None = None
+    quantized: Quantized | None = None
     norm_name: str | None = None
     norm: Any = None
 
@@ -93,7 +93,7 @@ class _Target:
         return nn.Linear if isinstance(self.layer, torch.nn.Linear) else nn.Conv2d
 
     def from_float(self, bits: int, **options: Any) -> Any:
-        """The layer with its weights quantised."""
+        """The layer with its weights quantized."""
         layer = self.layer
         names = ("in_features", "out_features") if self.kind is nn.Linear else _CONV_ATTRIBUTES
         weight = layer.weight.detach().cpu().double()
@@ -106,7 +106,7 @@ class _Target:
         source = SimpleNamespace(**{name: getattr(layer, name) for name in names}, **arrays)
         return self.kind.from_float(source, bits=bits, **options)
 
-    def from_quantised(self, own: Quantised) -> Any:
+    def from_quantized(self, own: Quantized) -> Any:
         """The layer of its own integers, which a batch normalisation leaves as they are."""
         scale, bias = own.scale, own.bias
         if self.norm is not None:
@@ -158,13 +158,13 @@ def convert(
     method, percentile: as for `ulp.nn.calibrate`. progress: a bar on terminals, where tqdm is installed.
     act_signed, act_asymmetric, dynamic, per_channel, weight_method, weight_range: as for `ulp.nn.Conv2d`.
 
-    Layers that are quantised already keep their integers, scales and bit widths, and need no calibration; in a model that holds some,
+    Layers that are quantized already keep their integers, scales and bit widths, and need no calibration; in a model that holds some,
     layers of floats are converted only with `calibrate` or `dynamic`:
-    - Brevitas: QuantConv2d and QuantLinear whose input is quantised, by themselves or by an activation that torch.fx finds in front of
+    - Brevitas: QuantConv2d and QuantLinear whose input is quantized, by themselves or by an activation that torch.fx finds in front of
       them. Sums are exact, so results differ from Brevitas' by the rounding of its float32 sums.
-    - torch.ao.nn.quantized: Conv2d and Linear, with ReLU too, from eager or FX graph mode, take and give quantised tensors as before.
+    - torch.ao.nn.quantized: Conv2d and Linear, with ReLU too, from eager or FX graph mode, take and give quantized tensors as before.
       Results equal torch's but where a value lies within float32 rounding of the middle between two codes. The dynamic Linear, too.
-    - pt2e: the convolutions and products of an exported, quantised graph whose input and weights are dequantised; exact sums, as above.
+    - pt2e: the convolutions and products of an exported, quantized graph whose input and weights are dequantized; exact sums, as above.
     - torchao: Linear with weights of 1 to 8 bits (Int8Tensor, IntxUnpackedToInt8Tensor), per channel or group; activations of dynamic int8,
       or floats, whose sums are then exact to 23 bits below the largest of their row.
 
@@ -191,12 +191,12 @@ def convert(
     report = Report()
     targets, made = _choose(model, skip, report, calibrate is not None or dynamic)
     _find_norms(model, targets, report, fold)
-    floats = {key: target for key, target in targets.items() if target.quantised is None}
+    floats = {key: target for key, target in targets.items() if target.quantized is None}
     observers = {} if calibrate is None else _observe(model, floats, calibrate, progress)
     order = [*observers, *(key for key in floats if key not in observers)]
     for key in _bar([*order, *(key for key in targets if key not in floats)], progress, "convert", "layer"):
         target = targets[key]
-        if target.quantised is None:
+        if target.quantized is None:
             w_bits, a_bits = (key == order[0] and first) or (key == order[-1] and last) or widths
             low = target.from_float(
                 w_bits,
@@ -211,9 +211,9 @@ def convert(
             if key in observers and observers[key].seen:
                 low.quantizer = observers[key].quantizer(a_bits, act_signed, act_asymmetric, method, percentile)
         else:
-            low = target.from_quantised(target.quantised)
+            low = target.from_quantized(target.quantized)
         adapter = (Linear if target.kind is nn.Linear else Conv2d)(low)
-        made[key] = adapter if target.quantised is None else target.quantised.around(adapter)
+        made[key] = adapter if target.quantized is None else target.quantized.around(adapter)
         if target.norm is not None:
             made[id(target.norm)] = torch.nn.Identity()
         report.converted.append(Converted(target.name, target.kind.__name__, low.bits, low.act_bits, target.norm_name, adapter.calibrated))
@@ -237,7 +237,7 @@ def _widths(bits: int, act_bits: int | None) -> tuple[int, int]:
 def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: bool) -> tuple[dict[int, _Target], dict[int, Any]]:
     """The layers to convert by their id, in the order of definition, and what takes the place of others.
 
-    floats: whether layers of floats are converted in a model that holds quantised ones.
+    floats: whether layers of floats are converted in a model that holds quantized ones.
     """
     skipped = _skip_rule(model, skip)
     libraries = {id(module): library for module in model.modules() if (library := _quantized.library(module)) is not None}
@@ -246,38 +246,38 @@ def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: boo
     targets: dict[int, _Target] = {}
     made: dict[int, Any] = {}
     for name, layer in model.named_modules():
-        quantised = id(layer) in libraries
-        if not quantised and not isinstance(layer, (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)):
+        quantized = id(layer) in libraries
+        if not quantized and not isinstance(layer, (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)):
             continue
         if skipped(name, layer):
             report.left[name] = "as `skip` says"
-        elif not quantised and type(layer) not in (torch.nn.Conv2d, torch.nn.Linear):
+        elif not quantized and type(layer) not in (torch.nn.Conv2d, torch.nn.Linear):
             base = next((kind.__name__ for kind in (torch.nn.Conv2d, torch.nn.Linear) if isinstance(layer, kind)), None)
             report.left[name] = f"{type(layer).__name__} is " + (f"a subclass of {base}" if base else "not supported")
         elif layer._forward_hooks or layer._forward_pre_hooks:
             report.left[name] = "it has hooks"
         elif any(name.startswith(f"{reader}." if reader else "") for reader in own_readers):
             report.left[name] = "TransformerEncoderLayer reads the weights itself"
-        elif quantised:
+        elif quantized:
             try:
                 found = read(layer)
             except Unfit as reason:
                 report.left[name] = str(reason)
                 continue
-            if isinstance(found, Quantised):
+            if isinstance(found, Quantized):
                 targets[id(layer)] = _Target(name, layer, found)
             else:
                 made[id(layer)] = found
                 report.converted.append(Converted(name, found.kind, found.bits, found.act_bits, None, True))
         elif libraries and not floats:
-            report.left[name] = "it is of floats among quantised layers: pass `calibrate` or dynamic=True to convert it, too"
+            report.left[name] = "it is of floats among quantized layers: pass `calibrate` or dynamic=True to convert it, too"
         else:
             targets[id(layer)] = _Target(name, layer)
     return targets, made
 
 
 class _Reader:
-    """Reads quantised layers of the model by their libraries."""
+    """Reads quantized layers of the model by their libraries."""
 
     def __init__(self, model: Any, libraries: dict[int, str]) -> None:
         self.libraries = libraries
@@ -355,8 +355,8 @@ def _find_norms(model: Any, targets: dict[int, _Target], report: Report, fold: b
             target = targets[id(conv)]
             if target.kind is not nn.Conv2d:
                 continue
-            if target.quantised is not None and target.quantised.after is not None:
-                reasons[id(norm)] = "its Conv2d quantises its result"
+            if target.quantized is not None and target.quantized.after is not None:
+                reasons[id(norm)] = "its Conv2d quantizes its result"
                 continue
             if type(norm) is not torch.nn.BatchNorm2d or norm.running_mean is None or norm._forward_hooks or norm._forward_pre_hooks:
                 reasons[id(norm)] = "it is a subclass, has hooks, or no statistics"

@@ -41,7 +41,7 @@ class Calls:
 
 
 def public(stage: Stage, rng: np.random.Generator) -> Iterator[None]:
-    """torch's and cupy's arrays in, the same kind out; packed on the device or brought there; into `out=` and quantised."""
+    """torch's and cupy's arrays in, the same kind out; packed on the device or brought there; into `out=` and quantized."""
     calls = Calls(rng)
     torch, ulp = calls.torch, calls.ulp
     try:

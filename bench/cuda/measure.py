@@ -22,7 +22,7 @@ from bench.subject import WrongResultError
 
 from . import names, peers, work
 from .device import Call, Captured, driver, measure, quick_ns, torch
-from .subject import Layer, Requantised, Subject, exact, random_values
+from .subject import Layer, Requantized, Subject, exact, random_values
 from .work import Work
 
 ROUNDS = 15
@@ -177,7 +177,7 @@ def peer_calls(bench: Bench, name: str, operands: peers.Operands) -> list[Call]:
 
 
 def square(bench: Bench) -> None:
-    """8192^3 at W4A4 with the requantisation to 4 bits fused, and to int32; cuBLASLt to int32 and, requantised, to int8."""
+    """8192^3 at W4A4 with the requantization to 4 bits fused, and to int32; cuBLASLt to int32 and, requantized, to int8."""
     t, size = torch(), work.SQUARE
     layer = bench.subject.layer(size, size, (4,))
     w = Work(size, size, size, 4, 4)
@@ -185,7 +185,7 @@ def square(bench: Bench) -> None:
     a, b = random_values((size, size), 4), layer.values[4]
     sums = exact(a, b)
     spread = float(sums.float().std())
-    narrow, wide = Requantised(4, 2.0 / spread), Requantised(8, 32.0 / spread)
+    narrow, wide = Requantized(4, 2.0 / spread), Requantized(8, 32.0 / spread)
     to4, to8 = narrow.expected(sums), wide.expected(sums).int()
     slots = len(layer.packed[4])
     x = [a.clone() for _ in range(slots)]
@@ -213,7 +213,7 @@ def square(bench: Bench) -> None:
             calls += bench.prepared(
                 SQUARE_NAME,
                 f"{peer.name} to int8",
-                lambda peer=peer: peer.prepare_quantised(operands, small, wide.scale, nearly),  # type: ignore[misc]
+                lambda peer=peer: peer.prepare_quantized(operands, small, wide.scale, nearly),  # type: ignore[misc]
             )
     calls += bench.prepared(SQUARE_NAME, "bf16", lambda: peers.bfloat16(w, a, b, 2, least))
     bench.time(SQUARE_NAME, (size, size, size), calls, LONG_ROUNDS)

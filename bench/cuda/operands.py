@@ -42,7 +42,7 @@ class Epilogue:
     @property
     def dtype(self) -> Any:
         """Of the result."""
-        if self.kind == "quantised":
+        if self.kind == "quantized":
             return np.dtype(np.int8 if self.out_signed else np.uint8)
         return np.dtype(self.kind)
 
@@ -149,7 +149,7 @@ def any_problem(rng: np.random.Generator, largest: tuple[int, int, int]) -> Prob
 
 
 def _any_epilogue(rng: np.random.Generator, n: int, k: int, sum_bits: int) -> Epilogue:
-    kind = str(rng.choice(["int32", "float32", "quantised"]))
+    kind = str(rng.choice(["int32", "float32", "quantized"]))
     if kind == "int32":
         return Epilogue()
     # About as large as the sums, so that results span their interval.

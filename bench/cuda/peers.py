@@ -117,10 +117,10 @@ class CublasLt(Peer):
 
     def prepare(self, operands: Operands) -> Call:
         """int32 results."""
-        return fastest(self._calls(operands, operands.call, 1.0, quantised=False))
+        return fastest(self._calls(operands, operands.call, 1.0, quantized=False))
 
-    def prepare_quantised(self, operands: Operands, out: Sequence[Any], scale: float, right: Callable[[Any], bool]) -> Call:
-        """int8 results, scaled in its epilogue: what stands beside a fused requantisation."""
+    def prepare_quantized(self, operands: Operands, out: Sequence[Any], scale: float, right: Callable[[Any], bool]) -> Call:
+        """int8 results, scaled in its epilogue: what stands beside a fused requantization."""
         work = operands.work
         nbytes = work.n * work.k + work.m * work.k + work.m * work.n
 
@@ -128,12 +128,12 @@ class CublasLt(Peer):
             return Call(f"{name} to int8", "int8", run, out, work.macs, nbytes, operands.least_ns, right=right, info=info)
 
         scaled = Operands(work, operands.a, operands.b, out, right, operands.least_ns)
-        return fastest(self._calls(scaled, call, scale, quantised=True))
+        return fastest(self._calls(scaled, call, scale, quantized=True))
 
-    def _calls(self, operands: Operands, call: Callable[..., Call], scale: float, *, quantised: bool) -> list[Call]:
+    def _calls(self, operands: Operands, call: Callable[..., Call], scale: float, *, quantized: bool) -> list[Call]:
         library, w = _library(self.libraries / f"{CUBLASLT}.so"), operands.work
         reason = ctypes.create_string_buffer(256)
-        plan = library.ulp_lt_plan(w.m, w.n, w.k, int(quantised), scale, WORKSPACE, reason, len(reason))
+        plan = library.ulp_lt_plan(w.m, w.n, w.k, int(quantized), scale, WORKSPACE, reason, len(reason))
         if plan is None:
             raise RuntimeError(reason.value.decode())
 

@@ -111,7 +111,7 @@ def verdicts(result: Result) -> list[Verdict]:
 def _square_verdicts(result: Result) -> list[Verdict]:
     group = result.find(SQUARE)
     fused = group.find(FUSED) if group else None
-    what = f"{SQUARE} W4A4, requantised to 4 bits"
+    what = f"{SQUARE} W4A4, requantized to 4 bits"
     peer = min((c for name in (LT, LT_TO_8) if group and (c := group.find(name))), key=lambda c: c.time.median, default=None)
     over = fused.over(peer).median if fused and peer else None
     rate = tops(fused) if fused else None

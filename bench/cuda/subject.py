@@ -33,7 +33,7 @@ def exact(a: Any, b: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Requantised:
+class Requantized:
     """The fused epilogue of the square: `bits` signed, scaled by `scale`."""
 
     bits: int
@@ -94,14 +94,14 @@ class Subject:
 
     def call(
         self, w: Work, layer: Layer, a: Sequence[Any], outs: Sequence[Any], right: Callable[[Any], bool], least_ns: float, *,
-        kernel: str | None = None, epilogue: Requantised | None = None, name: str | None = None,
+        kernel: str | None = None, epilogue: Requantized | None = None, name: str | None = None,
     ) -> Call:  # fmt: skip
         """The product on the layer's packed copies, a's and the results' buffers in turn."""
         chosen = self.choice(w, kernel)
         weights = layer.packed[w.b_bits]
         size = int(chosen["workspace_bytes"])
         workspace = torch().empty(max(1, size), dtype=torch().uint8, device="cuda")
-        kind, bits, scale = ("quantised", epilogue.bits, epilogue.scale) if epilogue else ("int32", 8, 1.0)
+        kind, bits, scale = ("quantized", epilogue.bits, epilogue.scale) if epilogue else ("int32", 8, 1.0)
         gemm = functools.partial(self.module.gemm, m=w.m, row_stride=w.k, a_signed=True, a_bits=w.a_bits, a_zero=0, b_zero=0, b_zeros=0)
         end = functools.partial(
             gemm, out_stride=w.n, kind=kind, scale=scale, scales=0, bias=0, float_bias=0, relu=False, out_bits=bits, out_signed=True,

@@ -131,12 +131,12 @@ def check(peer: Peer, a: data.U8, b: data.S8, state: Any = None) -> Check:
     return compare(peer.result(state), peer.expected(state, data.reference(a, b)), peer.step(state))
 
 
-def requantisation_step(accumulators: data.I64) -> float:
+def requantization_step(accumulators: data.I64) -> float:
     """The power of two by which accumulators must be divided to fit -127 .. 127; as a power of two it divides without rounding."""
     largest = int(np.abs(accumulators).max(initial=0))
     return float(2 ** max(0, int(np.ceil(np.log2(max(largest, 1) / 127)))))
 
 
-def requantised(accumulators: data.I64, step: float, zero: int = 128) -> npt.NDArray[np.int64]:
-    """clamp(rint(accumulators / step) + zero, 0, 255), half to even: what the quantised linear layers of the peers compute."""
+def requantized(accumulators: data.I64, step: float, zero: int = 128) -> npt.NDArray[np.int64]:
+    """clamp(rint(accumulators / step) + zero, 0, 255), half to even: what the quantized linear layers of the peers compute."""
     return np.clip(np.rint(accumulators / step).astype(np.int64) + zero, 0, 255)

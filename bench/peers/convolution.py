@@ -36,7 +36,7 @@ class ConvPeer(Library):
 
     @abstractmethod
     def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> Any:
-        """State for activations (H, W, C) and weights (N, kernel, kernel, C / groups), requantised by `step`."""
+        """State for activations (H, W, C) and weights (N, kernel, kernel, C / groups), requantized by `step`."""
 
     @abstractmethod
     def run(self, state: Any) -> object:
@@ -58,7 +58,7 @@ def check(peer: ConvPeer, layer: Convolution, a: data.U8, w: data.S8, state: Any
     step = layers.step(sums)
     if state is None:
         state = peer.prepare(layer, a, w, step)
-    return compare(peer.result(state), layers.requantised(sums, step), step)
+    return compare(peer.result(state), layers.requantized(sums, step), step)
 
 
 def _oihw(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -94,7 +94,7 @@ class _TorchConv(ConvPeer):
         torch = _torch()
         torch.backends.quantized.engine = self.engine  # read by prepacking only
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of its quantised tensors at each one made
+            warnings.simplefilter("ignore")  # torch announces the end of its quantized tensors at each one made
             image = torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)[None]))
             wrapped = torch._make_per_tensor_quantized_tensor(image, 1.0, 0).contiguous(memory_format=torch.channels_last)
             weights = torch._make_per_tensor_quantized_tensor(torch.from_numpy(_oihw(w)), 1.0, 0)
@@ -218,7 +218,7 @@ class OrtU8U8(_OrtQLinear):
 
 
 class OrtQdq(_OrtConv):
-    """Dequantise, Conv, Relu, quantise, which the optimiser fuses into one QLinearConv."""
+    """Dequantize, Conv, Relu, quantize, which the optimiser fuses into one QLinearConv."""
 
     name = "onnxruntime QDQ"
     kind = "int8"
@@ -295,7 +295,7 @@ class _VinoConv(ConvPeer):
 
 
 class OpenVino(_VinoConv):
-    """A quantised Convolution."""
+    """A quantized Convolution."""
 
     name = "OpenVINO"
     kind = "int8"

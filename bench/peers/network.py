@@ -93,7 +93,7 @@ class _TorchNetwork(NetworkPeer):
         path = directory / f"{model.name} {self.name}.pt"
         example = torch.from_numpy(model.images()).contiguous(memory_format=torch.channels_last)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # quantised tensors and TorchScript announce their end
+            warnings.simplefilter("ignore")  # quantized tensors and TorchScript announce their end
             traced = torch.jit.trace(self.module(model, example), example, check_trace=False)
             torch.jit.save(torch.jit.freeze(traced) if self.frozen else traced, str(path))
         return path
@@ -156,7 +156,7 @@ class TorchOneDnnFloat32(TorchFloat32):
 
 
 class _TorchInt8(_TorchNetwork):
-    """Static quantisation by FX in the engine's own default configuration."""
+    """Static quantization by FX in the engine's own default configuration."""
 
     kind = "int8"
     engine: str
@@ -191,7 +191,7 @@ class Qnnpack(_TorchInt8):
 
     name = "QNNPACK"
     engine = "qnnpack"
-    note = "FX static quantisation; its x86 kernels stop at SSE2 and run in one thread; ReLU for ReLU6"
+    note = "FX static quantization; its x86 kernels stop at SSE2 and run in one thread; ReLU for ReLU6"
 
 
 class Fbgemm(_TorchInt8):
@@ -199,7 +199,7 @@ class Fbgemm(_TorchInt8):
 
     name = "FBGEMM"
     engine = "fbgemm"
-    note = "FX static quantisation, activations of 7 bits; ReLU for ReLU6"
+    note = "FX static quantization, activations of 7 bits; ReLU for ReLU6"
 
 
 class OneDnn(_TorchInt8):
@@ -207,7 +207,7 @@ class OneDnn(_TorchInt8):
 
     name = "oneDNN"
     engine = "onednn"
-    note = "FX static quantisation; ReLU for ReLU6"
+    note = "FX static quantization; ReLU for ReLU6"
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class OrtFloat32(_OrtNetwork):
 
 
 class OrtQdq(_OrtNetwork):
-    """Static quantisation by onnxruntime's own tool."""
+    """Static quantization by onnxruntime's own tool."""
 
     name = "onnxruntime QDQ"
     kind = "int8"
@@ -299,7 +299,7 @@ class OpenVinoFloat32(_VinoNetwork):
 
 
 class OpenVino(_VinoNetwork):
-    """The model that onnxruntime's tool quantised."""
+    """The model that onnxruntime's tool quantized."""
 
     name = "OpenVINO"
     kind = "int8"

@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin on a quantised MatMul: u8 activations, s8 weights, requantised to u8 so that it multiplies in int8.
+"""OpenVINO's CPU plugin on a quantized MatMul: u8 activations, s8 weights, requantized to u8 so that it multiplies in int8.
 
 With a float output the plugin computes the same graph in float. The scales must not be 1, or the pattern that it looks for folds away.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench import data
 
-from .base import Peer, requantisation_step, requantised
+from .base import Peer, requantization_step, requantized
 
 SCALE = 0.5  # of either operand
 ZERO = 128
@@ -59,7 +59,7 @@ class OpenVino(Peer):
 
     def prepare(self, a: data.U8, b: data.S8) -> _State:
         ov, ops, _ = _modules()
-        step = requantisation_step(data.reference(a, b))
+        step = requantization_step(data.reference(a, b))
         activations = np.ascontiguousarray(a)
         parameter = ops.parameter(list(a.shape), np.uint8)
         scale = np.float32(SCALE)
@@ -68,8 +68,8 @@ class OpenVino(Peer):
         product = ops.matmul(left, right, False, True)
         level = step * SCALE * SCALE
         low, high = np.float32(-ZERO * level), np.float32((255 - ZERO) * level)
-        quantised = ops.convert(ops.fake_quantize(product, low, high, np.float32(0), np.float32(255), 256), "u8")
-        request = compiled(ov.Model([quantised], [parameter], "benchmark")).create_infer_request()
+        quantized = ops.convert(ops.fake_quantize(product, low, high, np.float32(0), np.float32(255), 256), "u8")
+        request = compiled(ov.Model([quantized], [parameter], "benchmark")).create_infer_request()
         request.set_input_tensor(ov.Tensor(activations, shared_memory=True))
         return _State(request, (activations,), step)
 
@@ -81,7 +81,7 @@ class OpenVino(Peer):
         return np.array(state.request.get_output_tensor().data, copy=True)
 
     def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
-        return requantised(accumulators, state.step, ZERO)
+        return requantized(accumulators, state.step, ZERO)
 
     def step(self, state: _State) -> float:
         return state.step

@@ -156,13 +156,13 @@ class OrtFloat32(_Ort):
 
 
 class _OrtNBits(_Ort):
-    """Weights of a few bits stored packed; float32 activations, which the kernel quantises to int8 itself: not the same product."""
+    """Weights of a few bits stored packed; float32 activations, which the kernel quantizes to int8 itself: not the same product."""
 
     kind = "info"
     exact = False
     max_activation = 127
     output = "float32"
-    note = "weight-only format: quantises float activations itself, never exact"
+    note = "weight-only format: quantizes float activations itself, never exact"
     block_size = 128
 
     def prepare(self, a: data.U8, b: data.S8) -> _State:

@@ -1,6 +1,6 @@
-"""QNNPACK, FBGEMM and oneDNN as torch's quantised linear layer runs them: quint8 in, packed qint8 weights, quint8 out.
+"""QNNPACK, FBGEMM and oneDNN as torch's quantized linear layer runs them: quint8 in, packed qint8 weights, quint8 out.
 
-The activations are wrapped into a quantised tensor ahead of time: a torch user has them in one already. The output is requantised to 8 bits
+The activations are wrapped into a quantized tensor ahead of time: a torch user has them in one already. The output is requantized to 8 bits
 inside the kernel, which is less to write than int32, so the figures are kind to the peers. Its step is a power of two, so that the
 expected output is known exactly. torch's engine "x86" is FBGEMM on cores without VNNI and oneDNN on others, hence no peer of its own.
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bench import data
 
-from .base import Peer, requantisation_step, requantised
+from .base import Peer, requantization_step, requantized
 
 ZERO = 128
 
@@ -53,11 +53,11 @@ class _TorchQuantized(Peer):
 
     def prepare(self, a: data.U8, b: data.S8) -> _State:
         torch = _torch()
-        step = requantisation_step(data.reference(a, b))
+        step = requantization_step(data.reference(a, b))
         # The engine is a global that only prepacking reads: the packed weights carry their own from then on.
         torch.backends.quantized.engine = self.engine
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of its quantised tensors at each one made
+            warnings.simplefilter("ignore")  # torch announces the end of its quantized tensors at each one made
             wrapped = torch._make_per_tensor_quantized_tensor(torch.from_numpy(np.ascontiguousarray(a)), 1.0, 0)
             transposed = torch._make_per_tensor_quantized_tensor(torch.from_numpy(np.ascontiguousarray(b.T)), 1.0, 0)
         packed = torch.ops.quantized.linear_prepack(transposed, None)
@@ -71,7 +71,7 @@ class _TorchQuantized(Peer):
         return out
 
     def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
-        return requantised(accumulators, state.step, ZERO)
+        return requantized(accumulators, state.step, ZERO)
 
     def step(self, state: _State) -> float:
         return state.step

@@ -13,8 +13,8 @@
 #include <memory>
 
 #include "../gemm/kernel.h"
+#include "../ops/output.h"
 #include "../pack/packed_matrix.h"
-#include "output.h"
 
 namespace ulp {
 
@@ -90,7 +90,7 @@ struct ConvProblem {
   int w_zero;
 };
 
-// Implicit GEMM. Precondition: the kernel supports the pair and its Bound has step_k; weights.layout.k ==
+// Implicit GEMM. Precondition: the kernel supports the pair and its KernelAtBits has step_k; weights.layout.k ==
 // shape.segments() * shape.segment_k(); where the shape is tight the kernel has any_start.
 std::unique_ptr<Conv> make_direct(const ConvProblem& problem, const Kernel& kernel);
 

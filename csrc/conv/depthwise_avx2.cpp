@@ -6,7 +6,7 @@
 //
 // Bounds. A 16-bit sum of n pairs is at most 2 n * max_product: run() spills it to 32 bits every floor(32767 / (2 * max_product)) pairs,
 // and takes vpmaddwd, whose 32-bit sums wrap as the contract says, where that is less than 2 (8-bit codes by 7 or 8 bits).
-#include "ops_avx2.h"
+#include "../ops/ops_avx2.h"
 
 namespace ulp::ops_avx2 {
 namespace {
@@ -121,7 +121,7 @@ struct Block {
   int64_t step;
   const int64_t* taps;  // two a pair
   int pairs;
-  int flush;
+  int spill_every;
   const uint8_t* weights;  // two vectors a pair, or four of 16 bits
   int64_t pixels;
   Sums sums;
@@ -135,7 +135,7 @@ ULP_INLINE void narrow_pixels(const Block& b, int64_t p, Sums& sums) {
   const uint8_t* a = b.a + p * b.step;
   const int64_t step = b.step;
   const int pairs = b.pairs;
-  const int flush = b.flush;
+  const int spill_every = b.spill_every;
   const auto sum_up = [&](int begin, int end, __m256i x[pixels][2]) {
     for (int i = begin; i < end; ++i) {
       const __m256i w0 = load(weights + 2 * i * kVector);
@@ -149,13 +149,13 @@ ULP_INLINE void narrow_pixels(const Block& b, int64_t p, Sums& sums) {
   const int64_t n = sums.n;
   __m256i x[pixels][2];
   __m256i sum[pixels][4];
-  int end = pairs < flush ? pairs : flush;
+  int end = pairs < spill_every ? pairs : spill_every;
   ULP_UNROLL for (int q = 0; q < pixels; ++q) x[q][0] = x[q][1] = _mm256_setzero_si256();
   sum_up(0, end, x);
   ULP_UNROLL for (int q = 0; q < pixels; ++q) widen(x[q], sum[q]);
   while (end < pairs) {
     const int begin = end;
-    end = pairs - begin < flush ? pairs : begin + flush;
+    end = pairs - begin < spill_every ? pairs : begin + spill_every;
     ULP_UNROLL for (int q = 0; q < pixels; ++q) x[q][0] = x[q][1] = _mm256_setzero_si256();
     sum_up(begin, end, x);
     ULP_UNROLL for (int q = 0; q < pixels; ++q) {
@@ -227,9 +227,9 @@ uint8_t* interleave(const int8_t* w0, const int8_t* w1, bool wide, uint8_t* out)
 void depthwise(const Depthwise& d) {
   alignas(64) uint8_t weights[4 * kPart * kVector];
   int64_t taps[2 * kPart];
-  const int flush = accumulation_length(32767, 2, d.max_product > 0 ? d.max_product : 1);
-  if (d.tap_count == 9 && flush >= 5) return held<9>(d);
-  if (d.tap_count == 3 && flush >= 2) return held<3>(d);
+  const int spill_every = accumulation_length(32767, 2, d.max_product > 0 ? d.max_product : 1);
+  if (d.tap_count == 9 && spill_every >= 5) return held<9>(d);
+  if (d.tap_count == 3 && spill_every >= 2) return held<3>(d);
   for (int64_t c = 0; c < d.channels; c += kChannels) {
     const int64_t n = d.channels - c < kChannels ? d.channels - c : kChannels;
     for (int first = 0; first < d.tap_count || first == 0; first += 2 * kPart) {
@@ -241,13 +241,13 @@ void depthwise(const Depthwise& d) {
         const bool single = i + 1 == count;
         taps[i] = d.taps[first + i];
         taps[i + 1] = d.taps[first + i + (single ? 0 : 1)];
-        w = interleave(from, single ? nullptr : from + d.weight_stride, flush < 2, w);
+        w = interleave(from, single ? nullptr : from + d.weight_stride, spill_every < 2, w);
       }
       // The first taps start from `start`, the others from what is there.
       const int32_t* start = first == 0 ? d.start + c : d.acc + c;
       const Sums sums{start, first == 0 ? 0 : d.ld, d.acc + c, d.ld, n};
-      const Block b{d.a + c, d.step, taps, (count + 1) / 2, flush, weights, d.pixels, sums};
-      flush < 2 ? wide_pairs(b) : narrow_pairs(b);
+      const Block b{d.a + c, d.step, taps, (count + 1) / 2, spill_every, weights, d.pixels, sums};
+      spill_every < 2 ? wide_pairs(b) : narrow_pairs(b);
     }
   }
 }

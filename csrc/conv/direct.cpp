@@ -3,9 +3,9 @@
 #include <cstring>
 #include <vector>
 
-#include "../gemm/loops.h"
-#include "../gemm/terms.h"
+#include "../gemm/scratch.h"
 #include "../gemm/threads.h"
+#include "../gemm/zero_points.h"
 #include "conv.h"
 
 namespace ulp {
@@ -20,16 +20,17 @@ constexpr int64_t kSumBytes = 12 * 1024;
 // Pixels of a task below which splitting rows further only repeats the expansion of weights.
 constexpr int64_t kTaskPixels = 48;
 
-// Cuts a K-block's taps into pieces, and these into runs of at most `flush` steps.
-void cut_pieces(std::vector<Piece> taps, int64_t flush, int64_t step_bytes, std::vector<Piece>& pieces, std::vector<int64_t>& run_sizes) {
-  int64_t room = flush;
+// Cuts a K-block's taps into pieces, and these into runs of at most `spill_every` steps.
+void cut_pieces(std::vector<Piece> taps, int64_t spill_every, int64_t step_bytes, std::vector<Piece>& pieces,
+                std::vector<int64_t>& run_sizes) {
+  int64_t room = spill_every;
   int64_t size = 0;
   for (Piece& p : taps) {
     while (p.steps > 0) {
       if (room == 0) {
         run_sizes.push_back(size);
         size = 0;
-        room = flush;
+        room = spill_every;
       }
       const int64_t steps = std::min(p.steps, room);
       pieces.push_back({p.a, steps});
@@ -79,7 +80,7 @@ class Direct final : public Conv {
   ConvShape shape_;
   const PackedMatrix& weights_;
   const Kernel& kernel_;
-  Bound bound_;
+  KernelAtBits bound_;
   Terms terms_;
   std::vector<int32_t> col_;
   std::vector<KBlock> blocks_;
@@ -94,7 +95,7 @@ class Direct final : public Conv {
 
 Direct::Direct(const ConvProblem& problem, const Kernel& kernel)
     : shape_(problem.shape), weights_(problem.weights), kernel_(kernel), bound_(kernel.bind(problem.a_bits, weights_.encoding.bits)) {
-  const DenseLayout& layout = weights_.layout;
+  const BitpackedLayout& layout = weights_.layout;
   terms_ = make_terms({problem.a_bits, false}, problem.a_zero, weights_, &problem.w_zero, false, bound_);
   terms_.b_zero = nullptr;
   const int64_t width = round_up(layout.n, kPanelCols);
@@ -166,7 +167,7 @@ void Direct::bind(const Source& source) {
       k += length;
     }
     std::vector<int64_t> run_sizes;
-    cut_pieces(std::move(taps), bound_.flush ? bound_.flush : INT64_MAX, step_bytes, block.pieces, run_sizes);
+    cut_pieces(std::move(taps), bound_.spill_every ? bound_.spill_every : INT64_MAX, step_bytes, block.pieces, run_sizes);
     const Piece* at = block.pieces.data();
     for (const int64_t size : run_sizes) {
       block.runs.push_back({at, size});
@@ -247,10 +248,10 @@ int32_t Direct::row_term(const int32_t* sums, int64_t y, int64_t x) const {
 
 // Some output rows of an image against one panel of weights.
 void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t panel) const {
-  const DenseLayout& layout = weights_.layout;
-  const Range dense = part(layout.panels(), loop_panels_, panel);
-  const int64_t n0 = dense.begin * kPanelCols;
-  const int64_t cols = std::min(layout.n, dense.end * kPanelCols) - n0;
+  const BitpackedLayout& layout = weights_.layout;
+  const Range bitpacked = part(layout.panels(), loop_panels_, panel);
+  const int64_t n0 = bitpacked.begin * kPanelCols;
+  const int64_t cols = std::min(layout.n, bitpacked.end * kPanelCols) - n0;
   const int units = static_cast<int>(ceil_div(cols, kUnitCols));
   const int64_t width = int64_t{units} * kUnitCols;
   const int64_t mr = kernel_.mr;
@@ -263,13 +264,13 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
   const uint8_t** rows = reinterpret_cast<const uint8_t**>(at[2]);
   int32_t* row_terms = reinterpret_cast<int32_t*>(at[3]);
 
-  DenseSlice slice{weights_.data.data() + layout.unit_offset(dense.begin, 0, 0),
-                   kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
-                   layout.unit_bytes(),
-                   layout.units() - dense.begin * kPanelUnits,
-                   units,
-                   0,
-                   0};
+  BitpackedSlice slice{weights_.data.data() + layout.unit_offset(bitpacked.begin, 0, 0),
+                       kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
+                       layout.unit_bytes(),
+                       layout.units() - bitpacked.begin * kPanelUnits,
+                       units,
+                       0,
+                       0};
   for (const KBlock& b : blocks_) {
     slice.k_block = b.first;
     slice.k_blocks = b.count;
@@ -289,7 +290,7 @@ void Direct::run_panel(const Task& task, int64_t image, Range out_rows, int64_t 
   const int64_t step_y = shape_.stride_y * task.source.row;
   Tile t{};
   t.units = units;
-  t.flush = bound_.flush;
+  t.spill_every = bound_.spill_every;
   t.table = bound_.table;
   t.step_bias = bound_.step_bias;
   t.ldc = width;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../gemm/loops.h"
+#include "../gemm/scratch.h"
 #include "../pack/pack.h"
 #include "winograd_kernels.h"
 
@@ -130,7 +130,7 @@ class Winograd final : public Conv {
 
   // What each output pixel of a tile adds to its column, four times: - 4 zero * (sum of weights), and what `added_` brought in.
   void make_constants(int a_zero) {
-    const DenseLayout& layout = weights_.layout;
+    const BitpackedLayout& layout = weights_.layout;
     const int64_t n = layout.n;
     const int64_t width = round_up(n, kPanelCols);
     std::vector<uint8_t> values(static_cast<size_t>(layout.k * n));
@@ -166,14 +166,14 @@ class Winograd final : public Conv {
   int64_t raw_bytes() const { return shape_.channels % kUnitK ? weights_.layout.k_blocks() * kUnitK * kPanelCols : 0; }
 
   void expand(int64_t panel, int units, uint8_t* raw, uint8_t* u, int64_t u_part) const {
-    const DenseLayout& layout = weights_.layout;
-    DenseSlice slice{weights_.data.data() + layout.unit_offset(panel, 0, 0),
-                     kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
-                     layout.unit_bytes(),
-                     layout.units() - panel * kPanelUnits,
-                     units,
-                     0,
-                     layout.k_blocks()};
+    const BitpackedLayout& layout = weights_.layout;
+    BitpackedSlice slice{weights_.data.data() + layout.unit_offset(panel, 0, 0),
+                         kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
+                         layout.unit_bytes(),
+                         layout.units() - panel * kPanelUnits,
+                         units,
+                         0,
+                         layout.k_blocks()};
     const int64_t step = int64_t{units} * kVector;
     if (shape_.channels % kUnitK) {
       expand_(slice, raw);
@@ -242,7 +242,7 @@ class Winograd final : public Conv {
   ConvShape shape_;
   const PackedMatrix& weights_;
   const WinogradKernels& kernels_;
-  void (*expand_)(const DenseSlice&, uint8_t*);
+  void (*expand_)(const BitpackedSlice&, uint8_t*);
   bool bipolar_;
   int added_;
   int64_t least_flush_[kWinogradParts];

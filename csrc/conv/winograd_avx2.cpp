@@ -78,12 +78,12 @@ void transform_weights(const uint8_t* raw, int64_t raw_tap, int64_t vectors, boo
 }
 
 template <int bits, bool bipolar>
-void expand_blocks(const DenseSlice& s, int64_t blocks, uint8_t* u, int64_t u_part) {
+void expand_blocks(const BitpackedSlice& s, int64_t blocks, uint8_t* u, int64_t u_part) {
   const __m256i centre = _mm256_set1_epi8(1 << (bits - 1));
   for (int64_t b = 0; b < blocks; ++b) {
     for (int n = 0; n < s.units; ++n) {
       const uint8_t* taps[9];
-      ULP_UNROLL for (int t = 0; t < 9; ++t) taps[t] = dense_unit(s, t * blocks + b, n);
+      ULP_UNROLL for (int t = 0; t < 9; ++t) taps[t] = bitpacked_unit(s, t * blocks + b, n);
       unrolled<8>([&](auto j) {
         const auto tap = [&](auto t) { return weights_of<bipolar>(sub(code_vector<bits, j.value>(taps[t.value]), centre)); };
         transform_taps(tap, u + ((8 * b + j.value) * s.units + n) * kVector, u_part);
@@ -92,7 +92,7 @@ void expand_blocks(const DenseSlice& s, int64_t blocks, uint8_t* u, int64_t u_pa
   }
 }
 
-void expand(const DenseSlice& s, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part) {
+void expand(const BitpackedSlice& s, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part) {
   switch (s.unit_bytes / kVector) {
     case 1:
       return bipolar ? expand_blocks<1, true>(s, blocks, u, u_part) : expand_blocks<1, false>(s, blocks, u, u_part);
@@ -131,18 +131,18 @@ int64_t largest_sum(const uint8_t* u, int units, int64_t steps, int64_t run) {
 }
 
 template <int tiles, int units>
-void multiply_tile(const uint8_t* v, int64_t v_tile, const uint8_t* u, int64_t steps, int64_t flush, int32_t* out, int64_t ld) {
+void multiply_tile(const uint8_t* v, int64_t v_tile, const uint8_t* u, int64_t steps, int64_t spill_every, int32_t* out, int64_t ld) {
   const uint8_t* a[tiles];
   ULP_UNROLL for (int r = 0; r < tiles; ++r) a[r] = v + r * v_tile;
   __m256i acc[tiles][units];
-  Piece piece{0, steps < flush ? steps : flush};
+  Piece piece{0, steps < spill_every ? steps : spill_every};
   multiply<Mul8>(a, u, &piece, 1, acc);
   ULP_UNROLL for (int r = 0; r < tiles; ++r) {
     ULP_UNROLL for (int n = 0; n < units; ++n) { store(reinterpret_cast<uint8_t*>(out + r * ld + n * kUnitCols), Mul8::widen(acc[r][n])); }
   }
   for (int64_t left = steps - piece.steps; left > 0; left -= piece.steps) {
     piece.a += 4 * piece.steps;
-    piece.steps = left < flush ? left : flush;
+    piece.steps = left < spill_every ? left : spill_every;
     multiply<Mul8>(a, u, &piece, 1, acc);
     ULP_UNROLL for (int r = 0; r < tiles; ++r) {
       ULP_UNROLL for (int n = 0; n < units; ++n) {
@@ -154,25 +154,26 @@ void multiply_tile(const uint8_t* v, int64_t v_tile, const uint8_t* u, int64_t s
 }
 
 template <int units>
-void multiply_tiles(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int64_t steps, int64_t flush, int32_t* out,
+void multiply_tiles(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int64_t steps, int64_t spill_every, int32_t* out,
                     int64_t ld) {
-  for (; tiles > 4 || tiles == 3; tiles -= 3, v += 3 * v_tile, out += 3 * ld) multiply_tile<3, units>(v, v_tile, u, steps, flush, out, ld);
+  for (; tiles > 4 || tiles == 3; tiles -= 3, v += 3 * v_tile, out += 3 * ld)
+    multiply_tile<3, units>(v, v_tile, u, steps, spill_every, out, ld);
   // Two and two rather than three and one.
-  for (; tiles >= 2; tiles -= 2, v += 2 * v_tile, out += 2 * ld) multiply_tile<2, units>(v, v_tile, u, steps, flush, out, ld);
-  if (tiles == 1) multiply_tile<1, units>(v, v_tile, u, steps, flush, out, ld);
+  for (; tiles >= 2; tiles -= 2, v += 2 * v_tile, out += 2 * ld) multiply_tile<2, units>(v, v_tile, u, steps, spill_every, out, ld);
+  if (tiles == 1) multiply_tile<1, units>(v, v_tile, u, steps, spill_every, out, ld);
 }
 
-void multiply_part(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t flush, int32_t* out,
-                   int64_t ld) {
+void multiply_part(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t spill_every,
+                   int32_t* out, int64_t ld) {
   switch (units) {
     case 1:
-      return multiply_tiles<1>(v, v_tile, tiles, u, steps, flush, out, ld);
+      return multiply_tiles<1>(v, v_tile, tiles, u, steps, spill_every, out, ld);
     case 2:
-      return multiply_tiles<2>(v, v_tile, tiles, u, steps, flush, out, ld);
+      return multiply_tiles<2>(v, v_tile, tiles, u, steps, spill_every, out, ld);
     case 3:
-      return multiply_tiles<3>(v, v_tile, tiles, u, steps, flush, out, ld);
+      return multiply_tiles<3>(v, v_tile, tiles, u, steps, spill_every, out, ld);
     default:
-      return multiply_tiles<4>(v, v_tile, tiles, u, steps, flush, out, ld);
+      return multiply_tiles<4>(v, v_tile, tiles, u, steps, spill_every, out, ld);
   }
 }
 

@@ -15,7 +15,7 @@
 
 namespace ulp::cuda {
 
-enum class Result : int { int32, float32, quantised };
+enum class Result : int { int32, float32, quantized };
 
 // From the exact sum to what is stored, as csrc/gemm/epilogue.h defines it, bit for bit.
 struct Finish {
@@ -40,7 +40,7 @@ struct Finish {
   const int* bias = nullptr;          // n, before scaling
   const float* float_bias = nullptr;  // n, after scaling; float32 only
   bool relu = false;
-  int low = 0;  // of the quantised result, its zero point taken off
+  int low = 0;  // of the quantized result, its zero point taken off
   int high = 0;
   int zero = 0;
 };

@@ -171,8 +171,8 @@ int64_t workspace(const Weights& w, int64_t m, int a_bits, bool a_signed, bool a
 ulp::OutputKind kind_of(const std::string& kind) {
   if (kind == "int32") return ulp::OutputKind::int32;
   if (kind == "float32") return ulp::OutputKind::float32;
-  if (kind == "quantised") return ulp::OutputKind::quantised;
-  refuse("kind = " + kind + ": expected int32, float32 or quantised");
+  if (kind == "quantized") return ulp::OutputKind::quantized;
+  refuse("kind = " + kind + ": expected int32, float32 or quantized");
 }
 
 void gemm(Address a, int64_t m, int64_t row_stride, bool a_signed, int a_bits, const Weights& w, int32_t a_zero, int32_t b_zero,
@@ -197,7 +197,7 @@ void gemm(Address a, int64_t m, int64_t row_stride, bool a_signed, int a_bits, c
   e.bias = at<const int32_t>(bias);
   e.float_bias = at<const float>(float_bias);
   e.relu = relu;
-  if (e.kind == ulp::OutputKind::quantised) {
+  if (e.kind == ulp::OutputKind::quantized) {
     const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
     if (q.bipolar()) refuse("out_bits = 1 with out_signed: a bipolar output has no zero point");
     if (out_zero < q.min() || out_zero > q.max()) refuse("out_zero = " + std::to_string(out_zero) + " is outside the interval of out_bits");
@@ -209,7 +209,7 @@ void gemm(Address a, int64_t m, int64_t row_stride, bool a_signed, int a_bits, c
   if (e.kind != ulp::OutputKind::float32 && float_bias) refuse("a float bias goes with float32 output");
   check_pointer(a, m * w.k, 1, "a");
   check_stride(row_stride, m, w.k, "row_stride");
-  check_pointer(out, m * w.n, e.kind == ulp::OutputKind::quantised ? 1 : 4, "out");
+  check_pointer(out, m * w.n, e.kind == ulp::OutputKind::quantized ? 1 : 4, "out");
   check_stride(out_stride, m, w.n, "out_stride");
   for (const auto& [address, name] : {std::pair(b_zeros, "b_zeros"), {scales, "scales"}, {bias, "bias"}, {float_bias, "float_bias"}}) {
     check_pointer(address, 0, 4, name);
@@ -231,9 +231,9 @@ DeviceMemory new_buffer(int64_t size, int device) {
 }
 
 DeviceMemory buffer_from_numpy(const py::array& array, int device) {
-  const auto dense = py::array::ensure(array, py::array::c_style);
-  DeviceMemory memory = new_buffer(dense.nbytes(), device);
-  const void* host = dense.data();
+  const auto contiguous = py::array::ensure(array, py::array::c_style);
+  DeviceMemory memory = new_buffer(contiguous.nbytes(), device);
+  const void* host = contiguous.data();
   py::gil_scoped_release release;
   ulp::cuda::upload(memory.data(), host, memory.size(), device);
   return memory;

@@ -72,7 +72,7 @@ __device__ inline void finish(const Finish& f, const Channels<kCount>& c, int ro
   }
   const int64_t at = row * f.out_stride + c.first;
   const bool vector = f.vectors && c.count == kCount;
-  if (f.kind == Result::quantised) {
+  if (f.kind == Result::quantized) {
     unsigned char* out = static_cast<unsigned char*>(f.out) + at;
     if (!vector) {
 #pragma unroll

@@ -117,10 +117,10 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
 
   Finish& f = p.finish;
   const DeviceEpilogue& e = q.epilogue;
-  f.kind = e.kind == OutputKind::int32 ? Result::int32 : e.kind == OutputKind::float32 ? Result::float32 : Result::quantised;
+  f.kind = e.kind == OutputKind::int32 ? Result::int32 : e.kind == OutputKind::float32 ? Result::float32 : Result::quantized;
   f.out = q.out;
   f.out_stride = q.out_stride;
-  f.vectors = multiple(q.out, f.kind == Result::quantised ? 4 : 16) && q.out_stride % 4 == 0;
+  f.vectors = multiple(q.out, f.kind == Result::quantized ? 4 : 16) && q.out_stride % 4 == 0;
   f.n = p.n;
   f.m = p.m;
   f.a_term = static_cast<int>(static_cast<uint32_t>(offset) - static_cast<uint32_t>(q.a_zero));

@@ -15,8 +15,8 @@
 namespace ulp::cuda {
 namespace {
 
-// Of one multiprocessor, a clock. Multiply-accumulates from NVIDIA's data sheets (dense int8 and int4 rates over multiprocessors and boost
-// clock); mma.sync on Hopper at the 63 % of wgmma that is known to be reached; bytes from memory likewise, those from L2 an estimate.
+// Of one multiprocessor, a clock. Multiply-accumulates from NVIDIA's data sheets (bitpacked int8 and int4 rates over multiprocessors and
+// boost clock); mma.sync on Hopper at the 63 % of wgmma that is known to be reached; bytes from memory likewise, those from L2 an estimate.
 struct Figures {
   int arch;
   double wgmma;

@@ -1,7 +1,7 @@
 // bitserial on AVX2, tile 2 x 32 (tile_bitserial.h). The population count is two vpshufb into a table of nibbles.
 //
 // Ceiling on Zen 3: 8 vector operations for 256 bit-products, some 100 a cycle, divided by a * b.
-#include "dense_avx2.h"
+#include "bitpacked_avx2.h"
 
 namespace ulp {
 namespace {
@@ -38,6 +38,6 @@ namespace ulp::bitserial_avx2 {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int a_bits, int b_bits) { return bind_planes<2, 1>(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind_planes<2, 1>(a_bits, b_bits); }
 
 }  // namespace ulp::bitserial_avx2

@@ -2,7 +2,7 @@
 //
 // Ceiling: AND, cnt and add for 128 bit-products; 85 bit-products a cycle where two are issued a cycle (Cortex-A72, Neoverse N1), divided
 // by a * b.
-#include "dense_neon.h"
+#include "bitpacked_neon.h"
 
 namespace ulp {
 namespace {
@@ -33,6 +33,6 @@ namespace ulp::bitserial_neon {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int a_bits, int b_bits) { return bind_planes<4, 2>(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind_planes<4, 2>(a_bits, b_bits); }
 
 }  // namespace ulp::bitserial_neon

@@ -2,7 +2,7 @@
 //
 //   A: codes, read from their rows 16 k at a time; 8-bit ones are centred (and packed for it), so that they are s8.
 //   Panel: code - 2^(b-1) as s8, 8 columns x 4 k in two registers (multiply_neon.h): sdot takes a 32-bit lane of A against each column's.
-//   Bound: four products go to s32, which wraps modulo 2^32, as the driver expects.
+//   KernelAtBits: four products go to s32, which wraps modulo 2^32, as the driver expects.
 //
 // Ceiling: 24 sums, two registers of panel and three of A: 24 sdot and 8.75 loads a step, so the two sdot a cycle of a Neoverse N1 bind.
 #include "multiply_neon.h"
@@ -68,10 +68,10 @@ void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8
 
 bool supports(int, int) { return true; }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
   b.centre_b = centre_of(b_bits);
-  b.flush = 1 << 30;  // nothing to spill
+  b.spill_every = 1 << 30;  // nothing to spill
   b.max_kc = 512;
   b.step_k = Dot::kStepK;
   b.any_start = true;

@@ -13,7 +13,7 @@
 // term is one number a row; where it is zero, which is what signed weights give on a kernel that centres them, there are no row sums to
 // take. All of it is computed modulo 2^32: the final value fits int32 (checked before the run), so it is right whatever wraps on the way.
 //
-// Requantisation follows onnxruntime's MatMulInteger + requantise (MlasRequantizeOutput): y = float(acc + bias) * scale, clamped to
+// Requantization follows onnxruntime's MatMulInteger + requantize (MlasRequantizeOutput): y = float(acc + bias) * scale, clamped to
 // [qmin - zero, qmax - zero], rounded half to even, + zero.
 #pragma once
 
@@ -24,7 +24,7 @@
 
 namespace ulp {
 
-enum class OutputKind { int32, float32, quantised };
+enum class OutputKind { int32, float32, quantized };
 
 // What happens to the exact int32 result. int32: nothing but the store.
 struct Epilogue {
@@ -52,9 +52,9 @@ inline float biased(int32_t acc, int32_t bias) {
   return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(acc) + static_cast<uint32_t>(bias)));
 }
 
-// y[i] = the quantised v[i], at the cost of v. Clamped before it is rounded, so that each fits a byte. Three loops, as GCC 12 finds control
+// y[i] = the quantized v[i], at the cost of v. Clamped before it is rounded, so that each fits a byte. Three loops, as GCC 12 finds control
 // flow in one with both clamps.
-inline void quantise(const Epilogue& e, float* v, int64_t n, uint8_t* y) {
+inline void quantize(const Epilogue& e, float* v, int64_t n, uint8_t* y) {
   const float lo = static_cast<float>((e.relu && e.zero > e.qmin ? e.zero : e.qmin) - e.zero);
   const float hi = static_cast<float>(e.qmax - e.zero);
   const int zero = e.zero;
@@ -87,7 +87,7 @@ inline void apply_epilogue(const Epilogue& e, const int32_t* acc, int64_t n0, in
       for (int64_t i = 0; i < count; ++i) v[i] *= scale;
     }
     if (e.kind != OutputKind::float32) {
-      quantise(e, v, count, static_cast<uint8_t*>(out) + begin);
+      quantize(e, v, count, static_cast<uint8_t*>(out) + begin);
       continue;
     }
     if (e.float_bias) {

@@ -4,9 +4,9 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "loops.h"
-#include "terms.h"
+#include "scratch.h"
 #include "threads.h"
+#include "zero_points.h"
 
 namespace ulp {
 namespace {
@@ -22,20 +22,20 @@ struct Plan {
   const Kernel& kernel;
   const Epilogue& epilogue;
   const Destination& c;
-  Bound bound;
+  KernelAtBits bound;
   Terms terms;
-  DenseLayout layout;
+  BitpackedLayout layout;
   int64_t m, n, k;
   int64_t k_blocks;     // of 32
   int64_t kc_blocks;    // K-block of the loops, in blocks of 32
   int64_t a_row_bytes;  // packed
   int64_t mc;           // rows of a block of A
   bool a_in_place;      // the kernel reads the caller's array
-  int64_t panel_group;  // dense panels in a panel of the loops
+  int64_t panel_group;  // bitpacked panels in a panel of the loops
   int64_t loop_panels;
   int64_t row_parts, panel_parts;  // the grid of tasks
 
-  Range dense_panels(int64_t loop_panel) const { return part(layout.panels(), loop_panels, loop_panel); }
+  Range bitpacked_panels(int64_t loop_panel) const { return part(layout.panels(), loop_panels, loop_panel); }
 };
 
 Plan make_plan(const Problem& problem, const Kernel& kernel, const Epilogue& epilogue, const Destination& c) {
@@ -117,7 +117,7 @@ void store_tile(const Plan& p, int32_t* acc, int64_t ld, int64_t m0, int64_t row
       case OutputKind::float32:
         apply_epilogue(p.epilogue, acc, n0, cols, static_cast<float*>(p.c.data) + at);
         break;
-      case OutputKind::quantised:
+      case OutputKind::quantized:
         apply_epilogue(p.epilogue, acc, n0, cols, static_cast<uint8_t*>(p.c.data) + at);
         break;
     }
@@ -132,9 +132,9 @@ struct PanelScratch {
 
 // All rows of an A block against one panel of B.
 void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, const PanelScratch& scratch) {
-  const Range dense = p.dense_panels(loop_panel);
-  const int64_t n0 = dense.begin * kPanelCols;
-  const int64_t cols = std::min(p.n, dense.end * kPanelCols) - n0;
+  const Range bitpacked = p.bitpacked_panels(loop_panel);
+  const int64_t n0 = bitpacked.begin * kPanelCols;
+  const int64_t cols = std::min(p.n, bitpacked.end * kPanelCols) - n0;
   const int units = static_cast<int>(ceil_div(cols, kUnitCols));
   const int64_t width = int64_t{units} * kUnitCols;
 
@@ -148,13 +148,13 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
   const int64_t taller = groups % tiles;
   const bool one_pass = p.kc_blocks >= p.k_blocks;
 
-  DenseSlice slice{p.problem.b->data.data() + p.layout.unit_offset(dense.begin, 0, 0),
-                   kPanelUnits * p.k_blocks * p.layout.unit_bytes(),
-                   p.layout.unit_bytes(),
-                   p.layout.units() - dense.begin * kPanelUnits,
-                   units,
-                   0,
-                   0};
+  BitpackedSlice slice{p.problem.b->data.data() + p.layout.unit_offset(bitpacked.begin, 0, 0),
+                       kPanelUnits * p.k_blocks * p.layout.unit_bytes(),
+                       p.layout.unit_bytes(),
+                       p.layout.units() - bitpacked.begin * kPanelUnits,
+                       units,
+                       0,
+                       0};
   for (int64_t kb = 0; kb < p.k_blocks; kb += p.kc_blocks) {
     slice.k_block = kb;
     slice.k_blocks = std::min(p.kc_blocks, p.k_blocks - kb);
@@ -163,14 +163,14 @@ void run_panel(const Plan& p, const ABlock& a, Range rows, int64_t loop_panel, c
     if (p.bound.expand) {
       p.bound.expand(slice, scratch.panel);
     } else {
-      panel = dense_unit(slice, 0, 0);
+      panel = bitpacked_unit(slice, 0, 0);
     }
     Tile t{};
     t.a_stride = a.stride;
     t.b = panel;
     t.units = units;
     t.k = std::min(p.k - kb * kUnitK, slice.k_blocks * kUnitK);
-    t.flush = p.bound.flush;
+    t.spill_every = p.bound.spill_every;
     t.table = p.bound.table;
     t.step_bias = p.bound.step_bias;
     t.col = scratch.col;
@@ -234,7 +234,7 @@ int64_t magnitude(int lo, int hi, int64_t zero) {
 }  // namespace
 
 void validate(const Problem& p) {
-  const DenseLayout& b = p.b->layout;
+  const BitpackedLayout& b = p.b->layout;
   if (p.a.cols != b.k) {
     throw std::invalid_argument("a has " + std::to_string(p.a.cols) + " columns but b has " + std::to_string(b.k) +
                                 " rows; a (..., M, K) needs b (K, N)");

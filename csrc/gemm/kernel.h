@@ -3,11 +3,11 @@
 // The driver (gemm.cpp) cuts C into tiles of at most mr rows x nr columns and K into blocks, and for every tile calls
 //
 //     pack_a   codes of the rows                -> the kernel's own A        (once a block of rows)
-//     expand   dense units of the columns       -> the kernel's own panel    (once a panel and K-block; stays in cache)
+//     expand   bitpacked units of the columns       -> the kernel's own panel    (once a panel and K-block; stays in cache)
 //     run      A rows x panel                   -> int32 tile
 //
-// A convolution (conv/direct.cpp) calls those that set Bound::step_k likewise, but packs the image's pixels instead of rows and hands run a
-// Gather: the rows of A overlap there and are never made.
+// A convolution (conv/direct.cpp) calls those that set KernelAtBits::step_k likewise, but packs the image's pixels instead of rows and
+// hands run a Gather: the rows of A overlap there and are never made.
 //
 // A kernel computes  acc = sum_k (u_a - centre_a) * (u_b - centre_b)  over codes u (pack/bits.h), modulo 2^32, and stores
 //
@@ -26,10 +26,11 @@
 namespace ulp {
 
 // Implicit GEMM: the rows of A lie anywhere, and every row's K-block is cut into pieces at the same offsets from its start (the taps of a
-// convolution). The panel is read without gaps. Pieces come in runs, each of at most Bound::flush steps; they are spilled in between.
+// convolution). The panel is read without gaps. Pieces come in runs, each of at most KernelAtBits::spill_every steps; they are spilled in
+// between.
 struct Piece {
   int64_t a;      // bytes of packed A from the row's start
-  int64_t steps;  // at least 1, each of Bound::step_k
+  int64_t steps;  // at least 1, each of KernelAtBits::step_k
 };
 
 struct Run {
@@ -46,12 +47,12 @@ struct Gather {
 struct Tile {
   const uint8_t* a;      // first row, at this K-block
   int64_t a_stride;      // bytes from row to row
-  const Gather* gather;  // where not nullptr instead of a, a_stride and k; only for kernels with Bound::step_k
+  const Gather* gather;  // where not nullptr instead of a, a_stride and k; only for kernels with KernelAtBits::step_k
   int rows;              // 1 .. mr; with a Gather any number
   const uint8_t* b;      // panel at this K-block
   int units;             // 8-column units in the panel, 1 .. nr / 8
   int64_t k;             // k in this block; A and the panel are readable up to the next multiple of 32
-  int flush;             // of the Bound, as are table and step_bias
+  int spill_every;       // of the KernelAtBits, as are table and step_bias
   const uint8_t* table;
   int step_bias;
   int32_t* c;          // 8 * units columns are written
@@ -63,18 +64,18 @@ struct Tile {
 };
 
 // The columns and K-blocks that `expand` reads: `units` units of 8 columns, `k_blocks` times 32 k.
-struct DenseSlice {
-  const uint8_t* data;   // PackedMatrix::data at the first dense panel
-  int64_t panel_stride;  // bytes from one dense panel to the next
+struct BitpackedSlice {
+  const uint8_t* data;   // PackedMatrix::data at the first bitpacked panel
+  int64_t panel_stride;  // bytes from one bitpacked panel to the next
   int64_t unit_bytes;
-  int64_t units_left;  // units of the matrix from the first dense panel on: the last panel may be narrow
+  int64_t units_left;  // units of the matrix from the first bitpacked panel on: the last panel may be narrow
   int units;
   int64_t k_block;
   int64_t k_blocks;
 };
 
 // Unit u of K-block kb of the slice. Static, like all code that kernel files share (see pack/bits.h).
-static inline const uint8_t* dense_unit(const DenseSlice& s, int64_t kb, int u) {
+static inline const uint8_t* bitpacked_unit(const BitpackedSlice& s, int64_t kb, int u) {
   const int64_t q = u / kPanelUnits;
   const int64_t left = s.units_left - q * kPanelUnits;
   const int64_t width = left < kPanelUnits ? left : kPanelUnits;
@@ -82,17 +83,17 @@ static inline const uint8_t* dense_unit(const DenseSlice& s, int64_t kb, int u) 
 }
 
 // A kernel at one bit pair.
-struct Bound {
+struct KernelAtBits {
   int centre_a = 0;
   int centre_b = 0;
   // Steps until the narrow accumulators are spilled; the bound stands in the kernel's file.
-  int flush = 0;
+  int spill_every = 0;
   // Constants of a lookup-table kernel: its table, and what each step's entries were raised by to make them unsigned, negated.
   const uint8_t* table = nullptr;
   int step_bias = 0;
   // Largest K-block, a multiple of 32; 0: all of K at once.
   int64_t max_kc = 0;
-  // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the dense data itself.
+  // Bytes of packed A per row, and of panel per 8-column unit, for 32 k. panel 0: the kernel reads the bitpacked data itself.
   int a_bytes = kUnitK;
   // k of a step of `run`, 1, 2, 4 or 8; a piece of a Gather is a whole number of steps. 0: the kernel takes no Gather.
   int step_k = 0;
@@ -103,7 +104,7 @@ struct Bound {
   int panel_bytes = 0;
   // rows x k32 codes (k32 a multiple of 32), row-major, `stride` apart. nullptr: the kernel reads the codes themselves.
   void (*pack_a)(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) = nullptr;
-  void (*expand)(const DenseSlice& slice, uint8_t* panel) = nullptr;
+  void (*expand)(const BitpackedSlice& slice, uint8_t* panel) = nullptr;
   void (*run)(const Tile& tile) = nullptr;
 };
 
@@ -114,7 +115,7 @@ struct Kernel {
   int mr;
   int nr;  // a multiple of 8; of 32 if above 32
   bool (*supports)(int a_bits, int b_bits);
-  Bound (*bind)(int a_bits, int b_bits);  // precondition: supports(a_bits, b_bits)
+  KernelAtBits (*bind)(int a_bits, int b_bits);  // precondition: supports(a_bits, b_bits)
 };
 
 struct KernelTable {

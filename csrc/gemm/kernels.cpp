@@ -8,10 +8,10 @@
 
 namespace ulp {
 
-#define ULP_KERNEL(name)   \
-  namespace name {         \
-  bool supports(int, int); \
-  Bound bind(int, int);    \
+#define ULP_KERNEL(name)       \
+  namespace name {             \
+  bool supports(int, int);     \
+  KernelAtBits bind(int, int); \
   }
 ULP_KERNEL(mul8_scalar)
 #if defined(ULP_X86)
@@ -20,7 +20,7 @@ ULP_KERNEL(mul16_avx2)
 ULP_KERNEL(stream_avx2)
 ULP_KERNEL(lutstream_avx2)
 ULP_KERNEL(lut_avx2)
-ULP_KERNEL(ulppack_avx2)
+ULP_KERNEL(rowpair_avx2)
 ULP_KERNEL(ulppack_p1_avx2)
 ULP_KERNEL(ulppack_p2_avx2)
 ULP_KERNEL(bitserial_avx2)
@@ -49,7 +49,7 @@ const Kernel kKernels[] = {
     {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, stream_avx2::supports, stream_avx2::bind},
     {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, lut_avx2::supports, lut_avx2::bind},
     {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, mul8_avx2::supports, mul8_avx2::bind},
-    {"ulppack_avx2_6x32", "ulppack", Isa::avx2, 6, 32, ulppack_avx2::supports, ulppack_avx2::bind},
+    {"rowpair_avx2_6x32", "rowpair", Isa::avx2, 6, 32, rowpair_avx2::supports, rowpair_avx2::bind},
     {"ulppack_p1_avx2_3x32", "ulppack_p1", Isa::avx2, 3, 32, ulppack_p1_avx2::supports, ulppack_p1_avx2::bind},
     {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
     {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},

@@ -2,7 +2,7 @@
 //
 // Ceiling on Zen 3: 18 vector operations and 9 loads (and 3 scalar ones) a step. Measured from L1: 188 multiply-accumulates a cycle at g =
 // 4, 94 at g = 2, before the spills, which take 3 operations and 2 stores an accumulator.
-#include "dense_avx2.h"
+#include "bitpacked_avx2.h"
 
 namespace ulp {
 namespace {
@@ -61,15 +61,16 @@ __m256i gather_columns(const __m256i p[4]) {
   return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-// Patterns of one vector of 32 columns and 32 k: the fields of the dense data are taken as they lie, without the eight vectors in between.
+// Patterns of one vector of 32 columns and 32 k: the fields of the bitpacked data are taken as they lie, without the eight vectors in
+// between.
 template <int b_bits>
-void expand_vector(const DenseSlice& s, int64_t kb, int first_unit, uint8_t* panel, int64_t step_stride) {
+void expand_vector(const BitpackedSlice& s, int64_t kb, int first_unit, uint8_t* panel, int64_t step_stride) {
   const __m256i low = _mm256_set1_epi8((1 << b_bits) - 1);
   const __m256i high = _mm256_set1_epi32(0xFFFF);
   for (int h = 0; h < b_bits; ++h) {
     __m256i x[kPanelUnits];
     ULP_UNROLL for (int u = 0; u < kPanelUnits; ++u) {
-      x[u] = first_unit + u < s.units ? load(dense_unit(s, kb, first_unit + u) + h * kVector) : _mm256_setzero_si256();
+      x[u] = first_unit + u < s.units ? load(bitpacked_unit(s, kb, first_unit + u) + h * kVector) : _mm256_setzero_si256();
     }
     ULP_UNROLL for (int f = 0; f < 8; f += b_bits) {
       __m256i p[kPanelUnits];
@@ -221,6 +222,6 @@ namespace ulp::lut_avx2 {
 
 bool supports(int a_bits, int b_bits) { return supports_pair(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) { return bind_lut(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind_lut(a_bits, b_bits); }
 
 }  // namespace ulp::lut_avx2

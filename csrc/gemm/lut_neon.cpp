@@ -2,7 +2,7 @@
 //
 // Ceiling: 18 tbl and 18 add a step for 1152 products at g = 4; 64 a cycle where two of them are issued a cycle (Neoverse N1), 32 on a
 // Cortex-A72, whose tbl takes 1.5 cycles; half of that at g = 2.
-#include "dense_neon.h"
+#include "bitpacked_neon.h"
 
 namespace ulp {
 namespace {
@@ -44,15 +44,16 @@ void pack_tables(const uint8_t* codes, int64_t stride, int rows, int64_t k32, ui
   }
 }
 
-// Patterns of one vector of 32 columns and 32 k: the fields of the dense data are taken as they lie, without the eight vectors in between.
+// Patterns of one vector of 32 columns and 32 k: the fields of the bitpacked data are taken as they lie, without the eight vectors in
+// between.
 template <int b_bits>
-void expand_vector(const DenseSlice& s, int64_t kb, int first_unit, uint8_t* panel, int64_t step_stride) {
+void expand_vector(const BitpackedSlice& s, int64_t kb, int first_unit, uint8_t* panel, int64_t step_stride) {
   const int8x16_t place =
       b_bits == 1 ? int8x16_t{0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3} : int8x16_t{0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2};
   for (int h = 0; h < b_bits; ++h) {
     Vec x[kPanelUnits];
     ULP_UNROLL for (int u = 0; u < kPanelUnits; ++u) {
-      x[u] = first_unit + u < s.units ? load(dense_unit(s, kb, first_unit + u) + h * kVector) : zero();
+      x[u] = first_unit + u < s.units ? load(bitpacked_unit(s, kb, first_unit + u) + h * kVector) : zero();
     }
     unrolled<8 / b_bits>([&](auto f) {
       // The codes of a column add up to patterns, side by side: one of its four 1-bit codes, or two of two 2-bit codes each.
@@ -140,6 +141,6 @@ namespace ulp::lut_neon {
 
 bool supports(int a_bits, int b_bits) { return supports_pair(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) { return bind_lut(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind_lut(a_bits, b_bits); }
 
 }  // namespace ulp::lut_neon

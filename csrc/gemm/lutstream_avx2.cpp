@@ -1,17 +1,17 @@
-// lutstream on AVX2: one row of A against 1-bit weights read straight from the dense layout, by lookup, tile 1 x 32.
+// lutstream on AVX2: one row of A against 1-bit weights read straight from the bitpacked layout, by lookup, tile 1 x 32.
 //
-// A byte of the dense data holds bits of one column for k = 4 j + i, j = 0 .. 7 (pack/layout.h). Each of its nibbles is the pattern of four
-// weights, and a table of 16 entries holds what the four activations contribute. Activations are split into two halves of 4 bits so that
-// entries stay below 61:
+// A byte of the bitpacked data holds bits of one column for k = 4 j + i, j = 0 .. 7 (pack/layout.h). Each of its nibbles is the pattern of
+// four weights, and a table of 16 entries holds what the four activations contribute. Activations are split into two halves of 4 bits so
+// that entries stay below 61:
 //
 //   A: for each 32 k, half h and i:  16 bytes  sum_j bit_j(e) * (a & 15),  16 bytes  sum_j bit_j(e) * (a >> 4),   k = 16 h + 4 j + i
 //   B: the four units of a panel are transposed so that a vector holds byte i of all 32 columns.
 //
-// Bound. Four entries of at most 4 * 15 = 60 fit a u8: 240. u8 sums go to u16 twice per 32 k, 480 at most, so 136 K-blocks of 32 fit; 128
-// are run.
+// KernelAtBits. Four entries of at most 4 * 15 = 60 fit a u8: 240. u8 sums go to u16 twice per 32 k, 480 at most, so 136 K-blocks of 32
+// fit; 128 are run.
 //
 // Per 1024 multiply-accumulates: 12 shuffles to transpose, 12 operations to split nibbles, 32 to look up and add, 12 to spill.
-#include "dense_avx2.h"
+#include "bitpacked_avx2.h"
 
 namespace ulp::lutstream_avx2 {
 namespace {
@@ -93,14 +93,14 @@ void tile(const Tile& t) {
   alignas(32) int32_t total[kPanelUnits][kUnitCols] = {};
   Wide wide[2];
   unrolled<2>([&](auto p) { wide[p.value].all = wide[p.value].odd = _mm256_setzero_si256(); });
-  const uint8_t* dense = t.b;
+  const uint8_t* bitpacked = t.b;
   const uint8_t* tables = t.a;
   const int64_t blocks = ceil_div(t.k, kUnitK);
   for (int64_t done = 0; done < blocks;) {
     const int64_t end = blocks - done < kBlocksPerSpill ? blocks : done + kBlocksPerSpill;
-    for (; done < end; ++done, dense += units * kVector, tables += 8 * kVector) {
+    for (; done < end; ++done, bitpacked += units * kVector, tables += 8 * kVector) {
       __m256i x[4];
-      unrolled<4>([&](auto u) { x[u.value] = u.value < units ? load(dense + u.value * kVector) : _mm256_setzero_si256(); });
+      unrolled<4>([&](auto u) { x[u.value] = u.value < units ? load(bitpacked + u.value * kVector) : _mm256_setzero_si256(); });
       transpose(x);
       unrolled<2>([&](auto h) {
         __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -138,8 +138,8 @@ void run(const Tile& t) {
 
 bool supports(int, int b_bits) { return b_bits == 1; }
 
-Bound bind(int a_bits, int) {
-  Bound b;
+KernelAtBits bind(int a_bits, int) {
+  KernelAtBits b;
   b.a_bytes = 8 * kVector;
   b.pack_a = pack_tables;
   b.run = a_bits > 4 ? run<true> : run<false>;

@@ -4,10 +4,10 @@
 //   Panel: two columns make the other,  | step 0: unit 0: columns 0 1, 2 3, 4 5, 6 7 | unit 1 .. | step 1: ...   in steps of 8 k.
 //
 // mmla: usmmla, codes of A as they are (u8) with code - 2^(b-1) (s8), every pair.
-//   Bound: eight products go to s32, which wraps modulo 2^32, as the driver expects.
+//   KernelAtBits: eight products go to s32, which wraps modulo 2^32, as the driver expects.
 //   Ceiling: 24 sums, 48 usmmla, 22 loads and 6 zips for 16 k.
 //
-// ulppack: ummla, two *rows* in a byte, as ulppack_avx2.cpp does it for vpmaddubsw:
+// ulppack: ummla, two *rows* in a byte, as rowpair_avx2.cpp does it for vpmaddubsw:
 //
 //     x = a[m][k] + 2^s a[m+1][k]        x w summed over k = (sum a[m][k] w) + 2^s (sum a[m+1][k] w)
 //
@@ -40,12 +40,12 @@ struct Ummla {
 
 // code - centre in the order above.
 template <int bits, int centre>
-void expand_pairs(const DenseSlice& s, uint8_t* panel) {
+void expand_pairs(const BitpackedSlice& s, uint8_t* panel) {
   const uint8x16_t c = vdupq_n_u8(centre);
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       Vec v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; j += 2) {
         const Vec k0 = halves(v[j], [c](uint8x16_t x) { return vsubq_u8(x, c); });
         const Vec k4 = halves(v[j + 1], [c](uint8x16_t x) { return vsubq_u8(x, c); });
@@ -165,10 +165,10 @@ void run_mmla(const Tile& t) {
 
 constexpr int kMaxKc = 512;
 
-constexpr int local_steps(int a_bits, int b_bits) { return field_steps(a_bits, b_bits, kStepK); }
+constexpr int spill_every(int a_bits, int b_bits) { return field_steps(a_bits, b_bits, kStepK); }
 static_assert(field_spacing(1) == 7 && field_spacing(2) == 6, "fields");
-static_assert(local_steps(1, 1) == 15 && local_steps(1, 2) == 5 && local_steps(1, 3) == 2 && local_steps(2, 1) == 2, "fields");
-static_assert(local_steps(1, 4) == 1 && local_steps(2, 2) == 0, "fields");
+static_assert(spill_every(1, 1) == 15 && spill_every(1, 2) == 5 && spill_every(1, 3) == 2 && spill_every(2, 1) == 2, "fields");
+static_assert(spill_every(1, 4) == 1 && spill_every(2, 2) == 0, "fields");
 
 // Rows 2 i and 2 i + 1 go to the place of row 2 i; the place of the other stays unused.
 template <int a_bits>
@@ -212,7 +212,7 @@ void packed_tile(const Tile& args, int unit) {
   Fields fields[pairs][units][kUnitPairs];
   Piece piece{0, 0};
   for (int64_t left = ceil_div(t.k, kStepK); left > 0; left -= piece.steps) {
-    piece.steps = left < t.flush ? left : t.flush;
+    piece.steps = left < t.spill_every ? left : t.spill_every;
     Sums acc[pairs][units][kUnitPairs];
     clear(acc);
     multiply<Ummla>(a, piece, b, stride, acc);
@@ -260,8 +260,8 @@ namespace mmla_i8mm {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int, int b_bits) {
-  Bound b;
+KernelAtBits bind(int, int b_bits) {
+  KernelAtBits b;
   b.centre_b = centre_of(b_bits);
   b.max_kc = 512;
   b.step_k = kStepK;
@@ -276,11 +276,11 @@ Bound bind(int, int b_bits) {
 
 namespace ulppack_i8mm {
 
-bool supports(int a_bits, int b_bits) { return a_bits <= 2 && local_steps(a_bits, b_bits) >= 2; }
+bool supports(int a_bits, int b_bits) { return a_bits <= 2 && spill_every(a_bits, b_bits) >= 2; }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
-  b.flush = local_steps(a_bits, b_bits);
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.spill_every = spill_every(a_bits, b_bits);
   b.row_group = 2;
   b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;

@@ -4,13 +4,13 @@
 //   Panel: code - 2^(b-1) as s8, 8 columns x 4 k in two registers, as for vpmaddubsw (multiply_neon.h); negated where A is centred.
 //
 // mul8: mla.16b, 16 products an instruction, each in a lane of its own: `local` steps, the first by mul, then sadalp into s16.
-//   Bound. With both operands centred the extreme product is (-2^(a-1)) (-2^(b-1)), the one that s8 has no room for at W4A4; negated
+//   KernelAtBits. With both operands centred the extreme product is (-2^(a-1)) (-2^(b-1)), the one that s8 has no room for at W4A4; negated
 //   weights turn it into -2^(a+b-2), which s8 has: products lie in [lo, hi] and local = min(128 / -lo, 127 / hi): 32 steps for W2A2, 8 for
 //   W3A3, 2 for W4A4, W5A3 and W6A2. Uncentred A needs no packing, so it is left alone where 16 steps fit anyway. Then s16: two lanes join,
 //   so a run may have floor(32767 / (2 max(-lo, hi))) steps.
 //
 // mull: smull, smlal: 8 products an instruction, `local` steps in s16, then sadalp into s32. Every pair.
-//   Bound. local = floor(32767 / max|product|): 2 steps for W8A7, 4 for W7A7 and 1 for W8A8, whose product reaches 2^14; 8-bit A is
+//   KernelAtBits. local = floor(32767 / max|product|): 2 steps for W8A7, 4 for W7A7 and 1 for W8A8, whose product reaches 2^14; 8-bit A is
 //   centred, so that it is an s8. s32 wraps modulo 2^32, as the driver expects.
 #include "multiply_neon.h"
 
@@ -129,12 +129,12 @@ namespace mul8_neon {
 
 bool supports(int a_bits, int b_bits) { return mla_steps(products(a_bits, b_bits)) >= 2; }
 
-Bound bind(int a_bits, int b_bits) {
+KernelAtBits bind(int a_bits, int b_bits) {
   const Extent e = products(a_bits, b_bits);
   const int local = rounded_steps(mla_steps(e));
-  Bound b;
+  KernelAtBits b;
   b.centre_b = centre_of(b_bits);
-  b.flush = accumulation_length(32767, 2, max_abs(e.lo, e.hi));
+  b.spill_every = accumulation_length(32767, 2, max_abs(e.lo, e.hi));
   b.max_kc = 512;
   b.step_k = Mla::kStepK;
   b.any_start = true;
@@ -157,10 +157,10 @@ namespace mull_neon {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
   b.centre_b = centre_of(b_bits);
-  b.flush = 1 << 30;  // nothing to spill
+  b.spill_every = 1 << 30;  // nothing to spill
   b.max_kc = 512;
   b.step_k = Mull::kStepK;
   b.any_start = true;

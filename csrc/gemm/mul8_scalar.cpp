@@ -10,10 +10,10 @@ namespace {
 
 constexpr int kRows = 4;
 
-void expand(const DenseSlice& s, uint8_t* panel) {
+void expand(const BitpackedSlice& s, uint8_t* panel) {
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
-      decode_unit(dense_unit(s, kb, u), static_cast<int>(s.unit_bytes / kVector), panel + (kb * s.units + u) * kUnitCodes);
+      decode_unit(bitpacked_unit(s, kb, u), static_cast<int>(s.unit_bytes / kVector), panel + (kb * s.units + u) * kUnitCodes);
     }
   }
 }
@@ -82,8 +82,8 @@ void run(const Tile& t) {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int, int) {
-  Bound b;
+KernelAtBits bind(int, int) {
+  KernelAtBits b;
   b.max_kc = 512;
   b.step_k = 4;
   b.any_start = true;

@@ -1,7 +1,7 @@
 // The loop of a tile of 3 x 32 on the 8- and 16-bit multiplies: for kernel files built with -mavx2 only.
 #pragma once
 
-#include "dense_avx2.h"
+#include "bitpacked_avx2.h"
 
 namespace ulp {
 namespace {

@@ -1,7 +1,7 @@
 // What the multiplying kernels of ARM share: panels of signed codes in steps of 4 k, and the Op of tile_multiply.h with two levels of sums.
 #pragma once
 
-#include "dense_neon.h"
+#include "bitpacked_neon.h"
 #include "tile_multiply.h"
 
 namespace ulp {
@@ -9,12 +9,12 @@ namespace {
 
 // | step 0: unit 0 .. 3 | step 1: ...  of code - 2^(b-1) (1 bit: the code itself), or of its negative.
 template <int bits, bool negated>
-void expand_signed(const DenseSlice& s, uint8_t* panel) {
+void expand_signed(const BitpackedSlice& s, uint8_t* panel) {
   const uint8x16_t centre = vdupq_n_u8(bits == 1 ? 0 : 1 << (bits - 1));
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       Vec v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; ++j) {
         store(panel + ((kb * 8 + j) * s.units + u) * kVector,
               halves(v[j], [centre](uint8x16_t x) { return negated ? vsubq_u8(centre, x) : vsubq_u8(x, centre); }));

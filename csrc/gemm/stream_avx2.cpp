@@ -1,16 +1,16 @@
-// stream on AVX2: a few rows of A against weights read straight from the dense layout, tile 4 x 32.
+// stream on AVX2: a few rows of A against weights read straight from the bitpacked layout, tile 4 x 32.
 //
 // With so few rows every weight is used a few times only, so the time is that of reading the weights, and what is read is b bits each.
-// Nothing is expanded to memory: fields of the dense vectors go by shift and mask into vpmaddubsw.
+// Nothing is expanded to memory: fields of the bitpacked vectors go by shift and mask into vpmaddubsw.
 //
 //   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
 //
-// Bound. A step adds two products of at most m = (2^b - 1) * 128 (or (2^a - 1) below 8 bits) to an s16 lane, so floor(32767 / (2 m)) steps
-// are exact: at 8-bit activations 127 for W1, 18, 8, 4, 2, 1 for W3 .. W7. Two widths use a second accumulator:
+// KernelAtBits. A step adds two products of at most m = (2^b - 1) * 128 (or (2^a - 1) below 8 bits) to an s16 lane, so floor(32767 / (2 m))
+// steps are exact: at 8-bit activations 127 for W1, 18, 8, 4, 2, 1 for W3 .. W7. Two widths use a second accumulator:
 //   W8 is split into halves of 4 bits, 8 steps each; the upper counts 16 times.
 //   W2 takes every other field where it stands, as 4 w, which saves its shift: m is 4 times as large, 10 steps, and the sum is divided
 //   by 4.
-#include "dense_avx2.h"
+#include "bitpacked_avx2.h"
 
 namespace ulp::stream_avx2 {
 namespace {
@@ -19,17 +19,17 @@ constexpr int kSteps = 8;  // in a unit: 32 k
 
 constexpr int centre(int a_bits) { return a_bits == 8 ? 128 : 0; }
 // Steps of the accumulator that fills first.
-constexpr int local_steps(int a_bits, int b_bits) {
+constexpr int spill_every(int a_bits, int b_bits) {
   const int largest = b_bits == 8 ? 15 : b_bits == 2 ? 3 << 2 : (1 << b_bits) - 1;
   return accumulation_length(32767, 2, largest * max_product(a_bits, centre(a_bits), 1, 0));
 }
-static_assert(local_steps(8, 1) == 127 && local_steps(8, 2) == 10 && local_steps(8, 3) == 18 && local_steps(8, 4) == 8,
+static_assert(spill_every(8, 1) == 127 && spill_every(8, 2) == 10 && spill_every(8, 3) == 18 && spill_every(8, 4) == 8,
               "deferred widening");
-static_assert(local_steps(8, 5) == 4 && local_steps(8, 6) == 2 && local_steps(8, 7) == 1 && local_steps(8, 8) == 8, "deferred widening");
+static_assert(spill_every(8, 5) == 4 && spill_every(8, 6) == 2 && spill_every(8, 7) == 1 && spill_every(8, 8) == 8, "deferred widening");
 
 // Units between spills; 0: a unit is too long, and `inner_steps` are spilled inside.
-constexpr int local_units(int a_bits, int b_bits) { return local_steps(a_bits, b_bits) / (b_bits == 2 ? kSteps / 2 : kSteps); }
-constexpr int inner_steps(int b_bits) { return local_steps(8, b_bits) < kSteps ? local_steps(8, b_bits) : kSteps; }
+constexpr int local_units(int a_bits, int b_bits) { return spill_every(a_bits, b_bits) / (b_bits == 2 ? kSteps / 2 : kSteps); }
+constexpr int inner_steps(int b_bits) { return spill_every(8, b_bits) < kSteps ? spill_every(8, b_bits) : kSteps; }
 
 void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
   const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
@@ -56,9 +56,9 @@ constexpr bool two_sums(int bits, int rows) { return bits == 8 || (bits == 2 && 
 
 // One vector of a unit against all rows, whose four k are in x.
 template <int bits, int j, int rows>
-ULP_INLINE void add_step(const uint8_t* dense, const __m256i (&x)[rows], __m256i* acc, __m256i* second, int stride) {
+ULP_INLINE void add_step(const uint8_t* bitpacked, const __m256i (&x)[rows], __m256i* acc, __m256i* second, int stride) {
   if constexpr (bits == 8) {
-    const __m256i v = load(dense + j * kVector);
+    const __m256i v = load(bitpacked + j * kVector);
     const __m256i low = field<0>(v, 15);
     const __m256i high = field<4>(v, 15);
     unrolled<rows>([&](auto r) {
@@ -66,10 +66,10 @@ ULP_INLINE void add_step(const uint8_t* dense, const __m256i (&x)[rows], __m256i
       multiply_add(second[r.value * stride], high, x[r.value]);
     });
   } else if constexpr (two_sums(bits, rows)) {
-    const __m256i v = load(dense + j / 4 * kVector);
+    const __m256i v = load(bitpacked + j / 4 * kVector);
     multiply_add(*(j & 1 ? second : acc), field<j & 2 ? 4 : 0>(v, j & 1 ? 3 << 2 : 3), x[0]);
   } else {
-    const __m256i v = code_vector<bits, j>(dense);
+    const __m256i v = code_vector<bits, j>(bitpacked);
     unrolled<rows>([&](auto r) { multiply_add(acc[r.value * stride], v, x[r.value]); });
   }
 }
@@ -77,7 +77,7 @@ ULP_INLINE void add_step(const uint8_t* dense, const __m256i (&x)[rows], __m256i
 // W2, one row, four units: half a block (16 k), with all sixteen registers given out by hand. Left to gcc 12, the shifted vectors are
 // spilled and the loop waits for them: 25 multiply-accumulates a cycle instead of 28.
 #if defined(__GNUC__)
-ULP_INLINE void add_half_block2(const uint8_t* dense, const uint8_t* a, __m256i* acc, __m256i* second) {
+ULP_INLINE void add_half_block2(const uint8_t* bitpacked, const uint8_t* a, __m256i* acc, __m256i* second) {
   __m256i v0, v1, v2, v3, x, p;
   __asm__ volatile(
       "vmovdqu 0(%[b]), %[v0]\n\t"
@@ -108,7 +108,7 @@ ULP_INLINE void add_half_block2(const uint8_t* dense, const uint8_t* a, __m256i*
       : [c0] "+x"(acc[0]), [c1] "+x"(acc[1]), [c2] "+x"(acc[2]), [c3] "+x"(acc[3]), [d0] "+x"(second[0]), [d1] "+x"(second[1]),
         [d2] "+x"(second[2]), [d3] "+x"(second[3]), [v0] "=&x"(v0), [v1] "=&x"(v1), [v2] "=&x"(v2), [v3] "=&x"(v3), [x] "=&x"(x),
         [p] "=&x"(p)
-      : [b] "r"(dense), [a] "r"(a), [low] "x"(_mm256_set1_epi8(3)), [next] "x"(_mm256_set1_epi8(3 << 2))
+      : [b] "r"(bitpacked), [a] "r"(a), [low] "x"(_mm256_set1_epi8(3)), [next] "x"(_mm256_set1_epi8(3 << 2))
       : "memory");
 }
 #endif
@@ -145,17 +145,17 @@ void tile(const Tile& args, int first) {
     second[i.value / units][i.value % units] = _mm256_setzero_si256();
   });
 
-  const uint8_t* dense = t.b + first * bits * kVector;
+  const uint8_t* bitpacked = t.b + first * bits * kVector;
   const uint8_t* a = t.a;
   const int64_t blocks = ceil_div(t.k, kUnitK);
-  const int64_t run = t.flush == 0 ? blocks : t.flush;
+  const int64_t run = t.spill_every == 0 ? blocks : t.spill_every;
   for (int64_t done = 0, runs = 1; done < blocks; ++runs) {
     const int64_t end = blocks - done < run ? blocks : done + run;
     for (; done < end; ++done) {
 #if defined(__GNUC__)
       if constexpr (bits == 2 && rows == 1 && units == 4) {
-        add_half_block2(dense, a, acc[0], second[0]);
-        add_half_block2(dense + kVector, a + 16, acc[0], second[0]);
+        add_half_block2(bitpacked, a, acc[0], second[0]);
+        add_half_block2(bitpacked + kVector, a + 16, acc[0], second[0]);
       } else
 #endif
       {
@@ -164,14 +164,14 @@ void tile(const Tile& args, int first) {
           __m256i x[rows];
           unrolled<rows>([&](auto r) { x[r.value] = broadcast4(a + r.value * t.a_stride + 4 * j.value); });
           unrolled<units>([&](auto u) {
-            add_step<bits, j.value>(dense + u.value * bits * kVector, x, &acc[0][u.value], &second[0][u.value], units);
+            add_step<bits, j.value>(bitpacked + u.value * bits * kVector, x, &acc[0][u.value], &second[0][u.value], units);
             if constexpr (kInner < kSteps && (j.value + 1) % kInner == 0) {
               unrolled<rows>([&](auto r) { spill<bits, kTwo>(total[r.value][u.value], acc[r.value][u.value], second[r.value][u.value]); });
             }
           });
         });
       }
-      dense += t.units * bits * kVector;
+      bitpacked += t.units * bits * kVector;
       a += kUnitK;
     }
     if (bits == 2 && runs % 2 != 0 && done < blocks) {
@@ -231,10 +231,10 @@ void run(const Tile& t) {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
   b.centre_a = centre(a_bits);
-  b.flush = local_units(a_bits, b_bits);
+  b.spill_every = local_units(a_bits, b_bits);
   if (a_bits == 8) b.pack_a = centre_a;
   b.run = for_bits(b_bits, [](auto bits) { return &run<decltype(bits)::value>; });
   return b;

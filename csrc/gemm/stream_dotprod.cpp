@@ -1,6 +1,6 @@
 // stream on ARM's dot product: udot by lane, tile 4 x 32, every pair (tile_stream.h).
 //
-// Bound: four products go to u32, which wraps modulo 2^32, as the driver expects.
+// KernelAtBits: four products go to u32, which wraps modulo 2^32, as the driver expects.
 #include "tile_stream.h"
 
 namespace ulp::stream_dotprod {
@@ -30,8 +30,8 @@ struct Udot {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int, int b_bits) {
-  Bound b;
+KernelAtBits bind(int, int b_bits) {
+  KernelAtBits b;
   b.run = for_bits(b_bits, [](auto bits) { return &run_stream<Udot, decltype(bits)::value, 4>; });
   return b;
 }

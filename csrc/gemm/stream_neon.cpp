@@ -1,6 +1,6 @@
 // stream on NEON: the long multiply, tile 2 x 32, every pair (tile_stream.h).
 //
-// Bound. umlal gathers `local` products of at most m = (2^a - 1)(2^b - 1) in a u16 lane, then uadalp joins two lanes in u32: local =
+// KernelAtBits. umlal gathers `local` products of at most m = (2^a - 1)(2^b - 1) in a u16 lane, then uadalp joins two lanes in u32: local =
 // min(8, floor(65535 / m)), a power of two: 8 steps up to W5A8, 4 for W6A8, 2 for W7A8, 1 for W8A8. u32 wraps modulo 2^32, as the driver
 // expects.
 #include "tile_stream.h"
@@ -8,11 +8,11 @@
 namespace ulp::stream_neon {
 namespace {
 
-constexpr int local_steps(int a_bits, int b_bits) {
+constexpr int spill_every(int a_bits, int b_bits) {
   const int steps = accumulation_length(65535, 1, max_product(a_bits, 0, b_bits, 0));
   return steps >= 8 ? 8 : steps >= 4 ? 4 : steps >= 2 ? 2 : 1;
 }
-static_assert(local_steps(8, 5) == 8 && local_steps(8, 6) == 4 && local_steps(8, 7) == 2 && local_steps(8, 8) == 1, "u16 sums");
+static_assert(spill_every(8, 5) == 8 && spill_every(8, 6) == 4 && spill_every(8, 7) == 2 && spill_every(8, 8) == 1, "u16 sums");
 
 template <int local>
 struct Umlal {
@@ -67,9 +67,9 @@ void (*run_of_steps(int local))(const Tile&) {
 
 bool supports(int, int) { return true; }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
-  b.run = for_bits(b_bits, [=](auto bits) { return run_of_steps<decltype(bits)::value>(local_steps(a_bits, b_bits)); });
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.run = for_bits(b_bits, [=](auto bits) { return run_of_steps<decltype(bits)::value>(spill_every(a_bits, b_bits)); });
   return b;
 }
 

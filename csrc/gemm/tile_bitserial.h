@@ -5,19 +5,19 @@
 //
 //   A: for each 32 k, the planes of a row, one 32-bit word each: bit j of byte i is k = 4 j + i.
 //   Panel: for each 32 k and unit, the planes of 8 columns, such a word a column:  | k-block 0: unit 0: plane 0, 1 .. | unit 1: ...
-//   One vector is 8 columns x 32 k = 256 bit-products. The order of k is that of the dense data of 1-bit weights (pack/layout.h), which are
-//   their own panel; of others each plane is gathered from the eight vectors byte by byte.
+//   One vector is 8 columns x 32 k = 256 bit-products. The order of k is that of the bitpacked data of 1-bit weights (pack/layout.h), which
+//   are their own panel; of others each plane is gathered from the eight vectors byte by byte.
 //
-// Bound. A byte of the count grows by at most 8 a step, so 31 K-blocks of 32 fit a u8: 248.
+// KernelAtBits. A byte of the count grows by at most 8 a step, so 31 K-blocks of 32 fit a u8: 248.
 //
-// An instruction set has defined, besides dense_<isa>.h:
+// An instruction set has defined, besides bitpacked_<isa>.h:
 //   plane_word(codes, plane)   uint32_t: plane `plane` of 32 codes, in the order above
 //   count_both(acc, y, p)      u8 counts, plus the bits of (y AND the 32-bit word at p in all lanes)
 //   column_counts(acc, shift)  8 int32: four bytes of counts each, summed and shifted left
 #pragma once
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
@@ -38,11 +38,11 @@ void pack_planes(const uint8_t* codes, int64_t stride, int rows, int64_t k32, ui
 }
 
 template <int bits>
-void expand(const DenseSlice& s, uint8_t* panel) {
+void expand(const BitpackedSlice& s, uint8_t* panel) {
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u, panel += bits * kVector) {
       Vec v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       unrolled<bits>([&](auto q) {
         Vec plane = moved<-q.value>(v[0], 1);
         unrolled<7>([&](auto i) {
@@ -107,9 +107,9 @@ void run(const Tile& t) {
 
 // rows x units of 8 columns are what registers hold counts of.
 template <int rows, int units>
-Bound bind_planes(int a_bits, int b_bits) {
-  Bound b;
-  b.flush = kBlocksPerSpill;
+KernelAtBits bind_planes(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.spill_every = kBlocksPerSpill;
   b.a_bytes = 4 * a_bits;
   b.panel_bytes = b_bits == 1 ? 0 : kVector * b_bits;
   for_bits(a_bits, [&](auto a) {

@@ -8,12 +8,12 @@
 //      (16 to 4096 bytes, in L1) and A holds a u16 offset a step: no table is ever built at run time.
 //   A, in memory (W1A3, W1A4): 2^(g a) tables are too many, A holds the 16 bytes themselves.
 //
-// Bound. Entries are sum (u_a - centre_a)(u_b - centre_b) - step_bias, in [0, g * range], where range is the largest product minus the
-// smallest, and gather in u8 for flush = floor(255 / (g range)) steps: 63 for W1A1, 21 for W1A2 and W2A2, 9 for W1A3 and W2A3, 4 for W1A4
-// and W2A4. Centring both operands of W2A2 narrows the range of a product from 9 to 6. The u8 sums go to u16: a K-block of 512 is at most
-// 256 steps of 60, 15360 <= 65535.
+// KernelAtBits. Entries are sum (u_a - centre_a)(u_b - centre_b) - step_bias, in [0, g * range], where range is the largest product minus
+// the smallest, and gather in u8 for spill_every = floor(255 / (g range)) steps: 63 for W1A1, 21 for W1A2 and W2A2, 9 for W1A3 and W2A3, 4
+// for W1A4 and W2A4. Centring both operands of W2A2 narrows the range of a product from 9 to 6. The u8 sums go to u16: a K-block of 512 is
+// at most 256 steps of 60, 15360 <= 65535.
 //
-// An instruction set has defined, besides dense_<isa>.h:
+// An instruction set has defined, besides bitpacked_<isa>.h:
 //   pack_offsets<a_bits, g>, pack_tables   packing of the two kinds of A: 32 codes -> 32 / g u16, 16 times the number that the codes are
 //   the
 //                                          a-bit digits of; 8 codes -> two tables of 16 bytes
@@ -23,7 +23,7 @@
 #pragma once
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
@@ -55,12 +55,12 @@ constexpr Extent product_extent(int a_bits, int b_bits) {
 
 constexpr int step_bias(int a_bits, int b_bits) { return group(b_bits) * product_extent(a_bits, b_bits).lo; }
 
-constexpr int local_steps(int a_bits, int b_bits) {
+constexpr int spill_every(int a_bits, int b_bits) {
   const Extent e = product_extent(a_bits, b_bits);
   return accumulation_length(255, group(b_bits), e.hi - e.lo);
 }
-static_assert(local_steps(1, 1) == 63 && local_steps(2, 1) == 21 && local_steps(3, 1) == 9 && local_steps(4, 1) == 4, "u8 sums");
-static_assert(local_steps(1, 2) == 42 && local_steps(2, 2) == 21 && local_steps(3, 2) == 9 && local_steps(4, 2) == 4, "u8 sums");
+static_assert(spill_every(1, 1) == 63 && spill_every(2, 1) == 21 && spill_every(3, 1) == 9 && spill_every(4, 1) == 4, "u8 sums");
+static_assert(spill_every(1, 2) == 42 && spill_every(2, 2) == 21 && spill_every(3, 2) == 9 && spill_every(4, 2) == 4, "u8 sums");
 
 constexpr bool indexed(int a_bits, int b_bits) { return a_bits * group(b_bits) <= 8; }
 
@@ -93,7 +93,7 @@ template <int a_bits, int b_bits>
 constexpr Tables<a_bits, b_bits> kTables{};
 
 template <int b_bits>
-void expand(const DenseSlice& s, uint8_t* panel) {
+void expand(const BitpackedSlice& s, uint8_t* panel) {
   const int vectors = static_cast<int>(ceil_div(s.units, kPanelUnits));
   const int64_t step_stride = int64_t{vectors} * kVector;
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
@@ -146,7 +146,7 @@ void tile(const Tile& args, int first) {
     const int64_t all = ceil_div(t.k, g);
     Piece piece{0, 0};
     while (done < all) {
-      piece.steps = all - done < t.flush ? all - done : t.flush;
+      piece.steps = all - done < t.spill_every ? all - done : t.spill_every;
       look_up<is_indexed>(t.table, a, b, &piece, 1, acc);
       gather_sums(done == 0, acc, wide);
       done += piece.steps;
@@ -180,12 +180,12 @@ void run(const Tile& t) {
 }
 
 template <int a_bits, int b_bits>
-Bound bind_pair() {
+KernelAtBits bind_pair() {
   constexpr int g = group(b_bits);
-  Bound b;
+  KernelAtBits b;
   b.centre_a = centre(a_bits, b_bits);
   b.centre_b = centre(b_bits, a_bits);
-  b.flush = local_steps(a_bits, b_bits);
+  b.spill_every = spill_every(a_bits, b_bits);
   b.step_bias = step_bias(a_bits, b_bits);
   b.max_kc = kMaxKc;
   b.step_k = g;
@@ -207,7 +207,7 @@ Bound bind_pair() {
 
 bool supports_pair(int a_bits, int b_bits) { return a_bits <= 4 && b_bits <= 2; }
 
-Bound bind_lut(int a_bits, int b_bits) {
+KernelAtBits bind_lut(int a_bits, int b_bits) {
   const bool one = b_bits == 1;
   switch (a_bits) {
     case 1:

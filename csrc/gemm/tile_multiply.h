@@ -1,5 +1,5 @@
-// Tiles of the kernels that multiply: rows x 32 columns, sums in registers, spilled to int32 every Tile::flush steps. For any instruction
-// set; what it provides is an Op:
+// Tiles of the kernels that multiply: rows x 32 columns, sums in registers, spilled to int32 every Tile::spill_every steps. For any
+// instruction set; what it provides is an Op:
 //
 //   Acc               what a row's sums of 8 columns gather in
 //   kRows, kUnits     rows, and units of 8 columns, that registers hold sums of
@@ -8,11 +8,11 @@
 //                     acc[rows][units] = the steps of the pieces, counted from the rows' starts `a`; b moves on, by `stride` a step
 //   widen(acc)        8 int32, as a Vec
 //
-// and dense_<isa>.h, which is included before.
+// and bitpacked_<isa>.h, which is included before.
 #pragma once
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
@@ -56,7 +56,7 @@ void tile(const Tile& args, int unit) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
   typename Op::Acc acc[rows][units];
   Piece piece{0, ceil_div(t.k, Op::kStepK)};
-  if (piece.steps <= t.flush) {
+  if (piece.steps <= t.spill_every) {
     Op::multiply(a, b, stride, &piece, 1, acc);
     ULP_UNROLL for (int r = 0; r < rows; ++r) {
       ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, first_unit + u, term[r], Op::widen(acc[r][u]));
@@ -65,7 +65,7 @@ void tile(const Tile& args, int unit) {
   }
   alignas(32) int32_t total[rows][units][kUnitCols] = {};
   for (int64_t left = piece.steps; left > 0; left -= piece.steps) {
-    piece.steps = left < t.flush ? left : t.flush;
+    piece.steps = left < t.spill_every ? left : t.spill_every;
     Op::multiply(a, b, stride, &piece, 1, acc);
     piece.a += 4 * piece.steps;
     spill<Op>(acc, total);

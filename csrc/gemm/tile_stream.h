@@ -1,4 +1,4 @@
-// stream on ARM: a few rows of A against weights read straight from the dense layout; nothing is expanded to memory. `Op` multiplies:
+// stream on ARM: a few rows of A against weights read straight from the bitpacked layout; nothing is expanded to memory. `Op` multiplies:
 //
 //   Sums                     of 8 columns of one row; zero at first
 //   operand<j>(a)            of a row's codes from the K-block on: what step j takes
@@ -8,7 +8,7 @@
 // Weights and activations are codes, neither centred, so A is read where it lies.
 #pragma once
 
-#include "dense_neon.h"
+#include "bitpacked_neon.h"
 
 namespace ulp {
 namespace {
@@ -17,15 +17,15 @@ namespace {
 template <class Op, int bits, int rows, int units>
 ULP_INLINE void tile(const Tile& t, int first) {
   typename Op::Sums sums[rows][units];
-  const uint8_t* dense = t.b + first * bits * kVector;
+  const uint8_t* bitpacked = t.b + first * bits * kVector;
   const uint8_t* a = t.a;
-  for (int64_t left = ceil_div(t.k, kUnitK); left > 0; --left, dense += t.units * bits * kVector, a += kUnitK) {
+  for (int64_t left = ceil_div(t.k, kUnitK); left > 0; --left, bitpacked += t.units * bits * kVector, a += kUnitK) {
     // k outside, units inside: an operand serves all units.
     unrolled<8>([&](auto j) {
       uint8x16_t x[rows];
       ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = Op::template operand<j.value>(a + r * t.a_stride);
       ULP_UNROLL for (int u = 0; u < units; ++u) {
-        const Vec codes = code_vector<bits, j.value>(dense + u * bits * kVector);
+        const Vec codes = code_vector<bits, j.value>(bitpacked + u * bits * kVector);
         ULP_UNROLL for (int r = 0; r < rows; ++r) Op::template step<j.value>(sums[r][u], x[r], codes);
       }
     });

@@ -8,14 +8,14 @@
 // P1: 16-bit lanes, d = 8: the last term falls off the top, the upper byte is the dot product. Two bytes of A side by side already
 // are
 //     its lane, so only the weights are swapped.
-//     Bound: L (2 m) <= 255, so L = floor(255 / (2 m)), m = (2^a - 1)(2^w - 1); the lower byte then holds L m without a carry.
+//     KernelAtBits: L (2 m) <= 255, so L = floor(255 / (2 m)), m = (2^a - 1)(2^w - 1); the lower byte then holds L m without a carry.
 // P2: 32-bit lanes, d = 16 - max(a, w): the dot product is the middle d bits.
-//     Bound: L (2 m) <= 2^d - 1, so L = floor((2^d - 1) / (2 m)).
+//     KernelAtBits: L (2 m) <= 2^d - 1, so L = floor((2^d - 1) / (2 m)).
 //
 // L is rounded down to 8, 4, 2 or 1, as published, so that the loop between two extractions unrolls. P1's extracted sums are u16: a K-block
 // of 512 adds at most 512 * 127 = 65024. P2's are u32, modulo 2^32.
 //
-// An instruction set has defined, besides dense_<isa>.h:
+// An instruction set has defined, besides bitpacked_<isa>.h:
 //   swap_pairs(codes)             bytes of each pair swapped
 //   lanes<d, swapped>(codes, i)   of four codes in 32 bits, i and i + 1 as low + 2^d high, the other way round if swapped
 //   store_in_turn(to, x, y)       32-bit lanes of x and y in turn, 64 bytes
@@ -27,7 +27,7 @@
 #pragma once
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
@@ -47,11 +47,11 @@ static_assert(length2(4, 4) == 8 && length2(5, 5) == 1 && length2(7, 1) == 2 && 
 
 // P1 lanes: bytes of a pair of k swapped.
 template <int bits>
-void expand1(const DenseSlice& s, uint8_t* panel) {
+void expand1(const BitpackedSlice& s, uint8_t* panel) {
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       Vec v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; ++j) store(panel + ((kb * 8 + j) * s.units + u) * kVector, swap_pairs(v[j]));
     }
   }
@@ -59,11 +59,11 @@ void expand1(const DenseSlice& s, uint8_t* panel) {
 
 // P2 lanes, swapped for the weights.
 template <int bits, int d>
-void expand2(const DenseSlice& s, uint8_t* panel) {
+void expand2(const BitpackedSlice& s, uint8_t* panel) {
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       Vec v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; ++j) {
         uint8_t* to = panel + ((kb * 16 + 2 * j) * s.units + u) * kVector;
         store(to, lanes<d, true>(v[j], 0));
@@ -159,28 +159,28 @@ void (*run_of_length(int length))(const Tile&) {
 
 bool supports1(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
 
-Bound bind1(int a_bits, int b_bits) {
-  Bound b;
-  b.flush = length1(a_bits, b_bits);
+KernelAtBits bind1(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.spill_every = length1(a_bits, b_bits);
   b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand1<decltype(bits)::value>; });
-  b.run = run_of_length<P1>(b.flush);
+  b.run = run_of_length<P1>(b.spill_every);
   return b;
 }
 
 bool supports2(int a_bits, int b_bits) { return a_bits < 8 && b_bits < 8 && length2(a_bits, b_bits) > 0; }
 
-Bound bind2(int a_bits, int b_bits) {
-  Bound b;
-  b.flush = length2(a_bits, b_bits);
+KernelAtBits bind2(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.spill_every = length2(a_bits, b_bits);
   b.max_kc = kMaxKc;
   b.a_bytes = 2 * kUnitK;
   b.panel_bytes = 2 * kUnitCodes;
   for_bits(spacing2(a_bits, b_bits) - 8, [&](auto over) {
     constexpr int d = 8 + decltype(over)::value;
     b.pack_a = pack2<d>;
-    b.run = run_of_length<P2<d>>(b.flush);
+    b.run = run_of_length<P2<d>>(b.spill_every);
     b.expand = for_bits(b_bits, [](auto bits) { return &expand2<decltype(bits)::value, d>; });
     return 0;
   });

@@ -9,7 +9,7 @@
 //     the top field:          p L m <= 2^(16 - (p - 1) d) - 1 = 15
 //     no carry out of below:  L m (1 + 2 * 2^d + 3 * 2^2d) <= 2^12 - 1
 //   The first decides: L = 3 for W1A1, 1 for W1A2 and W2A1. Extracted sums are u16, half of a K-block of 512 each: at most 256 m.
-#include "dense_neon.h"
+#include "bitpacked_neon.h"
 
 namespace ulp {
 namespace {
@@ -116,11 +116,11 @@ void pack4(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t*
 
 // Two vectors of codes, four k of a column each, make a step.
 template <int bits>
-void expand4(const DenseSlice& s, uint8_t* panel) {
+void expand4(const BitpackedSlice& s, uint8_t* panel) {
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       Vec v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 4; ++j) {
         store(panel + ((kb * 4 + j) * s.units + u) * kVector, halves(v[2 * j], v[2 * j + 1], [](uint8x16_t x, uint8x16_t y) {
                 return vreinterpretq_u8_u32(vsliq_n_u32(lane4(vrev32q_u8(x)), lane4(vrev32q_u8(y)), 16));
@@ -152,7 +152,7 @@ namespace ulp::ulppack_p1_neon {
 
 bool supports(int a_bits, int b_bits) { return supports1(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) { return bind1(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind1(a_bits, b_bits); }
 
 }  // namespace ulp::ulppack_p1_neon
 
@@ -160,7 +160,7 @@ namespace ulp::ulppack_p2_neon {
 
 bool supports(int a_bits, int b_bits) { return supports2(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
 
 }  // namespace ulp::ulppack_p2_neon
 
@@ -168,15 +168,15 @@ namespace ulp::ulppack_p4_neon {
 
 bool supports(int a_bits, int b_bits) { return length4(a_bits, b_bits) > 0; }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
-  b.flush = length4(a_bits, b_bits);
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.spill_every = length4(a_bits, b_bits);
   b.max_kc = kMaxKc;
   b.a_bytes = kUnitK / 2;
   b.panel_bytes = kUnitCodes / 2;
   b.pack_a = a_bits == 1 ? pack4<1> : pack4<2>;
   b.expand = b_bits == 1 ? expand4<1> : expand4<2>;
-  b.run = b.flush == 3 ? run<P4, 3> : run<P4, 1>;
+  b.run = b.spill_every == 3 ? run<P4, 3> : run<P4, 1>;
   return b;
 }
 

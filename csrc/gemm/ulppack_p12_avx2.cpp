@@ -1,5 +1,5 @@
 // P1 and P2 of ULPPACK on AVX2: vpmullw and vpmulld, tile 3 x 32 (tile_ulppack_p12.h).
-#include "dense_avx2.h"
+#include "bitpacked_avx2.h"
 
 namespace ulp {
 namespace {
@@ -54,7 +54,7 @@ namespace ulp::ulppack_p1_avx2 {
 
 bool supports(int a_bits, int b_bits) { return supports1(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) { return bind1(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind1(a_bits, b_bits); }
 
 }  // namespace ulp::ulppack_p1_avx2
 
@@ -62,6 +62,6 @@ namespace ulp::ulppack_p2_avx2 {
 
 bool supports(int a_bits, int b_bits) { return supports2(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
 
 }  // namespace ulp::ulppack_p2_avx2

@@ -1,5 +1,5 @@
-// The dense layout: how b-bit weights lie in memory, b bits each. One layout for every kernel, so that a PackedMatrix runs on any of them,
-// on any CPU, and can be saved and sent; a kernel expands what it needs of it, panel by panel, into cache.
+// The bitpacked layout: how b-bit weights lie in memory, b bits each. One layout for every kernel, so that a PackedMatrix runs on any of
+// them, on any CPU, and can be saved and sent; a kernel expands what it needs of it, panel by panel, into cache.
 //
 //   B (K x N) is cut into panels of 32 columns; a panel into K-blocks of 32; a K-block into units of 8 columns:
 //
@@ -40,7 +40,7 @@ inline constexpr int kPanelUnits = kPanelCols / kUnitCols;
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-struct DenseLayout {
+struct BitpackedLayout {
   int64_t k = 0;
   int64_t n = 0;
   int bits = 0;

@@ -14,7 +14,7 @@ uint8_t stray_bits(const uint8_t* p, int64_t n, uint8_t shift, uint8_t mask) {
   return static_cast<uint8_t>(seen & ~mask);
 }
 
-// Field f of width `width` in dense vector `x` <-> bits `shift`.. of code vector `v`, all 32 bytes.
+// Field f of width `width` in bitpacked vector `x` <-> bits `shift`.. of code vector `v`, all 32 bytes.
 void put_field(const uint8_t* v, int shift, int width, uint8_t* x, int at) {
   for (int i = 0; i < kVector; ++i) {
     x[i] = static_cast<uint8_t>(x[i] | (((v[i] >> shift) & ((1 << width) - 1)) << at));
@@ -27,7 +27,7 @@ void get_field(const uint8_t* x, int at, int width, uint8_t* v, int shift) {
   }
 }
 
-// Walks the fields of the layout drawn in layout.h: visit(vector j of the unit, its lowest bit, width, dense vector, bit in it).
+// Walks the fields of the layout drawn in layout.h: visit(vector j of the unit, its lowest bit, width, bitpacked vector, bit in it).
 template <class Visit>
 void for_each_field(int bits, Visit visit) {
   if (bits == 3) {
@@ -41,7 +41,7 @@ void for_each_field(int bits, Visit visit) {
     }
     return;
   }
-  int base = 0;  // dense vectors used so far
+  int base = 0;  // bitpacked vectors used so far
   int bit = 0;   // bits of the code stored so far
   for (int width : {8, 4, 2, 1}) {
     if ((bits & width) == 0) continue;
@@ -54,7 +54,7 @@ void for_each_field(int bits, Visit visit) {
 
 // Calls body(unit offset in bytes, first column, first k) for every unit, in memory order.
 template <class Body>
-void for_each_unit(const DenseLayout& layout, Body body) {
+void for_each_unit(const BitpackedLayout& layout, Body body) {
   int64_t offset = 0;
   for (int64_t p = 0; p < layout.panels(); ++p) {
     for (int64_t kb = 0; kb < layout.k_blocks(); ++kb) {
@@ -69,7 +69,7 @@ void for_each_unit(const DenseLayout& layout, Body body) {
 // Where the code of local column c and local k lies in the eight vectors.
 constexpr int unit_index(int c, int k) { return (k / 4) * kVector + c * 4 + k % 4; }
 
-PackedMatrix empty_like(DenseLayout layout, Encoding e) {
+PackedMatrix empty_like(BitpackedLayout layout, Encoding e) {
   PackedMatrix m;
   m.layout = layout;
   m.encoding = e;
@@ -133,16 +133,16 @@ int64_t sum_bytes(const uint8_t* p, int64_t count) {
   return total;
 }
 
-void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* dense) {
-  std::memset(dense, 0, static_cast<size_t>(kVector * bits));
+void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* bitpacked) {
+  std::memset(bitpacked, 0, static_cast<size_t>(kVector * bits));
   for_each_field(
-      bits, [&](int j, int shift, int width, int x, int at) { put_field(codes + j * kVector, shift, width, dense + x * kVector, at); });
+      bits, [&](int j, int shift, int width, int x, int at) { put_field(codes + j * kVector, shift, width, bitpacked + x * kVector, at); });
 }
 
-void decode_unit(const uint8_t* dense, int bits, uint8_t codes[kUnitCodes]) {
+void decode_unit(const uint8_t* bitpacked, int bits, uint8_t codes[kUnitCodes]) {
   std::memset(codes, 0, kUnitCodes);
   for_each_field(
-      bits, [&](int j, int shift, int width, int x, int at) { get_field(dense + x * kVector, at, width, codes + j * kVector, shift); });
+      bits, [&](int j, int shift, int width, int x, int at) { get_field(bitpacked + x * kVector, at, width, codes + j * kVector, shift); });
 }
 
 PackedMatrix pack(const MatrixView& b, Encoding e) {
@@ -163,7 +163,7 @@ PackedMatrix pack(const MatrixView& b, Encoding e) {
   return m;
 }
 
-PackedMatrix repack(const uint8_t* data, DenseLayout layout, Encoding e) {
+PackedMatrix repack(const uint8_t* data, BitpackedLayout layout, Encoding e) {
   PackedMatrix m = empty_like(layout, e);
   for_each_unit(layout, [&](int64_t offset, int64_t n0, int64_t k0) {
     uint8_t codes[kUnitCodes];

@@ -1,4 +1,4 @@
-// Portable packing: any strided 8-bit matrix to and from the dense layout.
+// Portable packing: any strided 8-bit matrix to and from the bitpacked layout.
 #pragma once
 
 #include "packed_matrix.h"
@@ -33,13 +33,13 @@ int64_t sum_bytes(const uint8_t* p, int64_t count);
 PackedMatrix pack(const MatrixView& b, Encoding e);
 
 // Takes foreign bytes of layout.nbytes(): padding is rewritten as zeros and the sums are recomputed, so nothing in them is trusted.
-PackedMatrix repack(const uint8_t* data, DenseLayout layout, Encoding e);
+PackedMatrix repack(const uint8_t* data, BitpackedLayout layout, Encoding e);
 
 // Values (int8 or uint8 as the encoding says), row-major K x N.
 void unpack(const PackedMatrix& m, uint8_t* out);
 
-// One unit of the dense layout <-> eight 32-byte vectors.
-void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* dense);
-void decode_unit(const uint8_t* dense, int bits, uint8_t codes[kUnitCodes]);
+// One unit of the bitpacked layout <-> eight 32-byte vectors.
+void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* bitpacked);
+void decode_unit(const uint8_t* bitpacked, int bits, uint8_t codes[kUnitCodes]);
 
 }  // namespace ulp

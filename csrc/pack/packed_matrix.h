@@ -1,4 +1,4 @@
-// PackedMatrix: weights in the dense layout, with the column sums that zero points and signs need.
+// PackedMatrix: weights in the bitpacked layout, with the column sums that zero points and signs need.
 #pragma once
 
 #include <cstdlib>
@@ -29,7 +29,7 @@ class AlignedBytes {
 };
 
 struct PackedMatrix {
-  DenseLayout layout;
+  BitpackedLayout layout;
   Encoding encoding{1, false};
   AlignedBytes data;
   std::vector<uint32_t> code_sums;  // sum over k of the codes modulo 2^32, one per column

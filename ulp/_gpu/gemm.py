@@ -275,7 +275,7 @@ def _start(
     kind, factor, relu, width, is_signed, zero = "int32", 1.0, False, 0, False, 0
     if epilogue is not None:
         factors, _, relu, width, is_signed, zero = epilogue
-        kind = "quantised" if width else "float32"
+        kind = "quantized" if width else "float32"
         factor = 1.0 if pointers["scale"] else float(np.asarray(factors).reshape(()))
     bias = columns["bias"]
     floats = bias is not None and bias.dtype == "float32"

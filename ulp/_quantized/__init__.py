@@ -1,4 +1,4 @@
-"""What `ulp.torch.convert` reads from the quantised modules of others: integers, scales and bit widths as they are, nothing calibrated.
+"""What `ulp.torch.convert` reads from the quantized modules of others: integers, scales and bit widths as they are, nothing calibrated.
 
 One module a library, imported only where a model holds layers of it.
 """
@@ -12,7 +12,7 @@ _TORCH_AO = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")
 
 
 def library(layer: Any) -> str | None:
-    """Whose quantised layer this is: "brevitas", "torch_ao", "torchao", or None."""
+    """Whose quantized layer this is: "brevitas", "torch_ao", "torchao", or None."""
     kind = type(layer)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name in _BREVITAS:

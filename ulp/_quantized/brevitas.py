@@ -1,6 +1,6 @@
 """Brevitas' QuantConv2d and QuantLinear as layers of integers.
 
-A layer multiplies integers if its input is quantised: by its own `input_quant`, or by the activation in front of it, which torch.fx finds
+A layer multiplies integers if its input is quantized: by its own `input_quant`, or by the activation in front of it, which torch.fx finds
 through modules that pass values on as they are. The sums are exact; Brevitas adds up the float32 values that the integers stand for.
 """
 
@@ -16,7 +16,7 @@ import torch
 from ulp.nn.quantizer import Quantizer
 
 from . import library
-from .layers import Quantised, Unfit, values_of
+from .layers import Quantized, Unfit, values_of
 
 # Modules and functions whose results are values of their input, or 0.0.
 _KEEPING_MODULES = (
@@ -33,17 +33,17 @@ _KEEPING_METHODS = ("contiguous", "flatten", "permute", "relu", "reshape", "sque
 
 
 def input_quants(graphs: Iterable[tuple[str, Any, Any]]) -> dict[int, Any]:
-    """By the id of a layer the module that quantises its input, in the graphs of a model (prefix, part, graph)."""
+    """By the id of a layer the module that quantizes its input, in the graphs of a model (prefix, part, graph)."""
     found: dict[int, list[Any]] = {}
     for _, part, graph in graphs:
         for node in graph.nodes:
             if node.op == "call_module" and library(layer := part.get_submodule(node.target)) == "brevitas":
-                found.setdefault(id(layer), []).append(_quantising(part, node.args[0] if node.args else node.kwargs.get("input")))
+                found.setdefault(id(layer), []).append(_quantizing(part, node.args[0] if node.args else node.kwargs.get("input")))
     # A layer that is used twice must get the same codes both times.
     return {key: quants[0] for key, quants in found.items() if quants[0] is not None and all(quant is quants[0] for quant in quants)}
 
 
-def _quantising(part: Any, node: Any) -> Any:
+def _quantizing(part: Any, node: Any) -> Any:
     """The enabled proxy that made a node's values, or None."""
     while isinstance(node, torch.fx.Node):
         if node.op == "call_module":
@@ -63,15 +63,15 @@ def _quantising(part: Any, node: Any) -> Any:
     return None
 
 
-def read(layer: Any, quant: Any) -> Quantised:
-    """What the layer, in evaluation, computes with. quant: what quantises its input, if it does not do so itself.
+def read(layer: Any, quant: Any) -> Quantized:
+    """What the layer, in evaluation, computes with. quant: what quantizes its input, if it does not do so itself.
 
     Raises Unfit.
     """
     before = layer.input_quant if layer.input_quant.is_quant_enabled else None
     quant = quant if before is None else before
     if quant is None:
-        raise Unfit("nothing is known to quantise its input: give it an input_quant, or a quantising activation that torch.fx can see")
+        raise Unfit("nothing is known to quantize its input: give it an input_quant, or a quantizing activation that torch.fx can see")
     after = layer.output_quant if layer.output_quant.is_quant_enabled else None
     if layer.return_quant_tensor and after is None:
         raise Unfit("it returns a QuantTensor of sums (return_quant_tensor=True without output_quant)")
@@ -86,7 +86,7 @@ def read(layer: Any, quant: Any) -> Quantised:
             raise Unfit(f"its weights have scales of shape {tuple(weight.scale.shape)}, which are neither one nor one an output channel")
         scale = np.broadcast_to(weight.scale.detach().cpu().float().numpy().reshape(-1), (channels,)).copy()
         bias = None if layer.bias is None else _bias(layer, quant, weight)
-    return Quantised(integers, bits, scale, bias, quantizer, before, after, bool(layer.return_quant_tensor))
+    return Quantized(integers, bits, scale, bias, quantizer, before, after, bool(layer.return_quant_tensor))
 
 
 def quantizer_of(quant: Any) -> Quantizer:
@@ -122,7 +122,7 @@ def _integers(weight: Any) -> tuple[npt.NDArray[np.int8], int]:
 
 
 def _bias(layer: Any, quant: Any, weight: Any) -> npt.NDArray[np.float32]:
-    """The bias as it is added, quantised where the layer does that."""
+    """The bias as it is added, quantized where the layer does that."""
     bias = layer.bias
     if layer.bias_quant.is_quant_enabled:
         from brevitas.quant_tensor import IntQuantTensor

@@ -1,4 +1,4 @@
-"""What readers of quantised layers give."""
+"""What readers of quantized layers give."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Unfit(Exception):  # noqa: N818  # a reason, no error
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """A layer's integers int8 of `bits` bits (at one bit -1 and +1), scale float32 (O,), bias float32 (O,) or None, and its input."""
 
     integers: npt.NDArray[np.int8]
@@ -26,31 +26,31 @@ class Quantised:
     bias: npt.NDArray[np.float32] | None
     quantizer: Quantizer
     before: Any = None
-    """What quantises the input, a module of the layer's own, or None: it comes quantised"""
+    """What quantizes the input, a module of the layer's own, or None: it comes quantized"""
     after: Any = None
-    """What quantises the result, or None"""
-    gives_quantised: bool = False
+    """What quantizes the result, or None"""
+    gives_quantized: bool = False
     """Whether the result is what `after` gives, not only its values"""
 
     def around(self, layer: torch.nn.Module) -> torch.nn.Module:
-        """The layer of these integers with what quantises before and after it."""
-        return Surrounded(layer, self.before, self.after, self.gives_quantised)
+        """The layer of these integers with what quantizes before and after it."""
+        return Surrounded(layer, self.before, self.after, self.gives_quantized)
 
 
 class Surrounded(torch.nn.Module):
     """A layer of tensors, where others give and take Brevitas' QuantTensors."""
 
-    def __init__(self, layer: torch.nn.Module, before: Any, after: Any, gives_quantised: bool) -> None:
+    def __init__(self, layer: torch.nn.Module, before: Any, after: Any, gives_quantized: bool) -> None:
         super().__init__()
         self.before, self.layer, self.after = before, layer, after
-        self.gives_quantised = gives_quantised
+        self.gives_quantized = gives_quantized
 
     def forward(self, x: Any) -> Any:
         """Takes a tensor or a QuantTensor."""
         y = self.layer(values_of(x if self.before is None else self.before(x)))
         if self.after is None:
             return y
-        return self.after(y) if self.gives_quantised else values_of(self.after(y))
+        return self.after(y) if self.gives_quantized else values_of(self.after(y))
 
 
 def values_of(x: Any) -> Any:

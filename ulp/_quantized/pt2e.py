@@ -1,6 +1,6 @@
-"""What torch.export and torchao's pt2e quantisation make: a graph in which aten.conv2d and aten.linear lie between dequantize and quantize.
+"""What torch.export and torchao's pt2e quantization make: a graph in which aten.conv2d and aten.linear lie between dequantize and quantize.
 
-Each such node whose input and weights are dequantised becomes a layer of their integers, in the graph's own place. The sums are exact; the
+Each such node whose input and weights are dequantized becomes a layer of their integers, in the graph's own place. The sums are exact; the
 graph adds up the float32 values that the integers stand for.
 """
 
@@ -34,7 +34,7 @@ _PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
 
 
 def layers(model: Any) -> Iterator[tuple[Any, Any]]:
-    """(node, its layer of `ulp.nn`, or the Unfit that says why there is none) for each convolution and product of a quantised graph."""
+    """(node, its layer of `ulp.nn`, or the Unfit that says why there is none) for each convolution and product of a quantized graph."""
     nodes = model.graph.nodes
     if not any(_operator(node).startswith("quantized_decomposed.") for node in nodes):
         return
@@ -98,7 +98,7 @@ def _pair(sides: Any, usual: int) -> Any:
 def _quantizer(node: Any) -> Quantizer:
     """Of the values that a dequantize gives."""
     if _operator(node) != _PER_TENSOR:
-        raise Unfit(f"its input is not dequantised by one scale that is known, but comes from {node.name}")
+        raise Unfit(f"its input is not dequantized by one scale that is known, but comes from {node.name}")
     scale, zero, low, high = node.args[1:5]
     bits = int(high - low).bit_length()
     if not all(isinstance(value, (int, float)) for value in (scale, zero)) or bits > 8 or not math.isfinite(scale):
@@ -115,7 +115,7 @@ def _weights(model: Any, node: Any) -> tuple[Any, Any]:
         integers = _tensor(model, node.args[0]).int()
         scale, zero = (_tensor(model, argument) for argument in node.args[1:3])
     else:
-        raise Unfit("its weights are not dequantised by one scale, or one an output channel")
+        raise Unfit("its weights are not dequantized by one scale, or one an output channel")
     sides = (-1,) + (1,) * (integers.dim() - 1)
     less = integers - zero.int().reshape(sides)
     return less.numpy(), scale.float().reshape(-1).expand(len(integers)).numpy().copy()

@@ -1,9 +1,9 @@
-"""torch.ao.nn.quantized: Conv2d and Linear of quantised tensors, static ones as plans of codes, and the dynamic Linear.
+"""torch.ao.nn.quantized: Conv2d and Linear of quantized tensors, static ones as plans of codes, and the dynamic Linear.
 
 torch's FBGEMM computes code = clamp(rint((float32(sum) + bias / (x_scale * w_scale)) * (x_scale * w_scale / y_scale)) + zero); a plan adds
 the bias behind the multiplication instead. The exact value is the same, so codes differ by one at most, and only where it lies within
 float32 rounding of the middle between two codes. torch's sums are exact while its 16-bit sums of pairs do not saturate, as with the default
-quantisers of its "fbgemm" and "x86" engines, which keep activations at 0..127.
+quantizers of its "fbgemm" and "x86" engines, which keep activations at 0..127.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ulp.nn.shapes import conv_size
 from .integer_linear import IntegerLinear
 from .layers import Unfit
 
-# Plans of one layer that are kept, one a shape and quantiser of the input; the oldest goes first.
+# Plans of one layer that are kept, one a shape and quantizer of the input; the oldest goes first.
 _MOST_PLANS = 32
 
 
@@ -56,7 +56,7 @@ def _pairs(*values: Any) -> list[tuple[int, int]]:
 
 
 def _parameters(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales float64 and zero points int32 (O,) of quantised weights."""
+    """Scales float64 and zero points int32 (O,) of quantized weights."""
     channels = weight.shape[0]
     if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
         if weight.q_per_channel_axis() != 0:
@@ -65,7 +65,7 @@ def _parameters(weight: Tensor) -> tuple[Tensor, Tensor]:
     if weight.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
         scale, zero = torch.tensor(weight.q_scale(), dtype=torch.float64), torch.tensor(weight.q_zero_point(), dtype=torch.int32)
         return scale.repeat(channels), zero.repeat(channels)
-    raise Unfit(f"its weights are quantised by {weight.qscheme()}")
+    raise Unfit(f"its weights are quantized by {weight.qscheme()}")
 
 
 class Static(FixedTypes):
@@ -103,7 +103,7 @@ class Static(FixedTypes):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's result, a quint8 tensor; TypeError for another kind of tensor."""
         if not x.is_quantized or x.dtype != torch.quint8 or x.qscheme() != torch.per_tensor_affine:
-            raise TypeError(f"expected a quint8 tensor with one scale, as torch's quantised layers take, but got {x.dtype}")
+            raise TypeError(f"expected a quint8 tensor with one scale, as torch's quantized layers take, but got {x.dtype}")
         codes = x.int_repr().contiguous().numpy()
         leading = codes.shape[:-1]
         if self.kind == "Linear":
@@ -150,8 +150,8 @@ class Static(FixedTypes):
 
     def extra_repr(self) -> str:
         """Shape of the weights, scale and zero point of the result."""
-        quantiser = f"scale={float(self.scale)}, zero_point={int(self.zero_point)}"
-        return f"{self.kind}, weight={list(self.weight.shape)}, {quantiser}, relu={self.relu}"
+        quantizer = f"scale={float(self.scale)}, zero_point={int(self.zero_point)}"
+        return f"{self.kind}, weight={list(self.weight.shape)}, {quantizer}, relu={self.relu}"
 
 
 class Dynamic(IntegerLinear):

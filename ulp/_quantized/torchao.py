@@ -1,8 +1,8 @@
-"""torchao's quantised linear layers: torch.nn.Linear whose weight is an Int8Tensor or an IntxUnpackedToInt8Tensor.
+"""torchao's quantized linear layers: torch.nn.Linear whose weight is an Int8Tensor or an IntxUnpackedToInt8Tensor.
 
-Activations are quantised by torchao's own functions, so codes are the same. With an Int8Tensor the rest is done in torchao's order,
+Activations are quantized by torchao's own functions, so codes are the same. With an Int8Tensor the rest is done in torchao's order,
 too, and float32 results are the same bits. IntxUnpackedToInt8Tensor multiplies float32 values in torchao, and so do weights without
-quantised activations; here sums are exact and only the scales round.
+quantized activations; here sums are exact and only the scales round.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def read(layer: Any) -> IntegerLinear:
     if kind == "Int8Tensor":
         bits, dynamic = 8, weight.act_quant_kwargs
         if weight.act_pre_scale is not None:
-            raise Unfit("its activations are scaled before they are quantised (act_pre_scale)")
+            raise Unfit("its activations are scaled before they are quantized (act_pre_scale)")
     elif kind == "IntxUnpackedToInt8Tensor":
         bits, dynamic = int(re.sub(r"\D", "", str(weight.target_dtype))), weight.activation_quantization
         if dynamic is not None and str(getattr(dynamic, "value", dynamic)) != "int8_asym_per_token":
-            raise Unfit(f"its activations are quantised as {dynamic}")
+            raise Unfit(f"its activations are quantized as {dynamic}")
     else:
         raise Unfit(f"its weights are a {kind}; Int8Tensor and IntxUnpackedToInt8Tensor are supported")
     integers, scale = weight.qdata, weight.scale
@@ -68,7 +68,7 @@ class Int8Rows(IntegerLinear):
     ) -> None:
         super().__init__(integers, bits, scale, zero, bias, 8)
         if scale.shape[1] > 1 or bool(zero.any()):
-            raise Unfit("its weights have scales a group or zero points, together with quantised activations")
+            raise Unfit("its weights have scales a group or zero points, together with quantized activations")
         self.options = options
         self.register_buffer("act_scale", act_scale)
         self.register_buffer("act_zero", act_zero)
@@ -81,7 +81,7 @@ class Int8Rows(IntegerLinear):
 
         self.check(x)
         o = self.options
-        quantised = Int8Tensor.from_hp(
+        quantized = Int8Tensor.from_hp(
             x.detach(),
             o.granularity,
             mapping_type=o.mapping_type,
@@ -89,12 +89,12 @@ class Int8Rows(IntegerLinear):
             zero_point=self.act_zero,
             reduce_range=o.reduce_range,
         )
-        codes = quantised.qdata.reshape(-1, self.in_features)
-        scales = quantised.scale.reshape(-1, 1)
+        codes = quantized.qdata.reshape(-1, self.in_features)
+        scales = quantized.scale.reshape(-1, 1)
         scales = scales.float() if scales.dtype == torch.half else scales
         y = (torch.from_numpy(self.sums(codes.numpy())[0]) * scales).to(x.dtype)
-        if o.mapping_type.name == "ASYMMETRIC" and quantised.zero_point is not None:
-            zeros = quantised.zero_point.reshape(-1, 1).to(scales.dtype)
+        if o.mapping_type.name == "ASYMMETRIC" and quantized.zero_point is not None:
+            zeros = quantized.zero_point.reshape(-1, 1).to(scales.dtype)
             y = y - (zeros * scales * self.weight_sums.to(scales.dtype)).to(x.dtype)
         y = (y * self.weight_scale.flatten()).reshape(*x.shape[:-1], self.out_features)
         if self.bias is not None:

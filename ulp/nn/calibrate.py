@@ -13,11 +13,11 @@ from .observer import METHODS, Observer
 
 
 def calibrate(network: Module, batches: Any, method: str = "mse", *, percentile: float = 99.99, progress: bool = True) -> None:
-    """Run sample inputs through the network and fix the quantiser of every layer that is not dynamic, in place.
+    """Run sample inputs through the network and fix the quantizer of every layer that is not dynamic, in place.
 
     batches: an iterable of inputs (or of tuples whose first item is the input, as a data loader gives them), or one array or tensor. Each
         input is what the network is called with: float32 (N, C, H, W), say.
-    method: "mse": the range with the least squared error of what is quantised; "percentile": from the (100 - percentile)th to the
+    method: "mse": the range with the least squared error of what is quantized; "percentile": from the (100 - percentile)th to the
         percentile-th value; "minmax": from the least to the largest value.
     progress: show a progress bar after a second, where tqdm is installed and the output is a terminal.
     Activations stay floats while the network runs, weights are already the integers. Ranges that were known before are replaced; a layer

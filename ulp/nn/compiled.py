@@ -109,7 +109,7 @@ _KIND = "CompiledNetwork"
 class CompiledNetwork:
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
 
-    input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint: as given to `compile`. input_quantizer: the quantiser
+    input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint: as given to `compile`. input_quantizer: the quantizer
     of the input, None if there are several. print() shows the steps. `save` writes it to a file, from which `load` makes it again in
     milliseconds; pickle goes the same way.
     """
@@ -284,7 +284,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     tune: time the ways to compute each convolution (direct, Winograd) here and now and keep the fastest; False: by rule, which compiles
         in a fraction of the time. The results are the same.
     codes_in: the input is uint8 codes (N, C, H, W) or (N, features), by the result's `input_quantizer`; all layers that read it must agree
-        on one quantiser.
+        on one quantizer.
     codes_out: results are uint8 codes, by the Quantize layers in which the network must then end.
 
     forward is called once with a symbol in place of the input, which layers of ulp.nn take and nothing else does: no operators, no numpy.

@@ -1,7 +1,7 @@
 """The graph that a network becomes before it is lowered to a plan: nodes of one result each, in an order in which they can run.
 
 Layers record it (trace.py), other front ends may build it directly; passes.py rewrites it and lower.py turns it into steps. All values are
-floats as far as the graph is concerned. An operation that multiplies carries the quantiser of its input; that is where integers come from.
+floats as far as the graph is concerned. An operation that multiplies carries the quantizer of its input; that is where integers come from.
 
 Shapes are of one image, as torch has them: (channels, height, width), or (features,).
 """
@@ -96,7 +96,7 @@ class MaxPool:
 
 @dataclass(frozen=True, eq=False)
 class WindowMean:
-    """The quantised input's sum over each window, divided by `divisor`, float32 (rows, columns)."""
+    """The quantized input's sum over each window, divided by `divisor`, float32 (rows, columns)."""
 
     rows: Indices
     columns: Indices
@@ -114,7 +114,7 @@ class Gather:
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """First input + quantised second input."""
+    """First input + quantized second input."""
 
     quantizer: Quantizer
 

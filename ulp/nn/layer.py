@@ -1,4 +1,4 @@
-"""What all layers share: arrays, tensors and symbols in, the same out; the quantiser of the input; plans cached by shape."""
+"""What all layers share: arrays, tensors and symbols in, the same out; the quantizer of the input; plans cached by shape."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Layer(Module):
 
 
 class QuantizedInput(Layer):
-    """A layer that quantises its input (Add: its second one), by a fixed quantiser or by each call's range.
+    """A layer that quantizes its input (Add: its second one), by a fixed quantizer or by each call's range.
 
     act_bits: 1..8. act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration (or, where
     dynamic, the call) sees a negative value. act_asymmetric: the zero point lies wherever the range wants it. dynamic: the range of each
@@ -127,7 +127,7 @@ class QuantizedInput(Layer):
         super().__setattr__(name, value)
 
     def input_quantizer(self) -> Quantizer:
-        """The fixed quantiser, or LayerError."""
+        """The fixed quantizer, or LayerError."""
         if self.quantizer is not None:
             return self.quantizer
         kind = type(self).__name__
@@ -139,7 +139,7 @@ class QuantizedInput(Layer):
         )
 
     def quantizer_for(self, x: FloatArray) -> Quantizer:
-        """The quantiser of this call. ValueError where a value is not finite."""
+        """The quantizer of this call. ValueError where a value is not finite."""
         check_finite(x)
         if self.quantizer is not None or not self.dynamic:
             return self.input_quantizer()
@@ -213,11 +213,11 @@ class PlannedLayer(QuantizedInput):
         raise NotImplementedError
 
     def _float(self, x: FloatArray) -> FloatArray:
-        """What the layer computes without quantising its input."""
+        """What the layer computes without quantizing its input."""
         raise NotImplementedError
 
     def _dynamic(self, x: FloatArray) -> FloatArray:
-        """The layer with the quantiser of this input."""
+        """The layer with the quantizer of this input."""
         raise NotImplementedError
 
     _image_dims = 3

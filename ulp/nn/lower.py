@@ -1,8 +1,8 @@
 """From a graph to the steps of a plan.
 
-Backwards through the graph every node learns what is wanted of its result: codes of some quantiser, floats, a ReLU or a sum before that,
+Backwards through the graph every node learns what is wanted of its result: codes of some quantizer, floats, a ReLU or a sum before that,
 and where they go (a slice of a tensor, so that a concatenation is never a step). What does not touch values (flattening), commutes with a
-quantiser (pooling) or can be left to others (ReLU, sums, concatenation) passes its wishes on; what computes turns them into the epilogue of
+quantizer (pooling) or can be left to others (ReLU, sums, concatenation) passes its wishes on; what computes turns them into the epilogue of
 one step, if they agree, or of several. The steps then run in an order in which each tensor is written before it is read.
 """
 
@@ -107,7 +107,7 @@ def lower(
     mode: "threshold" decides codes by exact integer thresholds wherever a step has no residual. "requantise" has each step's values in
         units of its result's scale, as ONNX's integer operators define it: rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero; the
         input is divided by its scale.
-    codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantiser for the input, and each output must come
+    codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantizer for the input, and each output must come
     from a Quantize.
     Raises LayerError, naming the layer, where integers cannot do what the graph asks.
     """
@@ -223,7 +223,7 @@ class _Lowering:
         return slot.tensor.find().id, slot.channel
 
     def codes_only(self, node: ir.Node, demand: Demand) -> Quantizer:
-        """The quantiser of a demand on a node that cannot add and knows no floats."""
+        """The quantizer of a demand on a node that cannot add and knows no floats."""
         self.no_residual(node, demand)
         if demand.quantizer is None:
             raise LayerError(f"{node} is asked for floats, but works on codes: put ulp.nn.Quantize() behind it")
@@ -239,7 +239,7 @@ class _Lowering:
     def groups(self, node: ir.Node, demands: list[Demand]) -> list[Group]:
         """The epilogues that meet the demands; where clamps differ, what can be clamped as codes is, in steps of its own.
 
-        clamp commutes with a quantiser: the codes of clamp(x) are the clamped codes of x, and those codes' values round to themselves.
+        clamp commutes with a quantizer: the codes of clamp(x) are the clamped codes of x, and those codes' values round to themselves.
         """
         made: list[Group] = []
         # What can join several groups comes last.
@@ -263,7 +263,7 @@ class _Lowering:
         ]
 
     def base(self, group: Group, slot: Slot) -> Slot:
-        """A whole tensor of `slot`'s quantiser among the group's, a new one if there is none."""
+        """A whole tensor of `slot`'s quantizer among the group's, a new one if there is none."""
         for known in group.slots:
             if known.whole and known.tensor.quantizer == slot.tensor.quantizer:
                 return known
@@ -374,7 +374,7 @@ class _Lowering:
             raise LayerError("no layer uses the network's input")
         if len(bases) > (1 if self.codes_in else _MOST_TARGETS):
             kinds = ", ".join(str(slot.tensor.quantizer) for slot in bases)
-            most = "one quantiser (codes_in=True)" if self.codes_in else f"{_MOST_TARGETS} different quantisers"
+            most = "one quantizer (codes_in=True)" if self.codes_in else f"{_MOST_TARGETS} different quantizers"
             raise LayerError(f"the input may go through at most {most}, but {len(bases)} layers disagree: {kinds}")
         height, width, channels = ir.layout(node)
 

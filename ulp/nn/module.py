@@ -133,18 +133,18 @@ class Module:
         return (value for _, value in self.named_parameters())
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
-        """Torch's names with the values that the integers stand for, float32, and beside them what quantises.
+        """Torch's names with the values that the integers stand for, float32, and beside them what quantizes.
 
         "weight_scale" (O,) goes with each "weight"; "act_scale" and "act_zero", arrays of no dimensions, say how a layer's input is
-        quantised, if that is known. `load_state_dict` gets exactly the same integers from it. Arrays are copies: `numpy.savez(file,
+        quantized, if that is known. `load_state_dict` gets exactly the same integers from it. Arrays are copies: `numpy.savez(file,
         **network.state_dict())` keeps them.
         """
         return {f"{name}.{key}" if name else key: value for name, module in self.named_modules() for key, value in module._state().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
-        """Take weights under torch's names, arrays or tensors, and quantise them; with `state_dict`'s own entries, take its integers.
+        """Take weights under torch's names, arrays or tensors, and quantize them; with `state_dict`'s own entries, take its integers.
 
-        Where there is no "act_scale", a layer keeps the quantiser that it has: calibrate again after loading other weights.
+        Where there is no "act_scale", a layer keeps the quantizer that it has: calibrate again after loading other weights.
         Nothing is changed if an error is raised: LayerError (a RuntimeError) in torch's words where keys are missing or unexpected
         (only with `strict`), where shapes differ or a value is not finite.
         """
@@ -188,7 +188,7 @@ class Module:
         return IncompatibleKeys(missing, unexpected)
 
     def calibrate(self: Self, batches: Any, method: str = "mse", **options: Any) -> Self:
-        """Find the ranges of all quantisers from sample inputs: see `ulp.nn.calibrate`. Returns the network."""
+        """Find the ranges of all quantizers from sample inputs: see `ulp.nn.calibrate`. Returns the network."""
         from .calibrate import calibrate
 
         calibrate(self, batches, method, **options)

@@ -59,7 +59,7 @@ class Observer:
         return self.high >= self.low
 
     def quantizer(self, bits: int, signed: bool | None, asymmetric: bool, method: str, percentile: float) -> Quantizer:
-        """The quantiser that `method`, one of METHODS, finds (see `ulp.nn.calibrate`). Precondition: `seen`."""
+        """The quantizer that `method`, one of METHODS, finds (see `ulp.nn.calibrate`). Precondition: `seen`."""
         if signed is None:
             signed = self.low < 0 and bits > 1
         if method == "minmax":

@@ -1,4 +1,4 @@
-"""Rewriting a graph before it is lowered: what does nothing goes, batch normalisation is folded, quantisers move in front of pooling."""
+"""Rewriting a graph before it is lowered: what does nothing goes, batch normalisation is folded, quantizers move in front of pooling."""
 
 from __future__ import annotations
 

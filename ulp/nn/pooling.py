@@ -1,4 +1,4 @@
-"""Pooling layers. The largest value needs no quantiser; a mean sums integers, so its input has one."""
+"""Pooling layers. The largest value needs no quantizer; a mean sums integers, so its input has one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _check_pad(padding: Pair, kernel: Pair, dilation: Pair) -> None:
 class MaxPool2d(Layer):
     """The largest value of each window of float32 (N, C, H, W) or (C, H, W); arguments as for torch.nn.MaxPool2d.
 
-    Without a quantiser: compiled, it works on the codes that the next layer reads. return_indices=True is refused.
+    Without a quantizer: compiled, it works on the codes that the next layer reads. return_indices=True is refused.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class MaxPool2d(Layer):
 
 
 class _Average(PlannedLayer):
-    """A mean over windows of quantised values: float32(sum of (u - zero)) * (scale / divisor), the sum exact."""
+    """A mean over windows of quantized values: float32(sum of (u - zero)) * (scale / divisor), the sum exact."""
 
     def _geometry(self, shape: Shape) -> tuple[Indices, Indices, FloatArray] | None:
         """Rows and columns of the windows and their divisors, or None where every window is one pixel, divided by 1."""
@@ -119,9 +119,9 @@ class _Average(PlannedLayer):
 
 
 class AvgPool2d(_Average):
-    """The mean of each window of the quantised input; arguments as for torch.nn.AvgPool2d, and those of the quantiser, see `Conv2d`.
+    """The mean of each window of the quantized input; arguments as for torch.nn.AvgPool2d, and those of the quantizer, see `Conv2d`.
 
-    Takes and gives float32 (N, C, H, W) or (C, H, W). A kernel of 1 with stride 1 passes the input on as it is, not quantised.
+    Takes and gives float32 (N, C, H, W) or (C, H, W). A kernel of 1 with stride 1 passes the input on as it is, not quantized.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class AvgPool2d(_Average):
 class AdaptiveAvgPool2d(_Average):
     """The mean over windows that cover the image, `output_size` of them (an int or (height, width); None: as many as pixels).
 
-    As torch.nn.AdaptiveAvgPool2d, with the input's quantiser, see `Conv2d`. Takes and gives float32 (N, C, H, W) or (C, H, W). An image
-    that already has that size passes as it is, not quantised.
+    As torch.nn.AdaptiveAvgPool2d, with the input's quantizer, see `Conv2d`. Takes and gives float32 (N, C, H, W) or (C, H, W). An image
+    that already has that size passes as it is, not quantized.
     """
 
     def __init__(

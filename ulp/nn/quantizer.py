@@ -1,4 +1,4 @@
-"""From floats to codes: the quantiser of a tensor of activations, the ranges it is made from, and the quantisation of weights.
+"""From floats to codes: the quantizer of a tensor of activations, the ranges it is made from, and the quantization of weights.
 
 Activations are unsigned codes u of `bits` bits with one scale and one zero point a tensor:
 
@@ -58,7 +58,7 @@ class Quantizer:
         set_field(self, "scale", positive_scale(self.scale, "scale"))
         set_field(self, "zero", integer(self.zero, "zero", 0, 2**self.bits - 1, "a code"))
         if self.bipolar and (self.bits, self.zero) != (2, 1):
-            raise ValueError(f"bits={self.bits}, zero={self.zero}: a bipolar quantiser has 2 bits and the zero 1")
+            raise ValueError(f"bits={self.bits}, zero={self.zero}: a bipolar quantizer has 2 bits and the zero 1")
         scale = np.float32(self.scale)
         set_field(self, "_terms", (np.float32(1) / scale, np.float32(self.zero), np.float32(self.levels), scale))
 
@@ -112,7 +112,7 @@ class Quantizer:
 
 
 def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetric: bool) -> Quantizer:
-    """The quantiser that just covers low..high; 0.0 is always covered.
+    """The quantizer that just covers low..high; 0.0 is always covered.
 
     signed: False: codes from 0.0 up; True (of 2 bits or more): zero = 2^(bits - 1), as in two's complement; None: signed if low < 0 and
         bits > 1.

@@ -167,8 +167,8 @@ def _quantizer_document(quantizer: Quantizer) -> dict[str, Any]:
 
 def _quantizer_from(document: object) -> Quantizer:
     if not isinstance(document, dict):
-        raise ValueError(f"{document!r} is no quantiser")
+        raise ValueError(f"{document!r} is no quantizer")
     try:
         return Quantizer(**document)
     except (TypeError, OverflowError) as error:
-        raise ValueError(f"{document!r} is no quantiser: {error}") from None
+        raise ValueError(f"{document!r} is no quantizer: {error}") from None

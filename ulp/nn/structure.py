@@ -162,9 +162,9 @@ class Concat(Layer):
 
 
 class Add(QuantizedInput):
-    """`Add()(x, y)`: x + quantised y, both float32 of the same shape.
+    """`Add()(x, y)`: x + quantized y, both float32 of the same shape.
 
-    The second operand, in a residual block the shortcut, goes through the layer's own quantiser, of 8 bits unless act_bits says otherwise;
+    The second operand, in a residual block the shortcut, goes through the layer's own quantizer, of 8 bits unless act_bits says otherwise;
     see `Conv2d` for its arguments. Compiled, the sum becomes part of the Conv2d (and its BatchNorm2d), Linear, average or Quantize that
     computes x, so that must come first. Raises LayerError for different shapes: nothing is broadcast.
     """
@@ -173,7 +173,7 @@ class Add(QuantizedInput):
         super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
 
     def forward(self, x: Any, y: Any) -> Any:
-        """x + quantised y."""
+        """x + quantized y."""
         if isinstance(x, Symbol) != isinstance(y, Symbol):
             raise LayerError("Add of a layer's result and an array cannot be compiled")
         return super().forward(x, y)

@@ -117,7 +117,7 @@ class Weighted(PlannedLayer):
 
     @property
     def weight(self) -> FloatArray:
-        """weight_int * weight_scale, a float32 copy. Assigning floats (array or tensor) of the same shape quantises them."""
+        """weight_int * weight_scale, a float32 copy. Assigning floats (array or tensor) of the same shape quantizes them."""
         integers, scale, _ = self._drawn()
         return integers * scale.reshape(-1, *(1,) * (integers.ndim - 1))
 
@@ -169,7 +169,7 @@ class Weighted(PlannedLayer):
         return GraphWeights(integers, self.bits, scale.astype(np.float64), shift)
 
     def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
-        """The layer in a graph, with another quantiser and other weights than its own."""
+        """The layer in a graph, with another quantizer and other weights than its own."""
         raise NotImplementedError
 
     def _record(self, *inputs: Symbol) -> Symbol:
@@ -230,7 +230,7 @@ class Conv2d(Weighted):
     Takes and gives float32 (N, C, H, W) or (C, H, W). padding: an int, a pair, 'same' or 'valid'.
     bits: 1..8; two's complement, at one bit -1 and +1.
 
-    How the layer quantises its input:
+    How the layer quantizes its input:
     act_bits: 1..8, `bits` by default; with bits=1 it must be given.
     act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration sees a negative value (never
     at act_bits=1).
@@ -317,7 +317,7 @@ class Conv2d(Weighted):
 
     @classmethod
     def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Conv2d:
-        """A layer like `layer` (a torch.nn.Conv2d, or what has its attributes) with its weights quantised; not calibrated.
+        """A layer like `layer` (a torch.nn.Conv2d, or what has its attributes) with its weights quantized; not calibrated.
 
         Further options as for Conv2d.
         """
@@ -354,10 +354,10 @@ class Conv2d(Weighted):
         padding_mode: str = "zeros",
         **options: Any,
     ) -> Conv2d:
-        """A layer of given integers, as quantisation-aware training leaves them.
+        """A layer of given integers, as quantization-aware training leaves them.
 
         weight_int: integers (O, C / groups, kh, kw) of `bits` bits, at one bit -1 and +1. weight_scale: a number or (O,).
-        bias: floats (O,), in units of the result. act_scale, act_zero: the input's quantiser, whose code u stands for
+        bias: floats (O,), in units of the result. act_scale, act_zero: the input's quantizer, whose code u stands for
         (u - act_zero) * act_scale; left out, it is to be calibrated. Further options as for Conv2d.
         """
         shape = np.shape(weight_int)
@@ -449,7 +449,7 @@ class Linear(Weighted):
 
     @classmethod
     def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Linear:
-        """A layer like `layer` (a torch.nn.Linear, or what has its attributes) with its weights quantised; not calibrated.
+        """A layer like `layer` (a torch.nn.Linear, or what has its attributes) with its weights quantized; not calibrated.
 
         Further options as for Linear.
         """

@@ -36,7 +36,7 @@ def load(
     tune: bool | None = None,
     limits: Limits | None = None,
 ) -> OnnxNetwork:
-    """Load a quantised model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
+    """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
 
     source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
         hint and group of then, and needs no package onnx.
@@ -47,7 +47,7 @@ def load(
     hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
     limits: how large a file may be, and what it may ask for.
 
-    Integer layers are exact. What has no integers (an activation that nobody quantised, a softmax) runs by operators of numpy, in between;
+    Integer layers are exact. What has no integers (an activation that nobody quantized, a softmax) runs by operators of numpy, in between;
     print() the result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
     Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """

@@ -1,6 +1,6 @@
 """From a model to stages: which nodes run in integers, as one plan a part, and which by float operators.
 
-Nodes are taken in the order in which they can run. A quantiser of a float tensor begins an integer part with that tensor as its root, and
+Nodes are taken in the order in which they can run. A quantizer of a float tensor begins an integer part with that tensor as its root, and
 an operation whose operands lie in one part joins it if a rule of rules.py can say it as graph nodes; else it becomes a float stage. So a
 part depends on its root alone, and stages never wait for each other in a circle. Where a decision turns out to be wrong later (a pooling
 whose floats somebody wants), the node is marked and everything is built anew.
@@ -21,12 +21,12 @@ from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
 from ulp.nn.quantizer import Quantizer
 
-from . import quantisers, rules
+from . import quantizers, rules
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
 from .operators import OPERATORS
 from .parts import Part, Value, without_floats
-from .weights import NotInteger, QuantisedConstant
+from .weights import NotInteger, QuantizedConstant
 
 # Samples of float tensors up to this size keep their values: shapes and indices are among them.
 _SMALL = 4096
@@ -111,10 +111,10 @@ class Builder:
         self.wrong: dict[str, str] = {}
         self.constants: dict[str, Array] = dict(model.constants)
         self.folded_bytes = self.result_bytes = 0
-        self.quantised: dict[str, QuantisedConstant] = {}
+        self.quantized: dict[str, QuantizedConstant] = {}
         self.values: dict[str, Value] = {}
         self.parts: dict[str, Part] = {}
-        self.grids: dict[str, Quantizer] = {}  # of float tensors that hold codes of a quantiser
+        self.grids: dict[str, Quantizer] = {}  # of float tensors that hold codes of a quantizer
         self.samples: dict[str, Array] = {}
         self.steps: list[FloatStage] = []
         self.float_steps: dict[str, Node] = {}  # by their first result
@@ -143,12 +143,12 @@ class Builder:
     # Constants.
 
     def fold(self, node: Node) -> bool:
-        """Compute a node whose inputs are all known; quantised ones keep their integers."""
-        if not all(not name or name in self.constants or name in self.quantised for name in node.inputs) or not node.inputs:
+        """Compute a node whose inputs are all known; quantized ones keep their integers."""
+        if not all(not name or name in self.constants or name in self.quantized for name in node.inputs) or not node.inputs:
             return self.fold_shape(node)
-        known = quantisers.constant(self, node) or rules.moved_constant(self, node)
+        known = quantizers.constant(self, node) or rules.moved_constant(self, node)
         if known is not None:
-            self.quantised[node.outputs[0]] = known
+            self.quantized[node.outputs[0]] = known
             return True
         results = self.run(node, [self.constant(name) for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
@@ -180,12 +180,12 @@ class Builder:
         if not name:
             return None
         if name not in self.constants:
-            self.constants[name] = self.quantised[name].values()
+            self.constants[name] = self.quantized[name].values()
         return self.constants[name]
 
     def is_constant(self, name: str) -> bool:
         """Whether the tensor is known."""
-        return name in self.constants or name in self.quantised
+        return name in self.constants or name in self.quantized
 
     def run(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         """The node's results by its float operator."""
@@ -208,11 +208,11 @@ class Builder:
             self.float_stage(node, str(why))
 
     def value(self, name: str) -> Value:
-        """A tensor as a part has it. NotInteger where it is none of quantised values or what layers made of them."""
+        """A tensor as a part has it. NotInteger where it is none of quantized values or what layers made of them."""
         if name in self.values:
             return self.values[name]
         if name not in self.grids:
-            raise NotInteger("its input is not quantised")
+            raise NotInteger("its input is not quantized")
         part = self.part(name)
         quantizer = self.grids[name]
         node = part.graph.add(ir.Quantize(quantizer), [part.graph.input], part.graph.input.shape, name, "Quantize")
@@ -225,7 +225,7 @@ class Builder:
             sample = self.samples[root]
             shape = sample.shape[1:]
             if sample.dtype != np.float32:
-                raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantised in integer parts")
+                raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
             if len(shape) not in (1, 3) or 0 in shape:
                 raise NotInteger(f"its input has shape {list(sample.shape)}, and only (N, features) and (N, C, H, W) become integers")
             self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
@@ -267,7 +267,7 @@ class Builder:
             self.made(node, result.nbytes)
             if name:
                 self.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
-        grid = quantisers.grid_of(self, node)
+        grid = quantizers.grid_of(self, node)
         if grid is not None:
             self.grids[node.outputs[0]] = grid
 
@@ -287,7 +287,7 @@ class Builder:
         value = self.values[name]
         wrong = without_floats(value.node)
         if wrong is not None:
-            self.wrong[wrong.name] = "its floats are wanted, and its input is not quantised"
+            self.wrong[wrong.name] = "its floats are wanted, and its input is not quantized"
         if value.integers is None:
             value.part.results[name] = value.node
             return
@@ -299,9 +299,9 @@ class Builder:
         scale, zero = f"{name}/scale", f"{name}/zero"
         self.constants[scale] = np.float32(value.grid.scale).reshape(())
         self.constants[zero] = np.asarray(value.grid.zero + value.integers.low, value.integers.dtype)
-        quantise = Node("QuantizeLinear", name, (floats, scale, zero), (name,))
-        self.steps.append(FloatStage(quantise, "its integers leave the integer part"))
-        self.float_steps[name] = quantise
+        quantize = Node("QuantizeLinear", name, (floats, scale, zero), (name,))
+        self.steps.append(FloatStage(quantize, "its integers leave the integer part"))
+        self.float_steps[name] = quantize
 
     # Plans.
 

@@ -1,4 +1,4 @@
-"""Quantised operators as DequantizeLinear, the float operator and QuantizeLinear, so that one form is left to understand.
+"""Quantized operators as DequantizeLinear, the float operator and QuantizeLinear, so that one form is left to understand.
 
 Only operators whose scales and zero points are constants: others stay as they are, and run as they are.
 """
@@ -14,7 +14,7 @@ from .model import Array, Model, Node
 
 
 def normalise(model: Model) -> Model:
-    """The same model without QLinear operators and QGemm, as far as their quantisers are constants."""
+    """The same model without QLinear operators and QGemm, as far as their quantizers are constants."""
     writer = _Writer(model)
     with np.errstate(all="ignore"):  # scales may be anything here
         for node in model.nodes:
@@ -52,7 +52,7 @@ class _Writer:
             return self.constant(f"{name}/scalar", self.constants[name].reshape(()))
         return name
 
-    def dequantise(self, node: Node, first: int, axis: int = 1) -> str:
+    def dequantize(self, node: Node, first: int, axis: int = 1) -> str:
         """Inputs first .. first + 2 of the node, which are a tensor, its scale and its zero point, as floats."""
         tensor, scale, zero = (node.input(i) for i in range(first, first + 3))
         out = self.name(f"{tensor}/float")
@@ -72,14 +72,14 @@ class _Writer:
         return [out]
 
     def compute(self, op_type: str, node: Node, inputs: list[str], scale: str, zero: str, **attributes: object) -> bool:
-        """The float operator, under the node's name, and the quantiser of its result. Gives True."""
+        """The float operator, under the node's name, and the quantizer of its result. Gives True."""
         if not scale:
             self.nodes.append(Node(op_type, node.name, tuple(inputs), node.outputs, attributes))
             return True
         floats = self.name(f"{node.outputs[0]}/float")
         self.nodes.append(Node(op_type, node.name, tuple(inputs), (floats,), attributes))
-        quantiser = (floats, self.parameter(scale), self.parameter(zero))
-        self.nodes.append(Node("QuantizeLinear", f"{node.name}/y", quantiser if zero else quantiser[:2], node.outputs[:1]))
+        quantizer = (floats, self.parameter(scale), self.parameter(zero))
+        self.nodes.append(Node("QuantizeLinear", f"{node.name}/y", quantizer if zero else quantizer[:2], node.outputs[:1]))
         return True
 
 
@@ -87,7 +87,7 @@ def _conv(w: _Writer, node: Node) -> bool:
     _, x_scale, x_zero, _, w_scale, w_zero, y_scale, y_zero, *_ = (*node.inputs, "")
     if not w.known(x_scale, x_zero, w_scale, w_zero, y_scale, y_zero):
         return False
-    inputs = [w.dequantise(node, 0), w.dequantise(node, 3, axis=0)]
+    inputs = [w.dequantize(node, 0), w.dequantize(node, 3, axis=0)]
     inputs += w.bias(node, 8, w.constants[x_scale] * w.constants[w_scale], axis=0)
     return w.compute("Conv", node, inputs, y_scale, y_zero, **node.attributes)
 
@@ -96,7 +96,7 @@ def _matmul(w: _Writer, node: Node) -> bool:
     parameters = [node.input(i) for i in (1, 2, 4, 5, 6, 7)]
     if not w.known(*parameters) or w.constants[node.inputs[1]].size != 1:
         return False
-    return w.compute("MatMul", node, [w.dequantise(node, 0), w.dequantise(node, 3)], *parameters[-2:])
+    return w.compute("MatMul", node, [w.dequantize(node, 0), w.dequantize(node, 3)], *parameters[-2:])
 
 
 def _gemm(w: _Writer, node: Node) -> bool:
@@ -104,7 +104,7 @@ def _gemm(w: _Writer, node: Node) -> bool:
     if not w.known(*parameters) or w.constants[a_scale].size != 1:
         return False
     attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **node.attributes}
-    inputs = [w.dequantise(node, 0), w.dequantise(node, 3, axis=0 if attributes["transB"] else 1)]
+    inputs = [w.dequantize(node, 0), w.dequantize(node, 3, axis=0 if attributes["transB"] else 1)]
     step = np.float32(attributes["alpha"]) * (w.constants[a_scale] * w.constants[b_scale])
     inputs += w.bias(node, 6, step, axis=0)
     return w.compute("Gemm", node, inputs, y_scale, y_zero, **attributes)
@@ -113,7 +113,7 @@ def _gemm(w: _Writer, node: Node) -> bool:
 def _binary(w: _Writer, node: Node) -> bool:
     if not w.known(*(node.input(i) for i in (1, 2, 4, 5, 6, 7))):
         return False
-    return w.compute(node.op_type[len("QLinear") :], node, [w.dequantise(node, 0), w.dequantise(node, 3)], node.input(6), node.input(7))
+    return w.compute(node.op_type[len("QLinear") :], node, [w.dequantize(node, 0), w.dequantize(node, 3)], node.input(6), node.input(7))
 
 
 def _unary(w: _Writer, node: Node) -> bool:
@@ -121,13 +121,13 @@ def _unary(w: _Writer, node: Node) -> bool:
     if not w.known(*(node.input(i) for i in range(1, 5))) or attributes.pop("channels_last", 0):
         return False
     attributes.pop("opset", None)  # QLinearSoftmax's: which definition of the axis holds
-    return w.compute(node.op_type[len("QLinear") :], node, [w.dequantise(node, 0)], node.input(3), node.input(4), **attributes)
+    return w.compute(node.op_type[len("QLinear") :], node, [w.dequantize(node, 0)], node.input(3), node.input(4), **attributes)
 
 
 def _concat(w: _Writer, node: Node) -> bool:
     if not w.known(*node.inputs[:2], *node.inputs[3::3], *node.inputs[4::3]):
         return False
-    inputs = [w.dequantise(node, i) for i in range(2, len(node.inputs), 3)]
+    inputs = [w.dequantize(node, i) for i in range(2, len(node.inputs), 3)]
     return w.compute("Concat", node, inputs, node.inputs[0], node.inputs[1], **node.attributes)
 
 

@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Integers:
-    """What QuantizeLinear gives: dtype's integers code + low, of `origin` quantised (None: of nothing that is left as it was)."""
+    """What QuantizeLinear gives: dtype's integers code + low, of `origin` quantized (None: of nothing that is left as it was)."""
 
     dtype: np.dtype[Any]
     low: int
@@ -34,7 +34,7 @@ class Integers:
 class Value:
     """A tensor inside a part.
 
-    grid: the quantiser whose codes it holds exactly, if it is known to. integers: where the tensor is integers and not the floats that they
+    grid: the quantizer whose codes it holds exactly, if it is known to. integers: where the tensor is integers and not the floats that they
     stand for.
     """
 

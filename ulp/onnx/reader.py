@@ -25,10 +25,10 @@ _LONGEST_NAME = 4096
 
 # Domains of ONNX's own operators, which may be left out.
 _STANDARD = ("", "ai.onnx")
-# Operators that other domains have, too, and mean the same by: onnxruntime's quantisers of 4 bits and 16, and QONNX's own.
+# Operators that other domains have, too, and mean the same by: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
 
-# The inputs of onnxruntime's quantised operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
+# The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
 _QLINEAR = {
     "QGemm": "xx?xx?.??",
     "QLinearAdd": "xx?xx?x.",

@@ -15,13 +15,13 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.shapes import areas
 
-from . import quantisers
+from . import quantizers
 from .model import Array, Node, OnnxError
 from .operators import OPERATORS
 from .operators.registry import Call
 from .operators.windows import Geometry, geometry
 from .parts import Value, takes_sum
-from .weights import NotInteger, QuantisedConstant, layer_weights
+from .weights import NotInteger, QuantizedConstant, layer_weights
 
 if TYPE_CHECKING:
     from .build import Builder
@@ -33,15 +33,15 @@ def floats_of(b: Builder, name: str) -> Value:
     """A value that is floats."""
     value = b.value(name)
     if value.integers is not None:
-        raise NotInteger("it computes with integers that nothing dequantises")
+        raise NotInteger("it computes with integers that nothing dequantizes")
     return value
 
 
-def quantised_of(b: Builder, name: str) -> Value:
-    """A value that holds codes of a known quantiser."""
+def quantized_of(b: Builder, name: str) -> Value:
+    """A value that holds codes of a known quantizer."""
     value = floats_of(b, name)
     if value.grid is None:
-        raise NotInteger("its input is not quantised")
+        raise NotInteger("its input is not quantized")
     return value
 
 
@@ -52,18 +52,18 @@ def _image(value: Value) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _known(b: Builder, name: str, what: str) -> QuantisedConstant | Array:
-    if name in b.quantised:
-        return b.quantised[name]
+def _known(b: Builder, name: str, what: str) -> QuantizedConstant | Array:
+    if name in b.quantized:
+        return b.quantized[name]
     if name in b.constants:
         return b.constants[name]
     raise NotInteger(f"its {what} is computed, not constant")
 
 
-def _quantised_weights(b: Builder, name: str) -> QuantisedConstant:
+def _quantized_weights(b: Builder, name: str) -> QuantizedConstant:
     known = _known(b, name, "weight")
-    if not isinstance(known, QuantisedConstant):
-        raise NotInteger("its weights are not quantised")
+    if not isinstance(known, QuantizedConstant):
+        raise NotInteger("its weights are not quantized")
     return known
 
 
@@ -75,7 +75,7 @@ def _on_grid(b: Builder, node: Node, value: Value) -> ir.Node:
 
 
 def _kept(b: Builder, node: Node, value: Value, made: ir.Node) -> Value:
-    """What an operation that only moves codes gives: codes of the same quantiser, if the value holds some."""
+    """What an operation that only moves codes gives: codes of the same quantizer, if the value holds some."""
     moved = replace(value, node=made, integers=value.integers and replace(value.integers, origin=None))
     return replace(moved, node=_on_grid(b, node, moved))
 
@@ -96,9 +96,9 @@ def _geometry(b: Builder, node: Node, image: tuple[int, ...], kernel: tuple[int,
 
 def conv(b: Builder, node: Node) -> Value:
     """Conv of codes with integers."""
-    x = quantised_of(b, node.inputs[0])
+    x = quantized_of(b, node.inputs[0])
     assert x.grid is not None
-    q = _quantised_weights(b, node.inputs[1])
+    q = _quantized_weights(b, node.inputs[1])
     channels, *sides = _image(x)
     groups = int(node.attributes.get("group", 1))
     if q.integers.ndim != 4 or q.integers.shape[1] * groups != channels or len(q.integers) % groups:
@@ -116,9 +116,9 @@ def conv(b: Builder, node: Node) -> Value:
     return Value(x.part, b.add(node, op, [x.node], x.part, (len(q.integers), *g.out)))
 
 
-def _product(b: Builder, node: Node, weights: QuantisedConstant, bias: QuantisedConstant | Array | None) -> Value:
+def _product(b: Builder, node: Node, weights: QuantizedConstant, bias: QuantizedConstant | Array | None) -> Value:
     """A linear layer with integers (O, features)."""
-    x = quantised_of(b, node.inputs[0])
+    x = quantized_of(b, node.inputs[0])
     assert x.grid is not None
     if len(x.node.shape) != 1:
         raise NotInteger("only matrices are multiplied in integers, not stacks of them")
@@ -128,8 +128,8 @@ def _product(b: Builder, node: Node, weights: QuantisedConstant, bias: Quantised
     return Value(x.part, b.add(node, op, [x.node], x.part, (len(weights.integers),)))
 
 
-def _transposed(weights: QuantisedConstant) -> QuantisedConstant:
-    return QuantisedConstant(weights.integers.T, weights.scale.T, weights.zero.T)
+def _transposed(weights: QuantizedConstant) -> QuantizedConstant:
+    return QuantizedConstant(weights.integers.T, weights.scale.T, weights.zero.T)
 
 
 def gemm(b: Builder, node: Node) -> Value:
@@ -137,9 +137,9 @@ def gemm(b: Builder, node: Node) -> Value:
     get = node.attributes.get
     if get("alpha", 1.0) != 1 or get("beta", 1.0) != 1 or get("transA", 0):
         raise NotInteger("its alpha or beta is not 1, or it transposes its input")
-    weights = _quantised_weights(b, node.inputs[1])
+    weights = _quantized_weights(b, node.inputs[1])
     bias = _known(b, node.input(2), "bias") if node.input(2) else None
-    shape = () if bias is None else bias.integers.shape if isinstance(bias, QuantisedConstant) else bias.shape
+    shape = () if bias is None else bias.integers.shape if isinstance(bias, QuantizedConstant) else bias.shape
     if math.prod(shape) not in (1, shape[-1] if shape else 1):
         raise NotInteger("its bias differs by row")
     return _product(b, node, weights if get("transB", 0) else _transposed(weights), bias)
@@ -147,7 +147,7 @@ def gemm(b: Builder, node: Node) -> Value:
 
 def matmul(b: Builder, node: Node) -> Value:
     """MatMul of codes with integers."""
-    weights = _quantised_weights(b, node.inputs[1])
+    weights = _quantized_weights(b, node.inputs[1])
     if weights.integers.ndim != 2:
         raise NotInteger("only matrices are multiplied in integers, not stacks of them")
     return _product(b, node, _transposed(weights), None)
@@ -255,10 +255,10 @@ def add(b: Builder, node: Node) -> Value:
     if other.grid is None:
         one, other = other, one
     if other.grid is None:
-        raise NotInteger("neither of its operands is quantised")
+        raise NotInteger("neither of its operands is quantized")
     first = _on_grid(b, node, one)
     if not takes_sum(first):
-        raise NotInteger("neither operand is a layer's result to which the other, quantised one could be added")
+        raise NotInteger("neither operand is a layer's result to which the other, quantized one could be added")
     if ir.layout(first) != ir.layout(other.node):
         raise NotInteger("it adds a flattened image to what never was one")
     return Value(one.part, b.add(node, ir.Add(other.grid), [first, other.node], one.part, one.node.shape))
@@ -275,14 +275,14 @@ def clip(b: Builder, node: Node) -> Value:
     bounds = [-math.inf, math.inf]
     for i, key in enumerate(("min", "max")):
         if node.input(i + 1):
-            bounds[i] = quantisers.scalar(b, node.input(i + 1), key)
+            bounds[i] = quantizers.scalar(b, node.input(i + 1), key)
         elif key in node.attributes:
             bounds[i] = float(node.attributes[key])
     x = b.value(node.inputs[0])
     if not bounds[0] <= bounds[1]:
         raise NotInteger(f"its bounds {bounds[0]:g} and {bounds[1]:g} leave nothing")
     if x.integers is not None:
-        return quantisers.clip_integers(b, node, x, bounds[0], bounds[1])
+        return quantizers.clip_integers(b, node, x, bounds[0], bounds[1])
     made = b.add(node, ir.Clamp(bounds[0], bounds[1]), [x.node], x.part, x.node.shape)
     on_grid = x.grid is not None and all(_is_code(x.grid, bound) for bound in bounds)
     return Value(x.part, made, x.grid if on_grid else None)
@@ -332,7 +332,7 @@ def global_max_pool(b: Builder, node: Node) -> Value:
 
 def average_pool(b: Builder, node: Node) -> Value:
     """AveragePool: a sum of codes, divided."""
-    x = quantised_of(b, node.inputs[0])
+    x = quantized_of(b, node.inputs[0])
     g, rows, columns = _windows(b, node, x)
     if g.dilation != (1, 1):
         raise NotInteger("its windows are dilated")
@@ -354,7 +354,7 @@ def _mean(b: Builder, node: Node, x: Value, rows: ir.Indices, columns: ir.Indice
 
 def global_average_pool(b: Builder, node: Node) -> Value:
     """The mean of each channel."""
-    x = quantised_of(b, node.inputs[0])
+    x = quantized_of(b, node.inputs[0])
     _, height, width = _image(x)
     edges = np.array([[0, height]], np.int32), np.array([[0, width]], np.int32)
     return _mean(b, node, x, *edges, np.full((1, 1), height * width, np.float32))
@@ -399,7 +399,7 @@ def _small_input(b: Builder, name: str) -> Array:
 
 def identity(b: Builder, node: Node) -> Value:
     """Identity, and Dropout, which does nothing in inference."""
-    if node.op_type == "Dropout" and node.input(2) and quantisers.scalar(b, node.input(2), "training mode"):
+    if node.op_type == "Dropout" and node.input(2) and quantizers.scalar(b, node.input(2), "training mode"):
         raise NotInteger("it is in training mode")
     return b.value(node.inputs[0])
 
@@ -444,7 +444,7 @@ def _indices(x: Value) -> Array:
 
 def resize(b: Builder, node: Node) -> Value:
     """Resize and Upsample to the nearest pixel."""
-    x = quantised_of(b, node.inputs[0])
+    x = quantized_of(b, node.inputs[0])
     if node.attributes.get("mode", "nearest") != "nearest":
         raise NotInteger("it interpolates")
     index = _indices(x)
@@ -461,7 +461,7 @@ def resize(b: Builder, node: Node) -> Value:
 
 def pad(b: Builder, node: Node) -> Value:
     """Pad of the image: zeros, or pixels of its own."""
-    x = quantised_of(b, node.inputs[0])
+    x = quantized_of(b, node.inputs[0])
     arrays = [_small_input(b, name) if name else None for name in node.inputs[1:]]
     value = arrays[1] if len(arrays) > 1 and arrays[1] is not None else np.float32(node.attributes.get("value", 0))
     if np.any(value):
@@ -475,19 +475,19 @@ def pad(b: Builder, node: Node) -> Value:
 _MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
-def moved_constant(b: Builder, node: Node) -> QuantisedConstant | None:
-    """A quantised constant that is transposed or reshaped; None where it is not, or its scales do not lie along a side any more."""
-    if node.op_type not in _MOVERS or node.inputs[0] not in b.quantised:
+def moved_constant(b: Builder, node: Node) -> QuantizedConstant | None:
+    """A quantized constant that is transposed or reshaped; None where it is not, or its scales do not lie along a side any more."""
+    if node.op_type not in _MOVERS or node.inputs[0] not in b.quantized:
         return None
     rest = [b.constant(name) for name in node.inputs[1:]]
-    return b.quantised[node.inputs[0]].moved(lambda array: b.run(node, [array, *rest])[0])
+    return b.quantized[node.inputs[0]].moved(lambda array: b.run(node, [array, *rest])[0])
 
 
 RULES: dict[str, Rule] = {
-    "Quant": quantisers.quant,
-    "BipolarQuant": quantisers.bipolar_quant,
-    "QuantizeLinear": quantisers.quantize_linear,
-    "DequantizeLinear": quantisers.dequantize_linear,
+    "Quant": quantizers.quant,
+    "BipolarQuant": quantizers.bipolar_quant,
+    "QuantizeLinear": quantizers.quantize_linear,
+    "DequantizeLinear": quantizers.dequantize_linear,
     "Conv": conv,
     "Gemm": gemm,
     "MatMul": matmul,

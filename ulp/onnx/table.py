@@ -8,8 +8,8 @@ from .build import Built, FloatStage
 from .model import Model, Node
 from .network import LayerRow
 
-# Quantisers, and what only moves elements: neither counts as computing in floats.
-_QUANTISERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")
+# Quantizers, and what only moves elements: neither counts as computing in floats.
+_QUANTIZERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")
 _MOVERS = (
     *("Identity", "Dropout", "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice"),
     *("Gather", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Constant", "ConstantOfShape", "Range"),
@@ -19,18 +19,18 @@ _INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMat
 
 def without_compute(node: Node) -> bool:
     """Whether an operator that runs outside of plans does so without arithmetic of floats."""
-    return node.op_type in (*_QUANTISERS, *_MOVERS, *_INTEGER_OPERATORS)
+    return node.op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:
-    """One row a node that runs; those of constants and quantisers inside of integer parts are left out."""
+    """One row a node that runs; those of constants and quantizers inside of integer parts are left out."""
     floats = {stage.node.name: stage for stage in built.stages if isinstance(stage, FloatStage)}
     rows = []
     for node in model.nodes:
         if node.name in floats:
             integer = node.op_type in _INTEGER_OPERATORS
             rows.append(LayerRow(node.name, node.op_type, integer, "" if integer else floats[node.name].reason))
-        elif node.name in built.layers and node.op_type not in _QUANTISERS:
+        elif node.name in built.layers and node.op_type not in _QUANTIZERS:
             op, shape = built.layers[node.name]
             if isinstance(op, (Conv, Linear)):
                 w = op.weights

@@ -1,4 +1,4 @@
-"""Constants that are integers with scales: what quantisers make of weights and biases, and the weights of a layer."""
+"""Constants that are integers with scales: what quantizers make of weights and biases, and the weights of a layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NotInteger(Exception):  # noqa: N818  # a reason, not a mistake
 
 
 @dataclass(frozen=True, eq=False)
-class QuantisedConstant:
+class QuantizedConstant:
     """(integers - zero) * scale. scale, zero: of as many dimensions as the integers, sides equal or 1; scale holds float32 numbers."""
 
     integers: Array
@@ -35,16 +35,16 @@ class QuantisedConstant:
         with np.errstate(over="ignore"):  # to infinity, as in the operator
             return np.asarray(steps * self.scale.astype(np.float32))
 
-    def moved(self, move: Callable[[Array], Array]) -> QuantisedConstant | None:
+    def moved(self, move: Callable[[Array], Array]) -> QuantizedConstant | None:
         """Reshaped or transposed; None where scales differ and do not lie along one side any more."""
         integers = move(self.integers)
         if self.scale.size == self.zero.size == 1:
             ones = (1,) * integers.ndim
-            return QuantisedConstant(integers, self.scale.reshape(ones), self.zero.reshape(ones))
+            return QuantizedConstant(integers, self.scale.reshape(ones), self.zero.reshape(ones))
         if integers.ndim != self.integers.ndim or sorted(integers.shape) != sorted(self.integers.shape):
             return None
         scale, zero = move(np.broadcast_to(self.scale, self.integers.shape)), move(np.broadcast_to(self.zero, self.integers.shape))
-        return QuantisedConstant(integers, _squeezed(scale), _squeezed(zero))
+        return QuantizedConstant(integers, _squeezed(scale), _squeezed(zero))
 
     def per_output(self, axis: int) -> tuple[Doubles, npt.NDArray[np.int64]]:
         """(scale, zero), each (O,), O the side of `axis`. NotInteger where they differ along another side."""
@@ -71,7 +71,7 @@ def along(axis: int, parameter: Array, ndim: int) -> Array:
     return parameter.reshape(tuple(-1 if i == axis % ndim else 1 for i in range(ndim)))
 
 
-def layer_weights(q: QuantisedConstant, x: Quantizer, bias: QuantisedConstant | Array | None) -> ir.Weights:
+def layer_weights(q: QuantizedConstant, x: Quantizer, bias: QuantizedConstant | Array | None) -> ir.Weights:
     """The weights (O, ...) of a layer that reads codes of x. NotInteger where they are no 8-bit integers, or their zero points differ."""
     scale, zeros = q.per_output(0)
     shape = (-1,) + (1,) * (q.integers.ndim - 1)
@@ -99,14 +99,14 @@ def layer_weights(q: QuantisedConstant, x: Quantizer, bias: QuantisedConstant | 
     return ir.Weights(integers, bits, scale.astype(np.float64), offset, zero, start)
 
 
-def _bias(bias: QuantisedConstant | Array | None, scale: Doubles, x: Quantizer, outputs: int, k: int) -> tuple[ir.Indices | None, Doubles]:
+def _bias(bias: QuantizedConstant | Array | None, scale: Doubles, x: Quantizer, outputs: int, k: int) -> tuple[ir.Indices | None, Doubles]:
     """(integers that are added to the sums, floats that are added to the result)"""
     if bias is None:
         return None, np.zeros(outputs)
-    count = bias.integers.size if isinstance(bias, QuantisedConstant) else bias.size
+    count = bias.integers.size if isinstance(bias, QuantizedConstant) else bias.size
     if count not in (1, outputs):
         raise NotInteger(f"its bias has {count} values for {outputs} outputs")
-    if isinstance(bias, QuantisedConstant):
+    if isinstance(bias, QuantizedConstant):
         step, _ = bias.per_output(0) if bias.integers.ndim == 1 else (bias.scale.reshape(-1), None)
         integers = (bias.integers.astype(np.int64) - bias.zero).reshape(-1)
         fits = int(np.abs(integers).max(initial=0)) + k * 255 * 255 < 2**31

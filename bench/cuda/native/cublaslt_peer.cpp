@@ -37,7 +37,7 @@ struct Plan {
   cublasLtMatmulPreference_t preference = nullptr;
   std::array<cublasLtMatmulHeuristicResult_t, kMostAlgorithms> found{};
   int count = 0;
-  bool quantised = false;
+  bool quantized = false;
   float scale = 1;
   size_t workspace = 0;
 
@@ -52,8 +52,8 @@ struct Plan {
 
 // Column by column, as cuBLASLt sees matrices: out^T (n x m) = b (n x k, transposed from k x n) times a^T (k x m), its own layout for int8.
 void describe(Plan& p, uint64_t m, uint64_t n, uint64_t k) {
-  const cudaDataType_t out = p.quantised ? CUDA_R_8I : CUDA_R_32I;
-  check(cublasLtMatmulDescCreate(&p.product, CUBLAS_COMPUTE_32I, p.quantised ? CUDA_R_32F : CUDA_R_32I), "cublasLtMatmulDescCreate");
+  const cudaDataType_t out = p.quantized ? CUDA_R_8I : CUDA_R_32I;
+  check(cublasLtMatmulDescCreate(&p.product, CUBLAS_COMPUTE_32I, p.quantized ? CUDA_R_32F : CUDA_R_32I), "cublasLtMatmulDescCreate");
   const cublasOperation_t transposed = CUBLAS_OP_T;
   check(cublasLtMatmulDescSetAttribute(p.product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "setting TRANSA");
   check(cublasLtMatrixLayoutCreate(&p.b, CUDA_R_8I, k, n, static_cast<int64_t>(k)), "cublasLtMatrixLayoutCreate");
@@ -71,10 +71,10 @@ void describe(Plan& p, uint64_t m, uint64_t n, uint64_t k) {
 
 extern "C" {
 
-// Null with the reason in `error` where cuBLASLt refuses. quantised: int8 results, scaled by `scale`. Freed by ulp_lt_free.
-void* ulp_lt_plan(int64_t m, int64_t n, int64_t k, int quantised, float scale, int64_t workspace, char* error, int64_t error_size) {
+// Null with the reason in `error` where cuBLASLt refuses. quantized: int8 results, scaled by `scale`. Freed by ulp_lt_free.
+void* ulp_lt_plan(int64_t m, int64_t n, int64_t k, int quantized, float scale, int64_t workspace, char* error, int64_t error_size) {
   Plan* p = new Plan;
-  p->quantised = quantised != 0;
+  p->quantized = quantized != 0;
   p->scale = scale;
   p->workspace = static_cast<size_t>(workspace);
   try {
@@ -96,8 +96,8 @@ int ulp_lt_run(const void* plan, int which, const void* a, const void* b, void* 
   const int32_t one = 1;
   const int32_t none = 0;
   const float nothing = 0;
-  const void* alpha = p.quantised ? static_cast<const void*>(&p.scale) : &one;
-  const void* beta = p.quantised ? static_cast<const void*>(&nothing) : &none;
+  const void* alpha = p.quantized ? static_cast<const void*>(&p.scale) : &one;
+  const void* beta = p.quantized ? static_cast<const void*>(&nothing) : &none;
   return cublasLtMatmul(handle(), p.product, alpha, b, p.b, a, p.a, beta, out, p.out, out, p.out, &p.found[static_cast<size_t>(which)].algo,
                         workspace, p.workspace, static_cast<cudaStream_t>(stream));
 }

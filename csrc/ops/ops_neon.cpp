@@ -1,7 +1,7 @@
 // The NEON table of ops.h: depthwise by hand; the loops of the others are those of the portable table, which compilers turn into NEON.
 #include <arm_neon.h>
 
-#include "../gemm/unroll.h"
+#include "../gemm/kernel_util.h"
 #include "ops_parts.h"
 
 namespace ulp {

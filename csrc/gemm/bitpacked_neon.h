@@ -1,10 +1,10 @@
-// The dense layout with NEON: a vector of the layout is two registers. For kernel files of ARM only.
+// The bitpacked layout with NEON: a vector of the layout is two registers. For kernel files of ARM only.
 #pragma once
 
 #include <arm_neon.h>
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
@@ -67,12 +67,12 @@ inline Vec either(Vec x, Vec y) { return halves(x, y, vorrq_u8); }
 }  // namespace
 }  // namespace ulp
 
-#include "dense.h"
+#include "bitpacked.h"
 
 namespace ulp {
 namespace {
 
-// Fetches C while the sums are made (dense_avx2.h).
+// Fetches C while the sums are made (bitpacked_avx2.h).
 template <int rows, int units>
 ULP_INLINE void prefetch_c(const Tile& t, int first_unit) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) {

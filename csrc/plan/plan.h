@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "../conv/conv.h"
 #include "../pack/packed_matrix.h"
-#include "conv.h"
 
 namespace ulp {
 
@@ -49,7 +49,7 @@ struct Slice {
 };
 
 struct Thresholds {
-  std::vector<int32_t> values;  // channels x max_code, ascending; empty: the tensor's quantiser decides
+  std::vector<int32_t> values;  // channels x max_code, ascending; empty: the tensor's quantizer decides
   std::vector<int32_t> flip;    // 0 or -1 a channel
 };
 

@@ -93,7 +93,7 @@ void window_sum(const Window& w, int32_t* out) {
   });
 }
 
-bool quantise(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count) {
+bool quantize(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count) {
   bool finite = true;
   for (int64_t c = 0; c < channels; ++c) {
     const float* from = x + c * plane;
@@ -123,7 +123,7 @@ void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, 
 }  // namespace
 
 const Ops& scalar_ops() {
-  static const Ops table{finish, depthwise, window_max, window_sum, quantise, channel_sum, to_planes};
+  static const Ops table{finish, depthwise, window_max, window_sum, quantize, channel_sum, to_planes};
   return table;
 }
 

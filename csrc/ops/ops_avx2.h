@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "../gemm/dense_avx2.h"
+#include "../gemm/bitpacked_avx2.h"
 #include "ops_parts.h"
 
 namespace ulp {

@@ -279,7 +279,7 @@ void Plan::input_floats(int64_t channels, int64_t height, int64_t width, const s
   }
   check_write(slices, channels, height, width, "input");
   Port port{false, {channels, height, width}};
-  add(make_input_floats(channels, height, width, targets, divide), {}, slices, channels, {"input", "quantise"});
+  add(make_input_floats(channels, height, width, targets, divide), {}, slices, channels, {"input", "quantize"});
   input_port_ = std::move(port);
 }
 
@@ -296,7 +296,7 @@ void Plan::input_codes(int id, bool nhwc) {
 void Plan::conv(Slice source, const PackedMatrix& weights, const int (&kernel)[2], const int (&stride)[2], const int (&padding)[4],
                 const int (&dilation)[2], int w_zero, FinishSpec finish, const std::string& method) {
   const Tensor& t = codes_of(source.tensor, "conv");
-  const DenseLayout& layout = weights.layout;
+  const BitpackedLayout& layout = weights.layout;
   const int64_t taps = int64_t{side("kernel height", kernel[0], 1, 4096)} * side("kernel width", kernel[1], 1, 4096);
   const int64_t tight_k = kernel[0] * round_up(int64_t{kernel[1]} * t.channels, 4);
   const bool tight = t.channels < 4 && dilation[1] == 1 && kernel[1] > 1 && layout.k == tight_k;
@@ -366,7 +366,7 @@ void Plan::depthwise(int source, std::vector<int8_t> weights, const int (&kernel
 void Plan::linear(int source, const PackedMatrix& weights, int w_zero, FinishSpec finish, const std::string& kernel) {
   const Tensor& t = codes_of(source, "linear");
   readable({source, 0}, t.channels, "linear");
-  const DenseLayout& layout = weights.layout;
+  const BitpackedLayout& layout = weights.layout;
   const int64_t k = int64_t{t.height} * t.width * round_up(t.channels, 4);
   if (layout.n < 1 || layout.k != k) {
     refuse("linear: weights have K = " + std::to_string(layout.k) + ", the image " + shape_text(t.height, t.width, t.channels) + " takes " +
@@ -398,7 +398,7 @@ void Plan::max_pool(int source, Slice target, std::vector<int32_t> rows, std::ve
   }
   if (source == target.tensor) refuse("max_pool: the source cannot be the target");
   const Tensor& to = codes_of(target.tensor, "max_pool");
-  if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("max_pool: source and target must share a quantiser");
+  if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("max_pool: source and target must share a quantizer");
   check_write({target}, t.channels, static_cast<int64_t>(rows.size() / 2), static_cast<int64_t>(columns.size() / 2), "max_pool");
   StepInfo info{"max_pool", "window"};
   info.source = source;
@@ -450,7 +450,7 @@ void Plan::gather(Slice source, int64_t channels, Slice target, std::vector<int3
   if (!inside(rows, t.height) || !inside(columns, t.width)) refuse("gather: an index is outside the image");
   if (source.tensor == target.tensor) refuse("gather: the source cannot be the target");
   const Tensor& to = codes_of(target.tensor, "gather");
-  if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("gather: source and target must share a quantiser");
+  if (to.bits != t.bits || to.zero != t.zero || to.scale != t.scale) refuse("gather: source and target must share a quantizer");
   check_write({target}, channels, static_cast<int64_t>(rows.size()), static_cast<int64_t>(columns.size()), "gather");
   StepInfo info{"gather", "copy"};
   info.source = source.tensor;

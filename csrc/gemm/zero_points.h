@@ -20,7 +20,7 @@ struct Terms {
 
 // b_zero: one value, or one a column where it varies; nullptr means 0.
 inline Terms make_terms(Encoding ea, int32_t a_zero, const PackedMatrix& b, const int32_t* b_zero, bool b_zero_varies,
-                        const Bound& kernel) {
+                        const KernelAtBits& kernel) {
   const Encoding eb = b.encoding;
   Terms t;
   t.s_a = static_cast<uint32_t>(ea.slope());
@@ -36,7 +36,7 @@ inline Terms make_terms(Encoding ea, int32_t a_zero, const PackedMatrix& b, cons
 }
 
 // t_a (s_b X_b[n] + K t_b[n]) for `cols` columns from n0; zero up to `width`.
-inline void make_col_terms(const Terms& t, const Bound& kernel, const PackedMatrix& b, int64_t n0, int64_t cols, int64_t width,
+inline void make_col_terms(const Terms& t, const KernelAtBits& kernel, const PackedMatrix& b, int64_t n0, int64_t cols, int64_t width,
                            int32_t* col) {
   const uint32_t* code_sums = b.code_sums.data() + n0;
   const uint32_t k = static_cast<uint32_t>(b.layout.k);

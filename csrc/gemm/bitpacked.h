@@ -1,4 +1,4 @@
-// Decoding the dense layout (pack/layout.h), for any instruction set that has defined, before it includes this:
+// Decoding the bitpacked layout (pack/layout.h), for any instruction set that has defined, before it includes this:
 //
 //   Vec                    32 bytes
 //   load(p)                Vec
@@ -8,15 +8,15 @@
 #pragma once
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
 
 // Vector j of a unit: byte 4 c + i is the code of column c, k = 4 j + i. The fields are drawn in pack/layout.h.
 template <int bits, int j>
-inline Vec code_vector(const uint8_t* dense) {
-  const auto x = [dense](int i) { return load(dense + i * kVector); };
+inline Vec code_vector(const uint8_t* bitpacked) {
+  const auto x = [bitpacked](int i) { return load(bitpacked + i * kVector); };
   if constexpr (bits == 1) {
     return field<j>(x(0), 1);
   } else if constexpr (bits == 2) {
@@ -36,8 +36,8 @@ inline Vec code_vector(const uint8_t* dense) {
 }
 
 template <int bits>
-inline void decode(const uint8_t* dense, Vec v[8]) {
-  unrolled<8>([&](auto j) { v[j.value] = code_vector<bits, j.value>(dense); });
+inline void decode(const uint8_t* bitpacked, Vec v[8]) {
+  unrolled<8>([&](auto j) { v[j.value] = code_vector<bits, j.value>(bitpacked); });
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-// The dense layout with AVX2: for kernel files built with -mavx2 only.
+// The bitpacked layout with AVX2: for kernel files built with -mavx2 only.
 #pragma once
 
 #include <immintrin.h>
 
 #include "kernel.h"
-#include "unroll.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
@@ -38,7 +38,7 @@ inline __m256i either(__m256i x, __m256i y) { return _mm256_or_si256(x, y); }
 }  // namespace
 }  // namespace ulp
 
-#include "dense.h"
+#include "bitpacked.h"
 
 namespace ulp {
 namespace {

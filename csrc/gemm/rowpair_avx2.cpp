@@ -18,19 +18,19 @@
 // Ceiling on Zen 3: twice mul8's before the spills, which take 3 operations, 2 loads and 2 stores an accumulator.
 #include "multiply_avx2.h"
 
-namespace ulp::ulppack_avx2 {
+namespace ulp::rowpair_avx2 {
 namespace {
 
 constexpr int kMaxKc = 512;
 
-constexpr int local_steps(int a_bits, int b_bits) { return field_steps(a_bits, b_bits, 2); }
+constexpr int spill_every(int a_bits, int b_bits) { return field_steps(a_bits, b_bits, 2); }
 static_assert(field_spacing(1) == 7 && field_spacing(2) == 6 && field_spacing(3) == 5 && field_spacing(4) == 4, "fields");
-static_assert(local_steps(1, 1) == 63 && local_steps(2, 1) == 10 && local_steps(1, 2) == 21 && local_steps(2, 2) == 3, "fields");
+static_assert(spill_every(1, 1) == 63 && spill_every(2, 1) == 10 && spill_every(1, 2) == 21 && spill_every(2, 2) == 3, "fields");
 
 constexpr bool fits(int a_bits, int b_bits) {
   const int m = max_product(a_bits, 0, b_bits, 0);
-  return local_steps(a_bits, b_bits) > 0 && kMaxKc * m <= 65535 &&
-         2 * m * local_steps(a_bits, b_bits) * ((1 << field_spacing(a_bits)) + 1) <= 32767;
+  return spill_every(a_bits, b_bits) > 0 && kMaxKc * m <= 65535 &&
+         2 * m * spill_every(a_bits, b_bits) * ((1 << field_spacing(a_bits)) + 1) <= 32767;
 }
 
 // Rows 2 i and 2 i + 1 go to the place of row 2 i; the place of the other stays unused.
@@ -46,11 +46,11 @@ void pack_pairs(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uin
 }
 
 template <int bits>
-void expand(const DenseSlice& s, uint8_t* panel) {
+void expand(const BitpackedSlice& s, uint8_t* panel) {
   for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
     for (int u = 0; u < s.units; ++u) {
       __m256i v[8];
-      decode<bits>(dense_unit(s, kb, u), v);
+      decode<bits>(bitpacked_unit(s, kb, u), v);
       ULP_UNROLL for (int j = 0; j < 8; ++j) store(panel + ((kb * 8 + j) * s.units + u) * kVector, v[j]);
     }
   }
@@ -74,7 +74,7 @@ void tile(const Tile& args) {
   }
   Piece piece{0, 0};
   for (int64_t left = ceil_div(t.k, 4); left > 0; left -= piece.steps, piece.a += 4 * piece.steps) {
-    piece.steps = left < t.flush ? left : t.flush;
+    piece.steps = left < t.spill_every ? left : t.spill_every;
     __m256i acc[pairs][units];
     multiply<Mul8>(a, b, &piece, 1, acc);
     ULP_UNROLL for (int p = 0; p < pairs; ++p) {
@@ -124,7 +124,7 @@ void run(const Tile& t) {
 }
 
 template <int a_bits>
-void bind_a(Bound& b) {
+void bind_a(KernelAtBits& b) {
   b.pack_a = pack_pairs<a_bits>;
   b.run = run<field_spacing(a_bits)>;
 }
@@ -133,9 +133,9 @@ void bind_a(Bound& b) {
 
 bool supports(int a_bits, int b_bits) { return a_bits <= 3 && fits(a_bits, b_bits); }
 
-Bound bind(int a_bits, int b_bits) {
-  Bound b;
-  b.flush = local_steps(a_bits, b_bits);
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
+  b.spill_every = spill_every(a_bits, b_bits);
   b.row_group = 2;
   b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
@@ -154,4 +154,4 @@ Bound bind(int a_bits, int b_bits) {
   return b;
 }
 
-}  // namespace ulp::ulppack_avx2
+}  // namespace ulp::rowpair_avx2

@@ -1,4 +1,4 @@
-"""Recognising quantisers: QONNX's Quant and BipolarQuant, and QuantizeLinear, Clip and DequantizeLinear, as quantisers of activations and
+"""Recognising quantizers: QONNX's Quant and BipolarQuant, and QuantizeLinear, Clip and DequantizeLinear, as quantizers of activations and
 as integers of constants."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ulp.nn.quantizer import Quantizer
 
 from .model import Array, Node
 from .parts import Integers, Part, Value, comes_from_sums
-from .weights import NotInteger, QuantisedConstant, along
+from .weights import NotInteger, QuantizedConstant, along
 
 if TYPE_CHECKING:
     from .build import Builder
@@ -37,7 +37,7 @@ def scalar(b: Builder, name: str, what: str) -> float:
 
 
 def _quantizer(low: int, high: int, zero: float, scale: float) -> tuple[Quantizer, float]:
-    """The quantiser of integers low..high, and the largest value that it may give: inf where that is its last code's."""
+    """The quantizer of integers low..high, and the largest value that it may give: inf where that is its last code's."""
     if not low <= zero <= high or zero != int(zero):
         raise NotInteger(f"its zero point {zero:g} is no integer from {low} to {high}")
     if high - low > 255:
@@ -56,8 +56,8 @@ def _codes_of(b: Builder, node: Node, part: Part, source: ir.Node, quantizer: Qu
     return b.add(node, ir.Quantize(quantizer), [source], part, source.shape)
 
 
-def _quantise(b: Builder, node: Node, quantizer: Quantizer, most: float, dtype: np.dtype[Any] | None, low: int) -> Value:
-    """A quantiser's node behind the first input, which may be a float tensor outside of all parts. dtype: that of integers."""
+def _quantize(b: Builder, node: Node, quantizer: Quantizer, most: float, dtype: np.dtype[Any] | None, low: int) -> Value:
+    """A quantizer's node behind the first input, which may be a float tensor outside of all parts. dtype: that of integers."""
     x = node.inputs[0]
     relu = b.float_steps.get(x)
     if relu is not None and relu.op_type == "Relu" and quantizer.zero == 0:
@@ -65,7 +65,7 @@ def _quantise(b: Builder, node: Node, quantizer: Quantizer, most: float, dtype: 
     if x in b.values or x in b.grids:
         value = b.value(x)
         if value.integers is not None:
-            raise NotInteger("it quantises integers")
+            raise NotInteger("it quantizes integers")
         part, source = value.part, value.node
     else:
         part = b.part(x)
@@ -99,7 +99,7 @@ def quant(b: Builder, node: Node) -> Value:
     if mode not in _ROUNDS:
         raise NotInteger(f"it rounds by {mode}, and integers by ROUND")
     quantizer, most, low = _quant_parameters(b, node)
-    return _quantise(b, node, quantizer, most, None, low)
+    return _quantize(b, node, quantizer, most, None, low)
 
 
 def bipolar_quant(b: Builder, node: Node) -> Value:
@@ -107,7 +107,7 @@ def bipolar_quant(b: Builder, node: Node) -> Value:
     scale = scalar(b, node.input(1), "scale")
     if not comes_from_sums(b.value(node.inputs[0]).node):
         raise NotInteger("the sign is taken of what is no result of a convolution or linear layer")
-    return _quantise(b, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
+    return _quantize(b, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
 
 
 def _stored(b: Builder, node: Node) -> tuple[np.dtype[Any], int, int, float]:
@@ -133,7 +133,7 @@ def _stored(b: Builder, node: Node) -> tuple[np.dtype[Any], int, int, float]:
 def quantize_linear(b: Builder, node: Node) -> Value:
     """rint(x / scale) + zero, clamped to the dtype."""
     dtype, low, high, zero = _stored(b, node)
-    return _quantise(b, node, *_quantizer(low, high, zero, scalar(b, node.input(1), "scale")), dtype, low)
+    return _quantize(b, node, *_quantizer(low, high, zero, scalar(b, node.input(1), "scale")), dtype, low)
 
 
 def clip_integers(b: Builder, node: Node, value: Value, low: float, high: float) -> Value:
@@ -150,10 +150,10 @@ def clip_integers(b: Builder, node: Node, value: Value, low: float, high: float)
 
 
 def dequantize_linear(b: Builder, node: Node) -> Value:
-    """The floats of integers: nothing to compute where scale and zero point are those by which they were quantised."""
+    """The floats of integers: nothing to compute where scale and zero point are those by which they were quantized."""
     value = b.value(node.inputs[0])
     if value.integers is None or value.grid is None:
-        raise NotInteger("its input is not quantised")
+        raise NotInteger("its input is not quantized")
     scale = np.float32(scalar(b, node.input(1), "scale"))
     zero = scalar(b, node.input(2), "zero point") if node.input(2) else 0
     if (scale, zero) != (np.float32(value.grid.scale), value.grid.zero + value.integers.low):
@@ -162,7 +162,7 @@ def dequantize_linear(b: Builder, node: Node) -> Value:
 
 
 def grid_of(b: Builder, node: Node) -> Quantizer | None:
-    """The quantiser whose codes the result of a node that runs in floats holds, if there is one."""
+    """The quantizer whose codes the result of a node that runs in floats holds, if there is one."""
     try:
         if node.op_type == "Quant":
             return _quant_parameters(b, node)[0]
@@ -187,9 +187,9 @@ def grid_of(b: Builder, node: Node) -> Quantizer | None:
 # Constants.
 
 
-def constant(b: Builder, node: Node) -> QuantisedConstant | None:
-    """The integers of a quantiser whose inputs are all constants; None if it is no quantiser, or makes none of 8 bits."""
-    rule = {"Quant": _constant_quant, "BipolarQuant": _constant_bipolar, "DequantizeLinear": _constant_dequantised}.get(node.op_type)
+def constant(b: Builder, node: Node) -> QuantizedConstant | None:
+    """The integers of a quantizer whose inputs are all constants; None if it is no quantizer, or makes none of 8 bits."""
+    rule = {"Quant": _constant_quant, "BipolarQuant": _constant_bipolar, "DequantizeLinear": _constant_dequantized}.get(node.op_type)
     if rule is None:
         return None
     arrays = [array for name in node.inputs if (array := b.constant(name)) is not None]
@@ -199,7 +199,7 @@ def constant(b: Builder, node: Node) -> QuantisedConstant | None:
     return rule(b, node, arrays)
 
 
-def _constant_quant(b: Builder, node: Node, arrays: list[Array]) -> QuantisedConstant | None:
+def _constant_quant(b: Builder, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
     x, scale, *_ = arrays
     if len(arrays) < 4 or arrays[3].size != 1 or arrays[3].reshape(-1)[0] > 8 or scale.ndim > x.ndim or not (scale > 0).all():
         return None
@@ -208,19 +208,19 @@ def _constant_quant(b: Builder, node: Node, arrays: list[Array]) -> QuantisedCon
     if not (np.abs(steps) <= 255).all():
         return None
     broadcast = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
-    return QuantisedConstant(steps.astype(np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64))
+    return QuantizedConstant(steps.astype(np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64))
 
 
-def _constant_bipolar(b: Builder, node: Node, arrays: list[Array]) -> QuantisedConstant | None:
+def _constant_bipolar(b: Builder, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
     x, scale, *_rest = arrays
     if scale.ndim > x.ndim:
         return None
     positive = b.run(node, arrays)[0] > 0
     broadcast = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
-    return QuantisedConstant(np.where(positive, np.int8(1), np.int8(-1)), broadcast, np.zeros((1,) * x.ndim, np.int64))
+    return QuantizedConstant(np.where(positive, np.int8(1), np.int8(-1)), broadcast, np.zeros((1,) * x.ndim, np.int64))
 
 
-def _constant_dequantised(_: Builder, node: Node, arrays: list[Array]) -> QuantisedConstant | None:
+def _constant_dequantized(_: Builder, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
     x, scale, *rest = arrays
     zero = rest[0] if rest else np.zeros((), np.int64)
     axis = int(node.attributes.get("axis", 1))
@@ -240,4 +240,4 @@ def _constant_dequantised(_: Builder, node: Node, arrays: list[Array]) -> Quanti
         if zero.size != 1 and zero.shape != scale.shape:
             return None
         scale, zero = along(axis, scale, x.ndim), along(axis, zero, x.ndim)
-    return QuantisedConstant(x, scale.astype(np.float64), zero.astype(np.int64))
+    return QuantizedConstant(x, scale.astype(np.float64), zero.astype(np.int64))

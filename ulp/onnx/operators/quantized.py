@@ -1,4 +1,4 @@
-"""Operators of quantised models. Products of integers are exact: `ulp.gemm` makes them.
+"""Operators of quantized models. Products of integers are exact: `ulp.gemm` makes them.
 
 Codes of 2 and 4 bits come in int8 and uint8.
 """
@@ -206,7 +206,7 @@ def matmul_integer(call: Call, a: Array, b: Array, a_zero: Array | None = None, 
     return _matmul_sums(call, a, b, a_zero, b_zero)
 
 
-def _requantise(sums: npt.NDArray[np.int32], x_scale: Array, w_scale: Array, y_scale: Array, y_zero: Array) -> Array:
+def _requantize(sums: npt.NDArray[np.int32], x_scale: Array, w_scale: Array, y_scale: Array, y_zero: Array) -> Array:
     """clamp(rint(float32(sum) * (x_scale * w_scale / y_scale)) + y_zero) in float32; the scales broadcast with the sums."""
     for scale, name in ((x_scale, "the first input's scale"), (w_scale, "the second input's scale"), (y_scale, "y_scale")):
         check_scale(scale, name)
@@ -250,7 +250,7 @@ def qlinear_conv(
         if bias.shape != (len(w),):
             raise OnnxError(f"B has shape {list(bias.shape)}, expected [{len(w)}]")
         sums = sums + bias.reshape(along)
-    return _requantise(sums, _scale_along(x_scale, 1, (), "x_scale"), _scale_along(w_scale, len(w), along, "w_scale"), y_scale, y_zero)
+    return _requantize(sums, _scale_along(x_scale, 1, (), "x_scale"), _scale_along(w_scale, len(w), along, "w_scale"), y_scale, y_zero)
 
 
 @operator(
@@ -266,7 +266,7 @@ def qlinear_matmul(
     rows = a.shape[-2] if a.ndim > 1 else 1
     columns = b.shape[-1] if b.ndim > 1 else 1
     row_scale = _scale_along(a_scale, rows, (-1, 1) if b.ndim > 1 else (-1,), "a_scale")
-    return _requantise(sums, row_scale, _scale_along(b_scale, columns, (-1,), "b_scale"), y_scale, y_zero)
+    return _requantize(sums, row_scale, _scale_along(b_scale, columns, (-1,), "b_scale"), y_scale, y_zero)
 
 
 def _away(rounded: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -87,7 +87,7 @@ struct Ops {
   void (*window_sum)(const Window& w, int32_t* out);
   // Planes of floats (channel c of pixel p at x[c * plane + p]) -> targets' codes, `pixels` pixels of one row of the image; v = x. Pads
   // nothing. False if a value is not finite; the codes are then unspecified (but in range).
-  bool (*quantise)(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
+  bool (*quantize)(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
   // out[p] = sum over channels of a[p * pixel + c]: what row terms (gemm/epilogue.h) are made of, which bipolar weights need, and weights
   // with a zero point.
   void (*channel_sum)(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channels, int32_t* out);

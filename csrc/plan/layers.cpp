@@ -6,11 +6,11 @@
 #include <limits>
 #include <utility>
 
+#include "../conv/winograd.h"
 #include "../gemm/gemm.h"
-#include "../gemm/loops.h"
+#include "../gemm/scratch.h"
 #include "../gemm/threads.h"
 #include "steps.h"
-#include "winograd.h"
 
 namespace ulp {
 namespace {
@@ -92,7 +92,7 @@ class ConvStep final : public Step {
   }
 
   Shape gemm_shape() const {
-    const DenseLayout& layout = problem_.weights.layout;
+    const BitpackedLayout& layout = problem_.weights.layout;
     return {problem_.shape.pixels(), layout.n, layout.k, {problem_.a_bits, false}, problem_.weights.encoding};
   }
 
@@ -131,7 +131,7 @@ class ConvStep final : public Step {
   }
 
   bool takes_gather(const Kernel& kernel) const {
-    const Bound bound = kernel.bind(problem_.a_bits, problem_.weights.encoding.bits);
+    const KernelAtBits bound = kernel.bind(problem_.a_bits, problem_.weights.encoding.bits);
     return bound.step_k > 0 && problem_.shape.segment_k() % bound.step_k == 0 && (bound.any_start || !problem_.shape.tight);
   }
 
@@ -224,7 +224,7 @@ class LinearStep final : public Step {
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group, StepInfo& info) override {
     const Tensor& t = tensors[static_cast<size_t>(source_)];
-    const DenseLayout& layout = weights_.layout;
+    const BitpackedLayout& layout = weights_.layout;
     choose_kernel(group, t.bits);
     info.method = kernel_->name;
     sum_bytes_ = round_up(layout.n * 4, 64);

@@ -1,6 +1,6 @@
-// Ops::quantise and Ops::to_planes on AVX2: between planes and pixels.
+// Ops::quantize and Ops::to_planes on AVX2: between planes and pixels.
 //
-// quantise: tiles of 32 pixels of 16 channels. Each channel's 32 floats become a vector of codes; 16 of those are transposed to the 16
+// quantize: tiles of 32 pixels of 16 channels. Each channel's 32 floats become a vector of codes; 16 of those are transposed to the 16
 // codes of each pixel. Up to 4 channels, images, have a shorter way.
 #include "ops_avx2.h"
 
@@ -88,7 +88,7 @@ ULP_INLINE void store_image(const __m256i pixels[4], int64_t count, bool more, u
 }
 
 template <int n>
-bool quantise_image(const float* x, int64_t plane, int64_t pixels, const Target* targets, int target_count) {
+bool quantize_image(const float* x, int64_t plane, int64_t pixels, const Target* targets, int target_count) {
   Reader reader;
   for (int i = 0; i < target_count; ++i) {
     const Target& t = targets[i];
@@ -116,16 +116,16 @@ bool quantise_image(const float* x, int64_t plane, int64_t pixels, const Target*
 
 }  // namespace
 
-bool quantise(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count) {
+bool quantize(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count) {
   switch (channels) {
     case 1:
-      return quantise_image<1>(x, plane, pixels, targets, target_count);
+      return quantize_image<1>(x, plane, pixels, targets, target_count);
     case 2:
-      return quantise_image<2>(x, plane, pixels, targets, target_count);
+      return quantize_image<2>(x, plane, pixels, targets, target_count);
     case 3:
-      return quantise_image<3>(x, plane, pixels, targets, target_count);
+      return quantize_image<3>(x, plane, pixels, targets, target_count);
     case 4:
-      return quantise_image<4>(x, plane, pixels, targets, target_count);
+      return quantize_image<4>(x, plane, pixels, targets, target_count);
     default:
       break;
   }

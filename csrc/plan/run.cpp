@@ -4,7 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "../gemm/loops.h"
+#include "../gemm/scratch.h"
 #include "../gemm/threads.h"
 #include "steps.h"
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <limits>
 
-#include "../gemm/loops.h"
+#include "../gemm/scratch.h"
 #include "../gemm/threads.h"
 
 namespace ulp {
@@ -54,7 +54,7 @@ class InputFloats final : public Step {
                    nullptr};
         }
         const float* row = x + i * channels_ * height_ * width_ + y * width_;
-        if (!(divide_ ? quantise_divided(c, row, at) : c.ops.quantise(row, height_ * width_, width_, channels_, at, count()))) {
+        if (!(divide_ ? quantize_divided(c, row, at) : c.ops.quantize(row, height_ * width_, width_, channels_, at, count()))) {
           finite.store(false);
         }
       }
@@ -65,8 +65,8 @@ class InputFloats final : public Step {
  private:
   int count() const { return static_cast<int>(targets_.size()); }
 
-  // One row of the image, divided by each target's scale before it is quantised. What is finite and leaves float32 is clamped first.
-  bool quantise_divided(const Context& c, const float* row, const Target* at) const {
+  // One row of the image, divided by each target's scale before it is quantized. What is finite and leaves float32 is clamped first.
+  bool quantize_divided(const Context& c, const float* row, const Target* at) const {
     thread_local Scratch memory;
     uint8_t* block[1];
     memory.reserve({channels_ * width_ * int64_t{4}}, block);
@@ -88,7 +88,7 @@ class InputFloats final : public Step {
           }
         }
       }
-      finite &= c.ops.quantise(quotients, width_, width_, channels_, at + t, 1);
+      finite &= c.ops.quantize(quotients, width_, width_, channels_, at + t, 1);
     }
     return finite;
   }

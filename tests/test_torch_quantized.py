@@ -1,4 +1,4 @@
-"""`ulp.torch.convert` of layers that are quantised already: Brevitas', torch.ao's and torchao's, against themselves."""
+"""`ulp.torch.convert` of layers that are quantized already: Brevitas', torch.ao's and torchao's, against themselves."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def test_what_brevitas_layers_are_left_and_why() -> None:
     low = ulp_torch.convert(network, skip="skipped")
     assert not low.ulp_report.converted
     reasons = low.ulp_report.left
-    assert "nothing is known to quantise its input" in reasons["alone"]
+    assert "nothing is known to quantize its input" in reasons["alone"]
     assert "a QuantTensor of sums" in reasons["sums"]
     assert "weights are floats" in reasons["floats"]
     assert "9 bits" in reasons["wide"]
     assert "skip" in reasons["skipped"]
-    assert "of floats among quantised layers" in reasons["plain"]
+    assert "of floats among quantized layers" in reasons["plain"]
     converted = ulp_torch.convert(network, skip="skipped", bits=4, dynamic=True).ulp_report.converted
     assert [(c.name, c.bits) for c in converted] == [("plain", 8)]
 
@@ -237,19 +237,19 @@ def test_one_static_layer_of_torch_ao(relu: bool, per_channel: bool) -> None:
         layer.set_weight_bias(weight, bias)
         layer.scale, layer.zero_point = 0.1, 60
         codes = torch.quantize_per_tensor(x, 0.05, 64, torch.quint8).int_repr().clamp(max=127)
-        quantised = torch._make_per_tensor_quantized_tensor(codes, 0.05, 64)
+        quantized = torch._make_per_tensor_quantized_tensor(codes, 0.05, 64)
         low = ulp_torch.convert(nn.Sequential(layer))
-        _codes_agree(low(quantised), layer(quantised))
+        _codes_agree(low(quantized), layer(quantized))
         before = low.state_dict()
         layer.set_weight_bias(layer.weight(), None)
         layer.scale = 0.2
         other = ulp_torch.convert(nn.Sequential(layer))
-        _codes_agree(other(quantised), layer(quantised))
+        _codes_agree(other(quantized), layer(quantized))
         layer.set_weight_bias(weight, bias)
         other = ulp_torch.convert(nn.Sequential(layer))
-        other(quantised)
+        other(quantized)
         other.load_state_dict(before)
-        assert torch.equal(other.half()(quantised).int_repr(), low(quantised).int_repr())
+        assert torch.equal(other.half()(quantized).int_repr(), low(quantized).int_repr())
     with pytest.raises(TypeError, match="expected a quint8 tensor with one scale"):
         low(_random(2, 60))
 
@@ -278,13 +278,13 @@ def test_graphs_of_pt2e() -> None:
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare.prepare_pt2e(torch.export.export(network, (x,)).module(), quantizer)
     prepared(x)
-    quantised = prepare.convert_pt2e(prepared)
-    low = ulp_torch.convert(quantised)
+    quantized = prepare.convert_pt2e(prepared)
+    low = ulp_torch.convert(quantized)
     assert [(c.kind, c.bits, c.act_bits) for c in low.ulp_report.converted] == [("Conv2d", 8, 8)] * 3 + [("Linear", 8, 8)] * 2
     assert not low.ulp_report.left
     assert not any(name.startswith("_frozen_param") for name, _ in (*low.named_parameters(), *low.named_buffers()))
     with torch.no_grad():
-        ours, theirs = low(x), quantised(x)
+        ours, theirs = low(x), quantized(x)
     assert float((ours - theirs).abs().max()) <= 0.02 * float(theirs.abs().max())
     assert float((ours - theirs).abs().mean()) <= 1e-4 * float(theirs.abs().max())
 
