@@ -18,6 +18,7 @@
 //   Ceiling: half of mul8's, 24 multiply-accumulates a cycle.
 #include "bitpacked_avx2.h"
 #include "multiply_avx2.h"
+#include "panel_codes.h"
 #include "tile_multiply.h"
 
 namespace ulp {
@@ -28,18 +29,6 @@ constexpr int spill_every(int a_bits, int b_bits) {
 }
 static_assert(spill_every(3, 3) == 585 && spill_every(4, 4) == 136 && spill_every(5, 5) == 33, "deferred widening");
 static_assert(spill_every(6, 6) == 8 && spill_every(7, 7) == 2 && spill_every(8, 7) == 1 && spill_every(8, 8) == 0, "deferred widening");
-
-template <int bits>
-void expand8(const BitpackedSlice& s, uint8_t* panel) {
-  const __m256i centre = _mm256_set1_epi8(static_cast<char>(1 << (bits - 1)));
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; ++u) {
-      __m256i v[8];
-      decode<bits>(bitpacked_unit(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) { store(panel + ((kb * 8 + j) * s.units + u) * kVector, _mm256_sub_epi8(v[j], centre)); }
-    }
-  }
-}
 
 template <int bits>
 void expand16(const BitpackedSlice& s, uint8_t* panel) {
@@ -76,7 +65,8 @@ template <class M>
 struct Op : M {
   using Acc = Vec;
   static constexpr int kRows = 3;
-  static constexpr int kUnits = kPanelUnits;
+  static constexpr int kVecs = kPanelUnits;
+  static constexpr bool kSpills = M::kStepK == 4;  // mul16 sums in int32
 
   template <int rows, int units>
   static ULP_INLINE void multiply(const uint8_t* const (&a)[rows], const uint8_t*& b, int64_t, const Piece* pieces, int64_t count,
@@ -100,7 +90,7 @@ KernelAtBits bind(int a_bits, int b_bits) {
   b.step_k = Mul8::kStepK;
   b.any_start = true;
   b.panel_bytes = kUnitCodes;
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand8<decltype(bits)::value>; });
+  b.expand = expand_signed_codes(b_bits);
   b.run = run<Op<Mul8>>;
   return b;
 }

@@ -20,8 +20,9 @@ namespace {
 // Multiplies are in assembly, and volatile, because compilers hoist loads of the panel, run out of registers and spill sums.
 struct Mla {
   static constexpr int kRows = 3;
-  static constexpr int kUnits = 2;
+  static constexpr int kVecs = 2;
   static constexpr int kStepK = 4;
+  static constexpr bool kSpills = true;
 
   using Local = Vec;
   struct Acc {
@@ -51,8 +52,9 @@ struct NegatedMla : Mla {
 
 struct Mull {
   static constexpr int kRows = 3;
-  static constexpr int kUnits = 1;
+  static constexpr int kVecs = 1;
   static constexpr int kStepK = 4;
+  static constexpr bool kSpills = false;
 
   struct Local {
     int16x8_t columns[4];  // two columns each

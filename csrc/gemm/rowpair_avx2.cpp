@@ -17,6 +17,7 @@
 //
 // Ceiling on Zen 3: twice mul8's before the spills, which take 3 operations, 2 loads and 2 stores an accumulator.
 #include "multiply_avx2.h"
+#include "panel_codes.h"
 
 namespace ulp::rowpair_avx2 {
 namespace {
@@ -41,17 +42,6 @@ void pack_pairs(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uin
       const __m256i upper = r + 1 < rows ? load(codes + stride + k) : _mm256_setzero_si256();
       store(out + k,
             _mm256_add_epi8(load(codes + k), _mm256_slli_epi16(upper, field_spacing(a_bits))));  // x < 256: no carry to the next byte
-    }
-  }
-}
-
-template <int bits>
-void expand(const BitpackedSlice& s, uint8_t* panel) {
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; ++u) {
-      __m256i v[8];
-      decode<bits>(bitpacked_unit(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) store(panel + ((kb * 8 + j) * s.units + u) * kVector, v[j]);
     }
   }
 }
@@ -139,7 +129,7 @@ KernelAtBits bind(int a_bits, int b_bits) {
   b.row_group = 2;
   b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand<decltype(bits)::value>; });
+  b.expand = expand_unsigned_codes(b_bits);
   switch (a_bits) {
     case 1:
       bind_a<1>(b);
