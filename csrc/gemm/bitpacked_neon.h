@@ -23,6 +23,8 @@ inline void store(uint8_t* p, Vec v) {
 using Units = const uint8_t*;
 constexpr int kVecUnits = 1;
 inline Vec stored(Units unit, int i) { return load(unit + i * kVector); }
+inline Units units_of(const BitpackedSlice& s, int64_t kb, int u) { return bitpacked_unit(s, kb, u); }
+inline void store_units(uint8_t* p, Vec v, int) { store(p, v); }
 
 inline Vec zero() { return {vdupq_n_u8(0), vdupq_n_u8(0)}; }
 
