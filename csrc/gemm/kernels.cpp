@@ -26,6 +26,7 @@ ULP_KERNEL(ulppack_p2_avx2)
 ULP_KERNEL(bitserial_avx2)
 ULP_KERNEL(dot_avxvnni)
 ULP_KERNEL(dot_avx512vnni)
+ULP_KERNEL(stream_avx512vnni)
 ULP_KERNEL(bitserial_avx512vbmi)
 #elif defined(ULP_ARM64)
 ULP_KERNEL(ulppack_i8mm)
@@ -48,6 +49,7 @@ namespace {
 const Kernel kKernels[] = {
 // name, technique, ISA, mr, nr, supports, bind
 #if defined(ULP_X86)
+    {"stream_avx512vnni_4x32", "stream", Isa::avx512vnni, 4, 32, stream_avx512vnni::supports, stream_avx512vnni::bind},
     {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, dot_avx512vnni::supports, dot_avx512vnni::bind},
     {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, bitserial_avx512vbmi::supports, bitserial_avx512vbmi::bind},
     {"dot_avxvnni_3x32", "dot", Isa::avxvnni, 3, 32, dot_avxvnni::supports, dot_avxvnni::bind},
