@@ -85,7 +85,7 @@ inline Vec load_columns(const int32_t* p, int units) { return _mm512_maskz_loadu
 inline void store_columns(int32_t* p, Vec v, int units) { _mm512_mask_storeu_epi32(p, lanes_of(units), v); }
 inline Vec add_sums(Vec x, Vec y) { return _mm512_add_epi32(x, y); }
 inline Vec same_sums(int32_t value) { return _mm512_set1_epi32(value); }
-inline Vec shift_sums(Vec x, int shift) { return _mm512_sll_epi32(x, _mm_cvtsi32_si128(shift)); }
+inline Vec shift_sums(Vec x, int shift) { return _mm512_sllv_epi32(x, _mm512_set1_epi32(shift)); }
 
 // What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
 ULP_INLINE Vec row_term(const Tile& t, int row) { return same_sums(t.accumulate || !t.row ? 0 : t.row[row]); }

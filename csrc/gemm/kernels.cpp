@@ -28,6 +28,7 @@ ULP_KERNEL(dot_avxvnni)
 ULP_KERNEL(dot_avx512vnni)
 ULP_KERNEL(stream_avx512vnni)
 ULP_KERNEL(bitserial_avx512vbmi)
+ULP_KERNEL(lut_avx512vbmi)
 #elif defined(ULP_ARM64)
 ULP_KERNEL(ulppack_i8mm)
 ULP_KERNEL(mmla_i8mm)
@@ -52,6 +53,7 @@ const Kernel kKernels[] = {
     {"stream_avx512vnni_4x32", "stream", Isa::avx512vnni, 4, 32, stream_avx512vnni::supports, stream_avx512vnni::bind},
     {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, dot_avx512vnni::supports, dot_avx512vnni::bind},
     {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, bitserial_avx512vbmi::supports, bitserial_avx512vbmi::bind},
+    {"lut_avx512vbmi_4x128", "lut", Isa::avx512vbmi, 4, 128, lut_avx512vbmi::supports, lut_avx512vbmi::bind},
     {"dot_avxvnni_3x32", "dot", Isa::avxvnni, 3, 32, dot_avxvnni::supports, dot_avxvnni::bind},
     {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, lutstream_avx2::supports, lutstream_avx2::bind},
     {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, stream_avx2::supports, stream_avx2::bind},
