@@ -12,8 +12,8 @@
 namespace ulp {
 namespace {
 
-// rows x vecs: at least ten sums, because one takes five cycles and two start in each. The panel's vectors are in registers, and each row's
-// broadcast serves all of them.
+// rows x vecs: at least ten sums, because one takes five cycles and two start in each. Of the two sides of a step, the one with fewer
+// vectors is held in registers and the other passes by.
 template <int rows, int vecs>
 struct Dot {
   using Acc = Vec;
@@ -29,11 +29,20 @@ struct Dot {
     for (const Piece* piece = pieces; piece != pieces + count; ++piece) {
       const int64_t end = piece->a + 4 * piece->steps;
       for (int64_t at = piece->a; at < end; at += 4, b += stride) {
-        Vec y[v_count];
-        ULP_UNROLL for (int v = 0; v < v_count; ++v) y[v] = load(b + v * kVecBytes);
-        ULP_UNROLL for (int r = 0; r < r_count; ++r) {
-          const Vec x = broadcast4(a[r] + at);
-          ULP_UNROLL for (int v = 0; v < v_count; ++v) dot_add(acc[r][v], x, y[v]);
+        if constexpr (r_count < v_count) {
+          Vec x[r_count];
+          ULP_UNROLL for (int r = 0; r < r_count; ++r) x[r] = broadcast4(a[r] + at);
+          ULP_UNROLL for (int v = 0; v < v_count; ++v) {
+            const Vec y = load(b + v * kVecBytes);
+            ULP_UNROLL for (int r = 0; r < r_count; ++r) dot_add(acc[r][v], x[r], y);
+          }
+        } else {
+          Vec y[v_count];
+          ULP_UNROLL for (int v = 0; v < v_count; ++v) y[v] = load(b + v * kVecBytes);
+          ULP_UNROLL for (int r = 0; r < r_count; ++r) {
+            const Vec x = broadcast4(a[r] + at);
+            ULP_UNROLL for (int v = 0; v < v_count; ++v) dot_add(acc[r][v], x, y[v]);
+          }
         }
       }
     }
