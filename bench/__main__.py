@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
-    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    costs = commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    costs.add_argument("--vnni", action="store_true", help="on a CPU with AVX-VNNI or AVX-512: the fits of csrc/gemm/costs_x86_vnni.h")
     commands.add_parser(
         "model", help="work out, under an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"
     )
@@ -109,9 +110,13 @@ def _run(args: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _costs() -> int:
-    from . import costs
+def _costs(*, vnni: bool) -> int:
+    from . import cost_fits, costs
 
+    if vnni:
+        for path in cost_fits.save(cost_fits.measure()):
+            print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+        return 0
     for path in costs.save(costs.measure()):
         print(f"wrote {path.name}")
     return 0
@@ -172,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "run":
             return _run(args, given)
         if args.command == "costs":
-            return _costs()
+            return _costs(vnni=args.vnni)
         if args.command == "model":
             return _model()
         if args.command == "instructions":
