@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import ulp
+from bench.reports import cost_headers
+from bench.runs import costs, modelled
+from tools.arm.cycles import CORES
 from ulp import _core
-
-costs = pytest.importorskip("bench.costs", reason="the benchmarks are not part of an installed package")
-modelled = pytest.importorskip("bench.modelled")
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 
@@ -25,8 +25,9 @@ def stored_here() -> dict[str, Any]:
 
 
 def test_the_headers_say_what_the_figures_say() -> None:
-    assert costs.is_current(), "csrc/gemm/costs_x86.h differs from bench/results/kernel_costs.json: python -m bench costs"
-    assert modelled.is_current(), "csrc/gemm/costs_arm64.h differs from bench/results/modelled_costs.json: python -m bench model"
+    """Else: python -m bench costs, or model."""
+    assert cost_headers.is_current(costs.load()), "csrc/gemm/costs_x86.h differs from bench/results/kernel_costs.json"
+    assert cost_headers.is_current(modelled.load(modelled.COSTS)), "csrc/gemm/costs_arm64.h differs from bench/results/modelled_costs.json"
 
 
 def test_every_measured_cell_is_a_positive_number_for_each_height() -> None:
@@ -45,7 +46,7 @@ def test_modelled_cells_are_known_on_the_cores_that_have_the_instructions() -> N
         for figures in pairs.values():
             assert len(figures) == len(stored["cpus"])
             for cpu, of_cpu in zip(stored["cpus"], figures, strict=True):
-                runs = isa in ("scalar", *modelled.CORES[cpu].isas)
+                runs = isa in ("scalar", *CORES[cpu].isas)
                 assert len(of_cpu) == len(stored["rows"])
                 assert all((value > 0) == runs for value in of_cpu), (name, cpu)
 

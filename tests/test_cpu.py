@@ -19,7 +19,7 @@ def test_cores_are_not_told_apart_elsewhere() -> None:
     assert _core.cpu_core() == ""
 
 
-@pytest.mark.skipif("ULP_AARCH64_CPU" not in os.environ, reason="not run by tests/aarch64/emulate, which says what it emulates")
+@pytest.mark.skipif("ULP_AARCH64_CPU" not in os.environ, reason="not run by tools/arm/emulate, which says what it emulates")
 def test_the_emulated_core_is_recognised() -> None:
     emulated = os.environ["ULP_AARCH64_CPU"]
     if emulated.startswith("max"):  # qemu's own, which no table knows

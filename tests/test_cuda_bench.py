@@ -19,10 +19,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
 
-from bench import machine, results  # the path comes first
 from bench.cuda import build, check, device, measure, names, operands, report, run, work
 from bench.cuda.operands import Epilogue, Problem
 from bench.cuda.work import Gpu, Work
+from bench.runs import machine, results  # the path comes first
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 90, 132, 50 << 20, 80 << 30, 1830.0)
 

@@ -91,11 +91,8 @@ def test_accuracy(data: str) -> None:
 def test_torch_model_of_the_file_says_what_the_file_says(data: str, network: str) -> None:
     torch = pytest.importorskip("torch", minversion="2.6")
     pytest.importorskip("tqdm")
-    sys.path.append(str(ROOT))  # at the end: an installed ulp comes before the source tree's
-    try:
-        from bench.train_digits import network_of
-    finally:
-        sys.path.pop()
+    from bench.subjects.train_digits import network_of
+
     trained = _digits.load(file(data, network))
     with torch.no_grad():
         logits = network_of(trained)(torch.from_numpy(load_images(data).pixels[trained.test])).numpy()

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plan_reference import ReferencePlan
 from reference import Array, assert_exact, interval
 
 import ulp
+from tools.reference.plan import ReferencePlan
 from ulp import _core
 
 F32 = np.float32

@@ -1,6 +1,6 @@
 """`python -m ulp.demo`: a convolutional network trained at 3 and at 2 bits, run by `ulp.nn`, checked and timed beside numpy.
 
-bench/train_digits.py trained it with torch, on handwritten digits. Neither torch nor training is needed here: ulp/data holds the integers,
+`python -m bench train` trained it with torch, on handwritten digits. Neither torch nor training is needed: ulp/data holds the integers,
 the scales, and what the torch model says of every test image. The network is put together from layers of `ulp.nn` and compiled into one
 plan of integer steps, whose predictions must be the torch model's on every test image, by float32 scales and by integer thresholds. The
 exit status is 0 only if all of it agrees.

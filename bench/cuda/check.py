@@ -269,9 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--reduced", action="store_true", help="a small set without torch, for compute-sanitizer")
     args = parser.parse_args(arguments)
-    from bench import subject
+    from bench.subjects import installed
 
-    subject.load()
+    installed.load()
     from ulp._gpu import native
 
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if args.seed is None else args.seed

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import subject as installed
+from bench.subjects import installed
 
 from . import work
 from .device import Call, gpu, torch

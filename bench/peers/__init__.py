@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from bench.subjects.interface import Library
+
 from . import convolution, network
-from .base import Check, Library, Peer, check, compare
+from .base import Peer, check
 from .float32 import NumpyFloat32, TorchFloat32
 from .gemmlowp import Gemmlowp
 from .openvino import OpenVino
@@ -56,4 +58,4 @@ def named(names: Sequence[str] | None) -> list[Peer]:
     return chosen(ALL, names)
 
 
-__all__ = ["ALL", "FAMILIES", "Check", "Library", "Peer", "check", "check_names", "chosen", "compare", "convolution", "named", "network"]
+__all__ = ["ALL", "FAMILIES", "Peer", "check", "check_names", "chosen", "convolution", "named", "network"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data
+from bench.subjects import operands
 
 from .base import Peer, requantization_step, requantized
 
@@ -57,9 +57,9 @@ class OpenVino(Peer):
     output = "uint8"
     packages = ("openvino",)
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         ov, ops, _ = _modules()
-        step = requantization_step(data.reference(a, b))
+        step = requantization_step(operands.reference(a, b))
         activations = np.ascontiguousarray(a)
         parameter = ops.parameter(list(a.shape), np.uint8)
         scale = np.float32(SCALE)
@@ -80,7 +80,7 @@ class OpenVino(Peer):
         state.request.infer()
         return np.array(state.request.get_output_tensor().data, copy=True)
 
-    def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
+    def expected(self, state: _State, accumulators: operands.I64) -> npt.NDArray[Any]:
         return requantized(accumulators, state.step, ZERO)
 
     def step(self, state: _State) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data
+from bench.subjects import operands
 
 from .base import Peer, requantization_step, requantized
 
@@ -51,9 +51,9 @@ class _TorchQuantized(Peer):
         engines = _torch().backends.quantized.supported_engines
         return None if self.engine in engines else f"this build of torch has no engine {self.engine!r}, only {', '.join(engines)}"
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         torch = _torch()
-        step = requantization_step(data.reference(a, b))
+        step = requantization_step(operands.reference(a, b))
         # The engine is a global that only prepacking reads: the packed weights carry their own from then on.
         torch.backends.quantized.engine = self.engine
         with warnings.catch_warnings():
@@ -70,7 +70,7 @@ class _TorchQuantized(Peer):
         out: npt.NDArray[Any] = state.linear(state.activations, state.packed, state.step, ZERO).int_repr().numpy()
         return out
 
-    def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
+    def expected(self, state: _State, accumulators: operands.I64) -> npt.NDArray[Any]:
         return requantized(accumulators, state.step, ZERO)
 
     def step(self, state: _State) -> float:
