@@ -1,4 +1,4 @@
-// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. launch.cu implements it.
+// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. The .cu files beside it implement it.
 //
 // Pointers are device addresses unless a comment says host. A Stream is a cudaStream_t. Every function makes the device that it works on
 // current and puts the caller's back before it returns or throws.
@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "gemm/epilogue.h"
+#include "gemm/shape.h"
 #include "pack/bits.h"
 #include "pack/pack.h"
 
@@ -115,22 +115,14 @@ void unpack(const Weights& weights, uint8_t* host);
 
 // --------------------------------------------------------------------------------------------------------------------------- gemm
 
-struct Shape {
-  int64_t m = 0;
-  int64_t n = 0;
-  int64_t k = 0;
-  Encoding a{1, false};
-  Encoding b{1, false};
-};
-
 // What the choice of a kernel knows of a call.
 struct Situation {
-  Shape shape;
+  Shape shape{};
   bool aligned = true;        // a's address and row_stride are multiples of 16
   bool b_zero_point = false;  // some b_zero is not 0
 };
 
-// Pure: no device is asked. pick.cpp fills it, launch.cu obeys it.
+// Pure: no device is asked. pick.cpp fills it, product.cu obeys it.
 struct Choice {
   std::string kernel;
   std::array<int, 3> tile{};  // m, n, k

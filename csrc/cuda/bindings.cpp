@@ -96,8 +96,8 @@ py::list devices() {
 py::dict pick(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_bits, int arch, int sms, bool aligned,
               const std::optional<std::string>& kernel, bool b_signed, bool b_zero_point) {
   if (sms < 1) refuse("sms = " + std::to_string(sms) + ": expected at least 1");
-  const ulp::cuda::Shape shape{side(m, "m"), side(n, "n"), side(k, "k"), encoding_of(a_bits, a_signed, "a_bits"),
-                               encoding_of(b_bits, b_signed, "b_bits")};
+  const ulp::Shape shape{side(m, "m"), side(n, "n"), side(k, "k"), encoding_of(a_bits, a_signed, "a_bits"),
+                         encoding_of(b_bits, b_signed, "b_bits")};
   const Choice choice = ulp::cuda::pick({shape, aligned, b_zero_point}, {arch, sms}, name_or_null(kernel));
   py::dict result;
   result["kernel"] = choice.kernel;
