@@ -1,42 +1,15 @@
-// Devices, memory, and the product itself: what a plan says, in launches.
+// The product: what a plan says, as launches of kernels.
 #include <cuda.h>
 #include <cuda_runtime.h>
 
-#include <mutex>
-
 #include "cuda/api.h"
 #include "cuda/check.h"
-#include "cuda/functions.cuh"
+#include "cuda/kernels.h"
 #include "cuda/pick.h"
 #include "cuda/reduce.cuh"
 
-#ifndef ULP_CUDA_ARCHITECTURES_TEXT
-#define ULP_CUDA_ARCHITECTURES_TEXT "unknown"
-#endif
-
 namespace ulp::cuda {
 namespace {
-
-MmaKernel mma_function(const KernelRow& row, int bits) {
-  const bool nibbles = row.family == Family::mma_s4;
-  if (row.tokens == MmaLarge::kTokens) return mma_large(nibbles, bits);
-  return row.tokens == MmaMedium::kTokens ? mma_medium(nibbles, bits) : mma_small(nibbles, bits);
-}
-
-Sm90Kernel sm90_function(const KernelRow& row, bool unsigned_a, int bits) {
-  switch (row.tokens) {
-    case 16:
-      return sm90_16(unsigned_a, bits);
-    case 32:
-      return sm90_32(unsigned_a, bits);
-    case 64:
-      return sm90_64(unsigned_a, bits);
-    case 128:
-      return sm90_128(unsigned_a, bits);
-    default:
-      return sm90_256(unsigned_a, bits);
-  }
-}
 
 // cuTensorMapEncodeTiled by way of the runtime, so that nothing links to the driver's library.
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
@@ -78,8 +51,8 @@ bool multiple(const void* pointer, int64_t unit) { return static_cast<int64_t>(r
 
 Situation situation_of(const DeviceProblem& q) {
   Situation s;
-  s.shape = {q.m, q.b->n, q.b->k, q.a_encoding, q.b->encoding};
-  s.aligned = multiple(q.a, 16) && q.row_stride % 16 == 0;
+  s.shape = {q.a.m, q.b->n, q.b->k, q.a.encoding, q.b->encoding};
+  s.aligned = is_aligned(q.a);
   s.b_zero_point = q.b_zero != 0 || q.b_zeros != nullptr;
   return s;
 }
@@ -95,12 +68,12 @@ int activation_offset(const Plan& plan, const Encoding& a) {
 Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace) {
   const Encoding& b = q.b->encoding;
   const bool nibbles = plan.row->family == Family::mma_s4;
-  const int offset = activation_offset(plan, q.a_encoding);
+  const int offset = activation_offset(plan, q.a.encoding);
   Arguments p;
-  p.a = static_cast<const unsigned char*>(q.a);
-  p.a_stride = q.row_stride;
-  p.aligned = multiple(q.a, 16) && q.row_stride % 16 == 0;
-  p.m = static_cast<int>(q.m);
+  p.a = static_cast<const unsigned char*>(q.a.data);
+  p.a_stride = q.a.row_stride;
+  p.aligned = is_aligned(q.a);
+  p.m = static_cast<int>(q.a.m);
   p.k = static_cast<int>(q.b->k);
   p.n = static_cast<int>(q.b->n);
   p.weights = static_cast<const unsigned char*>(q.b->data.data());
@@ -117,13 +90,13 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
 
   Finish& f = p.finish;
   const DeviceEpilogue& e = q.epilogue;
-  f.kind = e.kind == OutputKind::int32 ? Result::int32 : e.kind == OutputKind::float32 ? Result::float32 : Result::quantized;
+  f.kind = e.kind;
   f.out = q.out;
   f.out_stride = q.out_stride;
-  f.vectors = multiple(q.out, f.kind == Result::quantized ? 4 : 16) && q.out_stride % 4 == 0;
+  f.vectors = multiple(q.out, f.kind == OutputKind::quantized ? 4 : 16) && q.out_stride % 4 == 0;
   f.n = p.n;
   f.m = p.m;
-  f.a_term = static_cast<int>(static_cast<uint32_t>(offset) - static_cast<uint32_t>(q.a_zero));
+  f.a_term = static_cast<int>(static_cast<uint32_t>(offset) - static_cast<uint32_t>(q.a.zero));
   f.weight_sums = static_cast<const int*>(q.b->sums.data());
   const int64_t filled = Layout{p.k, p.n, b.bits}.blocks() * kBlock - p.k;
   f.padding = b.bipolar() ? static_cast<int>(filled) * offset : 0;
@@ -131,7 +104,7 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
   f.w_term = q.b_zeros != nullptr ? w_offset : static_cast<int>(static_cast<uint32_t>(w_offset) - static_cast<uint32_t>(q.b_zero));
   f.w_zeros = q.b_zeros;
   f.row_sums = plan.row_sums && (f.w_term != 0 || f.w_zeros != nullptr) ? static_cast<const int*>(workspace) : nullptr;
-  f.row_shift = static_cast<int>(static_cast<uint32_t>(p.k) * static_cast<uint32_t>(q.a_zero));
+  f.row_shift = static_cast<int>(static_cast<uint32_t>(p.k) * static_cast<uint32_t>(q.a.zero));
   f.scale = e.scale;
   f.scales = e.scales;
   f.bias = e.bias;
@@ -144,7 +117,7 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
 }
 
 void start_mma(const Plan& plan, const Arguments& p, int bits, cudaStream_t stream) {
-  const MmaKernel kernel = mma_function(*plan.row, bits);
+  const MmaKernel kernel = plan.row->mma(bits);
   allow_shared(kernel, plan.shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.grid), static_cast<unsigned>(plan.splits));
@@ -153,16 +126,16 @@ void start_mma(const Plan& plan, const Arguments& p, int bits, cudaStream_t stre
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, p), "starting a product");
   if (plan.splits == 1) return;
-  const int64_t pairs = divide_up(p.n, 2) * p.m;
+  const int64_t pairs = ceil_div(p.n, 2) * p.m;
   cudaLaunchConfig_t adding{};
-  adding.gridDim = dim3(static_cast<unsigned>(divide_up(pairs, kReduceThreads)));
+  adding.gridDim = dim3(static_cast<unsigned>(ceil_div(pairs, kReduceThreads)));
   adding.blockDim = dim3(kReduceThreads);
   adding.stream = stream;
   check(cudaLaunchKernelEx(&adding, add_slices, p), "starting add_slices");
 }
 
 void start_sm90(const Plan& plan, const Arguments& p, const Encoding& a, int bits, cudaStream_t stream) {
-  const Sm90Kernel kernel = sm90_function(*plan.row, !a.is_signed && a.bits == 8, bits);
+  const Sm90Kernel kernel = plan.row->wgmma(!a.is_signed && a.bits == 8, bits);
   allow_shared(kernel, plan.shared_bytes);
   const CUtensorMap map = activation_map(p, plan.row->tokens / plan.multicast);
   cudaLaunchAttribute cluster{};
@@ -182,71 +155,6 @@ void start_sm90(const Plan& plan, const Arguments& p, const Encoding& a, int bit
 
 }  // namespace
 
-std::vector<Device> devices() {
-  int count = 0;
-  check(cudaGetDeviceCount(&count), "looking for CUDA devices");
-  if (count == 0) throw DeviceError("looking for CUDA devices: the driver knows of none");
-  std::vector<Device> list;
-  for (int i = 0; i < count; ++i) {
-    cudaDeviceProp properties;
-    check(cudaGetDeviceProperties(&properties, i), "reading a device's properties");
-    list.push_back({properties.name, machine_of(i), static_cast<int64_t>(properties.totalGlobalMem)});
-  }
-  return list;
-}
-
-Machine machine_of(int device) {
-  int major = 0;
-  int minor = 0;
-  int sms = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "reading a device's properties");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "reading a device's properties");
-  check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "reading a device's properties");
-  return {10 * major + minor, sms};
-}
-
-int current_device() {
-  int device = 0;
-  check(cudaGetDevice(&device), "asking for the current device");
-  return device;
-}
-
-std::vector<std::pair<std::string, std::string>> build_facts() {
-  return {{"cuda", std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10)},
-          {"architectures", ULP_CUDA_ARCHITECTURES_TEXT}};
-}
-
-DeviceMemory::DeviceMemory(int device, size_t size) : size_(size), device_(device) {
-  if (size == 0) return;
-  const CurrentDevice current(device);
-  check(cudaMalloc(&data_, size), ("allocating " + std::to_string(size) + " bytes on the device").c_str());
-}
-
-DeviceMemory::~DeviceMemory() {
-  if (data_ == nullptr) return;
-  int before = 0;
-  if (cudaGetDevice(&before) != cudaSuccess) return;  // the process ends and the driver with it
-  static_cast<void>(cudaSetDevice(device_));
-  static_cast<void>(cudaFree(data_));  // waits for the device
-  static_cast<void>(cudaSetDevice(before));
-}
-
-void upload(void* target, const void* host, size_t size, int device) {
-  if (size == 0) return;
-  const CurrentDevice current(device);
-  check(cudaMemcpy(target, host, size, cudaMemcpyHostToDevice), "copying to the device");
-  // From pageable memory it may return before the last bytes are there, and other streams do not wait for the default one.
-  check(cudaStreamSynchronize(nullptr), "copying to the device");
-}
-
-void download(void* host, const void* source, size_t size, int device, Stream stream) {
-  if (size == 0) return;
-  const CurrentDevice current(device);
-  cudaStream_t queue = static_cast<cudaStream_t>(stream);
-  check(cudaMemcpyAsync(host, source, size, cudaMemcpyDeviceToHost, queue), "copying from the device");
-  check(cudaStreamSynchronize(queue), "copying from the device");
-}
-
 void gemm(const DeviceProblem& q, const char* kernel, void* workspace, size_t workspace_bytes, Stream stream) {
   const int device = q.b->data.size() > 0 ? q.b->data.device() : q.b->sums.device();
   const CurrentDevice current(device);
@@ -255,19 +163,19 @@ void gemm(const DeviceProblem& q, const char* kernel, void* workspace, size_t wo
     throw std::invalid_argument("the workspace has " + std::to_string(workspace_bytes) + " bytes: this call needs " +
                                 std::to_string(chosen.workspace_bytes));
   }
-  if (q.m == 0 || q.b->n == 0) return;
+  if (q.a.m == 0 || q.b->n == 0) return;
   const Arguments p = arguments_of(q, chosen, workspace);
   cudaStream_t queue = static_cast<cudaStream_t>(stream);
   if (p.finish.row_sums != nullptr) {
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(divide_up(p.m, kReduceThreads / 32)));
+    config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.m, kReduceThreads / 32)));
     config.blockDim = dim3(kReduceThreads);
     config.stream = queue;
-    check(cudaLaunchKernelEx(&config, sum_rows, p.a, p.a_stride, p.m, p.k, p.aligned, q.a_encoding.is_signed, static_cast<int*>(workspace)),
+    check(cudaLaunchKernelEx(&config, sum_rows, p.a, p.a_stride, p.m, p.k, p.aligned, q.a.encoding.is_signed, static_cast<int*>(workspace)),
           "starting sum_rows");
   }
   if (chosen.row->family == Family::wgmma) {
-    start_sm90(chosen, p, q.a_encoding, q.b->encoding.bits, queue);
+    start_sm90(chosen, p, q.a.encoding, q.b->encoding.bits, queue);
   } else {
     start_mma(chosen, p, q.b->encoding.bits, queue);
   }

@@ -12,9 +12,10 @@ enum CUresult {
 using cuuint32_t = uint32_t;
 using cuuint64_t = uint64_t;
 
-struct alignas(64) CUtensorMap {
+struct alignas(64) CUtensorMap_st {
   cuuint64_t opaque[16];
 };
+using CUtensorMap = CUtensorMap_st;
 
 enum CUtensorMapDataType {
   CU_TENSOR_MAP_DATA_TYPE_UINT8 = 0,
