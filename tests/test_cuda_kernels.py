@@ -299,8 +299,9 @@ def test_a_value_out_of_range_is_found_first_in_order(cuda: Cuda, emulator: Emul
     with pytest.raises(cuda.native.OutOfRange) as caught:
         cuda.native.Weights.from_device(memory.pointer, 40, 30, 30, 1, True, 3, 0, 0)
     assert caught.value.args[0] == 7 * 30 + 3
-    assert cuda.native.check(memory.pointer, 40, 30, 30, True, 3, 0, 0) == 7 * 30 + 3
-    assert cuda.native.check(memory.pointer, 40, 30, 30, True, 4, 0, 0) == -1
+    for bits, index in ((3, 7 * 30 + 3), (4, -1)):
+        a = cuda.native.Activations(pointer=memory.pointer, m=40, row_stride=30, bits=bits, signed=True)
+        assert cuda.native.check(a, 30, 0, 0) == index
 
 
 # ------------------------------------------------------------------------------------------------------------------------- choice

@@ -148,6 +148,18 @@ std::vector<std::string> kernel_names();
 // user, where the name is unknown (lists what is known) or cannot run this call on this machine.
 Choice pick(const Situation& situation, const Machine& machine, const char* kernel);
 
+// a: m rows of k bytes in a device's memory, columns adjacent.
+struct Activations {
+  const void* data = nullptr;
+  int64_t m = 0;
+  int64_t row_stride = 0;  // bytes; >= k where m > 1
+  Encoding encoding{1, false};
+  int32_t zero = 0;
+};
+
+// Whether every row starts at a multiple of 16 bytes.
+inline bool is_aligned(const Activations& a) { return reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.row_stride % 16 == 0; }
+
 // csrc/gemm/epilogue.h with device addresses, but for a scale that all columns share.
 struct DeviceEpilogue {
   OutputKind kind = OutputKind::int32;
@@ -162,11 +174,7 @@ struct DeviceEpilogue {
 };
 
 struct DeviceProblem {
-  const void* a = nullptr;  // m x k bytes, columns adjacent
-  int64_t m = 0;
-  int64_t row_stride = 0;  // bytes; >= k where m > 1
-  Encoding a_encoding{1, false};
-  int32_t a_zero = 0;
+  Activations a;
   const Weights* b = nullptr;
   int32_t b_zero = 0;
   const int32_t* b_zeros = nullptr;  // n; instead of b_zero
@@ -180,7 +188,7 @@ struct DeviceProblem {
 // std::invalid_argument where it is too small, or as pick.
 void gemm(const DeviceProblem& problem, const char* kernel, void* workspace, size_t workspace_bytes, Stream stream);
 
-// Index, counted row by row, of the first of m x k values outside the interval of e, or -1. Waits for the stream.
-int64_t find_out_of_range(const void* a, int64_t m, int64_t k, int64_t row_stride, Encoding e, int device, Stream stream);
+// Index, counted row by row, of the first of m x k values outside the interval of a's encoding, or -1. Waits for the stream.
+int64_t find_out_of_range(const Activations& a, int64_t k, int device, Stream stream);
 
 }  // namespace ulp::cuda

@@ -78,8 +78,8 @@ bool multiple(const void* pointer, int64_t unit) { return static_cast<int64_t>(r
 
 Situation situation_of(const DeviceProblem& q) {
   Situation s;
-  s.shape = {q.m, q.b->n, q.b->k, q.a_encoding, q.b->encoding};
-  s.aligned = multiple(q.a, 16) && q.row_stride % 16 == 0;
+  s.shape = {q.a.m, q.b->n, q.b->k, q.a.encoding, q.b->encoding};
+  s.aligned = is_aligned(q.a);
   s.b_zero_point = q.b_zero != 0 || q.b_zeros != nullptr;
   return s;
 }
@@ -95,12 +95,12 @@ int activation_offset(const Plan& plan, const Encoding& a) {
 Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace) {
   const Encoding& b = q.b->encoding;
   const bool nibbles = plan.row->family == Family::mma_s4;
-  const int offset = activation_offset(plan, q.a_encoding);
+  const int offset = activation_offset(plan, q.a.encoding);
   Arguments p;
-  p.a = static_cast<const unsigned char*>(q.a);
-  p.a_stride = q.row_stride;
-  p.aligned = multiple(q.a, 16) && q.row_stride % 16 == 0;
-  p.m = static_cast<int>(q.m);
+  p.a = static_cast<const unsigned char*>(q.a.data);
+  p.a_stride = q.a.row_stride;
+  p.aligned = is_aligned(q.a);
+  p.m = static_cast<int>(q.a.m);
   p.k = static_cast<int>(q.b->k);
   p.n = static_cast<int>(q.b->n);
   p.weights = static_cast<const unsigned char*>(q.b->data.data());
@@ -123,7 +123,7 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
   f.vectors = multiple(q.out, f.kind == Result::quantized ? 4 : 16) && q.out_stride % 4 == 0;
   f.n = p.n;
   f.m = p.m;
-  f.a_term = static_cast<int>(static_cast<uint32_t>(offset) - static_cast<uint32_t>(q.a_zero));
+  f.a_term = static_cast<int>(static_cast<uint32_t>(offset) - static_cast<uint32_t>(q.a.zero));
   f.weight_sums = static_cast<const int*>(q.b->sums.data());
   const int64_t filled = Layout{p.k, p.n, b.bits}.blocks() * kBlock - p.k;
   f.padding = b.bipolar() ? static_cast<int>(filled) * offset : 0;
@@ -131,7 +131,7 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
   f.w_term = q.b_zeros != nullptr ? w_offset : static_cast<int>(static_cast<uint32_t>(w_offset) - static_cast<uint32_t>(q.b_zero));
   f.w_zeros = q.b_zeros;
   f.row_sums = plan.row_sums && (f.w_term != 0 || f.w_zeros != nullptr) ? static_cast<const int*>(workspace) : nullptr;
-  f.row_shift = static_cast<int>(static_cast<uint32_t>(p.k) * static_cast<uint32_t>(q.a_zero));
+  f.row_shift = static_cast<int>(static_cast<uint32_t>(p.k) * static_cast<uint32_t>(q.a.zero));
   f.scale = e.scale;
   f.scales = e.scales;
   f.bias = e.bias;
@@ -255,7 +255,7 @@ void gemm(const DeviceProblem& q, const char* kernel, void* workspace, size_t wo
     throw std::invalid_argument("the workspace has " + std::to_string(workspace_bytes) + " bytes: this call needs " +
                                 std::to_string(chosen.workspace_bytes));
   }
-  if (q.m == 0 || q.b->n == 0) return;
+  if (q.a.m == 0 || q.b->n == 0) return;
   const Arguments p = arguments_of(q, chosen, workspace);
   cudaStream_t queue = static_cast<cudaStream_t>(stream);
   if (p.finish.row_sums != nullptr) {
@@ -263,11 +263,11 @@ void gemm(const DeviceProblem& q, const char* kernel, void* workspace, size_t wo
     config.gridDim = dim3(static_cast<unsigned>(divide_up(p.m, kReduceThreads / 32)));
     config.blockDim = dim3(kReduceThreads);
     config.stream = queue;
-    check(cudaLaunchKernelEx(&config, sum_rows, p.a, p.a_stride, p.m, p.k, p.aligned, q.a_encoding.is_signed, static_cast<int*>(workspace)),
+    check(cudaLaunchKernelEx(&config, sum_rows, p.a, p.a_stride, p.m, p.k, p.aligned, q.a.encoding.is_signed, static_cast<int*>(workspace)),
           "starting sum_rows");
   }
   if (chosen.row->family == Family::wgmma) {
-    start_sm90(chosen, p, q.a_encoding, q.b->encoding.bits, queue);
+    start_sm90(chosen, p, q.a.encoding, q.b->encoding.bits, queue);
   } else {
     start_mma(chosen, p, q.b->encoding.bits, queue);
   }

@@ -145,10 +145,10 @@ void unpack(const Weights& weights, uint8_t* host) {
   });
 }
 
-int64_t find_out_of_range(const void* a, int64_t m, int64_t k, int64_t row_stride, Encoding e, int device, Stream stream) {
+int64_t find_out_of_range(const Activations& a, int64_t k, int device, Stream stream) {
   const CurrentDevice current(device);
-  const MatrixView view{static_cast<const uint8_t*>(a), m, k, row_stride, 1, e.is_signed};
-  return first_outside(view, e, device, static_cast<cudaStream_t>(stream));
+  const MatrixView view{static_cast<const uint8_t*>(a.data), a.m, k, a.row_stride, 1, a.encoding.is_signed};
+  return first_outside(view, a.encoding, device, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace ulp::cuda

@@ -23,7 +23,7 @@ from .arrays import Host, Library, View, is_contiguous, library_of, on_gpu, to_n
 from .packed import BYTES, CudaPackedMatrix, move, pack_for_gpu
 
 if TYPE_CHECKING:
-    from ulp._cuda import Weights
+    from ulp._cuda import Activations, Weights
 
 # numpy takes two microseconds to say one.
 _NAMES = {np.dtype(name): name for name in ("int32", "float32", "uint8", "int8")}
@@ -128,8 +128,8 @@ def _rows_of_left(left: _Left, bits: int, device: int) -> _Rows:
     rows = _rows(view) or _rows(library.view(library.contiguous(codes)))
     assert rows is not None  # C-contiguous
     if config.cuda_check and left.view is not None:
-        place = rows.pointer, rows.m, rows.columns, rows.stride
-        if native.load().check(*place, left.signed, bits, device, library.stream()) >= 0:
+        activations = _activations(rows, left.signed, bits)
+        if native.load().check(activations, rows.columns, device, library.stream()) >= 0:
             raise out_of_range(to_numpy(library, codes), "a", bits)
     return rows
 
@@ -269,42 +269,44 @@ def _start(
     """Put the product on the stream."""
     module = native.load()
     pointers = {name: 0 if view is None else view.pointer for name, view in columns.items()}
-    size = module.workspace(weights, rows.m, a_bits, signed, _is_aligned(rows), bool(pointers["b_zero"] or zero_b), kernel)
+    a = _activations(rows, signed, a_bits, zero_a)
+    size = module.workspace(a, weights, b_zero_point=bool(pointers["b_zero"] or zero_b), kernel=kernel)
     # The owner goes when this function ends, while the kernels may not have begun: allocators hand memory on in the order of the stream.
     address, _owner = library.workspace(size) if size else (0, None)
-    kind, factor, relu, width, is_signed, zero = "int32", 1.0, False, 0, False, 0
+    end = module.Epilogue()
     if epilogue is not None:
         factors, _, relu, width, is_signed, zero = epilogue
-        kind = "quantized" if width else "float32"
-        factor = 1.0 if pointers["scale"] else float(np.asarray(factors).reshape(()))
-    bias = columns["bias"]
-    floats = bias is not None and bias.dtype == "float32"
+        bias = columns["bias"]
+        end = module.Epilogue(
+            kind="quantized" if width else "float32",
+            scale=1.0 if pointers["scale"] else float(np.asarray(factors).reshape(())),
+            scales=pointers["scale"],
+            relu=relu,
+            out_bits=width or 8,
+            out_signed=is_signed,
+            out_zero=zero,
+            **{"float_bias" if bias is not None and bias.dtype == "float32" else "bias": pointers["bias"]},
+        )
     module.gemm(
-        rows.pointer,
-        rows.m,
-        rows.stride,
-        signed,
-        a_bits,
+        a,
         weights,
-        zero_a,
-        0 if pointers["b_zero"] else int(zero_b),
-        pointers["b_zero"],
-        written.pointer,
-        written.stride,
-        kind,
-        factor,
-        pointers["scale"],
-        0 if floats else pointers["bias"],
-        pointers["bias"] if floats else 0,
-        relu,
-        width,
-        is_signed,
-        zero,
-        address,
-        size,
-        library.stream(),
-        kernel,
+        end,
+        b_zero=0 if pointers["b_zero"] else int(zero_b),
+        b_zeros=pointers["b_zero"],
+        out=written.pointer,
+        out_stride=written.stride,
+        workspace=address,
+        workspace_bytes=size,
+        stream=library.stream(),
+        kernel=kernel,
     )
+
+
+def _activations(rows: _Rows, signed: bool, bits: int, zero: int = 0) -> Activations:
+    activations: Activations = native.load().Activations(
+        pointer=rows.pointer, m=rows.m, row_stride=rows.stride, bits=bits, signed=signed, zero=zero
+    )
+    return activations
 
 
 def _is_aligned(rows: _Rows) -> bool:
