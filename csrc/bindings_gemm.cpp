@@ -92,19 +92,22 @@ struct Extent {
   bool meets(const Extent& other) const { return begin < other.end && other.begin < end; }
 };
 
+// The Python layer then finds out what is wrong with `out`, or has the result copied into it.
+struct UnfitOut : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The driver writes elements of its own dtype, aligned, in rows whose columns are adjacent and which do not overlap.
 void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t n) {
-  if (!out.dtype().is(dtype) && !out.dtype().equal(dtype)) {
-    throw py::type_error("out has dtype " + std::string(py::str(out.dtype())) + ", expected " + std::string(py::str(dtype)));
-  }
-  if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) {
-    throw py::value_error("out has shape " + shape_of(out) + ", expected (" + std::to_string(m) + ", " + std::to_string(n) + ")");
-  }
-  if (!out.writeable()) throw py::value_error("out is read-only");
+  if (!out.dtype().is(dtype) && !out.dtype().equal(dtype)) throw UnfitOut("dtype");
+  if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) throw UnfitOut("shape");
+  if (!out.writeable()) throw UnfitOut("read-only");
   if (m == 0 || n == 0) return;  // then strides are whatever numpy made them
   const py::ssize_t size = out.itemsize();
-  const bool adjacent = n <= 1 || out.strides(1) == size;
-  const bool whole_rows = m <= 1 || out.strides(0) % size == 0;
-  if (!adjacent || !whole_rows) throw py::value_error("out must have adjacent columns");
+  const bool aligned = reinterpret_cast<uintptr_t>(out.data()) % static_cast<uintptr_t>(size) == 0;
+  const bool adjacent = n == 1 || out.strides(1) == size;
+  const bool apart = m == 1 || (out.strides(0) >= n * size && out.strides(0) % size == 0);
+  if (!aligned || !adjacent || !apart) throw UnfitOut("strides");
 }
 
 // Where the driver writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
@@ -162,6 +165,8 @@ py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a
 // The epilogue of one call, checked and held. Not copied: `epilogue` points into it.
 struct FusedEpilogue {
   Epilogue epilogue;
+  int out_bits = 0;  // 0: float32
+  bool out_signed = false;
   float factor = 0;
   py::object factors;
   py::object bias;
@@ -211,11 +216,11 @@ void check_bias(const Problem& p, const int32_t* bias) {
   }
 }
 
-void set_bias(FusedEpilogue& f, const py::object& bias, const Problem& problem, int out_bits) {
+void set_bias(FusedEpilogue& f, const py::object& bias, const Problem& problem) {
   if (bias.is_none()) return;
   const int64_t n = problem.b->layout.n;
   if (py::cast<py::array>(bias).dtype().kind() == 'f') {
-    if (out_bits != 0)
+    if (f.out_bits != 0)
       throw py::type_error("a float bias goes with float32 output; a quantized output takes an int32 bias in units of the accumulator");
     const auto held = vector_of<float>(bias);
     check_shape(held, n, false, "bias");
@@ -230,67 +235,97 @@ void set_bias(FusedEpilogue& f, const py::object& bias, const Problem& problem, 
   }
 }
 
-void set_epilogue(FusedEpilogue& f, const Problem& problem, const py::object& scale, const py::object& bias, bool relu, int out_bits,
-                  bool out_signed, int out_zero) {
-  Epilogue& e = f.epilogue;
-  set_scale(f, scale, problem.b->layout.n);
-  set_bias(f, bias, problem, out_bits);
-  e.relu = relu;
-  e.kind = OutputKind::float32;
-  if (out_bits != 0) {
-    const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
-    if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
-    if (out_zero < q.min() || out_zero > q.max()) {
-      throw py::value_error("out_zero=" + std::to_string(out_zero) + ": expected a zero point of the result from " +
-                            std::to_string(q.min()) + " to " + std::to_string(q.max()));
-    }
-    e.kind = OutputKind::quantized;
-    e.qmin = q.min();
-    e.qmax = q.max();
-    e.zero = out_zero;
+// Keys of the dict that carries an epilogue's fields (ulp/_core.pyi: Epilogue). Interned once: a call then compares pointers.
+struct FieldNames {
+  py::str scale = interned("scale");
+  py::str bias = interned("bias");
+  py::str relu = interned("relu");
+  py::str out_bits = interned("out_bits");
+  py::str out_signed = interned("out_signed");
+  py::str out_zero = interned("out_zero");
+  static constexpr size_t kCount = 6;
+
+  static py::str interned(const char* text) {
+    PyObject* name = PyUnicode_InternFromString(text);
+    if (!name) throw py::error_already_set();
+    return py::reinterpret_steal<py::str>(name);
   }
+  static const FieldNames& get() {
+    static const FieldNames& names = *new FieldNames;  // never freed: Python may be gone when statics are
+    return names;
+  }
+};
+
+py::object field(const py::dict& fields, const py::str& name) {
+  PyObject* value = PyDict_GetItemWithError(fields.ptr(), name.ptr());
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  if (!value) throw py::type_error("epilogue lacks the field " + std::string(name));
+  return py::reinterpret_borrow<py::object>(value);
+}
+
+void epilogue_from(FusedEpilogue& f, const py::dict& fields, const Problem& problem) {
+  const FieldNames& names = FieldNames::get();
+  const py::object scale = field(fields, names.scale);
+  const py::object bias = field(fields, names.bias);
+  f.epilogue.relu = field(fields, names.relu).cast<bool>();
+  f.out_bits = field(fields, names.out_bits).cast<int>();
+  f.out_signed = field(fields, names.out_signed).cast<bool>();
+  const int out_zero = field(fields, names.out_zero).cast<int>();
+  if (fields.size() != FieldNames::kCount) throw py::type_error("epilogue has fields that gemm_fused does not know");
+  set_scale(f, scale, problem.b->layout.n);
+  set_bias(f, bias, problem);
+  f.epilogue.kind = OutputKind::float32;
+  if (f.out_bits == 0) return;
+  const Encoding q = encoding_of(f.out_bits, f.out_signed, "out_bits");
+  if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
+  if (out_zero < q.min() || out_zero > q.max()) {
+    throw py::value_error("out_zero=" + std::to_string(out_zero) + ": expected a zero point of the result from " + std::to_string(q.min()) +
+                          " to " + std::to_string(q.max()));
+  }
+  f.epilogue.kind = OutputKind::quantized;
+  f.epilogue.qmin = q.min();
+  f.epilogue.qmax = q.max();
+  f.epilogue.zero = out_zero;
 }
 
 py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-                      const std::optional<std::string>& kernel, const py::object& out, const py::object& scale, const py::object& bias,
-                      bool relu, int out_bits, bool out_signed, int out_zero) {
+                      const std::optional<std::string>& kernel, const py::object& out, const py::dict& fields) {
   static const py::object& float32 = *new py::object(py::dtype::of<float>());
   static const py::object& uint8 = *new py::object(py::dtype::of<uint8_t>());
   static const py::object& int8 = *new py::object(py::dtype::of<int8_t>());
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
   FusedEpilogue f;
-  set_epilogue(f, call.problem, scale, bias, relu, out_bits, out_signed, out_zero);
-  const auto dtype = py::reinterpret_borrow<py::dtype>(out_bits == 0 ? float32 : out_signed ? int8 : uint8);
+  epilogue_from(f, fields, call.problem);
+  const auto dtype = py::reinterpret_borrow<py::dtype>(f.out_bits == 0 ? float32 : f.out_signed ? int8 : uint8);
   Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
   run(call, f.epilogue, output.c);
   return output.finish();
 }
 
-// Refuses what gemm and gemm_fused refuse before they look at a's values, in the same words, for a product that runs on a GPU.
+// Refuses what gemm and gemm_fused refuse before they read a's values, in the same words, for a product that runs on a GPU.
 void check_gemm(int64_t k, int64_t n, int a_bits, bool a_signed, int b_bits, bool b_signed, int32_t a_zero, const py::object& b_zero,
-                const py::object& scale, const py::object& bias, int out_bits, bool out_signed, int out_zero) {
+                const std::optional<py::dict>& fields) {
   PackedMatrix b;
   b.layout = layout_of(k, n, b_bits);
   b.encoding = {b_bits, b_signed};
   Call call;
   set_problem(call, {nullptr, 0, k, k, 1, a_signed}, b, a_bits, a_zero, b_zero);
-  if (scale.is_none()) return;
+  if (!fields) return;
   FusedEpilogue f;
-  set_epilogue(f, call.problem, scale, bias, false, out_bits, out_signed, out_zero);
+  epilogue_from(f, *fields, call.problem);
 }
 
 }  // namespace
 
 void bind_gemm(py::module_& m) {
+  py::register_exception<UnfitOut>(m, "UnfitOut", PyExc_ValueError);
   m.def("gemm", gemm, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),
         py::arg("kernel").none(true), py::arg("out").none(true));
   m.def("gemm_fused", gemm_fused, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),
-        py::arg("kernel").none(true), py::arg("out").none(true), py::arg("scale"), py::arg("bias").none(true), py::arg("relu"),
-        py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
-  m.def("check_gemm", check_gemm, py::arg("k"), py::arg("n"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
-        py::arg("b_signed"), py::arg("a_zero"), py::arg("b_zero"), py::arg("scale").none(true), py::arg("bias").none(true),
-        py::arg("out_bits"), py::arg("out_signed"), py::arg("out_zero"));
+        py::arg("kernel").none(true), py::arg("out").none(true), py::arg("epilogue"));
+  m.def("check_gemm", check_gemm, py::kw_only(), py::arg("k"), py::arg("n"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
+        py::arg("b_signed"), py::arg("a_zero"), py::arg("b_zero"), py::arg("epilogue").none(true));
   m.def("last_kernel", [] { return last_kernel_name; });
 }
 
