@@ -4,7 +4,7 @@ Arrays that cross this border are numpy uint8 (unsigned codes) or int8 (two's co
 brought to one of the two by `ulp._validate` first. Strides are free.
 """
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ class OutOfRange(ValueError):  # noqa: N818  # the name of the native class, whi
     """A value of `a` or `b` lies outside its interval. Carries no index: the Python layer finds the first one and words the error."""
 
 class Packed:
-    """Weights stored densely, `bits` bits each, in the order every kernel expands from (csrc/pack/layout.h)."""
+    """Weights at `bits` bits each, in the order every kernel expands from (csrc/pack/layout.h)."""
 
     @property
     def k(self) -> int: ...
@@ -25,10 +25,10 @@ class Packed:
     def signed(self) -> bool: ...
     @property
     def nbytes(self) -> int:
-        """Bytes of the dense data, without the column sums."""
+        """Bytes of the data, without the column sums."""
     @property
     def data(self) -> npt.NDArray[np.uint8]:
-        """The dense bytes, shape (nbytes,), a read-only view that keeps this object alive."""
+        """The packed bytes, shape (nbytes,), a read-only view that keeps this object alive."""
     @property
     def column_sums(self) -> npt.NDArray[np.int32]:
         """Sum over k of the stored values modulo 2^32, shape (n,), a copy. That is how the epilogue uses them."""
@@ -48,6 +48,26 @@ def from_data(data: npt.NDArray[np.uint8], k: int, n: int, bits: int, signed: bo
     Padding is rewritten and sums are recomputed: any bytes are safe.
     """
 
+class UnfitOut(ValueError):  # noqa: N818  # the name of the native class
+    """`out` is not what the core writes to. The Python layer says why, or has the result copied into it."""
+
+class Epilogue(TypedDict):
+    """What follows the sum. All fields are needed.
+
+    scale: a float, or float32 of shape (), (1,) or (n,); finite in float32.
+    bias: None, int32 (n,) added to the sum before scaling, or (only with out_bits=0) float32 (n,) added after.
+    out_bits=0: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
+    out_bits 1..8: uint8 (int8 with out_signed) (m, n) = clamp(rint(float(acc + bias) * scale) + out_zero), half to even;
+    relu clamps below at out_zero. The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
+    """
+
+    scale: float | npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None
+    relu: bool
+    out_bits: int
+    out_signed: bool
+    out_zero: int
+
 def gemm(
     a: npt.NDArray[Any],
     packed: Packed,
@@ -59,8 +79,8 @@ def gemm(
 ) -> npt.NDArray[np.int32]:
     """sum_k (a - a_zero) * (b - b_zero): a (m, k) uint8 or int8 -> (m, n) int32.
 
-    `out`: (m, n) int32, writable, last axis contiguous (any row stride); returned when given. It may overlap any input.
-    Raises OutOfRange (a), ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
+    `out`: (m, n) int32, writable, aligned, last axis contiguous, rows that do not overlap; returned when given. It may overlap any input.
+    Raises OutOfRange (a), UnfitOut, ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
     """
 
 def gemm_fused(
@@ -71,26 +91,16 @@ def gemm_fused(
     b_zero: int | npt.NDArray[np.int32],
     kernel: str | None,
     out: npt.NDArray[Any] | None,
-    scale: float | npt.NDArray[np.float32],
-    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None,
-    relu: bool,
-    out_bits: int,
-    out_signed: bool,
-    out_zero: int,
+    epilogue: Epilogue,
 ) -> npt.NDArray[Any]:
-    """The same accumulator, then the epilogue inside the tile.
+    """The same sum, then the epilogue inside the tile. `out` has the dtype that the epilogue gives.
 
-    scale: a float, or float32 of shape (), (1,) or (n,); finite in float32.
-    bias: None, int32 (n,) added to the accumulator before scaling, or (only with out_bits=0) float32 (n,) added after.
-    ValueError, worded for the user, where shapes do not fit, scale is not finite, an int32 bias could carry a sum out of int32, or
-    out_zero lies outside the interval of the result.
-    out_bits=0: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
-    out_bits 1..8: uint8 (int8 with out_signed) (m, n) = clamp(rint(float(acc + bias) * scale) + out_zero), half to even;
-    relu clamps below at out_zero.
-    The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
+    Also a ValueError, worded for the user, where shapes of scale or bias do not fit, scale is not finite, an int32 bias could carry a sum
+    out of int32, or out_zero lies outside the interval of the result. TypeError for a missing or unknown field.
     """
 
 def check_gemm(
+    *,
     k: int,
     n: int,
     a_bits: int,
@@ -99,13 +109,9 @@ def check_gemm(
     b_signed: bool,
     a_zero: int,
     b_zero: int | npt.NDArray[np.int32],
-    scale: float | npt.NDArray[np.float32] | None,
-    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None,
-    out_bits: int,
-    out_signed: bool,
-    out_zero: int,
+    epilogue: Epilogue | None,
 ) -> None:
-    """The ValueErrors and TypeErrors of `gemm` (scale None) and `gemm_fused` but for a's values and the kernel: for products on a GPU."""
+    """The ValueErrors and TypeErrors of `gemm` and `gemm_fused` but for a's values, `out` and the kernel: for products on a GPU."""
 
 class NotFinite(ValueError):  # noqa: N818  # the name of the native class
     """The input of a plan holds a NaN or an infinity."""

@@ -176,3 +176,16 @@ def as_int32(array: IntArray, name: str) -> npt.NDArray[np.int32]:
     if array.size and (int(array.min()) < INT32_MIN or int(array.max()) > INT32_MAX):
         raise ValueError(f"{name} holds values that do not fit int32")
     return array.astype(np.int32, copy=False)
+
+
+def weight_codes(b: object, bits: int) -> IntArray:
+    """`b` as a matrix of uint8 or int8, whose values have not all been checked. Precondition: bits is in 1..8."""
+    array = as_array(b, "b")
+    check_matrix(array.shape)
+    return operand(array, "b", bits)
+
+
+def check_matrix(shape: tuple[int, ...]) -> None:
+    """ValueError unless b has two dimensions."""
+    if len(shape) != 2:
+        raise ValueError(f"b has shape {shape}: expected two dimensions, (K, N)")

@@ -12,17 +12,16 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
 from ._gpu.arrays import on_gpu
-from ._validate import IntArray, as_array, bit_width, integer, operand, out_of_range
-
-if TYPE_CHECKING:
-    from ._gpu.packed import CudaPackedMatrix
+from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
+from ._matrix import Matrix
+from ._validate import IntArray, bit_width, integer, out_of_range, weight_codes
 
 FORMAT = "ulp.PackedMatrix"
 FORMAT_VERSION = 1
@@ -34,59 +33,21 @@ _LARGEST_DIMENSION = 2**31 - 1
 _LARGEST_EMPTY_N = 2**24
 
 
-class PackedMatrix:
-    """A (K, N) matrix of 1- to 8-bit integers, stored densely: `bits` bits a value, padded to 32 in K and 8 in N. Immutable.
+class PackedMatrix(Matrix):
+    """A (K, N) matrix of 1- to 8-bit integers, stored at `bits` bits per value, padded to 32 in K and 8 in N. Immutable.
 
     Made by `ulp.pack` or `PackedMatrix.load`; pickling and copying work too. Two matrices are equal if shape, bits, sign and all values
     are; equal matrices have equal hashes.
     """
 
-    __slots__ = ("_bits", "_packed")
+    __slots__ = ()
 
     _packed: _core.Packed
-    _bits: int
 
     def __init__(self, packed: _core.Packed) -> None:
         if not isinstance(packed, _core.Packed):
             raise TypeError("a PackedMatrix comes from ulp.pack(b, bits=...) or PackedMatrix.load(path)")
-        object.__setattr__(self, "_packed", packed)
-        object.__setattr__(self, "_bits", packed.bits)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a PackedMatrix is immutable: cannot set {name!r}")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a PackedMatrix is immutable: cannot delete {name!r}")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(K, N)."""
-        return self._packed.k, self._packed.n
-
-    @property
-    def ndim(self) -> int:
-        """Always 2."""
-        return 2
-
-    @property
-    def bits(self) -> int:
-        """Bits a value, 1..8."""
-        return self._bits
-
-    @property
-    def signed(self) -> bool:
-        """Whether values are signed: two's complement, or -1 and +1 at 1 bit."""
-        return self._packed.signed
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 or int8: the dtype of `unpack()`, and of the values that `pack` was given."""
-        return np.dtype(np.int8 if self._packed.signed else np.uint8)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the stored values, without the column sums."""
-        return self._packed.nbytes
+        super().__init__(packed)
 
     def unpack(self) -> IntArray:
         """The values as a new (K, N) array of `dtype`."""
@@ -97,14 +58,7 @@ class PackedMatrix:
 
         Raises TypeError, ValueError, RuntimeError where no GPU can be used, MemoryError.
         """
-        from ._gpu.packed import move
-
-        return move(self, device)
-
-    def __repr__(self) -> str:
-        k, n = self.shape
-        sign = "signed" if self.signed else "unsigned"
-        return f"PackedMatrix(shape=({k}, {n}), bits={self._bits}, {sign}, nbytes={self.nbytes})"
+        return super().to(device)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PackedMatrix):
@@ -116,12 +70,6 @@ class PackedMatrix:
 
     def __hash__(self) -> int:
         return hash((self.shape, self._bits, self.signed, zlib.crc32(self._packed.data.data)))
-
-    def __copy__(self) -> PackedMatrix:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedMatrix:
-        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The bytes go as an array, which pickle protocol 5 can move out of band, without a copy.
@@ -182,8 +130,6 @@ def pack(b: Any, bits: int, device: str | None = None) -> PackedMatrix | CudaPac
     """
     width = bit_width(bits, "bits")
     if device is not None or on_gpu(b):
-        from ._gpu.packed import pack_for_gpu
-
         packed = pack_for_gpu(b, width, device)
         if packed is not None:
             return packed
@@ -199,17 +145,11 @@ def pack_array(b: object, bits: int) -> _core.Packed:
         raise out_of_range(codes, "b", bits) from None
 
 
-def weight_codes(b: object, bits: int) -> IntArray:
-    """`b` as a matrix of uint8 or int8, whose values have not all been checked. Precondition: bits is in 1..8."""
-    array = as_array(b, "b")
-    check_matrix(array.shape)
-    return operand(array, "b", bits)
+def _from_host(values: IntArray, bits: int, _: int | None) -> PackedMatrix:
+    return PackedMatrix(_core.pack(values, bits))
 
 
-def check_matrix(shape: tuple[int, ...]) -> None:
-    """ValueError unless b has two dimensions."""
-    if len(shape) != 2:
-        raise ValueError(f"b has shape {shape}: expected two dimensions, (K, N)")
+Matrix._makers["cpu"] = _from_host
 
 
 def _rebuild(header: object, data: object) -> PackedMatrix:
