@@ -35,7 +35,7 @@ class Conv2d(Weighted):
     dynamic: by the range of each call's whole input, without calibration; such a layer cannot be compiled.
 
     How floats become weights:
-    per_channel: a scale an output channel, or one for all. weight_method: "mse" looks for the scale with the least squared error, "minmax"
+    per_channel: a scale an output channel, or one for all. weight_method: "mse" finds the scale with the smallest squared error, "minmax"
     covers the largest weight. weight_range: "full" is -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out. At one bit
     a weight becomes its sign times the mean |w| of its channel (of all without per_channel), whatever the last two say.
 
@@ -174,8 +174,8 @@ class Conv2d(Weighted):
             )
         if self.padding_mode in ("reflect", "circular"):
             for axis, sides in ((1, self.sides[::2]), (2, self.sides[1::2])):
-                most = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
-                if max(sides) > most:
+                max_pad = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
+                if max(sides) > max_pad:
                     raise LayerError(
                         f"Padding size should be less than the corresponding input dimension, but got: padding {sides} "
                         f"at dimension {axis + 1} of input {shape_text(given)}"
