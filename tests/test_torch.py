@@ -23,7 +23,7 @@ pytest.importorskip("torch", minversion="2.6")
 import torch
 
 import ulp.torch  # asks for torch
-from ulp import _torch_layers
+from ulp.torch import operators
 
 # torch's own code warns about itself while it exports and traces.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -145,11 +145,11 @@ def test_what_is_made_from_buffers_goes_with_them() -> None:
     low = convert(model(), x)
     run(low, x)
     keys = [layer.packed_weight.untyped_storage()._cdata for layer in low.modules() if hasattr(layer, "packed_weight")]
-    assert all(key in _torch_layers._entries for key in keys)
+    assert all(key in operators._entries for key in keys)
     del low
     gc.collect()  # tracing leaves cycles behind
     run(ulp.torch.Linear(nn.Linear(3, 3, bits=2, dynamic=True)), torch.ones(1, 3))
-    assert not any(key in _torch_layers._entries for key in keys)
+    assert not any(key in operators._entries for key in keys)
 
 
 def test_changed_buffers_are_noticed() -> None:

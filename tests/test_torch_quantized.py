@@ -365,7 +365,7 @@ def test_integer_weights_only_of_torchao(bits: int, dtype: Any) -> None:
 
 
 def test_digits_hold_22_bits() -> None:
-    digits = importlib.import_module("ulp._quantized.integer_linear").digits
+    digits = importlib.import_module("ulp.torch.quantized.integer_linear").digits
     x = np.concatenate([_random(6, 50).numpy() * 10.0 ** np.arange(-20, 40, 10)[:, None], np.zeros((1, 50))]).astype(np.float32)
     x[0, :3] = 1, -1, 0.999999
     codes, step = digits(x)

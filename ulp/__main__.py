@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         command.add_argument("model", type=Path)
         command.add_argument("--strict", action="store_true", help="refuse a model of which a layer would run in floats")
-        command.add_argument("--mode", choices=("requantise", "threshold"), default="requantise", help="see ulp.load")
+        command.add_argument("--mode", choices=("requantize", "requantise", "threshold"), default="requantize", help="see ulp.load")
         command.add_argument("--shape", type=_shape, action="append", default=[], metavar="NAME=1,3,224,224", help="of an input left open")
         command.add_argument("--threads", type=_count, default=None, help="default: ulp's own, for bench 1")
     run_command, bench_command = commands.choices["run"], commands.choices["bench"]

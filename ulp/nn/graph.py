@@ -85,7 +85,8 @@ class Clamp:
 class MaxPool:
     """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`.
 
-    falls: bool (C,), channels that are to have the least value; None: none. What is scaled by less than 0 behind a pooling is so in front.
+    falls: bool (C,), channels whose minimum is taken instead; None: none. They are scaled by a negative factor behind the pooling, and a
+        decreasing function turns the maximum into the minimum.
     """
 
     rows: Indices

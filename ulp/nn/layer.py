@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ulp._validate import bit_width
 
 from .graph import Quantize, Shape
+from .lower import lower
 from .module import Module
 from .observer import Observer
 from .quantizer import FloatArray, Quantizer, from_range
@@ -20,7 +21,7 @@ from .trace import Symbol, Trace, record
 
 _FLOAT32 = np.dtype(np.float32)
 # Plans of one layer that are kept, one a shape of input; the oldest goes first.
-_MOST_PLANS = 32
+_MAX_PLANS = 32
 
 
 def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], Any]]:
@@ -85,7 +86,7 @@ class Layer(Module):
         if made is None:
             plans = self._plans  # before `make`: an attribute set meanwhile has put another dict in its place
             made = make()
-            if len(plans) >= _MOST_PLANS:
+            if len(plans) >= _MAX_PLANS:
                 plans.pop(next(iter(plans)), None)
             plans[key] = made
         return made
@@ -125,6 +126,11 @@ class QuantizedInput(Layer):
         if name == "quantizer" and value is not None and value.bits != self.act_bits:
             raise ValueError(f"quantizer has {value.bits} bits, but act_bits={self.act_bits}")
         super().__setattr__(name, value)
+
+    @property
+    def observable(self) -> bool:
+        """Whether `calibrate` finds a range for the layer: not where each call finds its own."""
+        return not self.dynamic
 
     def input_quantizer(self) -> Quantizer:
         """The fixed quantizer, or LayerError."""
@@ -231,8 +237,6 @@ def check_finite(x: FloatArray) -> None:
 
 def plan_of(shape: Shape, layer: Module, build: Callable[[Symbol], Symbol], codes_in: bool = False) -> Callable[[Any], list[FloatArray]]:
     """A function that runs the small network which `build` records for one image of `shape`."""
-    from .lower import lower  # lowering knows nothing of layers; layers only need it to run by themselves
-
     trace = Trace(layer, shape)
     trace.graph.outputs = [build(Symbol(trace, trace.graph.input, 1)).node]
     return lower(trace.graph, codes_in=codes_in).runner()

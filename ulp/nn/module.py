@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from .calibrate import calibrate
 from .graph import Shape
 from .quantizer import as_float32
 from .shapes import LayerError
@@ -189,10 +190,13 @@ class Module:
 
     def calibrate(self: Self, batches: Any, method: str = "mse", **options: Any) -> Self:
         """Find the ranges of all quantizers from sample inputs: see `ulp.nn.calibrate`. Returns the network."""
-        from .calibrate import calibrate
-
         calibrate(self, batches, method, **options)
         return self
+
+    @property
+    def observable(self) -> bool:
+        """Whether `calibrate` finds a range for this module."""
+        return False
 
     def extra_repr(self) -> str:
         """What stands between the brackets where the module is printed."""

@@ -141,7 +141,7 @@ class WeightOptions:
     """How floats become weights of `bits` bits.
 
     per_channel: a scale an output channel, or one for all.
-    method: "mse" looks for the scale with the least squared error; "minmax" covers the largest weight.
+    method: "mse" finds the scale with the smallest squared error; "minmax" covers the largest weight.
     range: "full" uses -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out, so that the interval is symmetric.
     One bit is -1 or +1 times mean |w| (Rastegari et al., XNOR-Net, 2016, section 3.1), whatever method and range say.
     """
@@ -204,24 +204,24 @@ def _scales(rows: FloatArray, options: WeightOptions) -> FloatArray:
     reach = np.asarray(np.where(reach >= _SMALLEST_SCALE, reach, 1.0))
     if options.method == "minmax":
         return np.asarray(reach.astype(np.float32))
-    return _least_squares(rows, reach, low, high)
+    return _by_squared_error(rows, reach, low, high)
 
 
-def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, high: int) -> FloatArray:
-    """The scale of each row with the least sum of (w - scale * integer)^2.
+def _by_squared_error(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, high: int) -> FloatArray:
+    """The scale of each row with the smallest sum of (w - scale * integer)^2.
 
     A grid of shares of `reach` finds the valley; from there the best scale for fixed integers, <w, q> / <q, q>, and the best integers for
     a fixed scale take turns, which never raises the error.
     """
     rows = (rows / reach[:, None]).astype(np.float32)  # no square leaves float32
     best = np.ones(len(rows))
-    least = np.full(len(rows), np.inf)
+    min_error = np.full(len(rows), np.inf)
 
     def attempt(scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         q = np.clip(np.rint(rows / scales[:, None].astype(np.float32)), low, high)
         error = np.square(rows - q * scales[:, None].astype(np.float32)).sum(axis=1, dtype=np.float64)
-        better = error < least
-        least[better] = error[better]
+        better = error < min_error
+        min_error[better] = error[better]
         best[better] = scales[better]
         across = (rows * q).sum(axis=1, dtype=np.float64)
         square = np.square(q).sum(axis=1, dtype=np.float64)

@@ -27,7 +27,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 _TENSORS = ("codes", "floats")
 _STEPS = ("input_floats", "input_codes", "conv", "depthwise", "linear", "max_pool", "window_mean", "rescale", "gather", "output")
 # A network of some thousand layers is beyond all that is known; laying out buffers takes the square of the steps.
-MOST_CALLS = 2**14
+MAX_CALLS = 2**14
 
 
 class Script:
@@ -86,8 +86,8 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
     """
     if not isinstance(document, dict) or not isinstance(document.get("calls"), list):
         raise ValueError("a plan is an object with a list of calls")
-    if len(document["calls"]) > MOST_CALLS:
-        raise ValueError(f"it has {len(document['calls'])} calls; at most {MOST_CALLS} are taken")
+    if len(document["calls"]) > MAX_CALLS:
+        raise ValueError(f"it has {len(document['calls'])} calls; at most {MAX_CALLS} are taken")
     script = Script(plan)
     decode = Decoder(arrays, max_bytes)
     hints = not tune and document.get("isa") == _core.isa()

@@ -46,6 +46,13 @@ def shape_text(shape: Sequence[int]) -> str:
     return "[" + ", ".join(str(side) for side in shape) + "]"
 
 
+def dimension(dim: int, ndim: int) -> int:
+    """`dim` of an array of `ndim` dimensions as 0 or more. LayerError, in torch's words, where there is no such dimension."""
+    if not -ndim <= dim < ndim:
+        raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
+    return dim % ndim
+
+
 def same_padding(kernel: Pair, dilation: Pair) -> Sides:
     """Torch's padding='same': what is odd goes to the bottom and to the right."""
     total_y, total_x = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))

@@ -13,13 +13,12 @@ from ulp._validate import integer
 from .graph import Add as AddOp
 from .graph import BatchNorm, Clamp, Op, Shape
 from .graph import Concat as ConcatOp
-from .graph import Flatten as FlattenOp
 from .graph import Identity as IdentityOp
 from .graph import Quantize as QuantizeOp
 from .layer import Layer, QuantizedInput
 from .quantizer import FloatArray, as_float32
-from .shapes import LayerError, shape_text
-from .trace import Symbol, record
+from .shapes import LayerError, dimension, shape_text
+from .trace import Symbol, record, record_flatten
 
 
 class Elementwise(Layer):
@@ -94,22 +93,13 @@ class Flatten(Layer):
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x = inputs[0]
-        first, last = (self._dimension(dim, x.ndim) for dim in (self.start_dim, self.end_dim))
+        first, last = (dimension(dim, x.ndim) for dim in (self.start_dim, self.end_dim))
         if first > last:
             raise LayerError("flatten() has invalid args: start_dim cannot come after end_dim")
         return x.reshape(*x.shape[:first], -1 if x.size else math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
 
     def _record(self, *inputs: Symbol) -> Symbol:
-        x = inputs[0]
-        first, last = (self._dimension(dim, x.ndim) for dim in (self.start_dim, self.end_dim))
-        if (first, last) != (1, x.ndim - 1):
-            raise LayerError(f"Flatten({self.start_dim}, {self.end_dim}) cannot be compiled: use Flatten(1), which keeps the images apart")
-        return record(FlattenOp(), (math.prod(x.node.shape),), self, x)
-
-    def _dimension(self, dim: int, ndim: int) -> int:
-        if not -ndim <= dim < ndim:
-            raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
-        return dim % ndim
+        return record_flatten(inputs[0], self.start_dim, self.end_dim, self)
 
     def extra_repr(self) -> str:
         """As torch's."""
@@ -133,9 +123,7 @@ class Concat(Layer):
 
     def _axis(self, shapes: list[Shape]) -> int:
         first, ndim = shapes[0], len(shapes[0])
-        if not -ndim <= self.dim < ndim:
-            raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {self.dim})")
-        axis = self.dim % ndim
+        axis = dimension(self.dim, ndim)
         for i, shape in enumerate(shapes[1:], 1):
             if len(shape) != ndim:
                 raise LayerError(f"Tensors must have same number of dimensions: got {ndim} and {len(shape)}")

@@ -55,7 +55,7 @@ def thresholds(
 
 
 def _first(at: Fraction, flip: bool, even: bool) -> int:
-    """The least acc (or ~acc) that reaches the step whose boundary is the sum `at`; a tie reaches it if the step is even."""
+    """The smallest acc (or ~acc) that reaches the step whose boundary is the sum `at`; a tie reaches it if the step is even."""
     if flip:
         last = math.floor(at)  # the largest sum that still reaches it
         if last == at and not even:

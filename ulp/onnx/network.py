@@ -5,33 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ulp.nn import saved
 from ulp.nn.compiled import Profile, ProfileRow, table
-from ulp.nn.saved import write_file
 from ulp.nn.shapes import LayerError
 
-from .build import IntegerStage, Stage, bound
+from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One node of the model. bits: of its weights and of what it reads, 0 for floats; nbytes: of its packed weights."""
-
-    name: str
-    op_type: str
-    integer: bool
-    reason: str
-    """Why it runs in floats; "" where it does not"""
-    bits: tuple[int, int] = (0, 0)
-    shape: tuple[int, ...] = ()
-    """Of its result, for one image; () where that is not known"""
-    nbytes: int = 0
+from .stages import IntegerStage, LayerRow, Stage, bound
 
 
 class OnnxNetwork:
@@ -93,14 +79,13 @@ class OnnxNetwork:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a file that `ulp.load` reads in milliseconds, without the package onnx and on any CPU."""
-        from .saved import to_parts
-
-        write_file(path, to_parts(self))
+        saved.write_file(path, to_parts(self._contents()))
 
     def __reduce__(self) -> Any:
-        from .saved import load, to_parts
+        return load_saved, (b"".join(to_parts(self._contents())),)
 
-        return load, (b"".join(to_parts(self)),)
+    def _contents(self) -> Contents:
+        return Contents(self.inputs, self.outputs, self.stages, self.constants, self.layers, self.opset)
 
     def profile(self, *arrays: Any, **named: Any) -> Profile:
         """Run once, and tell how long each step took. Float operators are steps called "float"."""
@@ -235,3 +220,15 @@ def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
         return result
 
     return run
+
+
+def load_saved(source: saved.Source, *, tune: bool = False, limits: Limits | None = None) -> OnnxNetwork:
+    """What `OnnxNetwork.save` wrote, from a file or its bytes. Arguments as for `document.from_file`.
+
+    Raises OnnxError, naming what is wrong, where the file is no saved network or damaged, and OSError where it cannot be read.
+    """
+    limits = limits or Limits()
+    try:
+        return OnnxNetwork(*from_file(source, tune=tune, limits=limits), limits)
+    except ValueError as error:
+        raise OnnxError(f"{saved.name_of(source)} cannot be loaded: {error}") from None

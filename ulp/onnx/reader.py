@@ -238,11 +238,11 @@ def _check_node(node: Node, opset: int) -> None:
             OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
         elif node.op_type in _QLINEAR:
             expected = _QLINEAR[node.op_type]
-            least = expected.index(".")
+            min_inputs = expected.index(".")
             given = all(name or kind != "x" for name, kind in zip(node.inputs, expected, strict=False))
-            if not least <= len(node.inputs) <= len(expected) or not given:
+            if not min_inputs <= len(node.inputs) <= len(expected) or not given:
                 raise OnnxError(
-                    f"inputs {list(node.inputs)!s:.200}: expected {least} to {len(expected)}, none of tensors and scales left out"
+                    f"inputs {list(node.inputs)!s:.200}: expected {min_inputs} to {len(expected)}, none of tensors and scales left out"
                 )
         elif node.op_type == "QLinearConcat" and (len(node.inputs) < 5 or len(node.inputs) % 3 != 2 or not all(node.inputs)):
             raise OnnxError(f"{len(node.inputs)} inputs: expected a scale and a zero point, and three of each tensor")

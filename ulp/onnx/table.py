@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ulp.nn.graph import Conv, Linear
 
-from .build import Built, FloatStage
+from .build import Built
 from .model import Model, Node
-from .network import LayerRow
+from .stages import FloatStage, LayerRow
 
 # Quantizers, and what only moves elements: neither counts as computing in floats.
 _QUANTIZERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")

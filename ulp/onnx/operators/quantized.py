@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import ulp
+from ulp._gemm import gemm
 from ulp._validate import interval
 from ulp.nn.floats import windows
 from ulp.onnx.model import OnnxError
@@ -85,7 +85,7 @@ def quantize_linear(call: Call, x: Array, scale: Array, zero: Array | None = Non
 
 
 def _code_interval(output_dtype: int, zero: Array | None) -> tuple[np.dtype[Any], int, int]:
-    """The array's type of codes, their least and their largest."""
+    """The array's type of codes, their smallest and their largest."""
     if output_dtype:
         if output_dtype not in _CODE_TYPES:
             raise OnnxError(f"output_dtype={output_dtype}: expected one of {sorted(_CODE_TYPES)}, integers of 2, 4, 8 or 16 bits")
@@ -137,7 +137,7 @@ def _products(a: Array, b: Array, a_zero: int, b_zero: int | npt.NDArray[np.int3
     total = np.zeros((a.shape[0], b.shape[1]), np.int32)
     for k in range(0, a.shape[1], _LARGEST_K):
         part = slice(k, k + _LARGEST_K)
-        total += ulp.gemm(a[:, part], b[part], bits=8, a_zero=a_zero, b_zero=b_zero)
+        total += gemm(a[:, part], b[part], bits=8, a_zero=a_zero, b_zero=b_zero)
     return total
 
 

@@ -140,7 +140,7 @@ Function: TypeAlias = Callable[..., "Array | tuple[Array, ...]"]
 
 @dataclass(frozen=True)
 class Row:
-    """The definition of an operator from opset `since` on. `outputs` is the most that a node can have, -1 any number."""
+    """The definition of an operator from opset `since` on. `outputs`: how many a node can have at most, -1 for any number."""
 
     since: int
     inputs: tuple[Input, ...]
@@ -163,8 +163,8 @@ class Row:
     def check_counts(self, inputs: int, outputs: int) -> None:
         """OnnxError unless a node may have so many."""
         needed = sum(not i.optional for i in self.inputs)
-        most = math.inf if any(i.repeated for i in self.inputs) else len(self.inputs)
-        if not needed <= inputs <= most:
+        max_inputs = math.inf if any(i.repeated for i in self.inputs) else len(self.inputs)
+        if not needed <= inputs <= max_inputs:
             names = ", ".join(i.name + ("..." if i.repeated else " (optional)" if i.optional else "") for i in self.inputs) or "none"
             raise OnnxError(f"{inputs} inputs, expected {names}")
         if outputs < 1 or 0 <= self.outputs < outputs:

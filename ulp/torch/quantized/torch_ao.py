@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulp._torch_layers import FixedTypes
 from ulp.nn import graph as ir
 from ulp.nn.lower import lower
 from ulp.nn.quantizer import Quantizer
 from ulp.nn.shapes import conv_size
+from ulp.torch.layers import FixedTypes
 
+from .found import Unfit
 from .integer_linear import IntegerLinear
-from .layers import Unfit
 
 # Plans of one layer that are kept, one a shape and quantizer of the input; the oldest goes first.
-_MOST_PLANS = 32
+_MAX_PLANS = 32
 
 
 def read(layer: Any) -> Any:
@@ -119,7 +119,7 @@ class Static(FixedTypes):
         run = self._plans.get(key)
         if run is None:
             run = self._lowered(shape, Quantizer(8, scale, zero))
-            if len(self._plans) >= _MOST_PLANS:
+            if len(self._plans) >= _MAX_PLANS:
                 self._plans.pop(next(iter(self._plans)), None)
             self._plans[key] = run
         return run

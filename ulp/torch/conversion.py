@@ -1,127 +1,29 @@
-"""Low-bit layers inside a live torch model: `convert` puts them in place of its Conv2d and Linear. Float in, float out, for inference.
-
-    low = ulp.torch.convert(model, bits=3, calibrate=batches)
-    with torch.inference_mode():
-        y = low(x)
-
-The converted layers are torch modules that hold plain buffers: weights in `bits` bits each, scales, the input's quantizer. So `state_dict`,
-`copy.deepcopy`, pickle and `torch.save` work as for any module. They compute by the operators `torch.ops.ulp.conv2d` and
-`torch.ops.ulp.linear`, whose arguments are those buffers and numbers: a graph of torch.compile or torch.export holds everything, and an
-exported program that was saved runs wherever `ulp.torch` is imported. Export under torch.no_grad() where parts of the model stay in float.
-
-For a whole network in integers, without torch between its layers, see `ulp.nn.compile`.
-"""
+"""`convert`: which layers of a model become low-bit layers, and how each is made."""
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
-try:
-    import torch
-    from torch import Tensor
-    from torch.nn.modules.conv import _ConvNd
-except ImportError as missing:
-    raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp[torch]"') from missing
+from ulp import nn
+from ulp._validate import bit_width
+from ulp.nn.observer import METHODS, Observer
+from ulp.nn.progress import progress_bar
+from ulp.nn.quantizer import WeightMethod, WeightRange
 
-from . import _quantized, nn
-from ._quantized.layers import Quantized, Unfit
-from ._torch_layers import Conv2d, Linear
-from ._validate import bit_width
-from .nn.observer import METHODS, Observer
-from .nn.quantizer import WeightMethod, WeightRange
-
-__all__ = ["Conv2d", "Converted", "Linear", "Report", "convert"]
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A layer that was converted: its name, class and bits, the batch normalisation that was folded into it, whether its input is known."""
-
-    name: str
-    kind: str
-    bits: int
-    act_bits: int
-    folded: str | None
-    calibrated: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `convert` did. left: by name, why a layer with weights, or a batch normalisation, stayed as it was."""
-
-    converted: list[Converted] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{c.name}: {c.kind} W{c.bits}A{c.act_bits}"
-            + (f", {c.folded} folded in" if c.folded else "")
-            + ("" if c.calibrated else ", not calibrated")
-            for c in self.converted
-        ]
-        return "\n".join([*lines, *(f"{name}: left, {reason}" for name, reason in self.left.items())])
-
-
-_CONV_ATTRIBUTES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+from . import quantized as quantized_layers
+from .layers import Conv2d, Linear
+from .norms import find_norms, graphs
+from .quantized.found import LayerIntegers, Unfit
+from .report import Converted, Report
+from .target import Target
 
 Skip: TypeAlias = str | type | Callable[[str, Any], bool]
-
-
-@dataclass
-class _Target:
-    """A layer of the model that is to be converted, and the batch normalisation that becomes part of it.
-
-    quantized: the layer's integers, where it is one of Brevitas.
-    """
-
-    name: str
-    layer: Any
-    quantized: Quantized | None = None
-    norm_name: str | None = None
-    norm: Any = None
-
-    @property
-    def kind(self) -> Any:
-        """The class of `ulp.nn` that it becomes."""
-        return nn.Linear if isinstance(self.layer, torch.nn.Linear) else nn.Conv2d
-
-    def from_float(self, bits: int, **options: Any) -> Any:
-        """The layer with its weights quantized."""
-        layer = self.layer
-        names = ("in_features", "out_features") if self.kind is nn.Linear else _CONV_ATTRIBUTES
-        weight = layer.weight.detach().cpu().double()
-        bias = None if layer.bias is None else layer.bias.detach().cpu().double()
-        if self.norm is not None:
-            scale, shift = self._norm_terms()
-            weight = weight * scale.view(-1, 1, 1, 1)
-            bias = (0 if bias is None else bias) * scale + shift
-        arrays = {"weight": weight.float().numpy(), "bias": None if bias is None else bias.float().numpy()}
-        source = SimpleNamespace(**{name: getattr(layer, name) for name in names}, **arrays)
-        return self.kind.from_float(source, bits=bits, **options)
-
-    def from_quantized(self, own: Quantized) -> Any:
-        """The layer of its own integers, which a batch normalisation leaves as they are."""
-        scale, bias = own.scale, own.bias
-        if self.norm is not None:
-            factor, shift = (term.numpy() for term in self._norm_terms())
-            scale, bias = (scale * factor).astype(np.float32), ((0 if bias is None else bias) * factor + shift).astype(np.float32)
-        q = own.quantizer
-        names = () if self.kind is nn.Linear else _CONV_ATTRIBUTES[3:]
-        options = {name: getattr(self.layer, name) for name in names}
-        return self.kind.from_quantized(own.integers, scale, bias, q.scale, q.zero, bits=own.bits, act_bits=q.bits, **options)
-
-    def _norm_terms(self) -> tuple[Tensor, Tensor]:
-        """(scale, shift) of the batch normalisation, float64."""
-        norm = self.norm
-        scale = (norm.running_var.cpu().double() + norm.eps).rsqrt() * (norm.weight.detach().cpu().double() if norm.affine else 1)
-        return scale, (norm.bias.detach().cpu().double() if norm.affine else 0) - norm.running_mean.cpu().double() * scale
 
 
 def convert(
@@ -190,11 +92,11 @@ def convert(
     model.eval()
     report = Report()
     targets, made = _choose(model, skip, report, calibrate is not None or dynamic)
-    _find_norms(model, targets, report, fold)
+    find_norms(model, targets, report, fold)
     floats = {key: target for key, target in targets.items() if target.quantized is None}
     observers = {} if calibrate is None else _observe(model, floats, calibrate, progress)
     order = [*observers, *(key for key in floats if key not in observers)]
-    for key in _bar([*order, *(key for key in targets if key not in floats)], progress, "convert", "layer"):
+    for key in progress_bar([*order, *(key for key in targets if key not in floats)], progress, "convert", "layer"):
         target = targets[key]
         if target.quantized is None:
             w_bits, a_bits = (key == order[0] and first) or (key == order[-1] and last) or widths
@@ -234,16 +136,16 @@ def _widths(bits: int, act_bits: int | None) -> tuple[int, int]:
     return bits, bits
 
 
-def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: bool) -> tuple[dict[int, _Target], dict[int, Any]]:
+def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: bool) -> tuple[dict[int, Target], dict[int, Any]]:
     """The layers to convert by their id, in the order of definition, and what takes the place of others.
 
     floats: whether layers of floats are converted in a model that holds quantized ones.
     """
     skipped = _skip_rule(model, skip)
-    libraries = {id(module): library for module in model.modules() if (library := _quantized.library(module)) is not None}
+    libraries = {id(module): library for module in model.modules() if (library := quantized_layers.library(module)) is not None}
     read = _Reader(model, libraries)
     own_readers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.TransformerEncoderLayer)]
-    targets: dict[int, _Target] = {}
+    targets: dict[int, Target] = {}
     made: dict[int, Any] = {}
     for name, layer in model.named_modules():
         quantized = id(layer) in libraries
@@ -264,15 +166,15 @@ def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: boo
             except Unfit as reason:
                 report.left[name] = str(reason)
                 continue
-            if isinstance(found, Quantized):
-                targets[id(layer)] = _Target(name, layer, found)
+            if isinstance(found, LayerIntegers):
+                targets[id(layer)] = Target(name, layer, found)
             else:
                 made[id(layer)] = found
                 report.converted.append(Converted(name, found.kind, found.bits, found.act_bits, None, True))
         elif libraries and not floats:
             report.left[name] = "it is of floats among quantized layers: pass `calibrate` or dynamic=True to convert it, too"
         else:
-            targets[id(layer)] = _Target(name, layer)
+            targets[id(layer)] = Target(name, layer)
     return targets, made
 
 
@@ -283,22 +185,22 @@ class _Reader:
         self.libraries = libraries
         self.quants: dict[int, Any] = {}
         if "brevitas" in libraries.values():
-            from ._quantized import brevitas
+            from .quantized import brevitas
 
-            self.quants = brevitas.input_quants(_graphs(model))
+            self.quants = brevitas.input_quants(graphs(model))
 
     def __call__(self, layer: Any) -> Any:
         """What `convert` needs of it: integers, or the module that takes its place. Unfit where it must stay."""
         library = self.libraries[id(layer)]
         if library == "brevitas":
-            from ._quantized import brevitas
+            from .quantized import brevitas
 
             return brevitas.read(layer, self.quants.get(id(layer)))
         if library == "torch_ao":
-            from ._quantized import torch_ao
+            from .quantized import torch_ao
 
             return torch_ao.read(layer)
-        from ._quantized import torchao
+        from .quantized import torchao
 
         return torchao.read(layer)
 
@@ -322,54 +224,7 @@ def _skip_rule(model: Any, skip: Skip | Iterable[Skip]) -> Callable[[str, Any], 
     )
 
 
-class _Tracer(torch.fx.Tracer):
-    def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
-        return _quantized.is_leaf(m) or bool(super().is_leaf_module(m, module_qualified_name))
-
-
-def _graphs(module: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(prefix of names, module, its graph) for the model or, where torch.fx cannot trace it, for the largest parts that it can."""
-    try:
-        graph = _Tracer().trace(module)
-    except Exception:  # the model's own code ran on proxies: anything may have come of it
-        for name, child in module.named_children():
-            yield from _graphs(child, f"{prefix}{name}.")
-    else:
-        yield prefix, module, graph
-
-
-def _find_norms(model: Any, targets: dict[int, _Target], report: Report, fold: bool) -> None:
-    """Note in each target the BatchNorm2d that alone reads its result, and in the report those that stay."""
-    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    norms = {id(module): name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
-    reasons = dict.fromkeys(norms, "torch.fx cannot trace what holds it" if fold else "fold=False")
-    for prefix, part, graph in _graphs(model) if fold and norms else ():
-        calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-        for node in graph.nodes:
-            if node.op != "call_module" or id(norm := part.get_submodule(node.target)) not in norms:
-                continue
-            reasons[id(norm)] = "no converted Conv2d comes right before it, for it alone"
-            source = node.all_input_nodes[0]
-            if source.op != "call_module" or len(source.users) > 1 or id(conv := part.get_submodule(source.target)) not in targets:
-                continue
-            target = targets[id(conv)]
-            if target.kind is not nn.Conv2d:
-                continue
-            if target.quantized is not None and target.quantized.after is not None:
-                reasons[id(norm)] = "its Conv2d quantizes its result"
-                continue
-            if type(norm) is not torch.nn.BatchNorm2d or norm.running_mean is None or norm._forward_hooks or norm._forward_pre_hooks:
-                reasons[id(norm)] = "it is a subclass, has hooks, or no statistics"
-                continue
-            if any(places[id(module)] > 1 or calls[n.target] > 1 for module, n in ((conv, source), (norm, node))):
-                reasons[id(norm)] = "it or its Conv2d is used more than once"
-                continue
-            target.norm, target.norm_name = norm, prefix + node.target
-            del reasons[id(norm)]
-    report.left.update({norms[key]: reason for key, reason in reasons.items()})
-
-
-def _observe(model: Any, targets: dict[int, _Target], calibrate: Any, progress: bool) -> dict[int, Observer]:
+def _observe(model: Any, targets: dict[int, Target], calibrate: Any, progress: bool) -> dict[int, Observer]:
     """What the layers' inputs hold while the model runs, in the order of the layers' first calls."""
     observers: dict[int, Observer] = {}
 
@@ -384,7 +239,7 @@ def _observe(model: Any, targets: dict[int, _Target], calibrate: Any, progress: 
                 calibrate(model)
                 return observers
             count = 0
-            for batch in _bar([calibrate] if isinstance(calibrate, Tensor) else calibrate, progress, "calibrate", "batch"):
+            for batch in progress_bar([calibrate] if isinstance(calibrate, Tensor) else calibrate, progress, "calibrate", "batch"):
                 count += 1
                 if isinstance(batch, Mapping):
                     model(**batch)
@@ -403,7 +258,7 @@ def _convert_graphs(model: Any, report: Report) -> None:
     for prefix, part in list(model.named_modules()):
         if not isinstance(part, torch.fx.GraphModule):
             continue
-        from ._quantized import pt2e
+        from .quantized import pt2e
 
         for node, layer in pt2e.layers(part):
             name = f"{prefix}.{node.name}" if prefix else node.name
@@ -422,14 +277,3 @@ def _replace(model: Any, made: dict[int, Any]) -> Any:
             if id(child) in made:
                 setattr(parent, name, made[id(child)])
     return made.get(id(model), model)
-
-
-def _bar(items: Iterable[Any], progress: bool, title: str, unit: str) -> Iterable[Any]:
-    if not progress:
-        return items
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    bar: Iterable[Any] = tqdm(items, desc=title, unit=unit, leave=False, disable=None, delay=1)
-    return bar

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-import ulp
 from ulp import _bitstream
-from ulp._torch_layers import FixedTypes
+from ulp._gemm import gemm
+from ulp.packed import PackedMatrix, pack
+from ulp.torch.layers import FixedTypes
 
 # Of a float's fixed-point form: three digits to base 256, the first within int8 with the carry of the others.
 _DIGIT_BITS = 22
@@ -20,7 +21,7 @@ _DIGIT_BITS = 22
 class _Group(NamedTuple):
     """Weights (group, out), their zero points int32 (out,), and int64 (out,) the sums of weights less those."""
 
-    matrix: ulp.PackedMatrix
+    matrix: PackedMatrix
     zero: npt.NDArray[np.int32]
     sums: npt.NDArray[np.int64]
 
@@ -28,7 +29,7 @@ class _Group(NamedTuple):
     def of(cls, integers: npt.NDArray[np.int8], zero: npt.NDArray[np.int32], bits: int) -> _Group:
         """From integers (out, group)."""
         sums = integers.sum(axis=1, dtype=np.int64) - integers.shape[1] * zero.astype(np.int64)
-        return cls(ulp.pack(np.ascontiguousarray(integers.T), bits=bits), np.ascontiguousarray(zero), sums)
+        return cls(pack(np.ascontiguousarray(integers.T), bits=bits), np.ascontiguousarray(zero), sums)
 
 
 class IntegerLinear(FixedTypes):
@@ -70,7 +71,7 @@ class IntegerLinear(FixedTypes):
         """Exact sums of (codes - a_zero) * (weights - their zeros) for each group: 8-bit codes (M, in) -> int32 (M, out)."""
         parts = np.split(codes, self.in_features // self.group, axis=1)
         return [
-            ulp.gemm(part, group.matrix, bits=(8, self.bits), a_zero=a_zero, b_zero=group.zero)
+            gemm(part, group.matrix, bits=(8, self.bits), a_zero=a_zero, b_zero=group.zero)
             for part, group in zip(parts, self.groups(), strict=True)
         ]
 

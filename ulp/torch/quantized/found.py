@@ -17,7 +17,7 @@ class Unfit(Exception):  # noqa: N818  # a reason, no error
 
 
 @dataclass(frozen=True)
-class Quantized:
+class LayerIntegers:
     """A layer's integers int8 of `bits` bits (at one bit -1 and +1), scale float32 (O,), bias float32 (O,) or None, and its input."""
 
     integers: npt.NDArray[np.int8]

@@ -16,7 +16,7 @@ import torch
 from ulp.nn.quantizer import Quantizer
 
 from . import library
-from .layers import Quantized, Unfit, values_of
+from .found import LayerIntegers, Unfit, values_of
 
 # Modules and functions whose results are values of their input, or 0.0.
 _KEEPING_MODULES = (
@@ -63,7 +63,7 @@ def _quantizing(part: Any, node: Any) -> Any:
     return None
 
 
-def read(layer: Any, quant: Any) -> Quantized:
+def read(layer: Any, quant: Any) -> LayerIntegers:
     """What the layer, in evaluation, computes with. quant: what quantizes its input, if it does not do so itself.
 
     Raises Unfit.
@@ -86,7 +86,7 @@ def read(layer: Any, quant: Any) -> Quantized:
             raise Unfit(f"its weights have scales of shape {tuple(weight.scale.shape)}, which are neither one nor one an output channel")
         scale = np.broadcast_to(weight.scale.detach().cpu().float().numpy().reshape(-1), (channels,)).copy()
         bias = None if layer.bias is None else _bias(layer, quant, weight)
-    return Quantized(integers, bits, scale, bias, quantizer, before, after, bool(layer.return_quant_tensor))
+    return LayerIntegers(integers, bits, scale, bias, quantizer, before, after, bool(layer.return_quant_tensor))
 
 
 def quantizer_of(quant: Any) -> Quantizer:

@@ -4,36 +4,22 @@ as integers of constants."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
-
-from .model import Array, Node
-from .parts import Integers, Part, Value, comes_from_sums
-from .weights import NotInteger, QuantizedConstant, along
-
-if TYPE_CHECKING:
-    from .build import Builder
+from ulp.onnx.model import Array, Node
+from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
+from ulp.onnx.scope import Scope
+from ulp.onnx.weights import NotInteger, QuantizedConstant, along
 
 # Rounding modes that are rint: halves to even.
 _ROUNDS = ("ROUND", "HALF_EVEN")
 
 # What moves elements of its first input and changes none.
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth", "Slice", "Split", "Gather")
-
-
-def scalar(b: Builder, name: str, what: str) -> float:
-    """A constant of one element."""
-    if not b.is_constant(name):
-        raise NotInteger(f"its {what} is computed, not constant")
-    array = b.constant(name)
-    assert array is not None
-    if array.size != 1:
-        raise NotInteger(f"its {what} has {array.size} values, and activations have one")
-    return float(array.reshape(-1)[0])
 
 
 def _quantizer(low: int, high: int, zero: float, scale: float) -> tuple[Quantizer, float]:
@@ -50,28 +36,28 @@ def _quantizer(low: int, high: int, zero: float, scale: float) -> tuple[Quantize
     return quantizer, np.inf if high - low == quantizer.levels else (high - zero) * quantizer.scale
 
 
-def _codes_of(b: Builder, node: Node, part: Part, source: ir.Node, quantizer: Quantizer, most: float) -> ir.Node:
-    if most != np.inf:
-        source = b.add(node, ir.Clamp(-np.inf, most), [source], part, source.shape)
-    return b.add(node, ir.Quantize(quantizer), [source], part, source.shape)
+def _codes_of(scope: Scope, node: Node, part: Part, source: ir.Node, quantizer: Quantizer, highest: float) -> ir.Node:
+    if highest != np.inf:
+        source = scope.add(node, ir.Clamp(-np.inf, highest), [source], part, source.shape)
+    return scope.add(node, ir.Quantize(quantizer), [source], part, source.shape)
 
 
-def _quantize(b: Builder, node: Node, quantizer: Quantizer, most: float, dtype: np.dtype[Any] | None, low: int) -> Value:
+def _quantize(scope: Scope, node: Node, quantizer: Quantizer, highest: float, dtype: np.dtype[Any] | None, low: int) -> Value:
     """A quantizer's node behind the first input, which may be a float tensor outside of all parts. dtype: that of integers."""
     x = node.inputs[0]
-    relu = b.float_steps.get(x)
+    relu = scope.float_nodes.get(x)
     if relu is not None and relu.op_type == "Relu" and quantizer.zero == 0:
         x = relu.inputs[0]  # codes begin at 0.0 anyway
-    if x in b.values or x in b.grids:
-        value = b.value(x)
+    if x in scope.values or x in scope.grids:
+        value = scope.value(x)
         if value.integers is not None:
             raise NotInteger("it quantizes integers")
         part, source = value.part, value.node
     else:
-        part = b.part(x)
+        part = scope.part(x)
         source = part.graph.input
     integers = None if dtype is None else Integers(dtype, low, source)
-    return Value(part, _codes_of(b, node, part, source, quantizer, most), quantizer, integers)
+    return Value(part, _codes_of(scope, node, part, source, quantizer, highest), quantizer, integers)
 
 
 def _qonnx_interval(signed: int, narrow: int, bits: float) -> tuple[int, int]:
@@ -84,13 +70,13 @@ def _qonnx_interval(signed: int, narrow: int, bits: float) -> tuple[int, int]:
     return 0, 2**n - (2 if narrow else 1)
 
 
-def _quant_parameters(b: Builder, node: Node) -> tuple[Quantizer, float, int]:
-    scale, zero, bits = (scalar(b, node.input(i), what) for i, what in ((1, "scale"), (2, "zero point"), (3, "bit width")))
+def _quant_parameters(scope: Scope, node: Node) -> tuple[Quantizer, float, int]:
+    scale, zero, bits = (scope.scalar(node.input(i), what) for i, what in ((1, "scale"), (2, "zero point"), (3, "bit width")))
     low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
     return *_quantizer(low, high, zero, scale), low
 
 
-def quant(b: Builder, node: Node) -> Value:
+def quant(scope: Scope, node: Node) -> Value:
     """QONNX Quant: rint(x / scale + zero), clamped, less zero, times scale.
 
     Codes are rint(x / scale) + zero, which is the same but for a zero point that is odd where x / scale lies exactly between two integers.
@@ -98,31 +84,31 @@ def quant(b: Builder, node: Node) -> Value:
     mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
     if mode not in _ROUNDS:
         raise NotInteger(f"it rounds by {mode}, and integers by ROUND")
-    quantizer, most, low = _quant_parameters(b, node)
-    return _quantize(b, node, quantizer, most, None, low)
+    quantizer, highest, low = _quant_parameters(scope, node)
+    return _quantize(scope, node, quantizer, highest, None, low)
 
 
-def bipolar_quant(b: Builder, node: Node) -> Value:
+def bipolar_quant(scope: Scope, node: Node) -> Value:
     """QONNX BipolarQuant: scale where x >= 0, else -scale."""
-    scale = scalar(b, node.input(1), "scale")
-    if not comes_from_sums(b.value(node.inputs[0]).node):
+    scale = scope.scalar(node.input(1), "scale")
+    if not comes_from_sums(scope.value(node.inputs[0]).node):
         raise NotInteger("the sign is taken of what is no result of a convolution or linear layer")
-    return _quantize(b, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
+    return _quantize(scope, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
 
 
-def _stored(b: Builder, node: Node) -> tuple[np.dtype[Any], int, int, float]:
+def _stored(scope: Scope, node: Node) -> tuple[np.dtype[Any], int, int, float]:
     """(dtype, lowest, highest, zero point) of a QuantizeLinear's or DequantizeLinear's integers."""
     zero = 0.0
     dtype, bits = np.dtype(np.uint8), 8
     name = node.input(2)
     if name:
-        zero = scalar(b, name, "zero point")
-        array = b.constant(name)
+        zero = scope.scalar(name, "zero point")
+        array = scope.constant(name)
         assert array is not None
         dtype = array.dtype
-        bits = b.model.bits.get(name, dtype.itemsize * 8)
+        bits = scope.bits.get(name, dtype.itemsize * 8)
     elif node.op_type == "DequantizeLinear":
-        dtype = b.sample(node.inputs[0]).dtype
+        dtype = scope.sample(node.inputs[0]).dtype
         bits = dtype.itemsize * 8
     if dtype.kind not in "iu" or bits > 8:
         raise NotInteger(f"its integers are {dtype}, and codes have 8 bits")
@@ -130,56 +116,56 @@ def _stored(b: Builder, node: Node) -> tuple[np.dtype[Any], int, int, float]:
     return dtype, low, low + 2**bits - 1, zero
 
 
-def quantize_linear(b: Builder, node: Node) -> Value:
+def quantize_linear(scope: Scope, node: Node) -> Value:
     """rint(x / scale) + zero, clamped to the dtype."""
-    dtype, low, high, zero = _stored(b, node)
-    return _quantize(b, node, *_quantizer(low, high, zero, scalar(b, node.input(1), "scale")), dtype, low)
+    dtype, low, high, zero = _stored(scope, node)
+    return _quantize(scope, node, *_quantizer(low, high, zero, scope.scalar(node.input(1), "scale")), dtype, low)
 
 
-def clip_integers(b: Builder, node: Node, value: Value, low: float, high: float) -> Value:
+def clip_integers(scope: Scope, node: Node, value: Value, low: float, high: float) -> Value:
     """Clip between QuantizeLinear and DequantizeLinear, which says that there are fewer bits."""
     assert value.integers is not None
     assert value.grid is not None
     first = value.integers.low
     if value.integers.origin is None:
         raise NotInteger("it clips integers that are not a QuantizeLinear's")
-    lowest, highest = int(max(low, first)), int(min(high, first + value.grid.levels))
-    quantizer, most = _quantizer(lowest, highest, value.grid.zero + first, value.grid.scale)
-    node_of_codes = _codes_of(b, node, value.part, value.integers.origin, quantizer, most)
+    lowest, last = int(max(low, first)), int(min(high, first + value.grid.levels))
+    quantizer, highest = _quantizer(lowest, last, value.grid.zero + first, value.grid.scale)
+    node_of_codes = _codes_of(scope, node, value.part, value.integers.origin, quantizer, highest)
     return Value(value.part, node_of_codes, quantizer, replace(value.integers, low=lowest))
 
 
-def dequantize_linear(b: Builder, node: Node) -> Value:
+def dequantize_linear(scope: Scope, node: Node) -> Value:
     """The floats of integers: nothing to compute where scale and zero point are those by which they were quantized."""
-    value = b.value(node.inputs[0])
+    value = scope.value(node.inputs[0])
     if value.integers is None or value.grid is None:
         raise NotInteger("its input is not quantized")
-    scale = np.float32(scalar(b, node.input(1), "scale"))
-    zero = scalar(b, node.input(2), "zero point") if node.input(2) else 0
+    scale = np.float32(scope.scalar(node.input(1), "scale"))
+    zero = scope.scalar(node.input(2), "zero point") if node.input(2) else 0
     if (scale, zero) != (np.float32(value.grid.scale), value.grid.zero + value.integers.low):
         raise NotInteger("its scale or zero point is not that of the QuantizeLinear before it")
     return Value(value.part, value.node, value.grid)
 
 
-def grid_of(b: Builder, node: Node) -> Quantizer | None:
+def grid_of(scope: Scope, node: Node) -> Quantizer | None:
     """The quantizer whose codes the result of a node that runs in floats holds, if there is one."""
     try:
         if node.op_type == "Quant":
-            return _quant_parameters(b, node)[0]
+            return _quant_parameters(scope, node)[0]
         if node.op_type == "BipolarQuant":
-            return Quantizer(2, scalar(b, node.input(1), "scale"), 1)
+            return Quantizer(2, scope.scalar(node.input(1), "scale"), 1)
         if node.op_type == "DequantizeLinear":
-            _, low, high, zero = _stored(b, node)
-            return _quantizer(low, high, zero, scalar(b, node.input(1), "scale"))[0]
-        if node.op_type == "Trunc" and node.input(5) and scalar(b, node.input(2), "zero point") == 0:
-            bits = scalar(b, node.input(5), "bit width")
+            _, low, high, zero = _stored(scope, node)
+            return _quantizer(low, high, zero, scope.scalar(node.input(1), "scale"))[0]
+        if node.op_type == "Trunc" and node.input(5) and scope.scalar(node.input(2), "zero point") == 0:
+            bits = scope.scalar(node.input(5), "bit width")
             low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
-            return _quantizer(low, high, 0.0, scalar(b, node.input(4), "scale"))[0]
+            return _quantizer(low, high, 0.0, scope.scalar(node.input(4), "scale"))[0]
     except (NotInteger, ValueError):
         return None
     if node.op_type in _MOVES:
         source = node.inputs[0]
-        known = b.values[source].grid if source in b.values and b.values[source].integers is None else b.grids.get(source)
+        known = scope.values[source].grid if source in scope.values and scope.values[source].integers is None else scope.grids.get(source)
         return None if known is None else replace(known, bipolar=False)
     return None
 
@@ -187,23 +173,23 @@ def grid_of(b: Builder, node: Node) -> Quantizer | None:
 # Constants.
 
 
-def constant(b: Builder, node: Node) -> QuantizedConstant | None:
+def constant(scope: Scope, node: Node) -> QuantizedConstant | None:
     """The integers of a quantizer whose inputs are all constants; None if it is no quantizer, or makes none of 8 bits."""
     rule = {"Quant": _constant_quant, "BipolarQuant": _constant_bipolar, "DequantizeLinear": _constant_dequantized}.get(node.op_type)
     if rule is None:
         return None
-    arrays = [array for name in node.inputs if (array := b.constant(name)) is not None]
+    arrays = [array for name in node.inputs if (array := scope.constant(name)) is not None]
     scale = arrays[1]
     if not (np.isfinite(scale) & (scale > 0)).all():
         return None  # its operator says what is wrong
-    return rule(b, node, arrays)
+    return rule(scope, node, arrays)
 
 
-def _constant_quant(b: Builder, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
+def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
     x, scale, *_ = arrays
     if len(arrays) < 4 or arrays[3].size != 1 or arrays[3].reshape(-1)[0] > 8 or scale.ndim > x.ndim or not (scale > 0).all():
         return None
-    steps = b.run(node, arrays)[0] / scale  # scale times integers, so this is next to them
+    steps = scope.run(node, arrays)[0] / scale  # scale times integers, so this is next to them
     np.rint(steps, out=steps)
     if not (np.abs(steps) <= 255).all():
         return None
@@ -211,16 +197,16 @@ def _constant_quant(b: Builder, node: Node, arrays: list[Array]) -> QuantizedCon
     return QuantizedConstant(steps.astype(np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64))
 
 
-def _constant_bipolar(b: Builder, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
+def _constant_bipolar(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
     x, scale, *_rest = arrays
     if scale.ndim > x.ndim:
         return None
-    positive = b.run(node, arrays)[0] > 0
+    positive = scope.run(node, arrays)[0] > 0
     broadcast = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
     return QuantizedConstant(np.where(positive, np.int8(1), np.int8(-1)), broadcast, np.zeros((1,) * x.ndim, np.int64))
 
 
-def _constant_dequantized(_: Builder, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
+def _constant_dequantized(_: Scope, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
     x, scale, *rest = arrays
     zero = rest[0] if rest else np.zeros((), np.int64)
     axis = int(node.attributes.get("axis", 1))

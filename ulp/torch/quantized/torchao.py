@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .found import Unfit
 from .integer_linear import FloatInput, IntegerLinear
-from .layers import Unfit
 
 
 def read(layer: Any) -> IntegerLinear:

@@ -16,7 +16,7 @@ import torch
 from ulp import nn
 from ulp.nn.quantizer import Quantizer
 
-from .layers import Unfit
+from .found import Unfit
 
 _aten = torch.ops.aten
 _CONV, _SAME_CONV, _LINEAR = _aten.conv2d.default, _aten.conv2d.padding, _aten.linear.default
