@@ -6,10 +6,8 @@ import copy
 import gc
 import io
 import pickle
-import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -511,16 +509,6 @@ def test_export_save_and_load() -> None:
     loaded = torch.export.load(file).module()
     for n in (4, 3):
         assert torch.equal(run(loaded, x[:n]), run(low, x[:n]))
-
-
-def test_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = (b for b in re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "ulp.torch" in b)
-    x = images()
-    names = {"model": model(), "batches": [x], "x": x}
-    exec(block, names)
-    assert names["y"].shape == (4, 5)
-    assert "3.conv: Conv2d W3A3, 3.norm folded in" in capsys.readouterr().out
 
 
 def test_symbolic_and_jit_traces() -> None:
