@@ -1,19 +1,14 @@
-"""Importing ulp is quick, quiet and light."""
+"""Importing ulp is quiet and light."""
 
 from __future__ import annotations
 
-import pytest
 from interpreter import run_python
 
-import ulp
-
-MEASURE = """
-import sys, time
+NEW_MODULES = """
+import sys
 import numpy
 before = set(sys.modules)
-start = time.perf_counter()
 import ulp
-print(time.perf_counter() - start)
 print(*sorted(set(sys.modules) - before))
 """
 
@@ -24,13 +19,8 @@ def run(program: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.skipif("-fsanitize" in ulp.show_config("dict")["flags"], reason="the runtime of a sanitizer is slow to load")
-def test_import_takes_less_than_150_ms_beyond_numpy() -> None:
-    assert min(float(run(MEASURE)[0]) for _ in range(5)) < 0.150
-
-
 def test_import_brings_no_heavy_packages() -> None:
-    loaded = set(run(MEASURE)[1].split())
+    loaded = set(run(NEW_MODULES)[0].split())
     assert not loaded & {"torch", "scipy", "sklearn", "safetensors", "onnxruntime", "numpy.ma", "platform", "subprocess", "tqdm"}
 
 
