@@ -22,9 +22,9 @@
 #include <cstring>
 #include <limits>
 
-namespace ulp {
+#include "shape.h"
 
-enum class OutputKind { int32, float32, quantized };
+namespace ulp {
 
 // What happens to the exact int32 result. int32: nothing but the store.
 struct Epilogue {

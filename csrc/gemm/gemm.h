@@ -8,6 +8,7 @@
 #include "costs.h"
 #include "epilogue.h"
 #include "kernel.h"
+#include "shape.h"
 
 namespace ulp {
 
@@ -23,15 +24,6 @@ struct Problem {
 struct Destination {
   void* data = nullptr;    // M x N of the epilogue's type, columns adjacent
   int64_t row_stride = 0;  // elements
-};
-
-// A problem without its data, for selection.
-struct Shape {
-  int64_t m;
-  int64_t n;
-  int64_t k;
-  Encoding a;
-  Encoding b;
 };
 
 struct Ranked {
