@@ -11,6 +11,7 @@
 #include "../gemm/range.h"
 #include "../gemm/scratch.h"
 #include "../gemm/threads.h"
+#include "../ops/finish_sink.h"
 #include "steps.h"
 
 namespace ulp {
@@ -219,11 +220,9 @@ class LinearStep final : public Step {
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group, StepInfo& info) override {
     const Tensor& t = tensors[static_cast<size_t>(source_)];
-    const BitpackedLayout& layout = weights_.layout;
     choose_kernel(group, t.bits);
     info.method = kernel_->name;
-    sum_bytes_ = round_up(layout.n * 4, 64);
-    return sum_bytes_ + (t.whole() ? 0 : round_up(layout.k, 64));
+    return t.whole() ? 0 : round_up(weights_.layout.k, 64);
   }
 
   void run(const Context& c) const override {
@@ -235,7 +234,7 @@ class LinearStep final : public Step {
     p.a_zero = t.zero;
     p.b_zero = &w_zero_;
     if (!t.whole()) {
-      uint8_t* flat = c.arena + scratch + c.images * sum_bytes_;
+      uint8_t* flat = c.arena + scratch;
       const int64_t row = t.width * t.pixel;
       for (int64_t i = 0; i < c.images; ++i) {
         for (int64_t y = 0; y < t.height; ++y) {
@@ -245,10 +244,11 @@ class LinearStep final : public Step {
       p.a.data = flat;
       p.a.row_stride = weights_.layout.k;
     }
-    int32_t* sums = reinterpret_cast<int32_t*>(c.arena + scratch);
-    gemm(p, *kernel_, PlainSink(sums, sum_bytes_ / 4));
-    const Output output = make_output(finish_, c);
-    for (int64_t i = 0; i < c.images; ++i) output.store(i, 0, 0, 1, 0, weights_.layout.n, sums + i * sum_bytes_ / 4, sum_bytes_ / 4);
+    Output output = make_output(finish_, c);
+    p.start = output.start;
+    output.start = nullptr;
+    output.take_images_as_pixels();  // a row of the product is an image of one pixel
+    gemm(p, *kernel_, FinishSink(output, 0, c.images));
   }
 
  private:
@@ -263,7 +263,6 @@ class LinearStep final : public Step {
   FinishSpec finish_;
   std::string name_;
   const Kernel* kernel_ = nullptr;
-  int64_t sum_bytes_ = 0;
 };
 
 }  // namespace
