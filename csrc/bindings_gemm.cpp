@@ -9,6 +9,8 @@
 #include <optional>
 
 #include "bindings.h"
+#include "ops/finish_sink.h"
+#include "ops/fused.h"
 
 namespace ulp::bindings {
 
@@ -110,17 +112,18 @@ void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t 
   if (!aligned || !adjacent || !apart) throw UnfitOut("strides");
 }
 
-// Where the driver writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
+// Where a call writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
 // Columns are adjacent; rows may lie anywhere.
 struct Output {
   const py::object& out;
   py::array written;
-  Destination c;
+  void* data;
+  int64_t row_stride;  // elements
 
   Output(const py::object& out_, const py::dtype& dtype, int64_t m, int64_t n, std::initializer_list<py::handle> inputs)
       : out(out_), written(target(out_, dtype, m, n, inputs)) {
-    c.data = written.mutable_data();
-    c.row_stride = m <= 1 ? n : written.strides(0) / written.itemsize();
+    data = written.mutable_data();
+    row_stride = m <= 1 ? n : written.strides(0) / written.itemsize();
   }
 
   // After the run.
@@ -145,10 +148,10 @@ struct Output {
   }
 };
 
-void run(const Call& call, const Epilogue& epilogue, const Destination& c) {
+void run(const Call& call, const Sink& sink) {
   py::gil_scoped_release release;
   if (!in_range(call.problem.a, call.problem.a_encoding)) throw OutOfRange("a");
-  ulp::gemm(call.problem, *call.kernel, epilogue, c);
+  ulp::gemm(call.problem, *call.kernel, sink);
   last_kernel_name = call.kernel->name;
 }
 
@@ -158,7 +161,7 @@ py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
   Output output(out, py::reinterpret_borrow<py::dtype>(int32), call.problem.a.rows, b.layout.n, {a, call.b_zeros});
-  run(call, {}, output.c);
+  run(call, PlainSink(static_cast<int32_t*>(output.data), output.row_stride));
   return output.finish();
 }
 
@@ -199,24 +202,7 @@ void set_scale(FusedEpilogue& f, const py::object& scale, int64_t n) {
   f.factors = held;
 }
 
-// Precondition: validate(problem), so that sums alone fit int32.
-void check_bias(const Problem& p, const int32_t* bias) {
-  const auto reach = [](Encoding e, int64_t zero) { return std::max(std::abs(e.min() - zero), std::abs(e.max() - zero)); };
-  const int64_t n = p.b->layout.n;
-  int64_t b_reach = 0;
-  for (int64_t i = 0; i < (p.b_zero_per_column ? n : 1); ++i) b_reach = std::max(b_reach, reach(p.b->encoding, p.b_zero[i]));
-  const int64_t largest_sum = p.a.cols * reach(p.a_encoding, p.a_zero) * b_reach;
-  const int64_t room = INT64_C(2147483647) - largest_sum;
-  for (int64_t i = 0; i < n; ++i) {
-    if (std::abs(int64_t{bias[i]}) <= room) continue;
-    const std::string most = std::to_string(room);
-    throw py::value_error("bias holds " + std::to_string(bias[i]) + " at [" + std::to_string(i) + "], and with sums of up to " +
-                          std::to_string(largest_sum) + " could leave int32; at K = " + std::to_string(p.a.cols) + " it must lie in -" +
-                          most + ".." + most);
-  }
-}
-
-void set_bias(FusedEpilogue& f, const py::object& bias, const Problem& problem) {
+void set_bias(FusedEpilogue& f, const py::object& bias, Problem& problem) {
   if (bias.is_none()) return;
   const int64_t n = problem.b->layout.n;
   if (py::cast<py::array>(bias).dtype().kind() == 'f') {
@@ -229,9 +215,9 @@ void set_bias(FusedEpilogue& f, const py::object& bias, const Problem& problem) 
   } else {
     const auto held = vector_of<int32_t>(bias);
     check_shape(held, n, false, "bias");
-    check_bias(problem, held.data());
-    f.epilogue.bias = held.data();
+    problem.start = held.data();
     f.bias = held;
+    validate_start(problem, "bias");
   }
 }
 
@@ -263,7 +249,7 @@ py::object field(const py::dict& fields, const py::str& name) {
   return py::reinterpret_borrow<py::object>(value);
 }
 
-void epilogue_from(FusedEpilogue& f, const py::dict& fields, const Problem& problem) {
+void epilogue_from(FusedEpilogue& f, const py::dict& fields, Problem& problem) {
   const FieldNames& names = FieldNames::get();
   const py::object scale = field(fields, names.scale);
   const py::object bias = field(fields, names.bias);
@@ -283,8 +269,7 @@ void epilogue_from(FusedEpilogue& f, const py::dict& fields, const Problem& prob
                           " to " + std::to_string(q.max()));
   }
   f.epilogue.kind = OutputKind::quantized;
-  f.epilogue.qmin = q.min();
-  f.epilogue.qmax = q.max();
+  f.epilogue.quantized = q;
   f.epilogue.zero = out_zero;
 }
 
@@ -299,7 +284,8 @@ py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int
   epilogue_from(f, fields, call.problem);
   const auto dtype = py::reinterpret_borrow<py::dtype>(f.out_bits == 0 ? float32 : f.out_signed ? int8 : uint8);
   Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
-  run(call, f.epilogue, output.c);
+  const ulp::Output epilogue = fused_output(f.epilogue, output.data, output.row_stride);
+  run(call, FinishSink(epilogue, 0, call.problem.a.rows));
   return output.finish();
 }
 

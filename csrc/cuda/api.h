@@ -152,7 +152,7 @@ struct Activations {
 // Whether every row starts at a multiple of 16 bytes.
 inline bool is_aligned(const Activations& a) { return reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.row_stride % 16 == 0; }
 
-// csrc/gemm/epilogue.h with device addresses, but for a scale that all columns share.
+// csrc/ops/fused.h with device addresses, but for a scale that all columns share.
 struct DeviceEpilogue {
   OutputKind kind = OutputKind::int32;
   float scale = 1.0f;

@@ -17,7 +17,7 @@
 
 namespace ulp::cuda {
 
-// From the exact sum to what is stored, as csrc/gemm/epilogue.h defines it, bit for bit.
+// From the exact sum to what is stored, as csrc/ops/fused.h defines it, bit for bit.
 struct Finish {
   OutputKind kind = OutputKind::int32;
   void* out = nullptr;     // m x n of int32, float or bytes

@@ -8,8 +8,10 @@
 
 #include "../conv/winograd.h"
 #include "../gemm/gemm.h"
+#include "../gemm/range.h"
 #include "../gemm/scratch.h"
 #include "../gemm/threads.h"
+#include "../ops/finish_sink.h"
 #include "steps.h"
 
 namespace ulp {
@@ -33,13 +35,9 @@ class ConvStep final : public Step {
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t, StepInfo& info) override {
     const Tensor& t = tensors[static_cast<size_t>(source_.tensor)];
-    const Source source{nullptr, t.pixel, t.row, t.image};
     ways_ = candidates();
     int64_t bytes = 0;
-    for (const auto& way : ways_) {
-      way->bind(source);
-      bytes = std::max(bytes, way->scratch_bytes(source));
-    }
+    for (const auto& way : ways_) bytes = std::max(bytes, way->bind({t.pixel, t.row, t.image}));
     info.method = ways_[0]->method();
     return bytes;
   }
@@ -175,7 +173,7 @@ class DepthwiseStep final : public Step {
 
   void run(const Context& c) const override {
     const Output output = make_output(finish_, c);
-    const Source source = c.source({source_, 0});
+    const CodeImages source = c.source({source_, 0}).from(-shape_.pad_top, -shape_.pad_left);
     const int64_t macs = shape_.pixels() * shape_.taps() * shape_.channels * c.images;
     Tasks tasks = c.tasks;
     tasks.parallel &= macs >= kParallelMacs / 8;
@@ -185,15 +183,13 @@ class DepthwiseStep final : public Step {
       const Range rows = part(shape_.out_height, parts, index % parts);
       alignas(64) int32_t acc[kSumBytes / 4];
       for (int64_t y = rows.begin; y < rows.end; ++y) {
-        const uint8_t* a =
-            source.data + i * source.image + (y * shape_.stride_y - shape_.pad_top) * source.row - shape_.pad_left * source.pixel;
         for (int64_t n0 = 0; n0 < shape_.channels; n0 += kChannels) {
           const int64_t channels = std::min<int64_t>(kChannels, shape_.channels - n0);
           for (int64_t x = 0; x < shape_.out_width; x += kPixels) {
             const int64_t pixels = std::min<int64_t>(kPixels, shape_.out_width - x);
-            c.ops.depthwise({a + x * shape_.stride_x * source.pixel + n0, shape_.stride_x * source.pixel, taps_.data(),
-                             static_cast<int>(taps_.size()), weights_.data() + n0, stride_, max_product_, start_.data() + n0, pixels,
-                             channels, acc, kChannels});
+            c.ops.depthwise({source.pixel(i, y * shape_.stride_y, x * shape_.stride_x) + n0, shape_.stride_x * source.strides.pixel,
+                             taps_.data(), static_cast<int>(taps_.size()), weights_.data() + n0, stride_, max_product_, start_.data() + n0,
+                             pixels, channels, acc, kChannels});
             output.store(i, y, x, pixels, n0, channels, acc, kChannels);
           }
         }
@@ -224,11 +220,9 @@ class LinearStep final : public Step {
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group, StepInfo& info) override {
     const Tensor& t = tensors[static_cast<size_t>(source_)];
-    const BitpackedLayout& layout = weights_.layout;
     choose_kernel(group, t.bits);
     info.method = kernel_->name;
-    sum_bytes_ = round_up(layout.n * 4, 64);
-    return sum_bytes_ + (t.whole() ? 0 : round_up(layout.k, 64));
+    return t.whole() ? 0 : round_up(weights_.layout.k, 64);
   }
 
   void run(const Context& c) const override {
@@ -240,7 +234,7 @@ class LinearStep final : public Step {
     p.a_zero = t.zero;
     p.b_zero = &w_zero_;
     if (!t.whole()) {
-      uint8_t* flat = c.arena + scratch + c.images * sum_bytes_;
+      uint8_t* flat = c.arena + scratch;
       const int64_t row = t.width * t.pixel;
       for (int64_t i = 0; i < c.images; ++i) {
         for (int64_t y = 0; y < t.height; ++y) {
@@ -250,10 +244,11 @@ class LinearStep final : public Step {
       p.a.data = flat;
       p.a.row_stride = weights_.layout.k;
     }
-    int32_t* sums = reinterpret_cast<int32_t*>(c.arena + scratch);
-    gemm(p, *kernel_, {}, {sums, sum_bytes_ / 4});
-    const Output output = make_output(finish_, c);
-    for (int64_t i = 0; i < c.images; ++i) output.store(i, 0, 0, 1, 0, weights_.layout.n, sums + i * sum_bytes_ / 4, sum_bytes_ / 4);
+    Output output = make_output(finish_, c);
+    p.start = output.start;
+    output.start = nullptr;
+    output.take_images_as_pixels();  // a row of the product is an image of one pixel
+    gemm(p, *kernel_, FinishSink(output, 0, c.images));
   }
 
  private:
@@ -268,7 +263,6 @@ class LinearStep final : public Step {
   FinishSpec finish_;
   std::string name_;
   const Kernel* kernel_ = nullptr;
-  int64_t sum_bytes_ = 0;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "../gemm/range.h"
 #include "../gemm/scratch.h"
 #include "../gemm/threads.h"
 #include "steps.h"

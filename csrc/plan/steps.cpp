@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "../gemm/range.h"
 #include "../gemm/scratch.h"
 #include "../gemm/threads.h"
 
@@ -51,7 +52,8 @@ class InputFloats final : public Step {
                    to.zero,
                    (1 << to.bits) - 1,
                    nullptr,
-                   nullptr};
+                   nullptr,
+                   0};
         }
         const float* row = x + i * channels_ * height_ * width_ + y * width_;
         if (!(divide_ ? quantize_divided(c, row, at) : c.ops.quantize(row, height_ * width_, width_, channels_, at, count()))) {
@@ -68,9 +70,8 @@ class InputFloats final : public Step {
   // One row of the image, divided by each target's scale before it is quantized. What is finite and leaves float32 is clamped first.
   bool quantize_divided(const Context& c, const float* row, const Target* at) const {
     thread_local Scratch memory;
-    uint8_t* block[1];
-    memory.reserve({channels_ * width_ * int64_t{4}}, block);
-    float* quotients = reinterpret_cast<float*>(block[0]);
+    float* quotients;
+    memory.lay_out(scratch_array(quotients, channels_ * width_));
     bool finite = true;
     for (int t = 0; t < count(); ++t) {
       const float scale = c.tensor(targets_[static_cast<size_t>(t)]).scale;
@@ -215,9 +216,8 @@ class WindowMean final : public Step {
     const int64_t width = static_cast<int64_t>(columns_.size() / 2);
     for_rows(c, static_cast<int64_t>(rows_.size() / 2), elements(from), [&](int64_t i, int64_t begin, int64_t end) {
       thread_local Scratch sums;
-      uint8_t* at[1];
-      sums.reserve({from.channels * int64_t{4}}, at);
-      int32_t* acc = reinterpret_cast<int32_t*>(at[0]);
+      int32_t* acc;
+      sums.lay_out(scratch_array(acc, from.channels));
       Output output = whole;
       for (int64_t y = begin; y < end; ++y) {
         const size_t r = static_cast<size_t>(2 * y);
@@ -368,7 +368,7 @@ Output make_output(const FinishSpec& finish, const Context& c) {
   o.start = finish.start.empty() ? nullptr : finish.start.data();
   o.low = finish.low;
   o.high = finish.high;
-  const auto place = [](const Tensor& t) -> Output::Place { return {t.pixel / t.element(), t.row / t.element(), t.image / t.element()}; };
+  const auto place = [](const Tensor& t) -> ImageStrides { return {t.pixel / t.element(), t.row / t.element(), t.image / t.element()}; };
   if (finish.residual.tensor >= 0) {
     const Tensor& t = c.tensor(finish.residual.tensor);
     o.residual = c.at(finish.residual.tensor) + finish.residual.channel;

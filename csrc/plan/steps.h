@@ -32,9 +32,9 @@ struct Context {
     const Tensor& t = tensor(id);
     return t.port >= 0 ? static_cast<uint8_t*>(outputs[t.port]) + first_image * t.image : arena + t.first;
   }
-  Source source(Slice s) const {
+  CodeImages source(Slice s) const {
     const Tensor& t = tensor(s.tensor);
-    return {at(s.tensor) + s.channel, t.pixel, t.row, t.image};
+    return {at(s.tensor) + s.channel, {t.pixel, t.row, t.image}};
   }
 };
 
