@@ -5,6 +5,7 @@ The product of constant matrices is K * a * b, so no reference product is needed
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -17,6 +18,7 @@ import ulp
 KERNELS = [kernel for kernel in ulp.kernels() if kernel.isa in ulp.available_isas()]
 INT32_MAX = 2**31 - 1
 DEEPEST = 1100
+COLUMNS = 9
 
 
 def flush_depths(a_bits: int, b_bits: int) -> list[int]:
@@ -37,24 +39,30 @@ def flush_depths(a_bits: int, b_bits: int) -> list[int]:
     return sorted(depth for depth in depths | few if 0 < depth <= DEEPEST)
 
 
+@functools.cache
+def packed_ends(depth: int, bits: int, signed: bool) -> ulp.PackedMatrix:
+    """(depth, COLUMNS): constant columns, the two ends of the interval in turn. Every kernel reads the same packed matrix."""
+    row = np.resize(np.array(interval(bits, signed), dtype=dtype(signed)), COLUMNS)
+    return ulp.pack(np.broadcast_to(row, (depth, COLUMNS)), bits)
+
+
 @pytest.mark.parametrize("a_bits", range(1, 9))
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_extremes_at_local_accumulation_edges(kernel: ulp.Kernel, a_bits: int) -> None:
-    n = 9
+    """Every depth with both ends of a times both ends of b, for two of the four combinations of signs, which change with the depth.
+
+    Kernels see codes, not signs: at every depth, all codes are the largest.
+    """
     for pair in (pair for pair in ALL_PAIRS if pair[0] == a_bits and pair in kernel.pairs):
-        depths = flush_depths(*pair)
+        rows, products = {}, {}
         for signs in SIGNS:
-            low_a, high_a = interval(pair[0], signs[0])
-            b_low, b_high = (np.full((DEEPEST, n), value, dtype=dtype(signs[1])) for value in interval(pair[1], signs[1]))
-            a = np.empty((2, DEEPEST), dtype=dtype(signs[0]))
-            a[0], a[1] = low_a, high_a
-            for number, depth in enumerate(depths):
-                # Both ends of b in turn; the ends of a are the two rows.
-                b = (b_low, b_high)[number % 2 if pair != (a_bits, a_bits) else 1]
-                c = ulp.gemm(a[:, :depth], ulp.pack(b[:depth], pair[1]), bits=pair, kernel=kernel.name)
-                value = int(b[0, 0])
-                expected = np.repeat(np.array([[depth * low_a * value], [depth * high_a * value]], dtype=np.int64), n, axis=1)
-                assert_exact(c, expected, f"{kernel} K={depth} bits={pair} signed={signs} b={value}")
+            ends_a, ends_b = (np.array(interval(bits, signed)) for bits, signed in zip(pair, signs, strict=True))
+            rows[signs] = np.repeat(ends_a.astype(dtype(signs[0]))[:, None], DEEPEST, axis=1)
+            products[signs] = np.outer(ends_a, np.resize(ends_b, COLUMNS))
+        for number, depth in enumerate(flush_depths(*pair)):
+            for signs in (SIGNS[number % 4], SIGNS[3 - number % 4]):
+                c = ulp.gemm(rows[signs][:, :depth], packed_ends(depth, pair[1], signs[1]), bits=pair, kernel=kernel.name)
+                assert_exact(c, depth * products[signs], f"{kernel} K={depth} bits={pair} signed={signs}")
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)

@@ -350,25 +350,25 @@ def branches(seed: int) -> Describe:
     return describe
 
 
+@pytest.mark.parametrize("isa", ulp.available_isas())
 @pytest.mark.parametrize("seed", range(6))
-def test_buffers_are_shared_without_trace(seed: int) -> None:
+def test_buffers_are_shared_without_trace(seed: int, isa: str) -> None:
+    ulp.set_isa(isa)
     rng = np.random.default_rng(seed)
     describe = branches(seed)
     shape = native(describe).steps()[0]["out_shape"]
     x = (rng.standard_normal((4, shape[2], *shape[:2])) * 2).astype(F32)
     want = expected(describe, x)
-    for isa in ulp.available_isas():
-        ulp.set_isa(isa)
-        for group, throughput, threads, tune in ((1, False, 1, False), (2, True, 3, False), (3, False, 2, True)):
-            ulp.set_num_threads(threads)
-            plan = native(describe, group, throughput, tune)
-            for images in (4, 1, 3, 0, 2):
-                assert_same(plan.run(x[:images]), [w[:images] for w in want], f"{isa}, group {group}, {images} images, output")
-            outputs = [np.full_like(w, 77) for w in want]
-            assert all(a is b for a, b in zip(plan.run(x, outputs), outputs, strict=True))
-            assert_same(outputs, want)
-            assert_same(plan.profile(x)[0], want)
-            assert plan.arena_bytes < sum(w.nbytes for w in want) * group * 4
+    for group, throughput, threads, tune in ((1, False, 1, False), (2, True, 3, False), (3, False, 2, True)):
+        ulp.set_num_threads(threads)
+        plan = native(describe, group, throughput, tune)
+        for images in (4, 1, 3, 0, 2):
+            assert_same(plan.run(x[:images]), [w[:images] for w in want], f"group {group}, {images} images, output")
+        outputs = [np.full_like(w, 77) for w in want]
+        assert all(a is b for a, b in zip(plan.run(x, outputs), outputs, strict=True))
+        assert_same(outputs, want)
+        assert_same(plan.profile(x)[0], want)
+        assert plan.arena_bytes < sum(w.nbytes for w in want) * group * 4
 
 
 def test_pixels_behind_the_last_one_hold_codes() -> None:
