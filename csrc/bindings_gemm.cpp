@@ -36,7 +36,7 @@ void check_shape(const py::array& x, int64_t n, bool scalar_too, const char* nam
   if (x.ndim() == 1 && x.size() == n) return;
   if (scalar_too && x.ndim() <= 1 && x.size() == 1) return;
   throw py::value_error(std::string(name) + " has shape " + shape_of(x) + ": expected " + (scalar_too ? "a scalar or (" : "(") +
-                        std::to_string(n) + ",), one value a column of b");
+                        std::to_string(n) + ",), one value per column of b");
 }
 
 // The operands of one call, checked and held: by py::object, which is empty where there is nothing, while every empty py::array is a new
@@ -112,6 +112,15 @@ void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t 
   if (!aligned || !adjacent || !apart) throw UnfitOut("strides");
 }
 
+// py::array(dtype, {m, n}) without its vectors of shape and strides, which cost a tenth of a small call.
+py::array new_matrix(const py::dtype& dtype, int64_t m, int64_t n) {
+  const auto& api = py::detail::npy_api::get();
+  const Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
+  PyObject* made = api.PyArray_NewFromDescr_(api.PyArray_Type_, py::dtype(dtype).release().ptr(), 2, shape, nullptr, nullptr, 0, nullptr);
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::array>(made);
+}
+
 // Where a call writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
 // Columns are adjacent; rows may lie anywhere.
 struct Output {
@@ -144,7 +153,7 @@ struct Output {
       });
       if (!overlaps) return array;
     }
-    return py::array(dtype, std::vector<py::ssize_t>{m, n});
+    return new_matrix(dtype, m, n);
   }
 };
 
@@ -168,7 +177,6 @@ py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a
 // The epilogue of one call, checked and held. Not copied: `epilogue` points into it.
 struct FusedEpilogue {
   Epilogue epilogue;
-  int out_bits = 0;  // 0: float32
   bool out_signed = false;
   float factor = 0;
   py::object factors;
@@ -206,7 +214,7 @@ void set_bias(FusedEpilogue& f, const py::object& bias, Problem& problem) {
   if (bias.is_none()) return;
   const int64_t n = problem.b->layout.n;
   if (py::cast<py::array>(bias).dtype().kind() == 'f') {
-    if (f.out_bits != 0)
+    if (f.epilogue.kind == OutputKind::quantized)
       throw py::type_error("a float bias goes with float32 output; a quantized output takes an int32 bias in units of the accumulator");
     const auto held = vector_of<float>(bias);
     check_shape(held, n, false, "bias");
@@ -221,7 +229,7 @@ void set_bias(FusedEpilogue& f, const py::object& bias, Problem& problem) {
   }
 }
 
-// Keys of the dict that carries an epilogue's fields (ulp/_core.pyi: Epilogue). Interned once: a call then compares pointers.
+// Keys of the dict that carries the epilogue's fields (ulp/_core.pyi: Epilogue). Interned once, so that a look-up compares pointers.
 struct FieldNames {
   py::str scale = interned("scale");
   py::str bias = interned("bias");
@@ -229,7 +237,6 @@ struct FieldNames {
   py::str out_bits = interned("out_bits");
   py::str out_signed = interned("out_signed");
   py::str out_zero = interned("out_zero");
-  static constexpr size_t kCount = 6;
 
   static py::str interned(const char* text) {
     PyObject* name = PyUnicode_InternFromString(text);
@@ -242,35 +249,40 @@ struct FieldNames {
   }
 };
 
-py::object field(const py::dict& fields, const py::str& name) {
+// The value of a field, or an empty object.
+py::object find(const py::dict& fields, const py::str& name) {
   PyObject* value = PyDict_GetItemWithError(fields.ptr(), name.ptr());
   if (!value && PyErr_Occurred()) throw py::error_already_set();
-  if (!value) throw py::type_error("epilogue lacks the field " + std::string(name));
   return py::reinterpret_borrow<py::object>(value);
+}
+
+py::object field(const py::dict& fields, const py::str& name) {
+  py::object value = find(fields, name);
+  if (!value) throw py::type_error("epilogue lacks the field " + std::string(name));
+  return value;
 }
 
 void epilogue_from(FusedEpilogue& f, const py::dict& fields, Problem& problem) {
   const FieldNames& names = FieldNames::get();
   const py::object scale = field(fields, names.scale);
   const py::object bias = field(fields, names.bias);
+  const py::object out_bits = find(fields, names.out_bits);
+  f.epilogue.kind = out_bits ? OutputKind::quantized : OutputKind::float32;
   f.epilogue.relu = field(fields, names.relu).cast<bool>();
-  f.out_bits = field(fields, names.out_bits).cast<int>();
-  f.out_signed = field(fields, names.out_signed).cast<bool>();
-  const int out_zero = field(fields, names.out_zero).cast<int>();
-  if (fields.size() != FieldNames::kCount) throw py::type_error("epilogue has fields that gemm_fused does not know");
+  if (fields.size() != (out_bits ? 6 : 3)) throw py::type_error("epilogue has fields that gemm_fused does not know");
   set_scale(f, scale, problem.b->layout.n);
   set_bias(f, bias, problem);
-  f.epilogue.kind = OutputKind::float32;
-  if (f.out_bits == 0) return;
-  const Encoding q = encoding_of(f.out_bits, f.out_signed, "out_bits");
+  if (!out_bits) return;
+  f.out_signed = field(fields, names.out_signed).cast<bool>();
+  const int zero = field(fields, names.out_zero).cast<int>();
+  const Encoding q = encoding_of(out_bits.cast<int>(), f.out_signed, "out_bits");
   if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
-  if (out_zero < q.min() || out_zero > q.max()) {
-    throw py::value_error("out_zero=" + std::to_string(out_zero) + ": expected a zero point of the result from " + std::to_string(q.min()) +
+  if (zero < q.min() || zero > q.max()) {
+    throw py::value_error("out_zero=" + std::to_string(zero) + ": expected a zero point of the result from " + std::to_string(q.min()) +
                           " to " + std::to_string(q.max()));
   }
-  f.epilogue.kind = OutputKind::quantized;
   f.epilogue.quantized = q;
-  f.epilogue.zero = out_zero;
+  f.epilogue.zero = zero;
 }
 
 py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
@@ -282,7 +294,7 @@ py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
   FusedEpilogue f;
   epilogue_from(f, fields, call.problem);
-  const auto dtype = py::reinterpret_borrow<py::dtype>(f.out_bits == 0 ? float32 : f.out_signed ? int8 : uint8);
+  const auto dtype = py::reinterpret_borrow<py::dtype>(f.epilogue.kind == OutputKind::float32 ? float32 : f.out_signed ? int8 : uint8);
   Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
   const ulp::Output epilogue = fused_output(f.epilogue, output.data, output.row_stride);
   run(call, FinishSink(epilogue, 0, call.problem.a.rows));

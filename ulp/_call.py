@@ -48,6 +48,8 @@ class Operands(NamedTuple):
     """a's."""
     rhs: Any
     """b, a native matrix: a `Rhs`."""
+    packing_seconds: float
+    """That packing b took in this call, for `ULP_VERBOSE`."""
 
 
 class Call(NamedTuple):
@@ -92,7 +94,7 @@ def make_call(
             )
         return Call(operands, zero_a, zero_b, kernel, None, shape, _INT32)
     epilogue = _epilogue(scale, bias, out_bits, out_zero, out_signed, relu, n)
-    dtype = _FLOAT32 if epilogue["out_bits"] == 0 else _INT8 if epilogue["out_signed"] else _UINT8
+    dtype = _FLOAT32 if "out_bits" not in epilogue else _INT8 if epilogue["out_signed"] else _UINT8
     return Call(operands, zero_a, zero_b, kernel, epilogue, shape, dtype)
 
 
@@ -131,18 +133,16 @@ def _epilogue(scale: object, bias: object, out_bits: object, out_zero: object, o
         if not isinstance(flag, (bool, np.bool_)):
             raise TypeError(f"{name}={flag!r}: expected True or False")
     factors = _scale(scale, n)
-    width, zero = 0, 0
     if out_bits is None:
         if out_zero or out_signed:
             raise TypeError("out_zero and out_signed shape a quantized result: pass out_bits= as well")
-    else:
-        width = integer(out_bits, "out_bits", 1, 8, "a bit width")
-        if out_signed and width == 1:
-            raise ValueError("out_bits=1 with out_signed=True: a bipolar result has no zero to round to; take out_bits=2 or unsigned")
-        low, high = interval(width, bool(out_signed))
-        zero = integer(out_zero, "out_zero", low, high, "a zero point of the result")
-    shifts = _bias(bias, floats=width == 0)
-    return {"scale": factors, "bias": shifts, "relu": bool(relu), "out_bits": width, "out_signed": bool(out_signed), "out_zero": zero}
+        return {"scale": factors, "bias": _bias(bias, floats=True), "relu": bool(relu)}
+    width, signed = integer(out_bits, "out_bits", 1, 8, "a bit width"), bool(out_signed)
+    if signed and width == 1:
+        raise ValueError("out_bits=1 with out_signed=True: a bipolar result has no zero to round to; take out_bits=2 or unsigned")
+    zero = integer(out_zero, "out_zero", *interval(width, signed), "a zero point of the result")
+    shifts = _bias(bias, floats=False)
+    return {"scale": factors, "bias": shifts, "relu": bool(relu), "out_bits": width, "out_signed": signed, "out_zero": zero}
 
 
 def _scale(value: object, n: int) -> float | npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import NotRequired
 
 class OutOfRange(ValueError):  # noqa: N818  # the name of the native class, which users meet as ValueError
     """A value of `a` or `b` lies outside its interval. Carries no index: the Python layer finds the first one and words the error."""
@@ -52,11 +53,11 @@ class UnfitOut(ValueError):  # noqa: N818  # the name of the native class
     """`out` is not what the core writes to. The Python layer says why, or has the result copied into it."""
 
 class Epilogue(TypedDict):
-    """What follows the sum. All fields are needed.
+    """What follows the sum. The fields of a quantized result, out_bits, out_signed and out_zero, are all there or none of them.
 
     scale: a float, or float32 of shape (), (1,) or (n,); finite in float32.
-    bias: None, int32 (n,) added to the sum before scaling, or (only with out_bits=0) float32 (n,) added after.
-    out_bits=0: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
+    bias: None, int32 (n,) added to the sum before scaling, or (only without out_bits) float32 (n,) added after.
+    Without out_bits: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
     out_bits 1..8: uint8 (int8 with out_signed) (m, n) = clamp(rint(float(acc + bias) * scale) + out_zero), half to even;
     relu clamps below at out_zero. The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
     """
@@ -64,9 +65,9 @@ class Epilogue(TypedDict):
     scale: float | npt.NDArray[np.float32]
     bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None
     relu: bool
-    out_bits: int
-    out_signed: bool
-    out_zero: int
+    out_bits: NotRequired[int]
+    out_signed: NotRequired[bool]
+    out_zero: NotRequired[int]
 
 def gemm(
     a: npt.NDArray[Any],

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, config
+from . import _core, _cpu, config
 from ._call import make_call
-from ._cpu import Cpu
 from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, common_device
 from ._validate import out_of_range
 from .packed import PackedMatrix
 
 if TYPE_CHECKING:
-    from ._gpu.gemm import Gpu
+    from ._core import Epilogue
 
 _UINT8 = np.dtype(np.uint8)
 _INT8 = np.dtype(np.int8)
@@ -160,24 +159,8 @@ def gemm(
                 if a_bits and bias is None and out_bits is None and not (out_zero or out_signed or relu):
                     result = _native(matrix, b._packed, a_bits, a_zero, b_zero, kernel, out)
                     return result if matrix is a else result[0]
-            elif a_bits and _is_plain_epilogue(scale, bias, out_bits, out_zero, out_signed, relu):
-                fused = _native_fused(
-                    matrix,
-                    b._packed,
-                    a_bits,
-                    a_zero,
-                    b_zero,
-                    kernel,
-                    out,
-                    {
-                        "scale": scale,
-                        "bias": bias,
-                        "relu": relu,
-                        "out_bits": out_bits or 0,
-                        "out_signed": out_signed,
-                        "out_zero": out_zero,
-                    },
-                )
+            elif a_bits and (epilogue := _plain_epilogue(scale, bias, out_bits, out_zero, out_signed, relu)):
+                fused = _native_fused(matrix, b._packed, a_bits, a_zero, b_zero, kernel, out, epilogue)
                 return fused if matrix is a else fused[0]
         except _OutOfRange:
             raise out_of_range(a, "a", a_bits) from None
@@ -188,14 +171,13 @@ def gemm(
     if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or (type(b) is not PackedMatrix and on_gpu(b)):
         index = common_device(device, {"a": a, "b": b})
     if index is None:
-        place: Cpu | Gpu = Cpu()
-        operands = place.operands(a, b, bits)
+        operands, run = _cpu.operands(a, b, bits), _cpu.run
     else:
-        from ._gpu.gemm import Gpu
+        from ._gpu.gemm import Gpu  # imported lazily: most processes use no GPU
 
-        place = Gpu(index)
-        operands = place.operands(a, b, bits)
-        b_zero, scale, bias = place.columns(operands.rhs, b_zero, scale, bias)
+        gpu = Gpu(index)
+        operands, run = gpu.operands(a, b, bits), gpu.run
+        b_zero, scale, bias = gpu.columns(operands.rhs, b_zero, scale, bias)
     call = make_call(
         operands,
         a_zero=a_zero,
@@ -208,7 +190,7 @@ def gemm(
         out_signed=out_signed,
         relu=relu,
     )
-    return place.run(call, out)
+    return run(call, out)
 
 
 def _plain_bits(bits: object, b_bits: int) -> int:
@@ -220,19 +202,21 @@ def _plain_bits(bits: object, b_bits: int) -> int:
     return 0
 
 
-def _is_plain_epilogue(scale: Any, bias: Any, out_bits: object, out_zero: object, out_signed: object, relu: object) -> bool:
-    """Whether the types are those that the core takes, and all else but lengths, values and the interval of out_zero, which it checks."""
-    return (
-        (type(scale) in _PLAIN_SCALARS or (type(scale) is _ndarray and scale.dtype is _FLOAT32))
-        and type(relu) is bool
-        and (bias is None or (type(bias) is _ndarray and (bias.dtype is _INT32 or (bias.dtype is _FLOAT32 and out_bits is None))))
-        and (
-            out_zero == 0 and type(out_zero) is int and out_signed is False
-            if out_bits is None
-            else type(out_bits) is int
-            and 1 <= out_bits <= 8
-            and type(out_zero) is int
-            and -128 <= out_zero <= 255
-            and (out_signed is False or (out_signed is True and out_bits > 1))
-        )
-    )
+def _plain_epilogue(scale: Any, bias: Any, out_bits: Any, out_zero: Any, out_signed: Any, relu: Any) -> Epilogue | None:
+    """The epilogue if the types are those that the core takes, which checks lengths and values; else None."""
+    if (type(scale) not in _PLAIN_SCALARS and not (type(scale) is _ndarray and scale.dtype is _FLOAT32)) or type(relu) is not bool:
+        return None
+    if out_bits is None:
+        plain_bias = bias is None or (type(bias) is _ndarray and (bias.dtype is _INT32 or bias.dtype is _FLOAT32))
+        if plain_bias and out_zero == 0 and type(out_zero) is int and out_signed is False:
+            return {"scale": scale, "bias": bias, "relu": relu}
+    elif (
+        (bias is None or (type(bias) is _ndarray and bias.dtype is _INT32))
+        and type(out_bits) is int
+        and 1 <= out_bits <= 8
+        and type(out_zero) is int
+        and -128 <= out_zero <= 255
+        and (out_signed is False or (out_signed is True and out_bits > 1))
+    ):
+        return {"scale": scale, "bias": bias, "relu": relu, "out_bits": out_bits, "out_signed": out_signed, "out_zero": out_zero}
+    return None

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from . import native
 
 _CUDA, _CUDA_MANAGED = 2, 13  # device types of DLPack
+_ON_HOST = frozenset({np.ndarray, list, tuple, int, float, type(None)})
 
 
 class View(NamedTuple):
@@ -59,8 +60,7 @@ class Library(Protocol):
 
 def on_gpu(x: object) -> bool:
     """Whether x is an array in the memory of a CUDA device."""
-    kind = type(x)
-    if kind in (np.ndarray, list, tuple, int, float) or x is None:
+    if type(x) in _ON_HOST:
         return False
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     if tensor is not None and isinstance(x, tensor):

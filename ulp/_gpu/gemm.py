@@ -72,12 +72,12 @@ class Gpu:
         assert packed is not None
         if not on_gpu(a):
             codes = operand(as_array(a, "a"), "a", a_bits)
-            return Operands(_Lhs(Host(self._index), codes, None), codes.shape, codes.dtype == np.int8, a_bits, packed._packed)
+            return Operands(_Lhs(Host(self._index), codes, None), codes.shape, codes.dtype == np.int8, a_bits, packed._packed, 0.0)
         library = library_of(a)
         view = library.view(a)
         if view.dtype not in BYTES:
             raise _not_bytes(view.dtype)
-        return Operands(_Lhs(library, a, view), view.shape, view.dtype == "int8", a_bits, packed._packed)
+        return Operands(_Lhs(library, a, view), view.shape, view.dtype == "int8", a_bits, packed._packed, 0.0)
 
     def columns(self, weights: Weights, b_zero: Any, scale: Any, bias: Any) -> tuple[Any, Any, Any]:
         """b_zero, scale and bias as they can be checked on the host: those on the device are kept, and replaced by values that pass."""
@@ -88,7 +88,7 @@ class Gpu:
 
     def run(self, call: Call, out: Any) -> Any:
         """The product, of a's library, or numpy's: `out`, or a new array. ValueError for values, where they are read."""
-        lhs, _, signed, a_bits, weights = call.operands
+        lhs, _, signed, a_bits, weights, _ = call.operands
         library = lhs.library
         _core.check_gemm(
             k=weights.k,
@@ -132,7 +132,7 @@ class Gpu:
     def _start(self, call: Call, rows: _Rows, written: _Rows) -> None:
         """Put the product on the stream."""
         module = native.load()
-        lhs, _, signed, a_bits, weights = call.operands
+        lhs, _, signed, a_bits, weights, _ = call.operands
         library: Library = lhs.library
         values: dict[str, Any] = {"b_zero": call.b_zero}
         if call.epilogue is not None:
@@ -160,7 +160,7 @@ class Gpu:
 
     def _report(self, call: Call, rows: _Rows) -> None:
         """One line on stderr. No time: nobody waits for the device."""
-        _, _, signed, a_bits, weights = call.operands
+        _, _, signed, a_bits, weights, _ = call.operands
         machine = native.devices()[weights.device]
         m, n, k = rows.m, weights.n, weights.k
         choice = native.load().pick(
@@ -191,15 +191,14 @@ def _cuda_epilogue(call: Call, views: dict[str, View | None]) -> Any:
     if given is None:
         return module.Epilogue()
     scales, bias = views["scale"], views["bias"]
-    quantized = given["out_bits"] != 0
     return module.Epilogue(
-        kind="quantized" if quantized else "float32",
+        kind="quantized" if "out_bits" in given else "float32",
         scale=1.0 if scales is not None else float(np.asarray(given["scale"]).reshape(())),
         scales=0 if scales is None else scales.pointer,
         relu=given["relu"],
-        out_bits=given["out_bits"] if quantized else 8,
-        out_signed=given["out_signed"],
-        out_zero=given["out_zero"],
+        out_bits=given.get("out_bits", 8),
+        out_signed=given.get("out_signed", False),
+        out_zero=given.get("out_zero", 0),
         **{} if bias is None else {"float_bias" if bias.dtype == "float32" else "bias": bias.pointer},
     )
 
