@@ -22,7 +22,8 @@ _PLAIN = {
 NARROW: dict[int, tuple[int, bool]] = {21: (4, False), 22: (4, True), 25: (2, False), 26: (2, True)}
 # ... and the one that is the upper half of a float32.
 _BFLOAT16 = 16
-HALVES = (10, _BFLOAT16)
+FLOAT16 = 10
+HALVES = (FLOAT16, _BFLOAT16)
 
 # In which list of a TensorProto numbers lie where they are not raw, by their type.
 _LISTS = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}

@@ -47,6 +47,7 @@ _TYPES = {
     "sum": _dtypes("int32"),
     "code": _dtypes("int8 uint8 int16 uint16"),
     "stored": _dtypes("int8 uint8 int16 uint16 int32"),
+    "parameter": _FLOATS + _SIGNED + _UNSIGNED,
     "real": _dtypes("float16 float32 float64 int32"),
 }
 
