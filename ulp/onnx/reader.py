@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Limits
+from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
 from .tensors import FLOAT16, HALVES, NARROW, dtype_of, read_tensor
@@ -224,8 +224,8 @@ class _Reader:
         if tensor.HasField("shape"):
             # Some writers have 0 or -1 where a side is open.
             shape = tuple(d.dim_value if d.dim_value > 0 else _side_name(d.dim_param) for d in tensor.shape.dim)
-            if len(shape) > 32:
-                raise OnnxError(f"{what} has {len(shape)} dimensions: expected 32 at most")
+            if len(shape) > MAX_DIMENSIONS:
+                raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
             self.limits.check_tensor([side for side in shape if isinstance(side, int)], dtype.itemsize)
         return Port(name, dtype, shape)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Limits
+from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, OnnxError
 
 # Numbers of TensorProto.DataType, in a file for good: those that numpy has ...
@@ -47,8 +47,8 @@ def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits) -> A
     dtype = dtype_of(kind, what)
     if min(shape, default=0) < 0:
         raise OnnxError(f"{what} has the shape {list(shape)!s:.100}: expected sides of 0 or more")
-    if len(shape) > 32:
-        raise OnnxError(f"{what} has {len(shape)} dimensions: expected 32 at most")
+    if len(shape) > MAX_DIMENSIONS:
+        raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
     if proto.HasField("segment"):
         raise OnnxError(f"{what} is one segment of a tensor, which is not supported")
     limits.check_tensor(shape, dtype.itemsize)

@@ -54,7 +54,7 @@ _TYPES = {
 _DEFAULT_LIMITS = Limits()
 
 # Whatever numpy says of arrays that do not fit each other. Anything else is a mistake of ours and stays visible.
-_NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError)
+_NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,10 @@ class Operator:
                 shapes = ", ".join("none" if a is None else str(list(a.shape)) for a in arrays)
                 raise OnnxError(f"inputs of shapes {shapes} do not fit: {error}") from error
             # numpy gives scalars for arrays of no dimension.
-            return tuple(np.asarray(result) for result in (results if isinstance(results, tuple) else (results,)))
+            made = tuple(np.asarray(result) for result in (results if isinstance(results, tuple) else (results,)))
+            for array in made:
+                limits.check_tensor(array.shape, array.dtype.itemsize)
+            return made
 
         return run
 
