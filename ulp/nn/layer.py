@@ -75,7 +75,8 @@ class Layer(Module):
             if isinstance(inputs[0], Symbol):
                 return self._record(*inputs)
             array, back = as_input(inputs[0])
-            return back(self._compute(array, *(as_input(x, f"input {i}")[0] for i, x in enumerate(inputs[1:], 2))))
+            result = self._compute(array, *(as_input(x, f"input {i}")[0] for i, x in enumerate(inputs[1:], 2)))
+            return back(np.asarray(result))  # numpy makes scalars of arrays without dimensions
         except LayerError as error:
             error.layer = error.layer or self
             raise

@@ -290,7 +290,7 @@ class _Lowering:
             finish["scale"], finish["bias"] = terms
         for i, slot in enumerate(slots):
             quantizer = slot.tensor.quantizer
-            if quantizer is None or not (quantizer.bipolar or self.mode == "threshold"):
+            if quantizer is None or not (quantizer.bipolar or quantizer.ties_to_odd or self.mode == "threshold"):
                 continue
             if terms is not None and group.residual is None:
                 in_units = replace(quantizer, scale=quantizer.scale / unit)

@@ -147,7 +147,7 @@ class Module:
 
         Where there is no "act_scale", a layer keeps the quantizer that it has: calibrate again after loading other weights.
         Nothing is changed if an error is raised: LayerError (a RuntimeError) in torch's words where keys are missing or unexpected
-        (only with `strict`), where shapes differ or a value is not finite.
+        (only with `strict`), where shapes differ or a value is not a finite real number.
         """
         parts = [(f"{name}." if name else "", module) for name, module in self.named_modules()]
         missing: list[str] = []
@@ -172,7 +172,7 @@ class Module:
                     continue
                 try:
                     values[key] = as_float32(state_dict[name], name)
-                except ValueError as error:
+                except (TypeError, ValueError) as error:
                     problems.append(f"{error}.")
             taken.append((module, values))
         unexpected = [name for name in state_dict if name not in used]

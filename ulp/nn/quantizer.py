@@ -27,6 +27,7 @@ WeightRange = Literal["full", "narrow"]
 _SMALLEST_SCALE = 2.0**-126
 _LARGEST_SCALE = 2.0**126
 _ZERO = np.float32(0)
+_ONE = np.float32(1)
 
 
 def positive_scale(value: object, name: str) -> float:
@@ -44,12 +45,15 @@ class Quantizer:
 
     bipolar: for binary networks: 2 bits with the zero 1, of which x >= 0 takes the code 2, which stands for `scale`, and any other x the
         code 0, which stands for -scale; the code 1 is left for padding.
+    ties_to_odd: x * (1 / scale) halfway between two integers is rounded to the odd one. So QONNX and Brevitas round where their zero point
+        is odd: rint(x / scale + zero).
     """
 
     bits: int
     scale: float
     zero: int = 0
     bipolar: bool = False
+    ties_to_odd: bool = False
     _terms: tuple[np.float32, np.float32, np.float32, np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -72,9 +76,14 @@ class Quantizer:
             return np.asarray(np.where(x >= 0, np.float32(2), _ZERO))
         inverse, zero, levels, _ = self._terms
         with np.errstate(over="ignore"):  # what leaves float32 is clamped
-            steps: FloatArray = np.multiply(x, inverse)
+            steps: FloatArray = np.asarray(np.multiply(x, inverse))  # of a scalar, numpy makes no array
         # In place, and without np.clip: half the time of a small array.
-        np.rint(steps, out=steps)
+        if self.ties_to_odd:
+            np.add(steps, _ONE, out=steps)
+            np.rint(steps, out=steps)
+            np.subtract(steps, _ONE, out=steps)
+        else:
+            np.rint(steps, out=steps)
         np.add(steps, zero, out=steps)
         np.maximum(steps, _ZERO, out=steps)
         np.minimum(steps, levels, out=steps)
@@ -237,10 +246,19 @@ def _by_squared_error(rows: FloatArray, reach: npt.NDArray[np.float64], low: int
 
 
 def as_float32(x: Any, name: str) -> FloatArray:
-    """A contiguous float32 copy of an array or tensor, from any device. ValueError where a value is not finite."""
+    """A contiguous float32 copy of real numbers, an array or a tensor on any device.
+
+    TypeError for complex numbers, text and other objects, ValueError where a value is not finite.
+    """
     if hasattr(x, "detach"):
+        if x.is_complex():
+            raise TypeError(f"{name} has dtype {x.dtype}: expected real numbers")
         x = x.detach().cpu().float().numpy()
-    array = np.array(x, dtype=np.float32, order="C")
+    given = np.asarray(x)
+    if given.dtype.kind in "cSUMm":
+        raise TypeError(f"{name} has dtype {given.dtype}: expected real numbers")
+    with np.errstate(over="ignore"):  # infinity is refused below
+        array = np.array(given, dtype=np.float32, order="C")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds a NaN or an infinity")
     return array

@@ -16,7 +16,6 @@ import json
 import mmap
 import os
 import threading
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -162,7 +161,7 @@ def _label(label: object) -> Label:
 
 
 def _quantizer_document(quantizer: Quantizer) -> dict[str, Any]:
-    return {field.name: getattr(quantizer, field.name) for field in fields(quantizer) if field.init}
+    return {name: getattr(quantizer, name) for name in ("bits", "scale", "zero", "bipolar")}
 
 
 def _quantizer_from(document: object) -> Quantizer:

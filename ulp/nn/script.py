@@ -128,6 +128,10 @@ def _add_conv(script: Script, args: list[Any], hints: bool) -> None:
     script.conv(*rest, None)
 
 
+# Deeper than any value of a call, an attribute or a constant.
+_MAX_DEPTH = 8
+
+
 class Decoder:
     """Back from what `encode` gives; tuples come back as lists. Arrays are copied, so that nothing refers to the file afterwards.
 
@@ -141,38 +145,50 @@ class Decoder:
         self.packed: dict[str, tuple[dict[str, Any], _core.Packed]] = {}
         self.table_bytes = 0
 
-    def __call__(self, value: Any) -> Any:
-        """The value that was encoded."""
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        """The value that was encoded, which lies `depth` deep in another one."""
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"a value is nested more than {_MAX_DEPTH} deep")
         if isinstance(value, list):
-            return [self(item) for item in value]
+            return [self(item, depth + 1) for item in value]
         if not isinstance(value, dict):
             return value
         if value.keys() == {"$float"}:
-            if value["$float"] not in ("inf", "-inf", "nan"):
+            if not isinstance(value["$float"], str) or value["$float"] not in ("inf", "-inf", "nan"):
                 raise ValueError(f"{value['$float']!r} is neither 'inf', '-inf' nor 'nan'")
             return float(value["$float"])
         if value.keys() == {"$array"}:
             name = value["$array"]
-            if name in self.used:  # so that a small file stays small
-                raise ValueError(f"array {name!r} is used twice")
             return self._array(name).copy()
         if value.keys() == {"$packed", "k", "n", "bits", "signed"}:
             return self._weights(value)
-        return {key: self(item) for key, item in value.items()}
+        return {key: self(item, depth + 1) for key, item in value.items()}
 
     def _array(self, name: object) -> npt.NDArray[Any]:
         if not isinstance(name, str) or name not in self.arrays:
-            raise ValueError(f"the file holds no array {name!r}")
+            raise ValueError(f"the file holds no array {name!r:.100}")
+        if name in self.used:  # so that a small file stays small
+            raise ValueError(f"array {name!r} is used twice")
         self.used.add(name)
         return self.arrays[name]
 
+    def _unpacked(self, name: str, value: dict[str, Any]) -> _core.Packed:
+        k, n, bits, signed = (value[key] for key in ("k", "n", "bits", "signed"))
+        data = self._array(name)
+        if data.dtype != np.uint8 or type(signed) is not bool:
+            raise ValueError(f"the packed weights {name!r} are {data.dtype} with signed={signed!r}, expected uint8 with true or false")
+        try:
+            sizes = [integer(size, what, 0, 2**31) for size, what in ((k, "k"), (n, "n"), (bits, "bits"))]
+        except TypeError as error:
+            raise ValueError(f"the packed weights {name!r}: {error}") from None
+        return _core.from_data(data, *sizes, signed)
+
     def _weights(self, value: dict[str, Any]) -> _core.Packed:
         name = value["$packed"]
+        if not isinstance(name, str):
+            raise ValueError(f"the file holds no array {name!r:.100}")
         if name not in self.packed:
-            if name in self.used:
-                raise ValueError(f"array {name!r} is used twice")
-            sizes = (value[key] for key in ("k", "n", "bits", "signed"))
-            self.packed[name] = value, _core.from_data(self._array(name), *sizes)
+            self.packed[name] = value, self._unpacked(name, value)
         known, packed = self.packed[name]
         if known != value:
             raise ValueError(f"the packed weights {name!r} are used at different sizes")

@@ -4,8 +4,9 @@ A step's code is, over the real numbers,
 
     code(acc) = clamp(rint(clamp(acc * m + b, low, high) / s) + zero, 0, 2^bits - 1),    halves to even
 
-with m, b, low, high and s the very values of its float32 parameters. It grows with acc where m > 0 and falls where m < 0, so it is known
-from the sums at which it steps: code = how many thresholds are <= acc, or <= ~acc = -acc - 1 for m < 0.
+with m, b, low, high and s the very values of its float32 parameters (halves to odd for a quantizer with `ties_to_odd`). It rises with acc
+where m > 0 and falls where m < 0, so it is known from the sums at which it steps: code = how many thresholds are <= acc, or
+<= ~acc = -acc - 1 for m < 0.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def thresholds(
         bounds = np.array([0.0, 0.0, np.inf])
     else:
         steps = np.arange(1, quantizer.levels + 1) - quantizer.zero  # rint(v / s) must be at least this
-        even = steps % 2 == 0  # then a tie rounds up to it
+        even = (steps % 2 == 0) != quantizer.ties_to_odd  # then a tie rounds up to it
         bounds = (steps - 0.5) * np.float64(quantizer.scale)  # exact: 10 bits times 24
     m, b = scale.astype(np.float64)[:, None], bias.astype(np.float64)[:, None]
     flip = scale < 0

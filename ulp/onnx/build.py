@@ -5,7 +5,7 @@ an operation whose operands lie in one part joins it if a rule of rules.py can s
 part depends on its root alone, and stages never wait for each other in a circle. Where a decision turns out to be wrong later (a pooling
 whose floats somebody wants), the node is marked and everything is built anew.
 
-Shapes come from running: float nodes compute once on zeros for a batch of one.
+Shapes come from running: float nodes compute once on zeros for a batch of one (probe.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ulp.nn import graph as ir
 from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
 
-from . import rules
+from . import probe, rules
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
 from .parts import Part, without_floats
@@ -175,14 +175,25 @@ class Builder:
                 self.wrong[self.markers[name]] = _COMPUTED_BATCH
         self.steps.append(FloatStage(node, reason))
         scope.float_nodes[node.outputs[0]] = node
-        arrays = [scope.constant(name) if scope.is_constant(name) or not name else scope.sample(name) for name in node.inputs]
-        for name, result in zip(node.outputs, scope.run(node, arrays), strict=False):
+        for name, result in zip(node.outputs, self.probe(node), strict=False):
             scope.count(node, result.nbytes)
             if name:
                 scope.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
         grid = quantizers.grid_of(self.scope, node)
         if grid is not None:
             scope.grids[node.outputs[0]] = grid
+
+    def probe(self, node: Node) -> tuple[Array, ...]:
+        """The results' samples; nothing where their shapes depend on values that only a call has."""
+        scope = self.scope
+        known = [not name or scope.is_constant(name) or name in scope.true_samples for name in node.inputs]
+        if any(name in scope.unshaped for name in node.inputs) or not probe.has_shape(node, known):
+            scope.unshaped.update(node.outputs)
+            return ()
+        samples = [scope.constant(name) if not name or scope.is_constant(name) else scope.sample(name) for name in node.inputs]
+        if probe.gives_values(node, known):
+            scope.true_samples.update(node.outputs)
+        return scope.run(node, probe.arrays(node, samples, known))
 
     def float_tensor(self, name: str) -> None:
         """See to it that a tensor exists outside of its part."""

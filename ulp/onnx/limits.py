@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 from ulp._validate import integer
 from ulp.onnx.model import OnnxError
 
+# Of numpy's functions that broadcast.
+MAX_DIMENSIONS = 32
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -44,8 +47,13 @@ class Limits:
             raise OnnxError(f"what the nodes make takes more than the limit result_bytes={self.result_bytes}")
 
     def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
-        """OnnxError where an array of this shape would take more than tensor_bytes."""
-        size = math.prod(shape) * itemsize
+        """OnnxError where an array of this shape would have more dimensions than numpy's, or take more than tensor_bytes.
+
+        Sides of 0 count as 1: numpy takes no sides whose product without them is beyond an address.
+        """
+        if len(shape) > MAX_DIMENSIONS:
+            raise OnnxError(f"a tensor of {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
+        size = math.prod(side or 1 for side in shape) * itemsize
         if size > self.tensor_bytes:
             sides = "x".join(str(side) for side in shape)
             raise OnnxError(f"a tensor of {sides:.100} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")

@@ -40,11 +40,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the model. A side of the shape that the file leaves open is a name or None; no shape at all: None."""
+    """An input or output of the model. A side of the shape that the file leaves open is a name or None; no shape at all: None.
+
+    dtype: of the caller's arrays. float16 is computed in float32.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...] | None
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        """The type in which the model computes with the tensor."""
+        return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
 
 
 @dataclass

@@ -143,17 +143,13 @@ class OnnxNetwork:
 
     def _results(self, tensors: dict[str, Array]) -> Any:
         if len(self.outputs) == 1:
-            return tensors[self.outputs[0].name]
-        return {port.name: tensors[port.name] for port in self.outputs}
+            return _finished(self.outputs[0], tensors[self.outputs[0].name])
+        return {port.name: _finished(port, tensors[port.name]) for port in self.outputs}
 
 
 def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
     """x as the input wants it. sides: what names of sides stand for in this call."""
-    array = np.asarray(x)
-    if array.dtype != port.dtype:
-        if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
-            raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
-        array = array.astype(port.dtype)
+    array = _typed(port, x)
     if port.shape is not None:
         fits = array.ndim == len(port.shape)
         for side, expected in zip(array.shape, port.shape, strict=False):
@@ -161,7 +157,26 @@ def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
             fits = fits and known in (None, side)
         if not fits:
             raise ValueError(f"{port.name} has shape {list(array.shape)}: expected {_shape_text(port.shape)}")
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array, port.computed)
+
+
+def _typed(port: Port, x: Any) -> Array:
+    """x in the input's type. TypeError unless it has that, or both are floats."""
+    array = np.asarray(x)
+    if array.dtype == port.dtype:
+        return array
+    if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
+        raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
+    with np.errstate(over="ignore"):
+        return array.astype(port.dtype)
+
+
+def _finished(port: Port, array: Array) -> Array:
+    """A result in the type that the file gives it."""
+    if port.dtype != np.float16 or array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):  # to infinity, as in the file's own type
+        return array.astype(np.float16)
 
 
 def _shape_text(shape: tuple[int | str | None, ...]) -> str:
@@ -213,13 +228,16 @@ def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
     stage = network.stages[0]
     if not isinstance(stage, IntegerStage) or stage.source != network.inputs[0].name or stage.results != (network.outputs[0].name,):
         return None
-    compiled = stage.compiled
+    compiled, source, result = stage.compiled, network.inputs[0], network.outputs[0]
 
     def run(x: Any) -> Array:
-        result: Array = compiled(x)[0]
-        return result
+        made: Array = compiled(x)[0]
+        return made
 
-    return run
+    def run_halves(x: Any) -> Array:
+        return _finished(result, run(_typed(source, x)))
+
+    return run_halves if np.float16 in (source.dtype, result.dtype) else run
 
 
 def load_saved(source: saved.Source, *, tune: bool = False, limits: Limits | None = None) -> OnnxNetwork:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Limits
+from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
-from .tensors import HALVES, NARROW, dtype_of, read_tensor
+from .tensors import FLOAT16, HALVES, NARROW, dtype_of, read_tensor
 from .wire import check_wire
 
 _LONGEST_NAME = 4096
@@ -26,6 +26,8 @@ _LONGEST_NAME = 4096
 # Domains of ONNX's own operators, which may be left out.
 _STANDARD = ("", "ai.onnx")
 # Operators that other domains have, too, and mean the same by: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
+# QONNX's newer name of Quant.
+_ALIASES = {"IntQuant": "Quant"}
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
 
 # The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
@@ -178,10 +180,14 @@ class _Reader:
         if repeated is not None:
             raise OnnxError(f"{what} has the attribute {repeated!r:.60} twice")
         attributes = {a.name: self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs) for a in proto.attribute}
+        if op_type == "Cast":
+            if "through" in attributes:
+                raise OnnxError(f"{what}: the attribute 'through' is unknown")
+            attributes["through"] = attributes.get("to") if attributes.get("to") in HALVES else 0
         for operator, key in _TYPE_ATTRIBUTES:
             if op_type == operator and attributes.get(key) in HALVES:
                 attributes[key] = 1
-        return Node(op_type, name, inputs, outputs, attributes, proto.domain)
+        return Node(_ALIASES.get(op_type, op_type), name, inputs, outputs, attributes, proto.domain)
 
     def attribute(self, proto: Any, what: str, outputs: tuple[str, ...]) -> Any:
         kinds = self.onnx.AttributeProto
@@ -212,12 +218,14 @@ class _Reader:
             raise OnnxError(f"{what} is no tensor")
         tensor = proto.type.tensor_type
         dtype = dtype_of(tensor.elem_type, what)
+        if tensor.elem_type == FLOAT16:
+            dtype = np.dtype(np.float16)
         shape = None
         if tensor.HasField("shape"):
             # Some writers have 0 or -1 where a side is open.
-            shape = tuple(d.dim_value if d.dim_value > 0 else d.dim_param[:_LONGEST_NAME] or None for d in tensor.shape.dim)
-            if len(shape) > 32:
-                raise OnnxError(f"{what} has {len(shape)} dimensions: expected 32 at most")
+            shape = tuple(d.dim_value if d.dim_value > 0 else _side_name(d.dim_param) for d in tensor.shape.dim)
+            if len(shape) > MAX_DIMENSIONS:
+                raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
             self.limits.check_tensor([side for side in shape if isinstance(side, int)], dtype.itemsize)
         return Port(name, dtype, shape)
 
@@ -265,6 +273,11 @@ def _checked_name(name: str | bytes, what: str) -> str:
     if isinstance(name, bytes) or not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise OnnxError(f"{what} has the name {name!r:.100}: expected 1 to {_LONGEST_NAME} printable characters")
     return name
+
+
+def _side_name(name: str) -> str | None:
+    """The name of an open side. None where it says nothing: several writers call all open sides "?"."""
+    return name[:_LONGEST_NAME] if any(character.isalnum() for character in name) else None
 
 
 def _text(value: bytes, what: str) -> str:

@@ -23,7 +23,8 @@ class Scope:
     constants: known arrays; quantized: known integers with scales (an array of their values may be in `constants`, too).
     values: tensors inside integer parts; parts: the integer parts by the tensor that they read.
     grids: quantizers of float tensors outside of parts that hold values of codes.
-    samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values only where they are small.
+    samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values are where `true_samples` says so.
+    unshaped: tensors outside of parts whose shapes depend on values that only a call has.
     float_nodes: nodes that run in floats, by their first result. layers: by the name of a node, the last graph node that it became.
     """
 
@@ -36,7 +37,11 @@ class Scope:
         self.values: dict[str, Value] = {}
         self.parts: dict[str, Part] = {}
         self.grids: dict[str, Quantizer] = {}
-        self.samples: dict[str, Array] = {port.name: np.broadcast_to(np.zeros((), port.dtype), shapes[port.name]) for port in model.inputs}
+        self.samples: dict[str, Array] = {}
+        for port in model.inputs:
+            self.samples[port.name] = np.broadcast_to(np.zeros((), port.computed), shapes[port.name])
+        self.true_samples: set[str] = set()
+        self.unshaped: set[str] = set()
         self.float_nodes: dict[str, Node] = {}
         self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
         self._result_bytes = 0
@@ -90,7 +95,7 @@ class Scope:
     def part(self, root: str) -> Part:
         """The part that reads a float tensor."""
         if root not in self.parts:
-            sample = self.samples[root]
+            sample = self.sample(root)
             shape = sample.shape[1:]
             if sample.dtype != np.float32:
                 raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
@@ -120,8 +125,16 @@ class Scope:
 
     # Tensors outside of parts.
 
+    def true_sample(self, name: str) -> Array:
+        """A small tensor with its values: a shape, or what was computed from shapes. NotInteger where only a call has them."""
+        if name not in self.true_samples:
+            raise NotInteger("its shape is computed from values that only a call has")
+        return self.sample(name)
+
     def sample(self, name: str) -> Array:
-        """A tensor of the right shape and type for a batch of one; see `samples`."""
+        """A tensor of the right shape and type for a batch of one; see `samples`. NotInteger where the shape is not known."""
+        if name in self.unshaped:
+            raise NotInteger("its shape depends on values that only a call has")
         if name not in self.samples:
             value = self.values[name]
             dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype

@@ -20,7 +20,7 @@ from . import quantized as quantized_layers
 from .layers import Conv2d, Linear
 from .norms import find_norms, graphs
 from .quantized.found import LayerIntegers, Unfit
-from .report import Converted, Report
+from .report import Converted, Report, has_weights
 from .target import Target
 
 Skip: TypeAlias = str | type | Callable[[str, Any], bool]
@@ -147,10 +147,16 @@ def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: boo
     own_readers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.TransformerEncoderLayer)]
     targets: dict[int, Target] = {}
     made: dict[int, Any] = {}
+    layers: list[str] = []
     for name, layer in model.named_modules():
         quantized = id(layer) in libraries
         if not quantized and not isinstance(layer, (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)):
+            # Weights of a part of a layer are the layer's.
+            if has_weights(layer) and not any(name.startswith(f"{seen}." if seen else "") for seen in layers):
+                report.left[name] = f"{type(layer).__name__} is not supported"
+                layers.append(name)
             continue
+        layers.append(name)
         if skipped(name, layer):
             report.left[name] = "as `skip` says"
         elif not quantized and type(layer) not in (torch.nn.Conv2d, torch.nn.Linear):

@@ -102,9 +102,9 @@ class Conv2d(_Adapter):
         self.groups, self.padding, self.padding_mode = layer.groups, layer.padding, layer.padding_mode
         self._sides = tuple(layer.sides)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The convolution; RuntimeError where x requires gradients or is not on the CPU."""
-        return torch.ops.ulp.conv2d(*self._arguments(x), self.stride, self._sides, self.dilation, self.groups, self.padding_mode)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """The convolution; RuntimeError where the input requires gradients or is not on the CPU."""
+        return torch.ops.ulp.conv2d(*self._arguments(input), self.stride, self._sides, self.dilation, self.groups, self.padding_mode)
 
 
 class Linear(_Adapter):
@@ -114,6 +114,6 @@ class Linear(_Adapter):
         super().__init__(layer)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The product; RuntimeError where x requires gradients or is not on the CPU."""
-        return torch.ops.ulp.linear(*self._arguments(x))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """The product; RuntimeError where the input requires gradients or is not on the CPU."""
+        return torch.ops.ulp.linear(*self._arguments(input))

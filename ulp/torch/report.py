@@ -1,8 +1,11 @@
-"""What `convert` says that it did."""
+"""What `convert` says that it did, and of which modules it has to say something."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,14 @@ class Report:
             for c in self.converted
         ]
         return "\n".join([*lines, *(f"{name}: left, {reason}" for name, reason in self.left.items())])
+
+
+def has_weights(module: Any) -> bool:
+    """Whether the module itself, and not only a part of it, multiplies by weights: matrices, or what torch.ao has packed."""
+    home = type(module).__module__
+    if home.startswith(("brevitas.core.", "brevitas.proxy.")):  # parts of quantizers
+        return False
+    if home.startswith("torch.ao.nn.") and any(hasattr(module, name) for name in ("_packed_params", "_all_weight_values")):
+        return True
+    norms = torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm
+    return not isinstance(module, norms) and any(p is not None and p.dim() > 1 for p in module._parameters.values())

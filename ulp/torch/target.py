@@ -63,5 +63,7 @@ class Target:
     def _norm_terms(self) -> tuple[Tensor, Tensor]:
         """(scale, shift) of the batch normalisation, float64."""
         norm = self.norm
-        scale = (norm.running_var.cpu().double() + norm.eps).rsqrt() * (norm.weight.detach().cpu().double() if norm.affine else 1)
-        return scale, (norm.bias.detach().cpu().double() if norm.affine else 0) - norm.running_mean.cpu().double() * scale
+        # Without `affine` it has neither, and torch has normalisations with a weight alone.
+        weight, bias = (1 if term is None else term.detach().cpu().double() for term in (norm.weight, norm.bias))
+        scale = (norm.running_var.cpu().double() + norm.eps).rsqrt() * weight
+        return scale, (0 if norm.bias is None else bias) - norm.running_mean.cpu().double() * scale

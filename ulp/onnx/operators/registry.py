@@ -47,13 +47,14 @@ _TYPES = {
     "sum": _dtypes("int32"),
     "code": _dtypes("int8 uint8 int16 uint16"),
     "stored": _dtypes("int8 uint8 int16 uint16 int32"),
+    "parameter": _FLOATS + _SIGNED + _UNSIGNED,
     "real": _dtypes("float16 float32 float64 int32"),
 }
 
 _DEFAULT_LIMITS = Limits()
 
 # Whatever numpy says of arrays that do not fit each other. Anything else is a mistake of ours and stays visible.
-_NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError)
+_NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,10 @@ class Operator:
                 shapes = ", ".join("none" if a is None else str(list(a.shape)) for a in arrays)
                 raise OnnxError(f"inputs of shapes {shapes} do not fit: {error}") from error
             # numpy gives scalars for arrays of no dimension.
-            return tuple(np.asarray(result) for result in (results if isinstance(results, tuple) else (results,)))
+            made = tuple(np.asarray(result) for result in (results if isinstance(results, tuple) else (results,)))
+            for array in made:
+                limits.check_tensor(array.shape, array.dtype.itemsize)
+            return made
 
         return run
 

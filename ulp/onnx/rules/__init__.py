@@ -23,6 +23,7 @@ RULES: dict[str, Rule] = {
     "BipolarQuant": quantizers.bipolar_quant,
     "QuantizeLinear": quantizers.quantize_linear,
     "DequantizeLinear": quantizers.dequantize_linear,
+    "Cast": quantizers.cast,
     "Conv": layers.conv,
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,

@@ -35,7 +35,7 @@ def _small_input(scope: Scope, name: str) -> Array:
         return array
     if name in scope.values:
         raise NotInteger("its shape is computed from an image")
-    return scope.sample(name)
+    return scope.true_sample(name)
 
 
 def identity(scope: Scope, node: Node) -> Value:

@@ -11,6 +11,7 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx.model import Array, Node
+from ulp.onnx.operators.elementwise import cast_type
 from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, along
@@ -70,30 +71,47 @@ def _qonnx_interval(signed: int, narrow: int, bits: float) -> tuple[int, int]:
     return 0, 2**n - (2 if narrow else 1)
 
 
-def _quant_parameters(scope: Scope, node: Node) -> tuple[Quantizer, float, int]:
+def _quant_parameters(scope: Scope, node: Node) -> tuple[float, float, float]:
+    """(scale, zero point, bit width) of a Quant. NotInteger unless each is one constant."""
     scale, zero, bits = (scope.scalar(node.input(i), what) for i, what in ((1, "scale"), (2, "zero point"), (3, "bit width")))
-    low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
-    return *_quantizer(low, high, zero, scale), low
+    return scale, zero, bits
+
+
+def _is_bipolar(node: Node, bits: float) -> bool:
+    """Whether a Quant gives -scale and +scale: so QONNX defines one bit with a sign."""
+    return bits == 1 and bool(node.attributes.get("signed", 1))
 
 
 def quant(scope: Scope, node: Node) -> Value:
-    """QONNX Quant: rint(x / scale + zero), clamped, less zero, times scale.
-
-    Codes are rint(x / scale) + zero, which is the same but for a zero point that is odd where x / scale lies exactly between two integers.
-    """
+    """QONNX Quant: (rint(clamp(x / scale + zero)) - zero) * scale."""
     mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
     if mode not in _ROUNDS:
         raise NotInteger(f"it rounds by {mode}, and integers by ROUND")
-    quantizer, highest, low = _quant_parameters(scope, node)
+    scale, zero, bits = _quant_parameters(scope, node)
+    if _is_bipolar(node, bits):
+        if zero:
+            raise NotInteger(f"it gives -1 and +1 less a zero point of {zero:g}")
+        return _signs(scope, node, scale)
+    low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
+    quantizer, highest = _quantizer(low, high, zero, scale)
+    if zero % 2:
+        # rint(x / scale + zero) = rint(x / scale) + zero, but for ties.
+        if not comes_from_sums(scope.value(node.inputs[0]).node):
+            raise NotInteger(f"its zero point {zero:g} is odd, so it rounds ties to odd steps, which only results of layers can be")
+        quantizer = replace(quantizer, ties_to_odd=True)
     return _quantize(scope, node, quantizer, highest, None, low)
+
+
+def _signs(scope: Scope, node: Node, scale: float) -> Value:
+    """scale where x >= 0, else -scale."""
+    if not comes_from_sums(scope.value(node.inputs[0]).node):
+        raise NotInteger("the sign is taken of what is no result of a convolution or linear layer")
+    return _quantize(scope, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
 
 
 def bipolar_quant(scope: Scope, node: Node) -> Value:
     """QONNX BipolarQuant: scale where x >= 0, else -scale."""
-    scale = scope.scalar(node.input(1), "scale")
-    if not comes_from_sums(scope.value(node.inputs[0]).node):
-        raise NotInteger("the sign is taken of what is no result of a convolution or linear layer")
-    return _quantize(scope, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
+    return _signs(scope, node, scope.scalar(node.input(1), "scale"))
 
 
 def _stored(scope: Scope, node: Node) -> tuple[np.dtype[Any], int, int, float]:
@@ -135,6 +153,15 @@ def clip_integers(scope: Scope, node: Node, value: Value, low: float, high: floa
     return Value(value.part, node_of_codes, quantizer, replace(value.integers, low=lowest))
 
 
+def cast(scope: Scope, node: Node) -> Value:
+    """A Cast to the type that its input has."""
+    value = scope.value(node.inputs[0])
+    dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
+    if cast_type(int(node.attributes["to"])) != dtype or node.attributes.get("through", 0):
+        raise NotInteger(f"it makes another type of {dtype}")
+    return value
+
+
 def dequantize_linear(scope: Scope, node: Node) -> Value:
     """The floats of integers: nothing to compute where scale and zero point are those by which they were quantized."""
     value = scope.value(node.inputs[0])
@@ -151,7 +178,11 @@ def grid_of(scope: Scope, node: Node) -> Quantizer | None:
     """The quantizer whose codes the result of a node that runs in floats holds, if there is one."""
     try:
         if node.op_type == "Quant":
-            return _quant_parameters(scope, node)[0]
+            scale, zero, bits = _quant_parameters(scope, node)
+            if _is_bipolar(node, bits):
+                return None if zero else Quantizer(2, scale, 1)
+            interval = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
+            return _quantizer(*interval, zero, scale)[0]
         if node.op_type == "BipolarQuant":
             return Quantizer(2, scope.scalar(node.input(1), "scale"), 1)
         if node.op_type == "DequantizeLinear":
@@ -166,7 +197,7 @@ def grid_of(scope: Scope, node: Node) -> Quantizer | None:
     if node.op_type in _MOVES:
         source = node.inputs[0]
         known = scope.values[source].grid if source in scope.values and scope.values[source].integers is None else scope.grids.get(source)
-        return None if known is None else replace(known, bipolar=False)
+        return None if known is None else replace(known, bipolar=False, ties_to_odd=False)
     return None
 
 
@@ -180,8 +211,9 @@ def constant(scope: Scope, node: Node) -> QuantizedConstant | None:
         return None
     arrays = [array for name in node.inputs if (array := scope.constant(name)) is not None]
     scale = arrays[1]
-    if not (np.isfinite(scale) & (scale > 0)).all():
-        return None  # its operator says what is wrong
+    usable = (scale != 0) if node.op_type == "DequantizeLinear" else (scale > 0)
+    if not (np.isfinite(scale) & usable).all():
+        return None  # its operator says what is wrong, if something is
     return rule(scope, node, arrays)
 
 
@@ -189,6 +221,7 @@ def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedC
     x, scale, *_ = arrays
     if len(arrays) < 4 or arrays[3].size != 1 or arrays[3].reshape(-1)[0] > 8 or scale.ndim > x.ndim or not (scale > 0).all():
         return None
+    scale = scale.astype(np.float32)
     steps = scope.run(node, arrays)[0] / scale  # scale times integers, so this is next to them
     np.rint(steps, out=steps)
     if not (np.abs(steps) <= 255).all():

@@ -45,9 +45,9 @@ class Surrounded(torch.nn.Module):
         self.before, self.layer, self.after = before, layer, after
         self.gives_quantized = gives_quantized
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, input: Any) -> Any:  # noqa: A002  # Brevitas' name
         """Takes a tensor or a QuantTensor."""
-        y = self.layer(values_of(x if self.before is None else self.before(x)))
+        y = self.layer(values_of(input if self.before is None else self.before(input)))
         if self.after is None:
             return y
         return self.after(y) if self.gives_quantized else values_of(self.after(y))

@@ -114,8 +114,9 @@ def digits(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArra
 class FloatInput(IntegerLinear):
     """Weights of integers only: activations stay floats, in fixed point of three 8-bit digits, whose sums are exact."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """(..., in_features) of any float dtype -> (..., out_features) of that."""
+        x = input
         self.check(x)
         rows = x.detach().reshape(-1, self.in_features).float().numpy()
         codes, step = digits(rows)

@@ -29,6 +29,8 @@ _KEEPING = (
     _aten.reshape.default,
     _aten.view.default,
 )
+# Other operators with weights, by how their names begin.
+_UNSUPPORTED = ("conv1d.", "conv3d.", "conv_transpose", "convolution.", "bilinear.", "lstm.", "gru.", "rnn_", "embedding.")
 _PER_TENSOR = "quantized_decomposed.dequantize_per_tensor.default"
 _PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
 
@@ -39,7 +41,9 @@ def layers(model: Any) -> Iterator[tuple[Any, Any]]:
     if not any(_operator(node).startswith("quantized_decomposed.") for node in nodes):
         return
     for node in list(nodes):
-        if node.op == "call_function" and node.target in (_CONV, _SAME_CONV, _LINEAR):
+        if node.op == "call_function" and _operator(node).removeprefix("aten.").startswith(_UNSUPPORTED):
+            yield node, Unfit(f"{_operator(node)} is not supported")
+        elif node.op == "call_function" and node.target in (_CONV, _SAME_CONV, _LINEAR):
             try:
                 yield node, _layer(model, node)
             except Unfit as reason:

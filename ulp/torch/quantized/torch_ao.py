@@ -100,8 +100,11 @@ class Static(FixedTypes):
         self._plans = {}
         super()._load_from_state_dict(*args)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | None = None, *, input: Tensor | None = None) -> Tensor:  # noqa: A002  # torch's: Linear's x, Conv2d's input
         """The layer's result, a quint8 tensor; TypeError for another kind of tensor."""
+        x = input if x is None else x
+        if x is None:
+            raise TypeError("forward() missing 1 required argument: 'input'")
         if not x.is_quantized or x.dtype != torch.quint8 or x.qscheme() != torch.per_tensor_affine:
             raise TypeError(f"expected a quint8 tensor with one scale, as torch's quantized layers take, but got {x.dtype}")
         codes = x.int_repr().contiguous().numpy()

@@ -75,8 +75,9 @@ class Int8Rows(IntegerLinear):
         integer_sums = integers.to(torch.int32).sum(dim=1)
         self.register_buffer("weight_sums", integer_sums)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """(..., in_features) of any float dtype -> (..., out_features) of that."""
+        x = input
         from torchao.quantization import Int8Tensor
 
         self.check(x)
@@ -105,8 +106,9 @@ class Int8Rows(IntegerLinear):
 class IntxTokens(IntegerLinear):
     """IntxUnpackedToInt8Tensor with activations of int8, each row with its own scale and zero point."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """(..., in_features) of any float dtype -> (..., out_features) of that."""
+        x = input
         from torchao.quantization import MappingType
         from torchao.quantization.quant_primitives import choose_qparams_affine, quantize_affine
 
