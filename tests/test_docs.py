@@ -228,8 +228,12 @@ def test_commands_for_models_run(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def commands(page: Path) -> list[tuple[int, list[str]]]:
-    """(line, words) of each command of the blocks of shell."""
+    """(line, words) of each command of the blocks of shell, and of the modules that the text says to run."""
+    text = page.read_text(encoding="utf-8")
     found = []
+    for inline in re.finditer(r"(?<!`)`(python -m [^`]+)`", FENCE.sub(lambda block: "\n" * block[0].count("\n"), text)):
+        if "..." not in inline[1]:
+            found.append((text.count("\n", 0, inline.start()) + 1, shlex.split(inline[1].partition(" | ")[0])))
     for block in blocks(page):
         if block.language == "sh":
             for at, line in enumerate(block.code.splitlines()):
