@@ -1,5 +1,5 @@
 // A product on the emulated GPU, checked: arch M N K a_bits b_bits kernel. Negative bits are unsigned. Ends with 1 where the emulator finds
-// a fault or a sum is wrong. For mutants.py, which links it to broken kernels.
+// a fault or a sum is wrong. test_mutants.py links it to broken kernels.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -46,10 +46,7 @@ int64_t check(const Shape& shape, const char* kernel) {
   const DeviceMemory out(0, expected.size() * sizeof(int));
   upload(device_a.data(), a.data(), a.size(), 0);
   DeviceProblem problem;
-  problem.a = device_a.data();
-  problem.m = shape.m;
-  problem.row_stride = shape.k;
-  problem.a_encoding = shape.a;
+  problem.a = {device_a.data(), shape.m, shape.k, shape.a, 0};
   problem.b = &weights;
   problem.out = out.data();
   problem.out_stride = shape.n;
