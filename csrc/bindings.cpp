@@ -13,7 +13,7 @@
 #include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
-#include "plan_bindings.h"
+#include "bindings_plan.h"
 
 namespace py = pybind11;
 

@@ -218,10 +218,10 @@ def test_a_wrong_tensor_is_found(model: graph.Model, monkeypatch: pytest.MonkeyP
     reference: Any = sys.modules["plan_reference"].ReferencePlan
     right: Callable[..., None] = reference.depthwise
 
-    def wrong(self: Any, source: int, weights: Any, *rest: Any) -> None:
+    def wrong(self: Any, *, weights: Any, **rest: Any) -> None:
         changed = weights.copy()
         changed[1, 1] = -changed[1, 1]
-        right(self, source, changed, *rest)
+        right(self, weights=changed, **rest)
 
     monkeypatch.setattr(reference, "depthwise", wrong)
     with pytest.raises(WrongResultError, match=r"depthwise \(depthwise.*\), tensor \d+: \d+ of \d+ values"):
