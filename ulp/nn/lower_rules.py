@@ -36,8 +36,8 @@ def _input(lowering: Lowering, node: ir.Node, _: ir.Input, requests: list[Reques
         raise LayerError("no layer uses the network's input")
     if len(bases) > (1 if lowering.codes_in else MAX_TARGETS):
         kinds = ", ".join(str(slot.tensor.quantizer) for slot in bases)
-        most = "one quantizer (codes_in=True)" if lowering.codes_in else f"{MAX_TARGETS} different quantizers"
-        raise LayerError(f"the input may go through at most {most}, but {len(bases)} layers disagree: {kinds}")
+        allowed = "one quantizer (codes_in=True)" if lowering.codes_in else f"{MAX_TARGETS} different quantizers"
+        raise LayerError(f"the input may go through at most {allowed}, but {len(bases)} layers disagree: {kinds}")
     height, width, channels = ir.layout(node)
 
     def emit() -> None:
@@ -197,7 +197,7 @@ def _flatten(lowering: Lowering, node: ir.Node, _: ir.Flatten, requests: list[Re
 
 
 def _tight(op: ir.Conv, channels: int) -> bool:
-    """Whether a convolution reads an image of so few channels that a row of its kernel is one stretch of pixels without padded channels."""
+    """Whether a convolution reads so few channels that it takes pixels without padding: a row of its kernel is then contiguous."""
     return channels < 4 and op.weights.integers.shape[3] > 1 and op.dilation[1] == 1
 
 
