@@ -10,10 +10,12 @@
 #include <memory>
 #include <optional>
 
+#include "bindings_plan.h"
 #include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
-#include "bindings_plan.h"
+#include "ops/finish_sink.h"
+#include "ops/fused.h"
 
 namespace py = pybind11;
 
@@ -193,17 +195,18 @@ void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t 
   if (!adjacent || !whole_rows) throw py::value_error("out must have adjacent columns");
 }
 
-// Where the driver writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
+// Where a call writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
 // Columns are adjacent; rows may lie anywhere.
 struct Output {
   const py::object& out;
   py::array written;
-  ulp::Destination c;
+  void* data;
+  int64_t row_stride;  // elements
 
   Output(const py::object& out_, const py::dtype& dtype, int64_t m, int64_t n, std::initializer_list<py::handle> inputs)
       : out(out_), written(target(out_, dtype, m, n, inputs)) {
-    c.data = written.mutable_data();
-    c.row_stride = m <= 1 ? n : written.strides(0) / written.itemsize();
+    data = written.mutable_data();
+    row_stride = m <= 1 ? n : written.strides(0) / written.itemsize();
   }
 
   // After the run.
@@ -228,10 +231,10 @@ struct Output {
   }
 };
 
-void run(const Call& call, const ulp::Epilogue& epilogue, const ulp::Destination& c) {
+void run(const Call& call, const ulp::Sink& sink) {
   py::gil_scoped_release release;
   if (!ulp::in_range(call.problem.a, call.problem.a_encoding)) throw OutOfRange("a");
-  ulp::gemm(call.problem, *call.kernel, epilogue, c);
+  ulp::gemm(call.problem, *call.kernel, sink);
   last_kernel_name = call.kernel->name;
 }
 
@@ -241,7 +244,7 @@ py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
   Output output(out, py::reinterpret_borrow<py::dtype>(int32), call.problem.a.rows, b.layout.n, {a, call.b_zeros});
-  run(call, {}, output.c);
+  run(call, ulp::PlainSink(static_cast<int32_t*>(output.data), output.row_stride));
   return output.finish();
 }
 
@@ -280,24 +283,7 @@ void set_scale(FusedEpilogue& f, const py::object& scale, int64_t n) {
   f.factors = held;
 }
 
-// Precondition: ulp::validate(problem), so that sums alone fit int32.
-void check_bias(const ulp::Problem& p, const int32_t* bias) {
-  const auto reach = [](ulp::Encoding e, int64_t zero) { return std::max(std::abs(e.min() - zero), std::abs(e.max() - zero)); };
-  const int64_t n = p.b->layout.n;
-  int64_t b_reach = 0;
-  for (int64_t i = 0; i < (p.b_zero_per_column ? n : 1); ++i) b_reach = std::max(b_reach, reach(p.b->encoding, p.b_zero[i]));
-  const int64_t largest_sum = p.a.cols * reach(p.a_encoding, p.a_zero) * b_reach;
-  const int64_t room = INT64_C(2147483647) - largest_sum;
-  for (int64_t i = 0; i < n; ++i) {
-    if (std::abs(int64_t{bias[i]}) <= room) continue;
-    const std::string most = std::to_string(room);
-    throw py::value_error("bias holds " + std::to_string(bias[i]) + " at [" + std::to_string(i) + "], and with sums of up to " +
-                          std::to_string(largest_sum) + " could leave int32; at K = " + std::to_string(p.a.cols) + " it must lie in -" +
-                          most + ".." + most);
-  }
-}
-
-void set_bias(FusedEpilogue& f, const py::object& bias, const ulp::Problem& problem, int out_bits) {
+void set_bias(FusedEpilogue& f, const py::object& bias, ulp::Problem& problem, int out_bits) {
   if (bias.is_none()) return;
   const int64_t n = problem.b->layout.n;
   if (py::cast<py::array>(bias).dtype().kind() == 'f') {
@@ -310,13 +296,13 @@ void set_bias(FusedEpilogue& f, const py::object& bias, const ulp::Problem& prob
   } else {
     const auto held = vector_of<int32_t>(bias);
     check_shape(held, n, false, "bias");
-    check_bias(problem, held.data());
-    f.epilogue.bias = held.data();
+    problem.start = held.data();
     f.bias = held;
+    ulp::validate_start(problem, "bias");
   }
 }
 
-void set_epilogue(FusedEpilogue& f, const ulp::Problem& problem, const py::object& scale, const py::object& bias, bool relu, int out_bits,
+void set_epilogue(FusedEpilogue& f, ulp::Problem& problem, const py::object& scale, const py::object& bias, bool relu, int out_bits,
                   bool out_signed, int out_zero) {
   ulp::Epilogue& e = f.epilogue;
   set_scale(f, scale, problem.b->layout.n);
@@ -331,8 +317,7 @@ void set_epilogue(FusedEpilogue& f, const ulp::Problem& problem, const py::objec
                             std::to_string(q.min()) + " to " + std::to_string(q.max()));
     }
     e.kind = ulp::OutputKind::quantized;
-    e.qmin = q.min();
-    e.qmax = q.max();
+    e.quantized = q;
     e.zero = out_zero;
   }
 }
@@ -349,7 +334,8 @@ py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int
   set_epilogue(f, call.problem, scale, bias, relu, out_bits, out_signed, out_zero);
   const auto dtype = py::reinterpret_borrow<py::dtype>(out_bits == 0 ? float32 : out_signed ? int8 : uint8);
   Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
-  run(call, f.epilogue, output.c);
+  const ulp::Output epilogue = ulp::fused_output(f.epilogue, output.data, output.row_stride);
+  run(call, ulp::FinishSink(epilogue, 0, call.problem.a.rows));
   return output.finish();
 }
 

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "gemm/epilogue.h"
+#include "gemm/shape.h"
 #include "pack/bits.h"
 #include "pack/pack.h"
 
@@ -148,7 +148,7 @@ std::vector<std::string> kernel_names();
 // user, where the name is unknown (lists what is known) or cannot run this call on this machine.
 Choice pick(const Situation& situation, const Machine& machine, const char* kernel);
 
-// csrc/gemm/epilogue.h with device addresses, but for a scale that all columns share.
+// csrc/ops/fused.h with device addresses, but for a scale that all columns share.
 struct DeviceEpilogue {
   OutputKind kind = OutputKind::int32;
   float scale = 1.0f;

@@ -17,7 +17,7 @@ namespace ulp::cuda {
 
 enum class Result : int { int32, float32, quantized };
 
-// From the exact sum to what is stored, as csrc/gemm/epilogue.h defines it, bit for bit.
+// From the exact sum to what is stored, as csrc/ops/fused.h defines it, bit for bit.
 struct Finish {
   Result kind = Result::int32;
   void* out = nullptr;     // m x n of int32, float or bytes

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <stdexcept>
 
 namespace ulp {
@@ -114,12 +113,9 @@ void Checks::windows(const char* what, const Windows& windows, int64_t size) con
 }
 
 void Checks::sums(int64_t k, int a_bits, int a_zero, Encoding w, int w_zero, const Ints& start) const {
-  const auto reach = [](int lo, int hi, int zero) { return std::max(std::abs(int64_t{lo} - zero), std::abs(int64_t{hi} - zero)); };
-  const int64_t a = reach(0, (1 << a_bits) - 1, a_zero);
-  const int64_t b = reach(w.min(), w.max(), w_zero);
-  const int64_t limit = max_k_int32(a, b);
-  if (k > limit) refuse(": K = " + std::to_string(k) + " could overflow int32; it may be at most " + std::to_string(limit));
-  const int64_t room = std::numeric_limits<int32_t>::max() - k * a * b;
+  const SumBound bound{magnitude({a_bits, false}, a_zero), magnitude(w, w_zero)};
+  if (k > bound.max_k()) refuse(": K = " + std::to_string(k) + " could overflow int32; it may be at most " + std::to_string(bound.max_k()));
+  const int64_t room = bound.room(k);
   if (!std::all_of(start.values.begin(), start.values.end(), [room](int32_t s) { return std::abs(int64_t{s}) <= room; }))
     refuse(": with K = " + std::to_string(k) + " start may be at most " + std::to_string(room) + " in size");
 }

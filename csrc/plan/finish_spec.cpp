@@ -73,16 +73,15 @@ Output FinishSpec::output(const Context& c) const {
   Output o;
   o.ops = &c.ops;
   o.scale = scale.values.data();
-  o.bias = bias.values.data();
+  o.bias = bias.empty() ? nullptr : bias.values.data();
   o.start = start.empty() ? nullptr : start.values.data();
   o.low = low;
   o.high = high;
-  const auto place = [](const ImageStrides& s) -> Output::Place { return {s.pixel, s.row, s.image}; };
   if (residual) {
     const Tensor& t = c.tensor(residual->tensor);
     const ImageView<uint8_t> codes = c.codes(*residual);
     o.residual = codes.data;
-    o.residual_place = place(codes.strides);
+    o.residual_place = codes.strides;
     o.residual_scale = t.scale / unit;
     o.residual_zero = t.zero;
   }
@@ -92,7 +91,6 @@ Output FinishSpec::output(const Context& c) const {
     if (t.is_codes) {
       const ImageView<uint8_t> codes = c.codes(targets[i]);
       target.codes = codes.data;
-      target.pixel = codes.strides.pixel;
       target.inverse = unit / t.scale;
       target.zero = t.zero;
       target.max_code = t.max_code();
@@ -100,12 +98,11 @@ Output FinishSpec::output(const Context& c) const {
         target.thresholds = thresholds[i]->values.values.data();
         target.flip = thresholds[i]->flip_masks.data();
       }
-      o.places[i] = place(codes.strides);
+      o.places[i] = codes.strides;
     } else {
       const ImageView<float> floats = c.floats(targets[i]);
       target.floats = floats.data;
-      target.pixel = floats.strides.pixel;
-      o.places[i] = place(floats.strides);
+      o.places[i] = floats.strides;
     }
   }
   o.target_count = static_cast<int>(targets.size());

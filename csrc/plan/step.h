@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../conv/conv.h"
-#include "../gemm/scratch.h"
+#include "../gemm/range.h"
 #include "checks.h"
 #include "fields.h"
 

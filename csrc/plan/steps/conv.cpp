@@ -126,14 +126,9 @@ struct ConvStep final : Step {
   }
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t) override {
-    const ImageStrides& s = tensors[static_cast<size_t>(source)].strides;
-    const Source strides{nullptr, s.pixel, s.row, s.image};
     ways = candidates();
     int64_t bytes = 0;
-    for (const auto& way : ways) {
-      way->bind(strides);
-      bytes = std::max(bytes, way->scratch_bytes(strides));
-    }
+    for (const auto& way : ways) bytes = std::max(bytes, way->bind(tensors[static_cast<size_t>(source)].strides));
     return bytes;
   }
 
@@ -162,7 +157,7 @@ struct ConvStep final : Step {
     const ImageView<uint8_t> from = c.codes({source, source_channel});
     Tasks tasks = c.tasks;
     tasks.parallel &= problem->shape.pixels() * weights->layout.k * weights->layout.n * c.images >= kParallelMacs;
-    way.run({from.data, from.strides.pixel, from.strides.row, from.strides.image}, c.images, c.scratch, finish.output(c), tasks);
+    way.run({from.data, from.strides}, c.images, c.scratch, finish.output(c), tasks);
   }
 
   const Kernel& requested_kernel() const {

@@ -67,9 +67,8 @@ struct InputFloatsStep final : Step {
   // One row of the image, divided by each target's scale before it is quantized.
   bool quantize_divided(const Context& c, const float* row, const Target* row_of) const {
     thread_local Scratch memory;
-    uint8_t* block[1];
-    memory.reserve({int64_t{channels} * width * 4}, block);
-    float* quotients = reinterpret_cast<float*>(block[0]);
+    float* quotients;
+    memory.lay_out(scratch_array(quotients, int64_t{channels} * width));
     bool finite = true;
     for (size_t t = 0; t < targets.size(); ++t) {
       const float scale = c.tensor(targets[t]).scale;

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../../gemm/gemm.h"
+#include "../../ops/finish_sink.h"
 #include "../finish_spec.h"
 #include "../step.h"
 
@@ -21,7 +22,6 @@ struct LinearStep final : Step {
   std::string requested{};  // the field `kernel`
 
   const Kernel* kernel = nullptr;
-  int64_t sum_bytes = 0;  // of an image
 
   FieldList fields() override {
     return {{"source", &source}, {"weights", &weights}, {"weight_zero", &weight_zero}, {"finish", &finish}, {"kernel", &requested}};
@@ -62,37 +62,41 @@ struct LinearStep final : Step {
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group) override {
     const Tensor& t = tensors[static_cast<size_t>(source)];
     choose_kernel(group, t.bits);
-    sum_bytes = round_up(weights->layout.n * 4, 64);
-    return sum_bytes + (t.border.empty() ? 0 : round_up(weights->layout.k, 64));
+    return t.border.empty() ? 0 : weights->layout.k;
   }
 
   void run(const Context& c) const override {
     const Tensor& t = c.tensor(source);
-    const int64_t k = weights->layout.k;
     Problem p;
-    p.a = {c.codes(source).data, c.images, k, t.strides.image, 1, false};
+    p.a = {c.codes(source).data, c.images, weights->layout.k, t.strides.image, 1, false};
     p.a_encoding = {t.bits, false};
-    p.b = weights.get();
     p.a_zero = t.zero;
+    p.b = weights.get();
     p.b_zero = &weight_zero;
+    if (!finish.start.empty()) p.start = finish.start.values.data();
     if (!t.border.empty()) {
-      uint8_t* flat = c.scratch + c.images * sum_bytes;
-      copy_without_border(c, flat);
-      p.a.data = flat;
-      p.a.row_stride = k;
+      copy_without_border(c);
+      p.a.data = c.scratch;
+      p.a.row_stride = p.a.cols;
     }
-    int32_t* sums = reinterpret_cast<int32_t*>(c.scratch);
-    gemm(p, *kernel, {}, {sums, sum_bytes / 4});
-    const Output output = finish.output(c);
-    for (int64_t i = 0; i < c.images; ++i) output.store(i, 0, 0, 1, 0, weights->layout.n, sums + i * sum_bytes / 4, sum_bytes / 4);
+    const Output output = rows_of(finish.output(c));
+    gemm(p, *kernel, FinishSink(output, 0, c.images));
   }
 
-  void copy_without_border(const Context& c, uint8_t* flat) const {
+  // The results of an image are one pixel. As rows of a product, the images are the pixels of one row.
+  static Output rows_of(Output output) {
+    output.start = nullptr;  // the product adds it
+    output.residual_place.pixel = output.residual_place.image;
+    for (ImageStrides& place : output.places) place.pixel = place.image;
+    return output;
+  }
+
+  void copy_without_border(const Context& c) const {
     const Tensor& t = c.tensor(source);
     const ImageView<uint8_t> from = c.codes(source);
     const int64_t row = t.width * t.strides.pixel;
     for (int64_t i = 0; i < c.images; ++i) {
-      for (int64_t y = 0; y < t.height; ++y) std::memcpy(flat + (i * t.height + y) * row, from.row(i, y), static_cast<size_t>(row));
+      for (int64_t y = 0; y < t.height; ++y) std::memcpy(c.scratch + (i * t.height + y) * row, from.row(i, y), static_cast<size_t>(row));
     }
   }
 };

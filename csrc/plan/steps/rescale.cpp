@@ -15,7 +15,7 @@ struct RescaleStep final : Step {
   int source = -1;
   FinishSpec finish;
 
-  std::vector<float> scale{}, bias{};  // per channel
+  float scale = 0;
 
   FieldList fields() override { return {{"source", &source}, {"finish", &finish}}; }
 
@@ -24,9 +24,8 @@ struct RescaleStep final : Step {
   Effects check(const Checks& plan) override {
     const Tensor& t = plan.readable_codes(source);
     finish.check(plan, {t.height, t.width, t.channels, source, false});
-    if (!std::isfinite(t.scale / finish.unit * 255.0f)) plan.refuse(": 255 * scale / unit is not finite");
-    scale.assign(static_cast<size_t>(t.channels), t.scale / finish.unit);
-    bias.assign(static_cast<size_t>(t.channels), 0.0f);
+    scale = t.scale / finish.unit;
+    if (!std::isfinite(scale * 255.0f)) plan.refuse(": 255 * scale / unit is not finite");
     Effects e;
     e.reads = finish.reads(source);
     e.writes = finish.targets;
@@ -39,8 +38,8 @@ struct RescaleStep final : Step {
     const Tensor& t = c.tensor(source);
     const ImageView<uint8_t> from = c.codes(source);
     Output output = finish.output(c);
-    output.scale = scale.data();
-    output.bias = bias.data();
+    output.scale = &scale;
+    output.one_scale = true;
     for_rows(c, t.height, t.elements(), [&](int64_t i, int64_t begin, int64_t end) {
       constexpr int64_t kChannels = 128;
       constexpr int64_t kPixels = kSumBytes / 4 / kChannels;

@@ -4,7 +4,6 @@
 //
 // source: H x W x C codes; rows: H' windows, columns: W' windows, not empty; divisor: H' x W'; the result is H' x W' x C. The sum of a
 // window stays in int32: H * W * max_code <= 2^31 - 1.
-#include <algorithm>
 #include <cmath>
 
 #include "../../gemm/scratch.h"
@@ -20,9 +19,7 @@ struct WindowMeanStep final : Step {
   Array<float, 2> divisor;
   FinishSpec finish;
 
-  std::vector<float> scales{};     // of the windows that differ in theirs: `channels` equal values each
-  std::vector<size_t> scale_at{};  // per window: where its scale begins
-  std::vector<float> bias{};
+  std::vector<float> scales{};  // per window
 
   FieldList fields() override {
     return {{"source", &source}, {"rows", &rows}, {"columns", &columns}, {"divisor", &divisor}, {"finish", &finish}};
@@ -42,7 +39,7 @@ struct WindowMeanStep final : Step {
     }
     plan.sums(int64_t{t.height} * t.width, t.bits, 0, {1, false}, 0, {});  // the zeros are subtracted from whole sums
     finish.check(plan, {height, width, t.channels, source, false});
-    set_scales(t);
+    for (const float d : divisor.values) scales.push_back(t.scale / finish.unit / d);
     Effects e;
     e.reads = finish.reads(source);
     e.writes = finish.targets;
@@ -51,30 +48,16 @@ struct WindowMeanStep final : Step {
     return e;
   }
 
-  void set_scales(const Tensor& t) {
-    const size_t channels = static_cast<size_t>(t.channels);
-    std::vector<float> known;
-    for (const float d : divisor.values) {
-      const float scale = t.scale / finish.unit / d;
-      const auto found = std::find(known.begin(), known.end(), scale);
-      scale_at.push_back(static_cast<size_t>(found - known.begin()) * channels);
-      if (found == known.end()) known.push_back(scale);
-    }
-    for (const float scale : known) scales.insert(scales.end(), channels, scale);
-    bias.assign(channels, 0.0f);
-  }
-
   void run(const Context& c) const override {
     const Tensor& t = c.tensor(source);
     const ImageView<uint8_t> from = c.codes(source);
     const int64_t width = columns.shape[0];
     Output whole = finish.output(c);
-    whole.bias = bias.data();
+    whole.one_scale = true;
     for_rows(c, rows.shape[0], t.elements(), [&](int64_t i, int64_t begin, int64_t end) {
       thread_local Scratch memory;
-      uint8_t* block[1];
-      memory.reserve({t.channels * int64_t{4}}, block);
-      int32_t* acc = reinterpret_cast<int32_t*>(block[0]);
+      int32_t* acc;
+      memory.lay_out(scratch_array(acc, t.channels));
       Output output = whole;
       Window w{};
       w.a = from.row(i, 0);
@@ -93,7 +76,7 @@ struct WindowMeanStep final : Step {
           if (zeros != 0) {
             for (int64_t n = 0; n < t.channels; ++n) acc[n] -= zeros;
           }
-          output.scale = scales.data() + scale_at[static_cast<size_t>(y * width + x)];
+          output.scale = &scales[static_cast<size_t>(y * width + x)];
           output.store(i, y, x, 1, 0, t.channels, acc, t.channels);
         }
       }
