@@ -263,6 +263,46 @@ def test_images_without_padded_channels(isa: str, channels: int) -> None:
                 assert_same(got, want, f"{method}, W{w_bits}A{a_bits}, kernel {kernel}, output")
 
 
+# Linear layers, whose results take one of two ways.
+
+
+@pytest.mark.parametrize("isa", ulp.available_isas())
+@pytest.mark.parametrize("has_border", [False, True])
+@pytest.mark.parametrize("n", [1, 10, 33, 70])
+def test_linear_layers_of_few_and_of_many_images(isa: str, has_border: bool, n: int) -> None:
+    ulp.set_isa(isa)
+    rng = np.random.default_rng(n)
+    rows = rng.integers(-4, 4, (2 * 3, 8, n)).astype(np.int8)
+    rows[:, 6:] = 1  # the zero point: channels that pad a pixel
+    weights = _core.pack(np.ascontiguousarray(rows.reshape(-1, n)), 3)
+    more_weights = _core.pack(rng.integers(-4, 4, (n + -n % 4, n)).astype(np.int8), 3)
+    start = rng.integers(-40, 40, n).astype(np.int32)
+    table = np.sort(rng.integers(-60, 60, (n, 7)), axis=1).astype(np.int32), rng.random(n) < 0.5
+    terms = scaled(rng, n, [])
+
+    def describe(plan: Any) -> None:
+        source = plan.codes(2, 3, 6, 4, 3, 1.0)
+        plan.input_codes(tensor=source, nhwc=True)
+        if has_border:
+            window: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1)}
+            entries = finish(6, [(plan.floats(2, 3, 6), 0)])
+            plan.depthwise(source=source, weights=np.ones((3, 3, 6), np.int8), **window, finish=entries)
+        first, counted, values = plan.codes(1, 1, n + 5, 5, 16, 2.0), plan.codes(1, 1, n, 3, 0, 1.0), plan.floats(1, 1, n)
+        targets = [(first, 5), (counted, 0), (values, 0)]
+        entries = finish(n, targets, start=start, low=-40.0, thresholds=[None, table, None])
+        plan.linear(source=source, weights=weights, weight_zero=1, finish=entries, kernel=None)
+        second = plan.codes(1, 1, n, 5, 9, 4.0)
+        entries = terms | {"residual": (first, 5), "targets": [(second, 0)], "thresholds": [None]}
+        plan.linear(source=counted, weights=more_weights, weight_zero=0, finish=entries, kernel=None)
+        for tensor in (counted, values, second):
+            plan.output(tensor=tensor, nhwc=True)
+
+    x = rng.integers(0, 16, (11, 2, 3, 6)).astype(np.uint8)
+    want = expected(describe, x)
+    for group in (1, 4, 11):
+        assert_same(native(describe, group).run(x), want, f"group {group}, output")
+
+
 # Sums at int32's limits.
 
 

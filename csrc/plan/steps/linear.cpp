@@ -14,6 +14,9 @@
 namespace ulp {
 namespace {
 
+// Up to here one epilogue of all sums costs less than one per panel.
+constexpr int64_t kFewImages = 4;
+
 struct LinearStep final : Step {
   int source = -1;
   Weights weights;
@@ -22,6 +25,7 @@ struct LinearStep final : Step {
   std::string requested{};  // the field `kernel`
 
   const Kernel* kernel = nullptr;
+  int64_t sum_bytes = 0;  // of an image
 
   FieldList fields() override {
     return {{"source", &source}, {"weights", &weights}, {"weight_zero", &weight_zero}, {"finish", &finish}, {"kernel", &requested}};
@@ -62,7 +66,8 @@ struct LinearStep final : Step {
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group) override {
     const Tensor& t = tensors[static_cast<size_t>(source)];
     choose_kernel(group, t.bits);
-    return t.border.empty() ? 0 : weights->layout.k;
+    sum_bytes = round_up(weights->layout.n * 4, 64);
+    return sum_bytes + (t.border.empty() ? 0 : weights->layout.k);
   }
 
   void run(const Context& c) const override {
@@ -75,12 +80,19 @@ struct LinearStep final : Step {
     p.b_zero = &weight_zero;
     if (!finish.start.empty()) p.start = finish.start.values.data();
     if (!t.border.empty()) {
-      copy_without_border(c);
-      p.a.data = c.scratch;
+      uint8_t* flat = c.scratch + c.images * sum_bytes;
+      copy_without_border(c, flat);
+      p.a.data = flat;
       p.a.row_stride = p.a.cols;
     }
     const Output output = rows_of(finish.output(c));
-    gemm(p, *kernel, FinishSink(output, 0, c.images));
+    if (c.images > kFewImages) {
+      gemm(p, *kernel, FinishSink(output, 0, c.images));
+    } else {
+      int32_t* sums = reinterpret_cast<int32_t*>(c.scratch);
+      gemm(p, *kernel, PlainSink(sums, weights->layout.n));
+      output.store(0, 0, 0, c.images, 0, weights->layout.n, sums, weights->layout.n);
+    }
   }
 
   // The results of an image are one pixel. As rows of a product, the images are the pixels of one row.
@@ -91,12 +103,12 @@ struct LinearStep final : Step {
     return output;
   }
 
-  void copy_without_border(const Context& c) const {
+  void copy_without_border(const Context& c, uint8_t* flat) const {
     const Tensor& t = c.tensor(source);
     const ImageView<uint8_t> from = c.codes(source);
     const int64_t row = t.width * t.strides.pixel;
     for (int64_t i = 0; i < c.images; ++i) {
-      for (int64_t y = 0; y < t.height; ++y) std::memcpy(c.scratch + (i * t.height + y) * row, from.row(i, y), static_cast<size_t>(row));
+      for (int64_t y = 0; y < t.height; ++y) std::memcpy(flat + (i * t.height + y) * row, from.row(i, y), static_cast<size_t>(row));
     }
   }
 };
