@@ -71,7 +71,7 @@ void run_ulp(const std::string& name, const Operands& o, int a_bits, int b_bits,
   problem.a_encoding = {a_bits, false};
   problem.b = &packed;
   const ulp::Kernel& kernel = ulp::select_kernel({o.m, o.n, o.k, problem.a_encoding, packed.encoding}, name.c_str());
-  counted([&] { ulp::gemm(problem, kernel, ulp::Epilogue{}, {c, o.n}); });
+  counted([&] { ulp::gemm(problem, kernel, ulp::PlainSink(c, o.n)); });
 }
 
 void run_gemmlowp(const Operands& o, int32_t* c) {

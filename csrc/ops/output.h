@@ -27,6 +27,12 @@ struct Output {
   ImageStrides places[kMaxTargets];
   int target_count = 0;
 
+  // For images of one pixel: from here on they count as the pixels of one row.
+  void take_images_as_pixels() {
+    residual_place.pixel = residual_place.image;
+    for (ImageStrides& place : places) place.pixel = place.image;
+  }
+
   // The sums of `pixels` pixels from (y, x) of image i on, channels n0 .. n0 + channels - 1. They may be changed on the way.
   void store(int64_t i, int64_t y, int64_t x, int64_t pixels, int64_t n0, int64_t channels, int32_t* acc, int64_t ld) const {
     if (start) {

@@ -5,6 +5,7 @@
 // source: H x W x C codes; weights: packed, K x N, rows in the order (y, x, c), channels padded to a multiple of 4: K = H * W * padded C;
 // the result is 1 x 1 x N. The sum, start included, stays in int32 (Checks::sums). kernel: empty, or a kernel's name.
 #include <cstring>
+#include <utility>
 
 #include "../../gemm/gemm.h"
 #include "../../ops/finish_sink.h"
@@ -78,14 +79,15 @@ struct LinearStep final : Step {
     p.a_zero = t.zero;
     p.b = weights.get();
     p.b_zero = &weight_zero;
-    if (!finish.start.empty()) p.start = finish.start.values.data();
     if (!t.border.empty()) {
       uint8_t* flat = c.scratch + c.images * sum_bytes;
       copy_without_border(c, flat);
       p.a.data = flat;
       p.a.row_stride = p.a.cols;
     }
-    const Output output = rows_of(finish.output(c));
+    Output output = finish.output(c);
+    std::swap(p.start, output.start);  // the product adds it
+    output.take_images_as_pixels();    // a row of the product is an image of one pixel
     if (c.images > kFewImages) {
       gemm(p, *kernel, FinishSink(output, 0, c.images));
     } else {
@@ -93,14 +95,6 @@ struct LinearStep final : Step {
       gemm(p, *kernel, PlainSink(sums, weights->layout.n));
       output.store(0, 0, 0, c.images, 0, weights->layout.n, sums, weights->layout.n);
     }
-  }
-
-  // The results of an image are one pixel. As rows of a product, the images are the pixels of one row.
-  static Output rows_of(Output output) {
-    output.start = nullptr;  // the product adds it
-    output.residual_place.pixel = output.residual_place.image;
-    for (ImageStrides& place : output.places) place.pixel = place.image;
-    return output;
   }
 
   void copy_without_border(const Context& c, uint8_t* flat) const {
