@@ -7,10 +7,10 @@
 #include <map>
 #include <memory>
 
+#include "bindings_plan.h"
 #include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
-#include "plan_bindings.h"
 
 #if defined(_WIN32)
 #define ULP_EXPORT extern "C" __declspec(dllexport)

@@ -217,10 +217,10 @@ def test_a_wrong_tensor_is_found(model: models.Model, monkeypatch: pytest.Monkey
     layerwise.check(module, x)
     right: Callable[..., None] = ReferencePlan.depthwise
 
-    def wrong(self: Any, source: int, weights: Any, *rest: Any) -> None:
+    def wrong(self: Any, *, weights: Any, **rest: Any) -> None:
         changed = weights.copy()
         changed[1, 1] = -changed[1, 1]
-        right(self, source, changed, *rest)
+        right(self, weights=changed, **rest)
 
     monkeypatch.setattr(ReferencePlan, "depthwise", wrong)
     with pytest.raises(WrongResultError, match=r"depthwise \(depthwise.*\), tensor \d+: \d+ of \d+ values"):

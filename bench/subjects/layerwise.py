@@ -23,9 +23,9 @@ class _Both:
         self.outputs: list[int] = []
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **fields: Any) -> Any:
-            result = getattr(self.plan, name)(*arguments, **fields)
-            expected = getattr(self.reference, name)(*arguments, **fields)
+        def call(**fields: Any) -> Any:
+            result = getattr(self.plan, name)(**fields)
+            expected = getattr(self.reference, name)(**fields)
             if name in ("codes", "floats"):
                 if result != expected:
                     raise AssertionError(f"tensor {result} of the plan is {expected} of the reference")
@@ -36,8 +36,8 @@ class _Both:
 
     def output(self, tensor: int, nhwc: bool) -> None:
         self.outputs.append(tensor)
-        self.plan.output(tensor, nhwc)
-        self.reference.output(tensor, nhwc)
+        for plan in (self.plan, self.reference):
+            plan.output(tensor=tensor, nhwc=nhwc)
 
     def finalize(self, *arguments: Any) -> None:
         for tensor in self.tensors:

@@ -136,14 +136,18 @@ def layer(shape: Convolution, bits: tuple[int, int], method: str | None = None) 
         "scale": np.ones(shape.filters, np.float32), "bias": np.zeros(shape.filters, np.float32), "low": 0.0, "high": float("inf"),
         "residual": None, "targets": [(target, 0)], "thresholds": [None],
     }  # fmt: skip
-    plan.input_codes(source, True)
-    window = ((shape.stride,) * 2, (shape.padding,) * 4, (1, 1))
+    plan.input_codes(tensor=source, nhwc=True)
+    window = {"stride": (shape.stride,) * 2, "padding": (shape.padding,) * 4, "dilation": (1, 1)}
     if shape.depthwise:
-        plan.depthwise(source, np.ascontiguousarray(w[..., 0].transpose(1, 2, 0)), *window, finish)
+        taps = np.ascontiguousarray(w[..., 0].transpose(1, 2, 0))
+        plan.depthwise(source=source, weights=taps, finish=finish, **window)
     else:
         packed, zero = _packed(core, shape, w, w_bits)
-        plan.conv(source, 0, packed, (shape.kernel,) * 2, *window, zero, finish, method)
-    plan.output(target, True)
+        plan.conv(
+            source=source, source_channel=0, weights=packed, kernel=(shape.kernel,) * 2, weight_zero=zero, finish=finish, method=method,
+            **window,
+        )  # fmt: skip
+    plan.output(tensor=target, nhwc=True)
     plan.finalize(1, False, True)
     out = np.zeros((1, *shape.out, shape.filters), np.uint8)
     step_info = next(s for s in plan.steps() if s["macs"])

@@ -69,7 +69,7 @@ class ReferencePlan:
 
     # Steps.
 
-    def input_floats(self, channels: int, height: int, width: int, targets: list[int], divide: bool = False) -> None:
+    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = False) -> None:
         assert self._input is None
         self._input = np.dtype(F32), (channels, height, width)
 
@@ -81,9 +81,9 @@ class ReferencePlan:
                 q = self.tensors[t]
                 self._write(env, (t, 0), q.steps(x / F32(q.scale)) if divide else q.quantize(x))
 
-        self._add("input", run, targets=targets)
+        self._add("input_floats", run, targets=targets)
 
-    def input_codes(self, tensor: int, nhwc: bool) -> None:
+    def input_codes(self, *, tensor: int, nhwc: bool) -> None:
         assert self._input is None
         t = self.tensors[tensor]
         self._input = np.dtype(np.uint8), (t.height, t.width, t.channels) if nhwc else (t.channels, t.height, t.width)
@@ -94,10 +94,11 @@ class ReferencePlan:
                 raise ValueError(f"the input holds codes beyond {2**t.bits - 1}")
             self._write(env, (tensor, 0), x)
 
-        self._add("input", run, targets=[tensor])
+        self._add("input_codes", run, targets=[tensor])
 
     def conv(
         self,
+        *,
         source: int,
         source_channel: int,
         weights: _core.Packed,
@@ -134,6 +135,7 @@ class ReferencePlan:
 
     def depthwise(
         self,
+        *,
         source: int,
         weights: Array,
         stride: tuple[int, int],
@@ -153,7 +155,7 @@ class ReferencePlan:
 
         self._add("depthwise", run, source, finish["targets"], w_bits=8, k=w[..., 0].size)
 
-    def linear(self, source: int, weights: _core.Packed, weight_zero: int, finish: dict[str, Any], kernel: str | None) -> None:
+    def linear(self, *, source: int, weights: _core.Packed, weight_zero: int, finish: dict[str, Any], kernel: str | None) -> None:
         t = self.tensors[source]
         pad = -t.channels % 4
         w = _core.unpack(weights).astype(np.int64).reshape(t.height, t.width, t.channels + pad, weights.n)[:, :, : t.channels] - weight_zero
@@ -166,15 +168,22 @@ class ReferencePlan:
         self._add("linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=w[..., 0].size)
 
     def max_pool(
-        self, source: int, target: tuple[int, int], rows: Array, columns: Array, dilation: tuple[int, int], least: Array | None = None
+        self,
+        *,
+        source: int,
+        target: tuple[int, int],
+        rows: Array,
+        columns: Array,
+        dilation: tuple[int, int],
+        takes_min: Array | None = None,
     ) -> None:
         assert (rows[:, 0] < rows[:, 1]).all()
         assert (columns[:, 0] < columns[:, 1]).all()
 
         def run(env: dict[int, Array]) -> None:
             def extreme(window: Array) -> Array:
-                most = window.max(axis=(0, 1))
-                return np.asarray(most if least is None else np.where(least, window.min(axis=(0, 1)), most))
+                largest = window.max(axis=(0, 1))
+                return np.asarray(largest if takes_min is None else np.where(takes_min, window.min(axis=(0, 1)), largest))
 
             a = env[source]
             out = [[extreme(a[y0 : y1 : dilation[0], x0 : x1 : dilation[1]]) for x0, x1 in columns] for y0, y1 in rows]
@@ -182,7 +191,7 @@ class ReferencePlan:
 
         self._add("max_pool", run, source, [target])
 
-    def window_mean(self, source: int, rows: Array, columns: Array, divisor: Array, finish: dict[str, Any]) -> None:
+    def window_mean(self, *, source: int, rows: Array, columns: Array, divisor: Array, finish: dict[str, Any]) -> None:
         t = self.tensors[source]
         assert divisor.dtype == F32
         assert not {"scale", "bias"} & set(finish)
@@ -194,13 +203,13 @@ class ReferencePlan:
 
         self._add("window_mean", run, source, finish["targets"])
 
-    def rescale(self, source: int, finish: dict[str, Any]) -> None:
+    def rescale(self, *, source: int, finish: dict[str, Any]) -> None:
         t = self.tensors[source]
         assert not {"scale", "bias"} & set(finish)
         unit = finish.get("unit", 1)
         self._add("rescale", lambda env: self._finish(env, None, finish, t.values(env[source], unit)), source, finish["targets"])
 
-    def gather(self, source: int, source_channel: int, channels: int, target: tuple[int, int], rows: Array, columns: Array) -> None:
+    def gather(self, *, source: int, source_channel: int, channels: int, target: tuple[int, int], rows: Array, columns: Array) -> None:
         t = self.tensors[source]
 
         def run(env: dict[int, Array]) -> None:
@@ -210,7 +219,7 @@ class ReferencePlan:
 
         self._add("gather", run, source, [target])
 
-    def output(self, tensor: int, nhwc: bool) -> None:
+    def output(self, *, tensor: int, nhwc: bool) -> None:
         self._outputs.append((tensor, nhwc))
         self._add("output", lambda _: None, tensor)
 
@@ -258,7 +267,7 @@ class ReferencePlan:
 
     def _add(
         self,
-        name: str,
+        kind: str,
         run: Callable[[dict[int, Array]], None],
         source: int = -1,
         targets: Any = (),
@@ -271,7 +280,8 @@ class ReferencePlan:
         # What a depthwise step calls k is one channel's taps; a convolution's has the channels read in it.
         outputs = self.tensors[ids[0]] if ids else self.tensors[source]
         info = {
-            "name": name,
+            "kind": kind,
+            "name": kind.partition("_")[0] if kind.startswith("input_") else kind,
             "method": method,
             "source": source,
             "targets": ids,

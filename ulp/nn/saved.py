@@ -125,7 +125,7 @@ def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int
     if len(labels) != len(steps):
         raise ValueError(f"{len(labels)} labels for {len(steps)} steps")
     shapes = [_shape(shape) for shape in known["output_shapes"]]
-    found = [step["out_shape"] for step in steps if step["name"] == "output"]
+    found = [step["out_shape"] for step in steps if step["kind"] == "output"]
     if len(shapes) != len(found):
         raise ValueError(f"{len(shapes)} output shapes for {len(found)} outputs")
     input_shape = _shape(known["input_shape"])

@@ -1,4 +1,4 @@
-"""What lowering passes through a graph: tensors of the plan to be, slices of them, and what is wanted there."""
+"""What lowering passes through a graph: tensors of the plan to be, slices of them, and the results that are requested there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FREE = (-math.inf, math.inf)
 class Tensor:
     """An image of a plan; quantizer None: floats. One that turns out to equal another is merged into it.
 
-    tight: whether its reader wants pixels without padded channels (lower.py: _tight); None: it takes both.
+    tight: whether its reader needs pixels without padded channels (lower_rules.py: _tight); None: it takes both.
     """
 
     height: int
@@ -47,6 +47,11 @@ class Slot:
         """Whether these are all channels."""
         return self.channels == self.tensor.channels
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """(tensor, channel) as a plan names them, once the tensor has its id."""
+        return self.tensor.find().id, self.channel
+
     def part(self, offset: int, channels: int) -> Slot:
         """Some of these channels."""
         return Slot(self.tensor, self.channel + offset, channels)
@@ -57,8 +62,8 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Demand:
-    """clamp(value + residual, low, high) is wanted in `slot`, by `adder` if there is a residual."""
+class Request:
+    """clamp(value + residual, low, high) is to be written to `slot`. adder: the Add that the residual comes from, if there is one."""
 
     slot: Slot
     low: float = -math.inf
@@ -84,19 +89,19 @@ class Demand:
 
 @dataclass
 class Group:
-    """Demands that one epilogue meets."""
+    """Requests that one epilogue meets."""
 
     low: float
     high: float
     residual: Slot | None
     slots: list[Slot]
 
-    def meets(self, demand: Demand) -> bool:
-        """Whether the demand's clamp is as good as the group's, as far as its codes can show."""
+    def meets(self, request: Request) -> bool:
+        """Whether the group's clamp gives the same codes, or floats, as the request's."""
         clamp = (self.low, self.high)
-        if demand.quantizer is not None:
-            clamp = demand.quantizer.effective_clamp(*clamp)
-        return clamp == demand.clamp
+        if request.quantizer is not None:
+            clamp = request.quantizer.effective_clamp(*clamp)
+        return clamp == request.clamp
 
 
 def merge(tensor: Tensor, into: Tensor) -> bool:
