@@ -235,7 +235,7 @@ def test_memory_of_a_fresh_process(tmp_path: Path) -> None:
     path = contestant.build(squeezenet, tmp_path)
     found = memory.of(contestant, squeezenet.name, path)
     assert 5_000_000 < found["imported"] < found["peak"] < 10**9
-    with pytest.raises(RuntimeError, match="ulp W3A3 in a process of its own"):
+    with pytest.raises(RuntimeError, match="ulp W3A3 in a separate process"):
         memory.of(contestant, squeezenet.name, tmp_path / "missing")
 
 

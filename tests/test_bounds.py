@@ -11,17 +11,17 @@ import re
 
 import numpy as np
 import pytest
-from reference import ALL_PAIRS, SIGNS, assert_exact, dtype, interval
+from reference import ALL_PAIRS, SIGNS, Array, assert_exact, dtype, interval
 
 import ulp
 
 KERNELS = [kernel for kernel in ulp.kernels() if kernel.isa in ulp.available_isas()]
 INT32_MAX = 2**31 - 1
 DEEPEST = 1100
-COLUMNS = 9
+ROWS, COLUMNS = 4, 9
 
 
-def flush_depths(a_bits: int, b_bits: int) -> list[int]:
+def spill_depths(a_bits: int, b_bits: int) -> list[int]:
     """Depths around every multiple of a local-accumulation length that an 8- or 16-bit accumulator of some technique has at this pair.
 
     A length is floor(limit / (terms * m)) steps of 1 to 256 products; m is taken for plain codes and for codes centred on either side.
@@ -39,10 +39,16 @@ def flush_depths(a_bits: int, b_bits: int) -> list[int]:
     return sorted(depth for depth in depths | few if 0 < depth <= DEEPEST)
 
 
+def ends(bits: int, signed: bool, count: int) -> Array:
+    """Low, high, high, high, low, ... of the interval: neighbours that share a lane are both at the largest somewhere."""
+    low, high = interval(bits, signed)
+    return np.resize(np.array([low, high, high, high]), count)
+
+
 @functools.cache
 def packed_ends(depth: int, bits: int, signed: bool) -> ulp.PackedMatrix:
-    """(depth, COLUMNS): constant columns, the two ends of the interval in turn. Every kernel reads the same packed matrix."""
-    row = np.resize(np.array(interval(bits, signed), dtype=dtype(signed)), COLUMNS)
+    """(depth, COLUMNS) of constant columns, packed once for all kernels."""
+    row = ends(bits, signed, COLUMNS).astype(dtype(signed))
     return ulp.pack(np.broadcast_to(row, (depth, COLUMNS)), bits)
 
 
@@ -51,15 +57,15 @@ def packed_ends(depth: int, bits: int, signed: bool) -> ulp.PackedMatrix:
 def test_extremes_at_local_accumulation_edges(kernel: ulp.Kernel, a_bits: int) -> None:
     """Every depth with both ends of a times both ends of b, for two of the four combinations of signs, which change with the depth.
 
-    Kernels see codes, not signs: at every depth, all codes are the largest.
+    Accumulators see codes, not signs: the largest codes meet at every depth.
     """
     for pair in (pair for pair in ALL_PAIRS if pair[0] == a_bits and pair in kernel.pairs):
         rows, products = {}, {}
         for signs in SIGNS:
-            ends_a, ends_b = (np.array(interval(bits, signed)) for bits, signed in zip(pair, signs, strict=True))
+            ends_a, ends_b = ends(pair[0], signs[0], ROWS), ends(pair[1], signs[1], COLUMNS)
             rows[signs] = np.repeat(ends_a.astype(dtype(signs[0]))[:, None], DEEPEST, axis=1)
-            products[signs] = np.outer(ends_a, np.resize(ends_b, COLUMNS))
-        for number, depth in enumerate(flush_depths(*pair)):
+            products[signs] = np.outer(ends_a, ends_b)
+        for number, depth in enumerate(spill_depths(*pair)):
             for signs in (SIGNS[number % 4], SIGNS[3 - number % 4]):
                 c = ulp.gemm(rows[signs][:, :depth], packed_ends(depth, pair[1], signs[1]), bits=pair, kernel=kernel.name)
                 assert_exact(c, depth * products[signs], f"{kernel} K={depth} bits={pair} signed={signs}")

@@ -46,8 +46,8 @@ def test_the_report_names_the_best_kernel_and_its_peers() -> None:
     }  # fmt: skip
 
 
-def test_aims_are_held_against_the_fastest_peer() -> None:
-    rows = {row[0]: row[2:] for row in modelled_tables.aims_table(synthetic()).rows}
+def test_targets_are_compared_with_the_fastest_peer() -> None:
+    rows = {row[0]: row[2:] for row in modelled_tables.targets_table(synthetic()).rows}
     assert rows["cortex-a53 W1A1"] == ("QNNPACK's scheme", "5.0x", "6.40x", "yes")
     assert rows["cortex-a72 W1A1"] == ("QNNPACK's scheme", "8.0x", "6.40x", "no")
     assert rows["cortex-a53 W2A2"][-2:] == ("2.00x", "yes")

@@ -1,6 +1,7 @@
 """The peers: of products here, of single convolutions in `convolution`, of whole networks in `network`.
 
-One adapter each behind the interface of `base.Peer` or its sisters. A new peer is a class and a line in an `ALL`.
+One adapter each, with the interface of `base.Peer`, `convolution.ConvPeer` or `NetworkRuntime`. A new peer is a class
+and a line in an `ALL`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ALL: tuple[type[Peer], ...] = (
 )
 
 
-# Every benchmark that is not one of plain products, and its peers.
+# The benchmarks other than plain products, and their peers.
 FAMILIES: dict[str, tuple[type[Library], ...]] = {"conv": convolution.ALL, "networks": network.ALL}
 
 _Kind = TypeVar("_Kind", bound=Library)

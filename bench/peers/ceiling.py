@@ -1,4 +1,4 @@
-"""What the core can do at most, measured in the same run as what stands below it.
+"""The limits of the core, measured in the same run as the products that they bound.
 
 Three figures: the bare inner loop of each GEMM technique out of L1 (MAC/s), the bandwidth of reading a buffer of a given size (B/s), and
 the clock (cycles per ns). The loops are in `native/ceiling.cpp`; they need AVX2.
@@ -79,10 +79,10 @@ class RowCeiling:
 
 
 def of_kernel(technique: str, name: str, isa: str, a_bits: int, b_bits: int) -> RowCeiling | None:
-    """The ceiling of one row of the kernel table at one bit pair; None where no bare loop stands for the technique or the ISA.
+    """The ceiling of one row of the kernel table at one bit pair; None where there is no bare loop for the technique or the ISA.
 
-    mul8 does 32 MACs a multiply-and-add; at 8 x 8 bits it must split an operand, so half. lut does 128 one-bit MACs a look-up and pays
-    once for each plane of the operand that is cut into planes, at best the narrower one. bitserial pays for every pair of planes.
+    mul8 does 32 MACs per multiply-and-add, half of that at 8 x 8 bits, where it must split an operand. lut does 128 one-bit MACs per
+    look-up, once per plane of the operand that is cut into planes, at best the narrower one. bitserial pays for every pair of planes.
     ulppack with packed outputs does 64 MACs where mul8 does 32.
     """
     if isa.lower() != "avx2":

@@ -1,7 +1,7 @@
 """Single convolutions: uint8 NHWC activations in, uint8 NHWC out with ReLU, weights prepared ahead. The same interface for every library.
 
-Steps are powers of two, so the exact answer is known; a peer may round a tie its own way, hence one level of `ROUNDING`. More is an error
-of saturation. The FP32 peers get the same numbers as floats in the layout that suits them best, and apply the ReLU.
+Steps are powers of two, so the exact answer is known; a peer may round ties differently, hence one level of `ROUNDING`. A larger error
+is saturation. The FP32 peers get the same numbers as floats in the layout that suits them best, and apply the ReLU.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _TorchConv(ConvPeer):
         torch = _torch()
         torch.backends.quantized.engine = self.engine  # read by prepacking only
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of its quantized tensors at each one made
+            warnings.simplefilter("ignore")  # torch warns at every quantized tensor that these are deprecated
             image = torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)[None]))
             wrapped = torch._make_per_tensor_quantized_tensor(image, 1.0, 0).contiguous(memory_format=torch.channels_last)
             weights = torch._make_per_tensor_quantized_tensor(torch.from_numpy(_oihw(w)), 1.0, 0)

@@ -1,4 +1,4 @@
-"""Whole networks, float32 images in and class scores out. The same weights for every runtime, one model file each, the fastest form of it.
+"""Whole networks, float32 images in and class scores out: the same weights for every runtime, in one model file each, in its fastest form.
 
 A peer writes what its users would ship (`build`) and loads it (`load`), so that a fresh process can measure how much memory that takes.
 """
@@ -57,7 +57,7 @@ class _TorchNetwork(NetworkRuntime):
         path = directory / f"{model.name} {self.name}.pt"
         example = torch.from_numpy(model.images()).contiguous(memory_format=torch.channels_last)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # quantized tensors and TorchScript announce their end
+            warnings.simplefilter("ignore")  # quantized tensors and TorchScript warn that they are deprecated
             traced = torch.jit.trace(self.module(model, example), example, check_trace=False)
             torch.jit.save(torch.jit.freeze(traced) if self.frozen else traced, str(path))
         return path
@@ -275,7 +275,7 @@ class OpenVino(_VinoNetwork):
 
 
 def float_onnx(model: Model, directory: Path) -> Path:
-    """The float model's file, written once a directory."""
+    """The float model's file, written once per directory."""
     path: Path = directory / f"{model.name}.onnx"
     if not path.exists():
         path.write_bytes(to_onnx(model.graph, model.weights).SerializeToString())
@@ -283,7 +283,7 @@ def float_onnx(model: Model, directory: Path) -> Path:
 
 
 class _Images:
-    """Calibration data as onnxruntime's tool asks for it."""
+    """Calibration data in the form that onnxruntime's tool requires."""
 
     def __init__(self, model: Model) -> None:
         self.images = iter(model.images(CALIBRATION_IMAGES, seed=2))

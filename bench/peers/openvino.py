@@ -1,6 +1,6 @@
 """OpenVINO's CPU plugin on a quantized MatMul: u8 activations, s8 weights, requantized to u8 so that it multiplies in int8.
 
-With a float output the plugin computes the same graph in float. The scales must not be 1, or the pattern that it looks for folds away.
+With a float output the plugin computes the same graph in float. The scales must not be 1, or the pattern that it recognises folds away.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _modules() -> tuple[Any, Any, Any]:
 
 
 def compiled(model: Any, threads: int = 1) -> Any:
-    """A model, or the path of one, compiled for the CPU with so many threads. Without the precision hint it may choose bfloat16."""
+    """A model, or the path of one, compiled for the CPU with this many threads. Without the precision hint it may choose bfloat16."""
     _, _, core = _modules()
     settings = {
         "INFERENCE_NUM_THREADS": threads,

@@ -1,6 +1,6 @@
 """onnxruntime: MatMulInteger with int8 and with uint8 weights, float32 MatMul, and the weight-only MatMulNBits.
 
-One node a session, one thread, no spinning; inputs and outputs are bound to fixed buffers, so that a run neither copies nor allocates.
+One node per session, one thread, no spinning; inputs and outputs are bound to fixed buffers, so that a run neither copies nor allocates.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _bound(
 
 
 def open_session(model: bytes | str, threads: int = 1) -> Any:
-    """An InferenceSession on the CPU for a model or the path of one, with so many threads, which do not spin between calls."""
-    ort: Any = importlib.import_module("onnxruntime")  # without onnx, whose memory is not the runtime's
+    """An InferenceSession on the CPU for a model or the path of one, with this many threads, which do not spin between calls."""
+    ort: Any = importlib.import_module("onnxruntime")  # not onnx, whose memory must not count as the runtime's
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -75,7 +75,7 @@ def operators(path: Path) -> list[str]:
         optimized = Path(directory) / "optimized.onnx"
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(optimized)
-        options.log_severity_level = 3  # it warns that what it writes suits this machine only
+        options.log_severity_level = 3  # it warns that the file suits this machine only
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return [node.op_type for node in onnx.load(str(optimized)).graph.node]
 
@@ -94,7 +94,7 @@ class _Ort(Peer):
     packages = ("onnxruntime", "onnx")
 
     def run(self, state: _State) -> object:
-        # Without RunOptions: handing over even the default ones costs 60 microseconds a call.
+        # Without RunOptions: handing over even the default ones costs 60 microseconds per call.
         return state.session.run_with_iobinding(state.binding)
 
     def result(self, state: _State) -> npt.NDArray[Any]:

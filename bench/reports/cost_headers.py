@@ -23,7 +23,7 @@ def header(costs: dict[str, Any]) -> str:
     lines = [
         f"// Written by `python -m bench {command}` from bench/results/{source}. Do not edit.",
         "//",
-        f"// Femtoseconds a multiply-accumulate on one thread, by kernel, bit pair and rows of A; {note}",
+        f"// Femtoseconds per multiply-accumulate on one thread, by kernel, bit pair and rows of A; {note}",
         "#pragma once",
         "",
         "#include <cstdint>",

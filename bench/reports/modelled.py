@@ -1,4 +1,4 @@
-"""Tables of `model`: what kernels and peers would cost on ARM cores. No figure of them was measured, and each table says so."""
+"""Tables of `model`: what kernels and peers would cost on ARM cores. No figure was measured, and each table says so."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ LABELS = ("W1A1", "W2A2", "W3A3", "W4A4", "W8A8")
 PEER_TITLES = {"gemmlowp": "gemmlowp", "smlal": "QNNPACK's scheme", "sdot": "sdot int8"}
 PEER_LABEL = "W8A7"
 
-# What was aimed at: (core, pair, peers, at least so many times the fastest of them).
-AIMS = (
+# Targets: (core, pair, peers, at least this many times the fastest of them).
+TARGETS = (
     ("cortex-a53", "W1A1", ("gemmlowp", "smlal"), 5.0),
     ("cortex-a53", "W2A2", ("gemmlowp", "smlal"), 2.0),
     ("cortex-a53", "W3A3", ("gemmlowp", "smlal"), 2.0),
@@ -40,7 +40,7 @@ NOTE = (
 
 
 def _ours(modelled: dict[str, Any], core: str, pair: str, technique: str = "") -> tuple[float, str] | None:
-    """Cycles a product and name of the best of the library's kernels on the core, all of them or of one technique."""
+    """Cycles per product and name of the best of the library's kernels on the core, all of them or of one technique."""
     peers = modelled["peers"]
     found = [
         (pairs[pair], name)
@@ -64,29 +64,29 @@ def _size(modelled: dict[str, Any]) -> str:
 
 
 def cores_table(modelled: dict[str, Any]) -> Table:
-    """Products a cycle of the best kernel on each core, beside the peers."""
+    """Products per cycle of the best kernel on each core, beside the peers."""
     rows = []
     for core in modelled["cores"]:
         best = [_ours(modelled, core, pair) for pair in LABELS]
         ours = [f"{_rate(b[0])} {b[1].rsplit('_', 2)[0]}" if b else "-" for b in best]
         rows.append((core, *ours, *(_rate(_peer(modelled, core, peer)) for peer in PEER_TITLES)))
-    return Table(f"ARM, modelled: MAC a cycle at {_size(modelled)}, one core", ("", *LABELS, *PEER_TITLES.values()), rows, NOTE)
+    return Table(f"ARM, modelled: MAC per cycle at {_size(modelled)}, one core", ("", *LABELS, *PEER_TITLES.values()), rows, NOTE)
 
 
-def aims_table(modelled: dict[str, Any]) -> Table:
-    """Each aim, and what the model says of it."""
+def targets_table(modelled: dict[str, Any]) -> Table:
+    """Each target, and what the model says of it."""
     rows = []
-    for core, pair, peers, aim in AIMS:
+    for core, pair, peers, target in TARGETS:
         known = [(cycles, peer) for peer in peers if (cycles := _peer(modelled, core, peer))]
         best = _ours(modelled, core, pair)
         if not known or not best:
             continue
         cycles, peer = min(known)
         reached = cycles / best[0]
-        verdict = "yes" if reached >= aim else "no"
-        rows.append((f"{core} {pair}", best[1], PEER_TITLES[peer], f"{aim:.1f}x", f"{reached:.2f}x", verdict))
-    title = f"ARM, modelled: aims at {_size(modelled)}"
-    return Table(title, ("", "kernel", "fastest peer", "aimed at", "modelled", "reached"), rows)
+        verdict = "yes" if reached >= target else "no"
+        rows.append((f"{core} {pair}", best[1], PEER_TITLES[peer], f"{target:.1f}x", f"{reached:.2f}x", verdict))
+    title = f"ARM, modelled: targets at {_size(modelled)}"
+    return Table(title, ("", "kernel", "fastest peer", "target", "modelled", "reached"), rows)
 
 
 def claim_table(modelled: dict[str, Any]) -> Table:
@@ -113,7 +113,7 @@ def claim_table(modelled: dict[str, Any]) -> Table:
 
 def tables(modelled: dict[str, Any]) -> list[Table]:
     """All of them that have rows."""
-    return [t for t in (cores_table(modelled), aims_table(modelled), claim_table(modelled)) if t.rows]
+    return [t for t in (cores_table(modelled), targets_table(modelled), claim_table(modelled)) if t.rows]
 
 
 def section(modelled: dict[str, Any], chosen: list[Table] | None = None) -> str:
@@ -122,7 +122,7 @@ def section(modelled: dict[str, Any], chosen: list[Table] | None = None) -> str:
     cores = "; ".join(f"{name}: {core['model']}" for name, core in modelled["cores"].items())
     commit = (environment.get("commit") or "unknown")[:12] + (" with local changes" if environment.get("dirty") else "")
     origin = (
-        f"Worked out {environment['date'][:10]} by `{environment['command']}`, {environment['compiler']}, commit {commit}; nothing was "
+        f"Calculated {environment['date'][:10]} by `{environment['command']}`, {environment['compiler']}, commit {commit}; nothing was "
         f"measured on an ARM core. Models: {cores}."
     )
     return "\n\n".join([*(t.markdown() for t in chosen or tables(modelled)), origin])

@@ -17,7 +17,7 @@ def _ms(value: float | None) -> str:
 
 
 def tables(result: Result) -> list[Table]:
-    """One row a model and batch."""
+    """One row per model and batch."""
     rows = []
     for group in result.groups:
         cell = group.cells[0]

@@ -14,7 +14,7 @@ from bench.runs.results import Group, Result
 DPI = 130
 SHOWN_PEERS = 5
 PEER_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
-# The heat map's colours end at this ratio, or one very slow cell would take the contrast from all others.
+# The heat map's colours end at this ratio, so that one very slow cell does not take the contrast from all others.
 COLOUR_LIMIT = 8.0
 
 
@@ -104,7 +104,7 @@ def pair_plot(result: Result, group: Group, directory: Path) -> Path:
 
 
 def gemv_plot(result: Result, group: Group, directory: Path) -> Path:
-    """Time against weight bits for few rows, with the time that reading so many bytes takes as the line below which nothing can be."""
+    """Time against weight bits for few rows, with the time of reading that many bytes as the lower limit."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.8, 4.6))
     for kind, style, label in (("ulp", "o-", "ulp"), ("ceiling", "--", "plain read of the weights' bytes")):
@@ -139,7 +139,7 @@ def network_plot(result: Result, group: Group, directory: Path) -> Path:
     axes.barh([c.name for c in cells], middle, xerr=spread, color=[colours[c.kind] for c in cells], error_kw={"elinewidth": 1}, capsize=2)
     for row, value in enumerate(middle):
         axes.text(value, row, f"  {value:.1f}", va="center", fontsize=7)
-    axes.set(xlabel="milliseconds an image", title=group.name)
+    axes.set(xlabel="milliseconds per image", title=group.name)
     axes.margins(x=0.12)
     axes.grid(visible=True, axis="x", alpha=0.3)
     env = result.environment

@@ -26,7 +26,7 @@ def _rate_and_ratio(cell: Cell | None, peer: Cell | None) -> str:
 
 
 def _share_of_read(cell: Cell, read: Cell) -> str:
-    # Bytes a ns of the product over bytes a ns of the plain read, round by round.
+    # Bytes per ns of the product over bytes per ns of the plain read, round by round.
     return f"{cell.over(read).median * cell.nbytes / read.nbytes:.0%}"
 
 
@@ -82,7 +82,7 @@ def sizes_table(result: Result) -> Table:
 
 
 def gemv_table(result: Result, group: Group) -> Table:
-    """Few rows: time, bandwidth of the packed weights, its share of a plain read of as many bytes, ratios."""
+    """Few rows: time, bandwidth of the packed weights, its share of a plain read of that many bytes, ratios."""
     fbgemm, int8, fp32 = group.find("FBGEMM"), group.fastest("int8"), group.fastest("fp32")
     exact = group.fastest("int8", only=result.exact_peers())
     header = (
@@ -118,7 +118,7 @@ def threads_table(group: Group) -> Table:
 
 
 def kernel_table(result: Result, shape: str, pairs: Sequence[tuple[int, int]] = GEMM_PAIRS) -> Table:
-    """Each row of the kernel table at each pair: rate, MACs a cycle, share of the bare loop of its technique."""
+    """Each row of the kernel table at each pair: rate, MACs per cycle, share of the bare loop of its technique."""
     rows = []
     for bits in pairs:
         group = result.find(f"{shape} W{bits[1]}A{bits[0]}")

@@ -1,4 +1,4 @@
-"""Where and how a result came about: machine, OS, compiler, packages, command, commit. No host or user names."""
+"""Where and how a result was measured: machine, OS, compiler, packages, command, commit. No host or user names."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _cpu_family() -> str:
 
 
 def _caches() -> dict[str, str]:
-    """{"L1 data": "32K", ...} of core 0, as Linux tells them."""
+    """{"L1 data": "32K", ...} of core 0, as Linux reports them."""
     caches: dict[str, str] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -59,7 +59,7 @@ def _caches() -> dict[str, str]:
 
 
 def last_level_bytes(default: int = 32 << 20) -> int:
-    """Size of the largest cache in bytes; `default` where the OS does not tell."""
+    """Size of the largest cache in bytes; `default` where the OS does not report it."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     sizes = [int(text[:-1]) * units[text[-1]] for text in _caches().values() if text[-1:] in units and text[:-1].isdigit()]
     return max(sizes, default=default)

@@ -28,7 +28,7 @@ def _peak() -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("this kernel does not tell VmHWM")
+    raise RuntimeError("this kernel does not report VmHWM")
 
 
 def known() -> dict[str, NetworkRuntime]:
@@ -38,18 +38,18 @@ def known() -> dict[str, NetworkRuntime]:
 
 
 def why_unavailable() -> str | None:
-    """None where the OS tells a process its peak."""
+    """None where the OS reports a process's peak."""
     return None if Path("/proc/self/status").exists() else "needs Linux's /proc"
 
 
 def of(peer: NetworkRuntime, name: str, path: Path) -> dict[str, int]:
     """{"imported", "peak"} in bytes of a fresh process that loads the file and runs it. RuntimeError with its words if it fails."""
     command = [sys.executable, "-W", "ignore", "-m", "bench.runs.memory", peer.name, name, str(path)]
-    # What is found here must be found there, from the tree's directory: an installed ulp before the tree's own.
+    # The same search path there as here, then the tree's directory: an installed ulp comes before the tree's.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in (*sys.path, str(ROOT)) if p)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise RuntimeError(f"{peer.name} in a process of its own: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"{peer.name} in a separate process: {done.stderr.strip().splitlines()[-1:]}")
     result: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return result
 

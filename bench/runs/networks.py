@@ -25,9 +25,9 @@ from .results import Result
 from .session import Run, progress
 from .timing import Contestant
 
-# Scores beside those of float32, as the cosine of the angle between them. A float runtime differs by its order of summation; an 8-bit one
-# by its rounding, and where ReLU stands for ReLU6 by that; what is wired wrongly is near 0.
-LEAST_COSINE = {"fp32": 0.9999, "int8": 0.7}
+# Smallest cosine of the angle between a runtime's scores and float32's. A float runtime differs by its order of summation, an 8-bit one by
+# its rounding and by ReLU in place of ReLU6; a wrongly wired network is near 0.
+MIN_COSINE = {"fp32": 0.9999, "int8": 0.7}
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class _Built:
 
 
 def whole(options: Options) -> Result:
-    """Networks on one 224 x 224 image: `ulp` at each width and every peer alternate; for each count of threads a group of its own.
+    """Networks on one 224 x 224 image: `ulp` at each width and every peer alternate; one group per count of threads.
 
-    Several counts of threads are measured in a process each: thread pools keep the cores and the count that they began with.
+    Each of several counts is measured in a separate process: thread pools keep the cores and the count that they started with.
     """
     if len(options.threads) > 1:
         parts = [_in_a_process(options, threads) for threads in options.threads]
@@ -69,19 +69,19 @@ def whole(options: Options) -> Result:
 
 
 def _measure_network(run: Run, name: str, runtimes: list[NetworkRuntime], threads: int, clock: timing.Clock) -> None:
-    """One group. A function of its own, so that gigabytes of loaded models are gone before the next."""
+    """One group. A separate function, so that gigabytes of loaded models are freed before the next."""
     with tempfile.TemporaryDirectory() as directory:
         model = models.model(name)
         contestants = _network_contestants(model, _built(run, model, runtimes, Path(directory)), threads)
         channels, height, width = model.graph.nodes[0].shape
-        # Seven rounds are enough where a run is long; a MAC is worth less time here than in a bare product.
+        # Fewer rounds where a run is long; a MAC takes less time here than in a bare product.
         rounds = run.options.rounds_for(model.graph.macs() // 8)
         title = name if threads == 1 else f"{name}, {threads} threads"
         run.measure(title, (channels, height, width), contestants, clock, rounds)
 
 
 def _in_a_process(options: Options, threads: int) -> Result:
-    """The benchmark `networks` with one count of threads, in a process of its own."""
+    """The benchmark `networks` with one count of threads, in a separate process."""
     with tempfile.TemporaryDirectory() as directory:
         given = [*options.arguments, "--threads", str(threads), "--out", directory]
         given[given.index("run") + 1] = "networks"  # it may be `all`
@@ -115,7 +115,7 @@ def _cosine(x: F32, y: F32) -> float:
 
 
 def _network_contestants(model: models.Model, built: list[_Built], threads: int) -> list[Contestant]:
-    """Each runtime loaded with so many threads, its scores held against a float runtime's: WrongResultError if they are others."""
+    """Each runtime loaded with this many threads, its scores compared with a float runtime's: WrongResultError if they differ."""
     x = model.images()
     states = [one.peer.load(model.name, one.path, x, threads) for one in built]
     scores = []
@@ -131,8 +131,8 @@ def _network_contestants(model: models.Model, built: list[_Built], threads: int)
             info["model_bytes"] = nbytes
         if truth is not None:
             info["cosine"] = round(_cosine(own, truth), 6)
-            if info["cosine"] < LEAST_COSINE.get(peer.kind, -1):
-                raise WrongResultError(f"{peer.name} {model.name}: the scores are other than float32's, cosine {info['cosine']}")
+            if info["cosine"] < MIN_COSINE.get(peer.kind, -1):
+                raise WrongResultError(f"{peer.name} {model.name}: the scores differ from float32's, cosine {info['cosine']}")
         before = functools.partial(peer.before, threads)
         bits = peer.bits if isinstance(peer, ulp_networks.UlpNetwork) else None
         call = functools.partial(peer.run, state)

@@ -10,7 +10,7 @@ ALL_PAIRS = tuple((a, b) for b in range(1, 9) for a in range(1, 9))  # (a_bits, 
 
 @dataclass
 class Options:
-    """How to measure. rounds 0: chosen by the length of a round. core None: the last one. All others that are None: a benchmark's own.
+    """How to measure. rounds 0: chosen by the length of a round. core None: the last one. Others that are None: the benchmark's default.
 
     peers: names of those wanted. networks, threads, memory: of the benchmark `networks`.
     """
@@ -29,7 +29,7 @@ class Options:
     memory: bool = True
 
     def rounds_for(self, macs: int) -> int:
-        """Rounds of a group whose contestants do `macs` a call."""
+        """Rounds of a group whose contestants do `macs` per call."""
         if self.rounds:
             return self.rounds
         if self.quick:

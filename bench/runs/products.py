@@ -82,9 +82,9 @@ def gemv(options: Options) -> Result:
 
 
 def small(options: Options) -> Result:
-    """The latency of one 16x16x16 call from Python, weights packed, with and without `out=`; numpy's own products beside it.
+    """The latency of one 16x16x16 call from Python, weights packed, with and without `out=`; numpy's products beside it.
 
-    And of one layer and one compiled network on images of 16 channels and 4 x 4 pixels: what calling them costs.
+    Also the latency of one layer and of one compiled network on images of 16 channels and 4 x 4 pixels.
     """
     run = Run(options, "small")
     s = (options.sizes or (16,))[0]

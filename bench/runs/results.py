@@ -1,8 +1,8 @@
-"""The result files: one JSON a benchmark, with the raw times of every round, so that every statistic can be worked out again.
+"""The result files: one JSON per benchmark, with the raw times of every round, so that every statistic can be calculated again.
 
     {"schema": 1, "what": "gemm", "environment": {...}, "settings": {...}, "clock_ghz": ..., "peers": {...},
      "groups": [{"name": "512x512x512", "shape": [m, n, k], "cells": [
-         {"name": ..., "kind": ..., "bits": [a, w] | null, "macs": ..., "nbytes": ..., "repeats": ..., "ns": [one a round],
+         {"name": ..., "kind": ..., "bits": [a, w] | null, "macs": ..., "nbytes": ..., "repeats": ..., "ns": [one per round],
           "info": {...}}]}]}
 
 Cells of one group alternated: only their rounds may be compared one by one.
@@ -26,7 +26,7 @@ WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networ
 
 
 class SchemaError(ValueError):
-    """A result file is not what this version writes; the message names the place."""
+    """A result file has another form than this version writes; the message names the place."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _cell(raw: Any, where: str) -> Cell:
         raise SchemaError(f"{where}: 'bits' is {bits}, not two widths of 1 to 8")
     ns = _need(raw, "ns", list, where)
     if not ns or not all(isinstance(t, (int, float)) and t > 0 for t in ns):
-        raise SchemaError(f"{where}: 'ns' must hold positive times, one a round")
+        raise SchemaError(f"{where}: 'ns' must hold positive times, one per round")
     return Cell(
         name,
         _need(raw, "kind", str, where),

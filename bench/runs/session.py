@@ -1,4 +1,4 @@
-"""One run on one core: what it found here, the contestants that it makes, and the groups that it has measured."""
+"""One run on one core: the peers found here, the contestants made of them, and the groups measured so far."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Run:
         return [Contestant(f"ceiling {t}", "ceiling", *self.ceiling.loop(t, CEILING_PASSES)) for t in techniques]
 
     def reads(self, widths: Sequence[int], weights: int) -> list[Contestant]:
-        """Plain reads of as many bytes as `weights` weights of each of these widths take; [] where they do not run."""
+        """Plain reads of the bytes that `weights` weights take at each of these widths; [] where they do not run."""
         if self.ceiling is None:
             return []
         made = []
@@ -130,7 +130,7 @@ class Run:
         clock: timing.Clock = "thread",
         rounds: int | None = None,
     ) -> None:
-        """Let them alternate, and keep the group. rounds None: as many as the options say for so many MACs."""
+        """Measure the contestants alternating, and keep the group. rounds None: by the options, for this many MACs."""
         if not contestants:
             return
         if rounds is None:

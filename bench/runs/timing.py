@@ -2,7 +2,7 @@
 
 Medians of one cell move by 1.2x between runs on a shared machine, so a figure from one run and a figure from another say little about
 each other. Here every round gives every contestant one short sample, in an order that rotates, and a ratio is taken within the round:
-what the machine does to one contestant it does to its neighbour. The spread (p10 to p90 over rounds) is part of every result.
+what the machine does to one contestant it also does to its neighbour. The spread (p10 to p90 over rounds) is part of every result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 Clock = Literal["thread", "wall"]
 
-# Work done outside the calling thread that still counts as none: the interpreter's own timers and a kernel thread's tail.
+# Work outside the calling thread that is tolerated: the interpreter's timers and the tail of a kernel thread.
 FOREIGN_SHARE = 0.2
 FOREIGN_NS = 5_000_000
 # A call longer than this brings its operands back into the caches itself; shorter ones get an untimed sample ahead of each timed one.
@@ -163,7 +163,7 @@ def measure(
             foreign = process[name] - own
             if foreign > FOREIGN_NS and foreign > FOREIGN_SHARE * own:
                 raise ForeignThreadError(
-                    f"{name} spent {foreign / 1e6:.1f} ms in other threads beside {own / 1e6:.1f} ms in its own: limit it to one thread"
+                    f"{name} spent {foreign / 1e6:.1f} ms in other threads, {own / 1e6:.1f} ms in the calling one: limit it to one thread"
                 )
     return {name: Samples(repeats[name], series) for name, series in ns.items()}
 
@@ -184,5 +184,5 @@ def speedup(ns: Sequence[float], other_ns: Sequence[float]) -> Summary:
 
 
 def gmacs(macs: int, ns: Sequence[float]) -> Summary:
-    """Rate in GMAC/s (MACs per ns) of one series of times a call."""
+    """Rate in GMAC/s (MACs per ns) of one series of times per call."""
     return summarise([macs / t for t in ns])

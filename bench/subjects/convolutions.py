@@ -44,7 +44,7 @@ class Convolution:
 
     @property
     def gemm(self) -> tuple[int, int, int]:
-        """M, N, K of the product that it amounts to."""
+        """M, N, K of the equivalent product."""
         return self.out[0] * self.out[1], self.filters, self.depth
 
     @property
@@ -61,7 +61,7 @@ class Convolution:
 
     @property
     def depthwise(self) -> bool:
-        """A filter for each channel."""
+        """Whether there is one filter per channel."""
         return self.groups == self.channels > 1
 
 

@@ -104,7 +104,7 @@ class NetworkRuntime(Library):
         """State for running the network `name` from the file that `build` wrote on x (1, 3, 224, 224)."""
 
     def before(self, threads: int) -> None:
-        """Set what is global to the process, ahead of each sample. Most runtimes keep the number of threads with the model."""
+        """Set what is global to the process, ahead of each sample. Most runtimes keep the number of threads in the model."""
 
     @abstractmethod
     def run(self, state: Any) -> object:
@@ -115,11 +115,11 @@ class NetworkRuntime(Library):
         """Run once and return the scores (1, classes)."""
 
     def precision(self, state: Any) -> str:
-        """The kernels that really run, as the runtime tells it; "" where it does not."""
+        """The kernels that really run, as the runtime reports it; "" where it does not."""
         del state
         return ""
 
     def model_bytes(self, state: Any) -> int:
-        """Bytes of the weights as the runtime holds them; 0 where it does not tell."""
+        """Bytes of the weights as the runtime holds them; 0 where it does not report it."""
         del state
         return 0

@@ -1,6 +1,6 @@
 """Seven convolutional networks in torchvision's variants, each written once for every `nn` that has torch's layers.
 
-`nn` is one of the facades of `facades.py`: `torch.nn`, `ulp.nn` at some bits, or the recorder of `graph.py`. Beyond torch's own layers it
+`nn` is `torch_nn.TorchNN`, `ulp_networks.UlpNN` at some bits, or the recorder of `graph.py`. Beyond torch's own layers it
 has `Add()` and `Concat()`, since a quantized network must know where two tensors meet, and `Conv2d(..., first=True)` for the first layer,
 which keeps 8-bit weights and activations at every width, as is the custom. Everything else, the last layer too, has the low width.
 Dropout and auxiliary classifiers do nothing at inference and are left out.

@@ -1,7 +1,7 @@
 """`python -m bench train`: trains the digit classifiers that `ulp.demo` runs, and writes their files.
 
 A convolutional network with a residual block is trained in float32; copies of it are then trained further in float32, at W3A3 and at W2A2,
-quantized by a plain straight-through estimator: the forward pass rounds, the backward pass does as if it did not. Scales are parameters
+quantized by a plain straight-through estimator: the forward pass rounds, the backward pass acts as if it did not. Scales are parameters
 like the others. All layers have weights of the low width, the first and the last, too: 8 bits in the first, as is the custom, gained
 nothing here (2 and 4 wrong test images of 540 beside 3 and 4). It reads the pixels as they are, in the 5 or 8 bits that they have.
 
@@ -31,9 +31,9 @@ BATCH = 64
 EPOCHS = {"digits": 25, "mnist5k": 8}
 PRECISIONS = ((3, 3), (2, 2))  # bits of weights and of activations
 TEST_SHARE = 0.3
-# No activation of a test image may come nearer to where its code changes, in steps of the code: float32 sums differ by 2e-6 or so from one
-# library to the next, and from integers.
-LEAST_MARGIN = 5e-6
+# Smallest distance allowed between an activation of a test image and a rounding boundary, in steps of the code: float32 sums differ by
+# about 2e-6 between libraries, and from integers.
+MIN_MARGIN = 5e-6
 
 
 class FakeQuantize(nn.Module):
@@ -137,8 +137,8 @@ class Network(nn.Module):
             layers[name] = Quantized(codes, bits, scale, act_bits, inputs.scale.item())
         logits = self(torch.from_numpy(images.pixels[test])).numpy()
         margins = {name: m.nearest for name, m in self.activations.items() if isinstance(m, FakeQuantize)}
-        if min(margins.values(), default=1) < LEAST_MARGIN:
-            raise ValueError(f"an activation is within {LEAST_MARGIN} steps of a rounding boundary: {margins}; train with another seed")
+        if min(margins.values(), default=1) < MIN_MARGIN:
+            raise ValueError(f"an activation is within {MIN_MARGIN} steps of a rounding boundary: {margins}; train with another seed")
         keys = ("weight", "bias", "running_mean", "running_var")
         norms = {name: {key: getattr(getattr(self, name), key).numpy().copy() for key in keys} for name in NORMS}
         predictions = logits.argmax(axis=1).astype(np.uint8)
@@ -182,7 +182,7 @@ def train(network: Network, x: Tensor, y: Tensor, epochs: int, rate: float, seed
 
 
 def train_all(data: str, seed: int, epochs: int) -> dict[str, Trained]:
-    """The float32 network and one network a precision, by name."""
+    """The float32 network and one network per precision, by name."""
     from sklearn.model_selection import train_test_split
 
     images = load_images(data)

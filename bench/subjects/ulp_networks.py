@@ -19,7 +19,7 @@ from .models import CALIBRATION_IMAGES, F32, Model
 from .networks import NETWORKS
 
 FIRST_BITS = 8
-LEAST_PACKED = 32  # products in a sum below which packing costs more than it saves: depthwise convolutions
+MIN_PACKED = 32  # products in a sum below which packing costs more than it saves: depthwise convolutions
 
 
 class UlpNN:
@@ -65,11 +65,11 @@ class UlpNN:
 
 
 def _stored(layer: Any) -> dict[str, Any]:
-    """A layer's integers, packed if there are many a channel, their scales, its bias and its quantizer."""
+    """A layer's integers, packed if there are many per channel, their scales, its bias and its quantizer."""
     integers, quantizer = layer.weight_int, layer.quantizer
     rows = integers.reshape(len(integers), -1)
     ulp = installed.load()
-    packed = rows if rows.shape[1] < LEAST_PACKED else ulp.pack(np.ascontiguousarray(rows.T), bits=layer.bits)
+    packed = rows if rows.shape[1] < MIN_PACKED else ulp.pack(np.ascontiguousarray(rows.T), bits=layer.bits)
     return {
         "packed": packed, "shape": integers.shape, "weight_scale": layer.weight_scale, "bias": layer.bias, "act_scale": quantizer.scale,
         "act_zero": quantizer.zero,
@@ -77,7 +77,7 @@ def _stored(layer: Any) -> dict[str, Any]:
 
 
 def _restored(stored: dict[str, Any]) -> dict[str, Any]:
-    """What `from_quantized` wants."""
+    """The arguments of `from_quantized`."""
     more = {key: value for key, value in stored.items() if key not in ("packed", "shape")}
     packed = stored["packed"]
     rows = packed if isinstance(packed, np.ndarray) else packed.unpack().T
@@ -218,7 +218,7 @@ class UlpNetwork(NetworkRuntime):
         return _State(load_nn().compile(self._read(name, path), x), x)
 
     def check(self, name: str, path: Path, x: F32) -> int:
-        """Hold every tensor on one image against the int64 reference; how many. WrongResultError names the first that is other."""
+        """Compare every tensor on one image with the int64 reference; returns how many. WrongResultError names the first that differs."""
         return layerwise.check(self._read(name, path), x)
 
     def model_bytes(self, state: _State) -> int:

@@ -1,7 +1,7 @@
 """Modelled cycles of blocks of instructions: llvm-mca's schedulers, where they are known to be wrong corrected.
 
-Every block is taken as a loop of its own in the steady state; caches always hit and branches are always foreseen. Held against a real core
-of another architecture, such figures were off by -35 % to +10 %: they order kernels, and differences below 1.5x are undecided.
+Every block is priced as a separate loop in the steady state; caches always hit and branches are always predicted. Compared with a real core
+of another architecture, such figures were off by -35 % to +10 %: they rank kernels, and differences below 1.5x are undecided.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .emulation import Execution, Words
 MCA = "llvm-mca-19"
 DISASSEMBLER = "llvm-mc-19"
 
-# Blocks that ran less often in a product are no loops: an instruction a cycle.
+# Blocks that ran less often in a product are no loops: they are priced at one cycle per instruction.
 RARE = 16
 ITERATIONS = 50
 
@@ -27,7 +27,7 @@ class Core:
 
     name: str
     isas: tuple[str, ...]
-    """What it runs besides the baseline."""
+    """The instruction sets that it has besides the baseline."""
     ghz: float
     """A usual clock, to turn cycles into time."""
     note: str
@@ -47,7 +47,7 @@ CORES = {
         ),
         Core(
             "apple-m1", ("neon", "dotprod", "i8mm"), 3.2,
-            "no scheduler in LLVM: 8 instructions a cycle, 4 of them vector operations, 3 loads, 2 stores; i8mm stands for M2 and later",
+            "no scheduler in LLVM: 8 instructions per cycle, 4 of them vector operations, 3 loads, 2 stores; i8mm stands for M2 and later",
         ),
     )
 }  # fmt: skip
@@ -58,7 +58,7 @@ _MLA_BYTES = re.compile(r"\b(mla|mls|mul)(\s+v\d+)\.(16b|8b), (v\d+)\.\3, (v\d+)
 
 
 class Cycles:
-    """Modelled cycles on one core; blocks are worked out once."""
+    """Modelled cycles on one core; each block is priced once."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -98,14 +98,14 @@ class Cycles:
 
 
 def _as_input(line: str) -> str:
-    """A block's last instruction as a branch to a label; calls and returns, which llvm-mca takes 100 cycles for, as plain branches."""
+    """A block's last instruction as a branch to a label; calls and returns, for which llvm-mca assumes 100 cycles, as plain branches."""
     if _CONDITION.match(line):
         return _CONDITION.sub(lambda m: f"{m[1]}{',' if m[1][0] in 'ct' else ''} .L0", line)
     return _BRANCH.sub("b .L0", line)
 
 
 def _port_bound(lines: Iterable[str]) -> float:
-    """Cycles by counting: the widths of a core whose latencies its window hides."""
+    """Cycles by counting ports: for a core wide enough to hide its latencies."""
     total = vector = loads = stores = 0
     for line in lines:
         operation, _, operands = line.partition("\t") if "\t" in line else line.partition(" ")

@@ -19,7 +19,8 @@ EMULATE = HERE / "emulate"
 COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
 
-# Peers are compiled for what a core has; the library's kernels bring their own flags. SVE is left out: it would only change memcpy.
+# Peers are compiled for the instructions of a core; the library's kernels have their own flags. SVE is left out, which would only change
+# memcpy.
 VARIANTS = {"neon": ("-march=armv8-a",), "dotprod": ("-march=armv8.2-a+dotprod", "-DGEMMLOWP_DOTPROD_KERNEL")}
 CPUS = {"neon": "cortex-a72", "dotprod": "max,sve=off"}
 
@@ -56,12 +57,12 @@ class Execution:
 
     @property
     def instructions(self) -> int:
-        """All that were executed."""
+        """How many were executed."""
         return sum(count * len(words) for words, count in self.blocks.items())
 
 
 def missing() -> list[str]:
-    """What the emulation lacks on this machine, by name."""
+    """The tools that the emulation needs and this machine lacks."""
     done = subprocess.run([EMULATE, "missing"], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -72,7 +73,7 @@ def directory() -> Path:
 
 
 def compiler_version() -> str:
-    """Of the cross-compiler: counts of another one differ."""
+    """The cross-compiler's; counts of different compilers differ."""
     done = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
 

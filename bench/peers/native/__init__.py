@@ -70,5 +70,5 @@ def load(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
             done = subprocess.run([*command, "-o", str(made), str(SOURCES / source)], capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise BuildError(f"{source} does not compile: " + " | ".join(done.stderr.strip().splitlines()[:3]))
-            made.replace(library)  # a second process that builds the same file sees all of it or nothing
+            made.replace(library)  # atomic, for a second process that builds the same file
     return ctypes.CDLL(str(library))

@@ -1,7 +1,7 @@
-// What this core can do at most: bare inner loops of each GEMM technique, the read bandwidth of a buffer, and the clock.
+// The limits of this core: bare inner loops of each GEMM technique, the read bandwidth of a buffer, and the clock.
 //
 // Compiled on demand by the benchmarks and never by the package. Every function returns the thread's CPU time in nanoseconds;
-// the caller knows the work. Nothing here computes a product that anybody uses: the accumulators wrap, and no step spills,
+// the caller knows the work. Nothing here computes a usable product: the accumulators wrap, and no step spills,
 // packs, unpacks or stores. A GEMM kernel can only approach these figures.
 
 #include <immintrin.h>
@@ -18,7 +18,7 @@ std::int64_t thread_ns() {
 }
 
 // The tile of the mul8 kernel: 3 rows by 4 vectors. 12 accumulators leave 4 of the 16 registers, so the column operand comes from
-// memory at each use: 15 loads for 12 multiplies, within two loads a cycle.
+// memory at each use: 15 loads for 12 multiplies, within two loads per cycle.
 constexpr int kRows = 3;
 constexpr int kVectors = 4;
 // 16 KiB of column operand and 3 x 2.5 KiB of row operand: both stay in a 32 KiB L1. Rows a multiple of 2 KiB apart would collide in
@@ -30,10 +30,10 @@ struct Panel {
   alignas(64) std::uint8_t rows[kRows][kSteps * 20];
 };
 
-// Each technique names the bytes of a row operand a step and does one vector step: acc += combine(a, b). The steps are assembly
+// Each technique names the bytes of a row operand per step and does one vector step: acc += combine(a, b). The steps are assembly
 // because g++ 12 moves the accumulators of the same loop in intrinsics through the stack, which costs a third of the speed.
 
-struct Mul8 {  // u8 x s8, four k a lane pair: 32 MACs
+struct Mul8 {  // u8 x s8, four k per pair of lanes: 32 MACs
   static constexpr int kRowBytes = 4;
   static __m256i row(const std::uint8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const std::int32_t*>(p)); }
   static void step(__m256i& acc, __m256i a, const __m256i& b) {
@@ -42,7 +42,7 @@ struct Mul8 {  // u8 x s8, four k a lane pair: 32 MACs
   }
 };
 
-struct Lut {  // a table of 16 partial sums a row, looked up by 32 columns' four 1-bit weights: 128 bit-MACs
+struct Lut {  // a table of 16 partial sums per row, looked up by 32 columns' four 1-bit weights: 128 bit-MACs
   static constexpr int kRowBytes = 16;
   static __m256i row(const std::uint8_t* p) { return _mm256_broadcastsi128_si256(*reinterpret_cast<const __m128i*>(p)); }
   static void step(__m256i& acc, __m256i a, const __m256i& b) {
@@ -51,7 +51,7 @@ struct Lut {  // a table of 16 partial sums a row, looked up by 32 columns' four
   }
 };
 
-struct UlppackP1 {  // two operands a 16-bit lane: 32 MACs
+struct UlppackP1 {  // two operands per 16-bit lane: 32 MACs
   static constexpr int kRowBytes = 2;
   static __m256i row(const std::uint8_t* p) { return _mm256_set1_epi16(*reinterpret_cast<const std::int16_t*>(p)); }
   static void step(__m256i& acc, __m256i a, const __m256i& b) {
@@ -60,7 +60,7 @@ struct UlppackP1 {  // two operands a 16-bit lane: 32 MACs
   }
 };
 
-struct UlppackP2 {  // two operands a 32-bit lane: 16 MACs
+struct UlppackP2 {  // two operands per 32-bit lane: 16 MACs
   static constexpr int kRowBytes = 4;
   static __m256i row(const std::uint8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const std::int32_t*>(p)); }
   static void step(__m256i& acc, __m256i a, const __m256i& b) {
@@ -130,7 +130,7 @@ std::int64_t ceiling_ulppack_p1(std::int64_t passes) { return bare_loop<UlppackP
 std::int64_t ceiling_ulppack_p2(std::int64_t passes) { return bare_loop<UlppackP2>(passes); }
 std::int64_t ceiling_bitserial(std::int64_t passes) { return bare_loop<BitSerial>(passes); }
 
-// 64 dependent register additions a pass, one cycle each on every x86 core with AVX2: 64 * passes cycles.
+// 64 dependent register additions per pass, one cycle each on every x86 core with AVX2: 64 * passes cycles.
 std::int64_t ceiling_cycles(std::int64_t passes) {
   std::uint64_t x = 1;
   const std::uint64_t y = 3;

@@ -15,7 +15,7 @@ inline void store(const Tile& tile, int32_t* c, int n) {
   }
 }
 
-// QNNPACK's q8gemm 8x8: bytes widened to 16 bits, then smlal by lane: 4 products an instruction.
+// QNNPACK's q8gemm 8x8: bytes widened to 16 bits, then smlal by lane: 4 products per instruction.
 template <int Lane>
 inline void step(Tile& tile, int16x8_t a, int16x8_t b, int row) {
   const int16x4_t half = Lane < 4 ? vget_low_s16(a) : vget_high_s16(a);
@@ -53,7 +53,7 @@ void multiply_smlal(const uint8_t* a, const uint8_t* b, int m, int n, int k, int
 }
 
 #if defined(__ARM_FEATURE_DOTPROD)
-// ruy's and XNNPACK's: 4 k of a row by 4 k of four columns, 16 products an instruction. Unsigned codes of up to 7 bits are int8 already.
+// ruy's and XNNPACK's: 4 k of a row by 4 k of four columns, 16 products per instruction. Unsigned codes of up to 7 bits are int8 already.
 void multiply_sdot(const uint8_t* a, const uint8_t* b, int m, int n, int k, int32_t* c) {
   for (int i = 0; i < m; i += 8) {
     for (int j = 0; j < n; j += 8) {

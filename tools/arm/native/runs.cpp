@@ -1,8 +1,8 @@
-// The guest of blocks.c: multiplies what stdin lists, `<name> <a_bits> <b_bits> <m> <n> <k>` a line, and marks each product. `runs list`
-// names the kernels.
+// The guest of blocks.c: multiplies what stdin lists, one `<name> <a_bits> <b_bits> <m> <n> <k>` per line, and marks each product.
+// `runs list` names the kernels.
 //
-// A name is one of the kernel table's, with b packed before, or a peer's: gemmlowp packs in every call and knows no other way, the schemes
-// of int8_schemes.cpp find both operands packed. Every product is checked.
+// A name is one of the kernel table's, with b packed before, or a peer's: gemmlowp always packs within the call, the schemes of
+// int8_schemes.cpp get both operands packed. Every product is checked.
 #include <unistd.h>
 
 #include <cstdint>
@@ -29,7 +29,7 @@ void mark(int end) { syscall(kMarker, end); }
 
 template <typename Call>
 void counted(const Call& call) {
-  call();  // what the first call allocates and the dynamic tables are not what is counted
+  call();  // allocations and dynamic tables of the first call are not counted
   mark(0);
   call();
   mark(1);
