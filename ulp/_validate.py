@@ -160,7 +160,7 @@ def out_of_range(array: IntArray, name: str, bits: int) -> ValueError:
 
 
 def zero_points(value: object, name: str, n: int) -> int | npt.NDArray[np.int32]:
-    """A zero point for all columns (int), or one per column: int32 (n,). Any int32 value: whether sums stay in int32 is the core's check."""
+    """A zero point for all columns (int), or one per column: int32 (n,). Any int32 value: the core checks that sums stay in int32."""
     if type(value) is int or isinstance(value, np.integer):
         return integer(value, name, INT32_MIN, INT32_MAX, "a zero point")
     array = as_array(value, name)
