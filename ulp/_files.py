@@ -28,16 +28,19 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait for all others that hold `path` locked, threads and processes, and hold it. The file is made, and stays, empty.
+def locked(directory: Path) -> Iterator[None]:
+    """Wait for all threads and processes that hold the directory locked, and hold it.
 
-    Where the system or the file system has no such locks, nothing is held. OSError where the file cannot be made.
+    Nothing is held where the system or the file system has no such locks. OSError where the directory cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
