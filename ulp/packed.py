@@ -1,6 +1,6 @@
 """Weights packed once and used many times: `pack` and `PackedMatrix`, with pickling and two file formats.
 
-A saved matrix holds the dense bytes in the order of csrc/pack/layout.h, which is the same on every CPU, and five numbers. Everything that
+A saved matrix is the packed bytes in the order of csrc/pack/layout.h, which is the same on every CPU, and five numbers. Everything that
 is read back is checked against the bytes that are there before anything of the declared size is allocated, and nothing in it is executed.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._files import replace_file
 from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
 from ._matrix import Matrix
@@ -28,9 +29,9 @@ FORMAT_VERSION = 1
 
 # The layout of the five numbers in a file and in a pickle.
 _FIELDS = ("version", "k", "n", "bits", "signed")
-_LARGEST_DIMENSION = 2**31 - 1
+_MAX_DIMENSION = 2**31 - 1
 # A matrix with K = 0 has no bytes that could vouch for N, and its column sums are still allocated.
-_LARGEST_EMPTY_N = 2**24
+_MAX_EMPTY_N = 2**24
 
 
 class PackedMatrix(Matrix):
@@ -80,30 +81,26 @@ class PackedMatrix(Matrix):
         return FORMAT_VERSION, k, n, self._bits, int(self.signed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the matrix to `path`: numpy's .npz, or .safetensors (where the package safetensors is installed).
+        """Write the matrix to `path`: numpy's .npz, or .safetensors.
 
-        A file of that name is replaced only when the new one is complete. Raises ValueError for another suffix, ImportError, OSError.
+        A file of that name is replaced only when the new one is complete. Raises ValueError for another suffix, OSError.
         """
         target = Path(path)
-        suffix = _suffix(target)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-        data = self._packed.data
-        try:
-            with scratch.open("wb") as file:
-                if suffix == ".npz":
-                    np.savez(file, header=np.array(self._header(), dtype="<i8"), data=data)
-                else:
-                    metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
-                    file.write(_safetensors_numpy().save({"data": data}, metadata=metadata))
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        if _suffix(target) == ".npz":
+            header = np.array(self._header(), dtype="<i8")
+            replace_file(target, lambda file: np.savez(file, header=header, data=self._packed.data))
+            return
+        from . import _tensorfile
+
+        metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
+        parts = _tensorfile.write({"data": self._packed.data}, metadata)
+        replace_file(target, lambda file: file.writelines(parts))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PackedMatrix:
         """Read what `save` wrote. Safe on files from anyone: no code is run, no declared size is believed.
 
-        Raises ValueError for whatever is no complete matrix of a known format version, ImportError, OSError.
+        Raises ValueError for whatever is no complete matrix of a known format version, OSError.
         """
         source = Path(path)
         suffix = _suffix(source)
@@ -160,8 +157,8 @@ def _rebuild(header: object, data: object) -> PackedMatrix:
         version = integer(header[0], "version", 0, 2**31)
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, but this ulp reads version {FORMAT_VERSION}")
-        k = integer(header[1], "k", 0, _LARGEST_DIMENSION)
-        n = integer(header[2], "n", 0, _LARGEST_DIMENSION)
+        k = integer(header[1], "k", 0, _MAX_DIMENSION)
+        n = integer(header[2], "n", 0, _MAX_DIMENSION)
         bits = bit_width(header[3], "bits")
         signed = integer(header[4], "signed", 0, 1)
     except TypeError as error:
@@ -171,7 +168,7 @@ def _rebuild(header: object, data: object) -> PackedMatrix:
     expected = _core.packed_nbytes(k, n, bits)
     if data.size != expected:
         raise ValueError(f"{data.size} bytes of data where {k} x {n} values of {bits} bits take {expected}")
-    if k == 0 and n > _LARGEST_EMPTY_N:
+    if k == 0 and n > _MAX_EMPTY_N:
         raise ValueError(f"an empty matrix of {n} columns")
     return PackedMatrix(_core.from_data(np.ascontiguousarray(data), k, n, bits, bool(signed)))
 
@@ -183,12 +180,11 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _safetensors_numpy() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("the .safetensors format needs the package safetensors (pip install safetensors); .npz needs nothing") from error
-    return safetensors.numpy
+def _contents(path: Path) -> bytes:
+    """The bytes of a file. ValueError for a pipe or device, which could be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    return path.read_bytes()
 
 
 def _read_npz(path: Path) -> tuple[list[int], IntArray]:
@@ -197,14 +193,14 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
     numpy's own reader allocates what a member's header declares before it looks for the bytes; this one reads at most what the file has.
     """
     # All of it at once: from here on an OSError would be the archive's fault, and there is none.
-    content = io.BytesIO(path.read_bytes())
+    content = io.BytesIO(_contents(path))
     try:
         with zipfile.ZipFile(content) as archive:
             if sorted(archive.namelist()) != ["data.npy", "header.npy"]:
                 raise ValueError("expected the members header.npy and data.npy")
             header = _read_member(archive, "header.npy", np.dtype("<i8"))
             data = _read_member(archive, "data.npy", np.dtype(np.uint8))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OverflowError, zlib.error) as error:
         raise ValueError(f"damaged archive ({error})") from error
     return [int(number) for number in header], data
 
@@ -239,23 +235,13 @@ def _npy_length(stream: BinaryIO, name: str, dtype: np.dtype[Any]) -> int:
 
 
 def _read_safetensors(path: Path) -> tuple[list[int], IntArray]:
-    """Header and data of a .safetensors file. The package checks offsets and sizes against the file's length."""
-    _safetensors_numpy()
-    import safetensors
+    """Header and data of a .safetensors file."""
+    from . import _tensorfile
 
-    if not path.is_file():
-        raise FileNotFoundError(2, "No such file", str(path))
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if list(file.keys()) != ["data"] or metadata.get("format") != FORMAT:
-                raise ValueError(f"expected one tensor, 'data', and the metadata format={FORMAT}")
-            if file.get_slice("data").get_dtype() != "U8":
-                raise ValueError("the data are not bytes")
-            data = file.get_tensor("data")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"damaged file ({error})") from error
+    arrays, metadata = _tensorfile.read(_contents(path))
+    if list(arrays) != ["data"] or metadata.get("format") != FORMAT:
+        raise ValueError(f"expected one tensor, 'data', and the metadata format={FORMAT}")
     texts = [metadata.get(name, "") for name in _FIELDS]
     if not all(text.isascii() and text.isdigit() and len(text) <= 12 for text in texts):
         raise ValueError(f"the metadata lack a number among {', '.join(_FIELDS)}")
-    return [int(text) for text in texts], data
+    return [int(text) for text in texts], arrays["data"]
