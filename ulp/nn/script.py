@@ -178,10 +178,10 @@ class Decoder:
         if data.dtype != np.uint8 or type(signed) is not bool:
             raise ValueError(f"the packed weights {name!r} are {data.dtype} with signed={signed!r}, expected uint8 with true or false")
         try:
-            sizes = [integer(size, what, 0, 2**31) for size, what in ((k, "k"), (n, "n"), (bits, "bits"))]
+            k, n, bits = (integer(size, what, 0, 2**31) for size, what in ((k, "k"), (n, "n"), (bits, "bits")))
         except TypeError as error:
             raise ValueError(f"the packed weights {name!r}: {error}") from None
-        return _core.from_data(data, *sizes, signed)
+        return _core.from_data(data, k, n, bits, signed)
 
     def _weights(self, value: dict[str, Any]) -> _core.Packed:
         name = value["$packed"]
