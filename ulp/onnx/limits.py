@@ -47,13 +47,20 @@ class Limits:
             raise OnnxError(f"what the nodes make takes more than the limit result_bytes={self.result_bytes}")
 
     def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
-        """OnnxError where an array of this shape would have more dimensions than numpy's, or take more than tensor_bytes.
-
-        Sides of 0 count as 1: numpy takes no sides whose product without them is beyond an address.
-        """
+        """OnnxError where an array of this shape would take more than tensor_bytes, or is none that numpy makes."""
+        self.check_size(shape, itemsize)
         if len(shape) > MAX_DIMENSIONS:
             raise OnnxError(f"a tensor of {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
-        size = math.prod(side or 1 for side in shape) * itemsize
+        # Without elements, too, sides have to fit an address.
+        if math.prod(side or 1 for side in shape) * itemsize >= 2**62:
+            raise OnnxError(f"a tensor of {_sides(shape)} has sides that are too large, even if it is empty")
+
+    def check_size(self, shape: Sequence[int], itemsize: int) -> None:
+        """OnnxError where an array of this shape would take more than tensor_bytes."""
+        size = math.prod(shape) * itemsize
         if size > self.tensor_bytes:
-            sides = "x".join(str(side) for side in shape)
-            raise OnnxError(f"a tensor of {sides:.100} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")
+            raise OnnxError(f"a tensor of {_sides(shape)} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return f"{'x'.join(str(side) for side in shape):.100}"

@@ -51,9 +51,10 @@ def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits) -> A
         raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
     if proto.HasField("segment"):
         raise OnnxError(f"{what} is one segment of a tensor, which is not supported")
-    limits.check_tensor(shape, dtype.itemsize)
+    limits.check_size(shape, dtype.itemsize)
     count = math.prod(shape)
     raw = _raw(proto, what, folder, _nbytes(kind, count))
+    limits.check_tensor(shape, dtype.itemsize)
     codes = _listed(proto, kind, count, what) if raw is None else np.frombuffer(raw, _stored(kind))
     return _decoded(codes, kind, count).reshape(shape)
 

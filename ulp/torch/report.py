@@ -44,5 +44,8 @@ def has_weights(module: Any) -> bool:
         return False
     if home.startswith("torch.ao.nn.") and any(hasattr(module, name) for name in ("_packed_params", "_all_weight_values")):
         return True
-    norms = torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm
-    return not isinstance(module, norms) and any(p is not None and p.dim() > 1 for p in module._parameters.values())
+    if type(module).forward is torch.nn.Module.forward:  # it only holds tensors, as the modules of exported graphs
+        return False
+    # Norms have no matrices, and of an attention its output projection has a line.
+    others = torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm, torch.nn.MultiheadAttention
+    return not isinstance(module, others) and any(p is not None and p.dim() > 1 for p in module._parameters.values())
