@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
@@ -26,7 +27,7 @@ MODULES = {
     "ulp.torch": "Low-bit layers in a torch model; needs torch. [torch.md](torch.md) shows these in use.",
 }
 # Public to other modules of ulp, but of no use to others.
-INTERNAL = {"extra_repr", "document", "from_document", "check_constants", "check_results", "check_tensor"}
+INTERNAL = {"extra_repr", "document", "from_document", "check_constants", "check_results", "check_tensor", "observable"}
 
 HEAD = """# API
 
@@ -51,8 +52,15 @@ def source_of(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def find(module: str, name: str) -> Definition | None:
-    """The definition behind `module.name`, through re-exports; None for submodules and plain values."""
+class Found(NamedTuple):
+    """A definition, and the module that holds it."""
+
+    module: str
+    node: Definition
+
+
+def find(module: str, name: str) -> Found | None:
+    """The definition behind `module.name`, through re-exports; None for submodules, plain values and what is not of ulp."""
     tree = parsed(source_of(module))
     defined = [
         node
@@ -60,7 +68,7 @@ def find(module: str, name: str) -> Definition | None:
         if isinstance(node, Definition) and node.name == name and "overload" not in [ast.unparse(d) for d in node.decorator_list]
     ]
     if defined:
-        return defined[-1]
+        return Found(module, defined[-1])
     is_package = source_of(module).name == "__init__.py"
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -72,6 +80,16 @@ def find(module: str, name: str) -> Definition | None:
                     inside = origin.startswith("ulp") and source_of(origin).exists() and node.module is not None
                     return find(origin, alias.name) if inside else None
     return None
+
+
+def private_bases(found: Found) -> Iterator[ast.ClassDef]:
+    """The classes of ulp that a class derives from and that have no section of their own, the furthest first."""
+    assert isinstance(found.node, ast.ClassDef)
+    for base in found.node.bases:
+        origin = find(found.module, base.id) if isinstance(base, ast.Name) else None
+        if origin and isinstance(origin.node, ast.ClassDef) and not any(origin.node.name in public_names(m) for m in MODULES):
+            yield from private_bases(origin)
+            yield origin.node
 
 
 def public_names(module: str) -> list[str]:
@@ -230,14 +248,21 @@ def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
             yield statement.target.id, ast.unparse(statement.annotation) + default, text
 
 
-def class_section(title: str, node: ast.ClassDef) -> list[str]:
-    """A class: heading, how it is made, docstring, fields and properties, methods."""
-    members = {m.name: m for m in node.body if isinstance(m, Function)}
+def class_section(title: str, found: Found) -> list[str]:
+    """A class: heading, how it is made, docstring, fields and properties (those of private bases, too), methods."""
+    node = found.node
+    assert isinstance(node, ast.ClassDef)
+    classes = [*private_bases(found), node]
+    functions = [
+        (m, c is node or ("property" in decorators(m) and ast.get_docstring(m))) for c in classes for m in c.body if isinstance(m, Function)
+    ]
+    members = {m.name: m for m, shown in functions if shown and m.name not in INTERNAL}
+    fields = [field for c in classes for field in fields_of(c)]
     lines = [f"### `{title}`", ""]
     made = members.get("__init__")
     arguments: set[str] = set()
     text = ast.get_docstring(node) or ""
-    documented = {name for name, _, _ in fields_of(node)} | set(re.findall(r"^(\w+(?:, \w+)*): ", text, re.MULTILINE))
+    documented = {name for name, _, _ in fields} | set(re.findall(r"^(\w+(?:, \w+)*): ", text, re.MULTILINE))
     documented |= {name for group in documented for name in group.split(", ")}
     bases = ", ".join(ast.unparse(base) for base in node.bases)
     if made is not None:
@@ -253,13 +278,13 @@ def class_section(title: str, node: ast.ClassDef) -> list[str]:
     lines += [*described(node, arguments | documented), ""]
     properties = [(m.name, ast.unparse(m.returns) if m.returns else "", " ".join((ast.get_docstring(m) or "").split()))
                   for m in members.values() if "property" in decorators(m) and not m.name.startswith("_")]  # fmt: skip
-    rows = [*fields_of(node), *properties]
+    rows = [*fields, *properties]
     if rows:
         lines += ["| attribute | type | |", "| --- | --- | --- |"]
         lines += [f"| `{name}` | `{kind}` | {escape(text)} |".replace(" | None", r" \| None") for name, kind, text in rows]
         lines.append("")
     for m in members.values():
-        if not m.name.startswith("_") and m.name not in INTERNAL and not decorators(m) & {"property", "overload"}:
+        if not m.name.startswith("_") and not decorators(m) & {"property", "overload"}:
             lines += function(f"{node.name}.{m.name}", m, "####", method=True)
     return lines
 
@@ -270,12 +295,12 @@ def page() -> str:
     for module, what in MODULES.items():
         lines += [f"## {module}", "", what, ""]
         for name in public_names(module):
-            node = find(module, name)
+            found = find(module, name)
             title = f"{module}.{name}"
-            if isinstance(node, ast.ClassDef):
-                lines += class_section(title, node)
-            elif node is not None:
-                lines += function(title, node, "###", method=False)
+            if found and isinstance(found.node, ast.ClassDef):
+                lines += class_section(title, found)
+            elif found and isinstance(found.node, Function):
+                lines += function(title, found.node, "###", method=False)
             elif name == "__version__":
                 lines += [f"### `{title}`", "", "The version of `ulp`, a str.", ""]
             else:
