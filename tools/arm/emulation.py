@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,9 +92,12 @@ def build(gemmlowp: Path) -> None:
     # /usr/include comes last: it holds gemmlowp's headers, but also this machine's C library.
     include: list[str | Path] = ["-I", ROOT / "csrc", "-I", SOURCES, "-idirafter", "/usr/include"]
     library = directory() / "build" / "libulp_kernels.a"
-    for variant, flags in VARIANTS.items():
-        guest = target / f"runs-{variant}"
-        _call([COMPILER, "-std=c++17", "-O3", "-static", *flags, *include, *sources, library, "-lpthread", "-o", guest])
+    commands = [
+        [COMPILER, "-std=c++17", "-O3", "-static", *flags, *include, *sources, library, "-lpthread", "-o", target / f"runs-{variant}"]
+        for variant, flags in VARIANTS.items()
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_call, commands))
 
 
 @dataclass(frozen=True)
