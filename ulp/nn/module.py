@@ -17,7 +17,7 @@ Self = TypeVar("Self", bound="Module")
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict(strict=False)` did not find, and what it had no use for."""
+    """Keys that `load_state_dict(strict=False)` did not find, and keys that it did not use."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -26,19 +26,19 @@ class IncompatibleKeys(NamedTuple):
 class Module:
     """A network, or a part of one. Subclass it, assign layers to attributes and write `forward`, as with `torch.nn.Module`.
 
-    There is nothing to train: no gradients, no modes, no devices. `train()` and `eval()` exist so that code written for torch runs.
+    It is for inference: no gradients, no modes, no devices. `train()` and `eval()` exist so that code written for torch runs.
     """
 
     _modules: dict[str, Module]
 
     def __new__(cls: type[Self], *_args: Any, **_kwargs: Any) -> Self:
-        """Ready for attributes even where a subclass forgets super().__init__()."""
+        """A module that takes attributes even if a subclass does not call super().__init__()."""
         module = super().__new__(cls)
         object.__setattr__(module, "_modules", {})
         return module
 
     def __init__(self) -> None:
-        """Nothing; here for `super().__init__()`."""
+        """Nothing: it exists for `super().__init__()`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Module):

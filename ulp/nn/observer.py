@@ -1,4 +1,4 @@
-"""What a calibration remembers of a tensor: its extremes and a histogram that grows with the values."""
+"""What a calibration records of a tensor: its extremes and a histogram whose range grows with the values."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Observer:
         values, counts = self._points()
         points = values.astype(np.float32)
         best, min_error = from_range(self.low, self.high, bits, signed, asymmetric), math.inf
-        # Heavy tails at 2 bits want a small share of the range; from 6 bits on nearly all of it.
+        # With heavy tails, 2 bits are best on a small share of the range, 6 bits and more on nearly all of it.
         for share in np.geomspace(1 / 64, 1, 128):
             candidate = from_range(self.low * share, self.high * share, bits, signed, asymmetric)
             error = float((np.square(points - candidate.round_trip(points), dtype=np.float64) * counts).sum())

@@ -1,11 +1,11 @@
 """From floats to codes: the quantizer of a tensor of activations, the ranges it is made from, and the quantization of weights.
 
-Activations are unsigned codes u of `bits` bits with one scale and one zero point a tensor:
+Activations are unsigned codes u of `bits` bits with one scale and one zero point per tensor:
 
-    u = clamp(rint(x * (1 / scale)) + zero, 0, 2^bits - 1),     u stands for (u - zero) * scale
+    u = clamp(rint(x * (1 / scale)) + zero, 0, 2^bits - 1),     u represents (u - zero) * scale
 
-in float32 throughout, 1 / scale rounded first, halves to even. Weights are two's complement (at one bit -1 and +1) with a scale a channel
-or one for all.
+in float32 throughout, 1 / scale rounded first, halves to even. Weights are two's complement (at one bit -1 and +1) with one scale per
+channel or one for all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _ONE = np.float32(1)
 
 def positive_scale(value: object, name: str) -> float:
     """`value` rounded to float32, as a float. ValueError unless it and its inverse are positive normal float32 numbers."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}={value!r}: expected a number, not {type(value).__name__}")
     with np.errstate(over="ignore"):  # infinity is refused below
         scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
     if not _SMALLEST_SCALE <= scale <= _LARGEST_SCALE:
@@ -41,10 +43,10 @@ def positive_scale(value: object, name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that stands for 0.0.
+    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that represents 0.0.
 
-    bipolar: for binary networks: 2 bits with the zero 1, of which x >= 0 takes the code 2, which stands for `scale`, and any other x the
-        code 0, which stands for -scale; the code 1 is left for padding.
+    bipolar: for binary networks, 2 bits with the zero 1: x >= 0 becomes the code 2 (`scale`), any other x the code 0 (-scale); the code 1
+        is used by padding only.
     ties_to_odd: x * (1 / scale) halfway between two integers is rounded to the odd one. So QONNX and Brevitas round where their zero point
         is odd: rint(x / scale + zero).
     """
@@ -53,7 +55,7 @@ class Quantizer:
     scale: float
     zero: int = 0
     bipolar: bool = False
-    ties_to_odd: bool = False
+    ties_to_odd: bool = field(default=False, repr=False)
     _terms: tuple[np.float32, np.float32, np.float32, np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,12 +102,12 @@ class Quantizer:
         return int(self.codes(np.array([x], np.float32))[0])
 
     def values(self, codes: npt.NDArray[np.uint8]) -> FloatArray:
-        """What codes stand for, float32."""
+        """The float32 values that codes represent."""
         steps: FloatArray = (codes.astype(np.int16) - np.int16(self.zero)).astype(np.float32)
         return np.asarray(steps * np.float32(self.scale))
 
     def round_trip(self, x: FloatArray) -> FloatArray:
-        """What remains of finite float32 values: values(codes(x))."""
+        """Finite float32 values rounded to the grid: values(codes(x))."""
         _, zero, _, scale = self._terms
         steps = self._steps(x)
         np.subtract(steps, zero, out=steps)
@@ -113,9 +115,9 @@ class Quantizer:
         return steps
 
     def effective_clamp(self, low: float, high: float) -> tuple[float, float]:
-        """The part of clamp(x, low, high) that codes can show; the other bound becomes infinite.
+        """The bounds of clamp(x, low, high) that change a code; the others become infinite.
 
-        A ReLU in front of unsigned codes says nothing new: they begin at 0.
+        A ReLU in front of unsigned codes changes none: they begin at 0.
         """
         return (low if self.code(low) > 0 else -math.inf), (high if self.code(high) < self.levels else math.inf)
 
@@ -125,7 +127,7 @@ def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetr
 
     signed: False: codes from 0.0 up; True (of 2 bits or more): zero = 2^(bits - 1), as in two's complement; None: signed if low < 0 and
         bits > 1.
-    asymmetric: the zero point lies wherever the range wants it; `signed` is not looked at.
+    asymmetric: any zero point, as the range requires; `signed` is ignored.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     levels = 2**bits - 1
@@ -141,7 +143,7 @@ def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetr
 
 
 def _safe_scale(scale: float) -> float:
-    # A tensor that was always zero has no scale; any will do.
+    # A tensor of zeros has no scale; any scale is right.
     return float(np.float32(scale)) if scale >= _SMALLEST_SCALE else 1.0
 
 
@@ -149,7 +151,7 @@ def _safe_scale(scale: float) -> float:
 class WeightOptions:
     """How floats become weights of `bits` bits.
 
-    per_channel: a scale an output channel, or one for all.
+    per_channel: one scale per output channel, or one for all.
     method: "mse" finds the scale with the smallest squared error; "minmax" covers the largest weight.
     range: "full" uses -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out, so that the interval is symmetric.
     One bit is -1 or +1 times mean |w| (Rastegari et al., XNOR-Net, 2016, section 3.1), whatever method and range say.
@@ -182,7 +184,7 @@ def quantize_weight(weight: FloatArray, options: WeightOptions) -> tuple[npt.NDA
         return np.zeros(weight.shape, np.int8), np.ones(channels, np.float32)
     integers = np.empty(rows.shape, np.int8)
     scales = np.empty(len(rows), np.float32)
-    block = max(1, 2**18 // rows.shape[1])  # rows whose copies stay in the cache
+    block = max(1, 2**18 // rows.shape[1])  # so many rows that their copies stay in the cache
     for i in range(0, len(rows), block):
         part = rows[i : i + block]
         scales[i : i + block] = _scales(part, options)
@@ -199,7 +201,7 @@ def to_integers(rows: FloatArray, scales: FloatArray, options: WeightOptions) ->
     low, high = options.interval
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps = np.rint(rows / scales[:, None])
-    # A scale of zero says that the channel is zero.
+    # A channel with a scale of zero is zero.
     if not scales.all():
         steps = np.nan_to_num(steps, posinf=0.0, neginf=0.0)
     return np.asarray(np.clip(steps, low, high).astype(np.int8))
@@ -219,8 +221,8 @@ def _scales(rows: FloatArray, options: WeightOptions) -> FloatArray:
 def _by_squared_error(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, high: int) -> FloatArray:
     """The scale of each row with the smallest sum of (w - scale * integer)^2.
 
-    A grid of shares of `reach` finds the valley; from there the best scale for fixed integers, <w, q> / <q, q>, and the best integers for
-    a fixed scale take turns, which never raises the error.
+    A grid search over shares of `reach` gives the start. Then two steps alternate, neither of which raises the error: the best scale for
+    fixed integers, <w, q> / <q, q>, and the best integers for a fixed scale.
     """
     rows = (rows / reach[:, None]).astype(np.float32)  # no square leaves float32
     best = np.ones(len(rows))

@@ -74,7 +74,7 @@ def parsed(source: Source, kind: str) -> tuple[dict[str, Any], Arrays]:
 
 
 def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
-    """Write the parts beside `path`, then put them in its place: nobody ever sees half a file."""
+    """Write the parts beside `path`, then replace `path` by them: a reader never sees half a file."""
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -91,7 +91,7 @@ def name_of(source: Source) -> str:
 
 
 def _contents(source: Source) -> memoryview:
-    """The bytes of a file, which is mapped as long as somebody looks at them, or of what is in memory."""
+    """The bytes of a file, which stays mapped as long as they are referred to, or of what is in memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return memoryview(source).cast("B")
     with Path(source).open("rb") as file:

@@ -4,7 +4,7 @@ A step's code is, over the real numbers,
 
     code(acc) = clamp(rint(clamp(acc * m + b, low, high) / s) + zero, 0, 2^bits - 1),    halves to even
 
-with m, b, low, high and s the very values of its float32 parameters (halves to odd for a quantizer with `ties_to_odd`). It rises with acc
+with m, b, low, high and s the exact values of its float32 parameters (halves to odd for a quantizer with `ties_to_odd`). It rises with acc
 where m > 0 and falls where m < 0, so it is known from the sums at which it steps: code = how many thresholds are <= acc, or
 <= ~acc = -acc - 1 for m < 0.
 """
@@ -27,7 +27,7 @@ def thresholds(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """(int32 (N, 2^bits - 1) ascending, flip bool (N,)) for finite float32 scale m and bias b of shape (N,).
 
-    A threshold of -2^31 is always reached, one of 2^31 - 1 never: no sum that a plan admits is as large.
+    A threshold of -2^31 is always reached, one of 2^31 - 1 never: plans refuse sums that large.
     """
     if quantizer.bipolar:  # 0.0 reaches codes 1 and 2, nothing reaches 3
         even = np.ones(3, np.bool_)
@@ -49,7 +49,7 @@ def thresholds(
 
     reached = (b > bounds) | ((b == bounds) & even)
     found = np.where(m == 0, np.where(reached, -np.inf, np.inf), found)
-    # What the clamp alone decides.
+    # Steps that the clamp alone decides.
     found[:, [_reaches(low, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = -np.inf
     found[:, [not _reaches(high, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = np.inf
     return np.clip(found, INT32_MIN, INT32_MAX).astype(np.int32), flip

@@ -1,4 +1,4 @@
-"""Recording a network: it is called once with a symbol in place of an array, and every layer notes itself in a graph."""
+"""Recording a network: it is called once with a symbol in place of an array, and every layer adds itself to a graph."""
 
 from __future__ import annotations
 

@@ -29,17 +29,17 @@ class Conv2d(Weighted):
 
     How the layer quantizes its input:
     act_bits: 1..8, `bits` by default; with bits=1 it must be given.
-    act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration sees a negative value (never
-    at act_bits=1).
-    act_asymmetric: the zero point lies wherever the range wants it, instead of at 0 or in the middle.
+    act_signed: False: codes represent 0.0 and above; True: negative values as well; None: signed if calibration sees a negative value
+    (never at act_bits=1).
+    act_asymmetric: any zero point, as the range requires, instead of 0 or the middle.
     dynamic: by the range of each call's whole input, without calibration; such a layer cannot be compiled.
 
     How floats become weights:
-    per_channel: a scale an output channel, or one for all. weight_method: "mse" finds the scale with the smallest squared error, "minmax"
-    covers the largest weight. weight_range: "full" is -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out. At one bit
-    a weight becomes its sign times the mean |w| of its channel (of all without per_channel), whatever the last two say.
+    per_channel: one scale per output channel, or one for all. weight_method: "mse" finds the scale with the smallest squared error,
+    "minmax" covers the largest weight. weight_range: "full" is -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out.
+    At one bit a weight becomes its sign times the mean |w| of its channel (of all without per_channel), whatever the last two say.
 
-    `weight_int`, `weight_scale` and `quantizer` hold what was made of them. Until weights are loaded or assigned they are random.
+    The results are `weight_int`, `weight_scale` and `quantizer`. Weights are random until some are loaded or assigned.
     The result is float32(sum of integer products) * float32(act_scale * weight_scale) + bias, the sum exact; a padded pixel is 0.0.
     Raises LayerError where the input does not fit or no range is known (see `calibrate`), ValueError for a NaN or an infinity.
     """

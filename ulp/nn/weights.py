@@ -22,7 +22,7 @@ _rng_lock = threading.Lock()
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the generator of random weights, which layers draw on first use where none are loaded."""
+    """Seed the generator of random weights, which a layer draws on first use if none are loaded."""
     global _rng
     with _rng_lock:
         _rng = np.random.default_rng(seed)
@@ -32,7 +32,7 @@ W = TypeVar("W", bound="Weighted")
 
 
 class Weighted(PlannedLayer):
-    """Integers, a scale an output channel, a bias. Without weights given, random ones are drawn on first use, as wide as torch's."""
+    """Integers, one scale per output channel, a bias. If no weights are given, random ones are drawn on first use, with torch's range."""
 
     def __init__(
         self,
@@ -71,12 +71,12 @@ class Weighted(PlannedLayer):
         self._drawn()
 
     def _draw(self) -> None:
-        """Uniform integers and biases, of the width of torch's own initial weights, 1 / sqrt(fan in)."""
+        """Uniform integers and biases in the range of torch's initial weights, 1 / sqrt(fan in)."""
         low, high = self.weight_options.interval
         bound = 1 / np.sqrt(max(1, int(np.prod(self._shape[1:]))))
         with _rng_lock:
             if self._integers is not None:
-                return  # another thread has
+                return  # another thread was faster
             if self.bits == 1:
                 integers = (2 * _rng.integers(0, 2, self._shape, np.int8) - 1).astype(np.int8)
             else:
@@ -99,7 +99,7 @@ class Weighted(PlannedLayer):
 
     @property
     def weight_scale(self) -> FloatArray:
-        """One float32 scale an output channel; read-only."""
+        """One float32 scale per output channel; read-only."""
         return self._drawn()[1]
 
     @property
@@ -166,7 +166,7 @@ class Weighted(PlannedLayer):
     def _dynamic(self, x: FloatArray) -> FloatArray:
         quantizer = self.quantizer_for(x)
         integers, scale, bias = self._drawn()
-        # A scale of 1 on both sides: float32 sums, to which this call's scale is applied here as a plan would.
+        # The plan has scales of 1, so it returns float32 sums; this call's scale is applied below, as a plan would.
         ones = Quantizer(self.act_bits, 1.0, quantizer.zero)
         channels = self._shape[0]
         weights = GraphWeights(integers, self.bits, np.ones(channels), np.zeros(channels))

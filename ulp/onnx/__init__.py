@@ -40,15 +40,15 @@ def load(
 
     source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
         hint and group of then, and needs no package onnx.
-    strict: refuse a model of which anything that computes would run in floats, and say why each would.
+    strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}. A batch size needs none.
     mode: "requantize": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
         onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
     hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
     limits: how large a file may be, and what it may ask for.
 
-    Integer layers are exact. What has no integers (an activation that nobody quantized, a softmax) runs by operators of numpy, in between;
-    print() the result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
+    Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between as numpy operators; print() the
+    result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
     Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
     if mode not in ("requantize", "requantise", "threshold"):

@@ -1,9 +1,9 @@
-"""From a model to stages: which nodes run in integers, as one plan a part, and which by float operators.
+"""From a model to stages: which nodes run in integers, one plan per integer part, and which as float operators.
 
-Nodes are taken in the order in which they can run. A quantizer of a float tensor begins an integer part with that tensor as its root, and
-an operation whose operands lie in one part joins it if a rule of rules.py can say it as graph nodes; else it becomes a float stage. So a
-part depends on its root alone, and stages never wait for each other in a circle. Where a decision turns out to be wrong later (a pooling
-whose floats somebody wants), the node is marked and everything is built anew.
+Nodes are visited in an order in which they can run. A quantizer of a float tensor starts an integer part with that tensor as its root. A
+node whose operands lie in one part joins it if a rule of rules/ turns it into graph nodes; otherwise it becomes a float stage. So a part
+depends on its root only, and stages never depend on each other in a circle. If a decision turns out to be wrong later (the floats of a
+pooling of codes are needed), the node is marked and the model is built again.
 
 Shapes come from running: float nodes compute once on zeros for a batch of one (probe.py).
 """
@@ -33,16 +33,16 @@ _SMALL = 4096
 
 _COMPUTED_BATCH = "the batch size is computed with"
 
-# How often a model is built with some more of its nodes in floats; then all of them are.
+# After so many attempts, each with more nodes in floats, all nodes run in floats.
 _ATTEMPTS = 16
 
-# What takes elements of a shape, or puts them together, and does not compute with them.
+# Operators that pick or join elements of a shape and do not compute with them.
 _PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape")
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """How parts become plans; the arguments of `ulp.load`."""
+    """How parts become plans: arguments of `ulp.load`."""
 
     mode: Mode = "requantise"
     hint: Hint = "latency"
@@ -65,7 +65,7 @@ def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compila
     floats: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
         builder = Builder(model, shapes, compilation, limits, floats)
-        # A file's numbers may be NaN, infinite or too large: rules look at what comes of them, so numpy need not warn.
+        # A file's numbers may be NaN, infinite or too large. Rules check the results, so numpy does not warn.
         with np.errstate(all="ignore"):
             built = builder.build()
         if built is not None:
@@ -79,7 +79,7 @@ def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compila
 
 
 class Builder:
-    """One attempt. `floats`: nodes that may not be integer, and why; `wrong`: those of which that turns out only now."""
+    """One attempt. floats: nodes that must run in floats, and why; wrong: nodes that this attempt found to be among them."""
 
     def __init__(
         self, model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits, floats: dict[str, str]
@@ -98,13 +98,13 @@ class Builder:
         self.used.update(port.name for port in model.outputs)
 
     def build(self) -> Built | None:
-        """All nodes, then all plans; None if a node was taken for integer that cannot be."""
+        """All nodes, then all plans; None if a node in an integer part cannot run in integers."""
         try:
             for node in self.model.nodes:
                 if any(self.used[name] for name in node.outputs) and not self.fold(node):
                     self.place(node)
         except OnnxError:
-            if not self.wrong:  # else it may be for what is wrong
+            if not self.wrong:  # else a wrong node may be the cause
                 raise
             return None
         for port in self.model.outputs:
@@ -114,7 +114,7 @@ class Builder:
     # Constants.
 
     def fold(self, node: Node) -> bool:
-        """Compute a node whose inputs are all known; quantized ones keep their integers."""
+        """Compute a node whose inputs are all known; quantized constants keep their integers. False where they are not."""
         if not all(not name or name in self.scope.constants or name in self.scope.quantized for name in node.inputs) or not node.inputs:
             return self.fold_shape(node)
         known = quantizers.constant(self.scope, node) or rules.moved_constant(self.scope, node)
@@ -130,7 +130,7 @@ class Builder:
         return True
 
     def fold_shape(self, node: Node) -> bool:
-        """The shape of a tensor in a part is known but for its batch. There is a 0 for it: to Reshape, the side that its input has."""
+        """Fold the Shape of a tensor in a part: known but for the batch, whose place holds 0, which Reshape takes as its input's side."""
         if node.op_type != "Shape" or node.attributes or node.name in self.floats or node.inputs[0] not in self.scope.values:
             return False
         self.scope.constants[node.outputs[0]] = np.array((0, *self.scope.values[node.inputs[0]].node.shape), np.int64)
@@ -138,7 +138,7 @@ class Builder:
         return True
 
     def mark(self, node: Node, name: str) -> None:
-        """Follow that 0 through a folded node. Where arithmetic would take it for a number, the shape is not folded."""
+        """Follow that 0 through a folded node. If arithmetic would use it as a number, the Shape must not be folded."""
         shape = next((self.markers[source] for source in node.inputs if source in self.markers), None)
         if shape is None or (node.op_type in _PICKS and self.scope.constants[name].all()):
             return
@@ -196,14 +196,14 @@ class Builder:
         return scope.run(node, probe.arrays(node, samples, known))
 
     def float_tensor(self, name: str) -> None:
-        """See to it that a tensor exists outside of its part."""
+        """Have a tensor of a part exist outside of it, as a result of the part."""
         scope = self.scope
         if name not in scope.values or name in scope.grids:
             return
         value = scope.values[name]
         wrong = without_floats(value.node)
         if wrong is not None:
-            self.wrong[wrong.name] = "its floats are wanted, and its input is not quantized"
+            self.wrong[wrong.name] = "its floats are needed, and its input is not quantized"
         if value.integers is None:
             value.part.results[name] = value.node
             return
@@ -222,7 +222,7 @@ class Builder:
     # Plans.
 
     def finish(self) -> Built | None:
-        """Only what outputs need, each plan right behind its root. None if a part has no plan."""
+        """The stages that outputs need, each plan right behind its root. None if a part has no plan."""
         scope = self.scope
         needed: set[str] = set()
         of_result = {name: part for part in scope.parts.values() for name in part.results}
@@ -247,7 +247,7 @@ class Builder:
             try:
                 if names:
                     plans[part.root] = self.stage(part, names)
-            except ValueError as error:  # what no rule has foreseen
+            except ValueError as error:  # a case that no rule refuses
                 self.wrong.update((name, str(error)) for name in layers)
         if self.wrong:
             return None

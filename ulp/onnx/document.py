@@ -74,7 +74,7 @@ def _contents(document: dict[str, Any], arrays: Arrays, tune: bool, limits: Limi
 
 
 def _check_names(inputs: list[Port], outputs: list[Port], stages: list[Stage], constants: Mapping[str, Array]) -> None:
-    """ValueError where something is read that nobody has made."""
+    """ValueError where a stage reads a tensor that nothing before it makes."""
     made = {*constants, *(port.name for port in inputs)}
     for stage in stages:
         reads = [stage.source] if isinstance(stage, IntegerStage) else [name for name in stage.node.inputs if name]

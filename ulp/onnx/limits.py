@@ -1,4 +1,4 @@
-"""How much a model may ask for. A file states sizes in a few bytes; these bounds are looked at before anything is made."""
+"""Limits of what a model may need. A file states sizes in a few bytes; they are checked against these limits before anything is made."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Limits:
     """What `ulp.load` accepts. Raise what a model of yours needs: `ulp.load(path, limits=ulp.onnx.Limits(tensor_bytes=8 << 30))`.
 
     file_bytes: the model's file; protobuf itself ends at 2 GiB, larger models keep their weights in external data.
-    fields: of the protobuf: names, sides, attributes, unpacked numbers. Each takes a few bytes in a file, and up to some hundred in memory.
+    fields: fields of the protobuf: names, sides, attributes, unpacked numbers. Each takes a few bytes in a file, and up to some
+        hundred in memory.
     nodes: nodes of the graph.
     tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
     constant_bytes: all initialisers and folded constants together.
-    result_bytes: all that nodes make of a batch of one, together: floats, and a byte a value where they run in integers.
+    result_bytes: all results of nodes for a batch of one together: floats, or one byte per value for nodes in integers.
     """
 
     file_bytes: int = 2**31

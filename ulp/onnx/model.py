@@ -1,4 +1,4 @@
-"""A model as the loader knows it: nodes, tensors that are known, ports. Nothing of protobuf lies behind this line."""
+"""A model in the loader's own types: nodes, constants, ports. Nothing refers to protobuf from here on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class OnnxError(ValueError):
-    """A file that is damaged, or asks for what is not supported. Says which node, what it holds, what is allowed, and what would help."""
+    """A file that is damaged or not supported. The message names the node, what it holds, what is allowed, and what would help."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from .stages import IntegerStage, LayerRow, Stage, bound
 
 
 class OnnxNetwork:
-    """A model that runs: integer parts as plans, what is left by operators of numpy. Any number of threads may call it at once.
+    """A model that runs: integer parts as plans, other nodes as numpy operators. Any number of threads may call it at once.
 
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row a node of the model; print() shows
     them as a table. integer: whether all of it is one plan.
@@ -148,7 +148,7 @@ class OnnxNetwork:
 
 
 def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
-    """x as the input wants it. sides: what names of sides stand for in this call."""
+    """x as the model computes with it. sides: the sizes of named sides in this call."""
     array = _typed(port, x)
     if port.shape is not None:
         fits = array.ndim == len(port.shape)
@@ -211,7 +211,7 @@ def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Arr
 
 
 def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
-    """Of each stage, the tensors that nobody wants afterwards."""
+    """Per stage, the tensors that no later stage reads."""
     drops: list[list[str]] = []
     seen = set(kept)
     for stage in reversed(stages):
@@ -222,7 +222,7 @@ def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
 
 
 def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
-    """One call of the plan where there is nothing else: no dictionary of tensors, no batch size but the caller's."""
+    """A function that only calls the plan, if there is nothing else: without a dictionary of tensors, for any batch size."""
     if len(network.stages) != 1 or len(network.inputs) != 1 or len(network.outputs) != 1:
         return None
     stage = network.stages[0]

@@ -1,7 +1,7 @@
 """From a file, bytes or a ModelProto to a checked `Model`. Whatever the file holds, it ends in a model or in an OnnxError.
 
-No size that a file declares is believed before it is compared with what is there and with the limits, nothing recurses, and of other files
-only those in the model's folder are opened.
+A size that a file declares is compared with the data and with the limits before it is used; nothing recurses; and no files are opened but
+those in the model's folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_NAME = 4096
 
 # Domains of ONNX's own operators, which may be left out.
 _STANDARD = ("", "ai.onnx")
-# Operators that other domains have, too, and mean the same by: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
+# Operators that other domains define in the same way: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
 # QONNX's newer name of Quant.
 _ALIASES = {"IntQuant": "Quant"}
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
@@ -222,7 +222,7 @@ class _Reader:
             dtype = np.dtype(np.float16)
         shape = None
         if tensor.HasField("shape"):
-            # Some writers have 0 or -1 where a side is open.
+            # Some writers give an open side as 0 or -1.
             shape = tuple(d.dim_value if d.dim_value > 0 else _side_name(d.dim_param) for d in tensor.shape.dim)
             if len(shape) > MAX_DIMENSIONS:
                 raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
@@ -304,7 +304,7 @@ def _unique_names(protos: Any) -> list[str]:
 
 
 def _sorted(nodes: list[Node], known: set[str]) -> list[Node]:
-    """Nodes in an order in which they can run, which ONNX asks for and some writers do not keep to; else in that of the file."""
+    """Nodes in an order in which they can run. ONNX requires it of the file, whose order is kept if it is one."""
     makers: dict[str, int] = {}
     for i, node in enumerate(nodes):
         for name in node.outputs:

@@ -23,7 +23,7 @@ def without_compute(node: Node) -> bool:
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:
-    """One row a node that runs; those of constants and quantizers inside of integer parts are left out."""
+    """One row per node that runs, but for constants and for quantizers inside integer parts."""
     floats = {stage.node.name: stage for stage in built.stages if isinstance(stage, FloatStage)}
     rows = []
     for node in model.nodes:

@@ -1,4 +1,4 @@
-"""Low-bit layers inside a live torch model: `convert` puts them in place of its Conv2d and Linear. Float in, float out, for inference.
+"""Low-bit layers inside a live torch model: `convert` replaces its Conv2d and Linear. Float in, float out, for inference.
 
     low = ulp.torch.convert(model, bits=3, calibrate=batches)
     with torch.inference_mode():

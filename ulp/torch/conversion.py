@@ -65,7 +65,7 @@ def convert(
     - Brevitas: QuantConv2d and QuantLinear whose input is quantized, by themselves or by an activation that torch.fx finds in front of
       them. Sums are exact, so results differ from Brevitas' by the rounding of its float32 sums.
     - torch.ao.nn.quantized: Conv2d and Linear, with ReLU too, from eager or FX graph mode, take and give quantized tensors as before.
-      Results equal torch's but where a value lies within float32 rounding of the middle between two codes. The dynamic Linear, too.
+      Results equal torch's unless a value lies within float32 rounding of the middle between two codes. The dynamic Linear as well.
     - pt2e: the convolutions and products of an exported, quantized graph whose input and weights are dequantized; exact sums, as above.
     - torchao: Linear with weights of 1 to 8 bits (Int8Tensor, IntxUnpackedToInt8Tensor), per channel or group; activations of dynamic int8,
       or floats, whose sums are then exact to 23 bits below the largest of their row.

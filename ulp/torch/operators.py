@@ -70,7 +70,8 @@ def as_numpy(tensor: Tensor | None) -> Any:
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
-def _make_conv2d(stored: Stored, geometry: Geometry) -> nn.Conv2d:
+def _make_conv2d(*given: Any) -> nn.Conv2d:
+    stored, geometry = Stored(*given[:_STORED]), Geometry(*given[_STORED:])
     arguments, options = stored.layer_arguments()
     top, left, bottom, right = geometry.padding
     return nn.Conv2d.from_quantized(
@@ -85,8 +86,8 @@ def _make_conv2d(stored: Stored, geometry: Geometry) -> nn.Conv2d:
     )
 
 
-def _make_linear(stored: Stored) -> nn.Linear:
-    arguments, options = stored.layer_arguments()
+def _make_linear(*given: Any) -> nn.Linear:
+    arguments, options = Stored(*given).layer_arguments()
     return nn.Linear.from_quantized(*arguments, **options)
 
 
@@ -110,14 +111,14 @@ def _identity(tensor: Tensor | None) -> tuple[int, int, int] | None:
     return tensor.untyped_storage()._cdata, tensor.storage_offset(), 0 if tensor.is_inference() else tensor._version
 
 
-def _layer(tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: Callable[[], _Layer]) -> _Layer:
-    """make(), or what it returned before for the same, unchanged tensors and options."""
+def _layer(tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: Callable[..., _Layer]) -> _Layer:
+    """make(*tensors, *options), or what it returned before for the same, unchanged tensors and options."""
     identities = tuple(map(_identity, tensors))
     assert identities[0] is not None  # the weights
     entry = _entries.get(identities[0][0])
     if entry is not None and entry.fingerprint == (identities, options):
         return entry.layer
-    layer = make()
+    layer = make(*tensors, *options)
     storages = tuple(StorageWeakRef(tensor.untyped_storage()) for tensor in tensors if tensor is not None)
     with _entries_lock:
         for key in [key for key, old in _entries.items() if old.storages[0].expired()]:
@@ -146,26 +147,20 @@ _library.define(
 _library.define(f"linear({_COMMON}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
 
 
-def _hashable(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Lists of integers, as torch passes them, as tuples."""
-    return tuple([tuple(value) if isinstance(value, list) else value for value in values])
+# These two run at every call. torch passes int[] as lists, which have no hash.
 
 
 @torch.library.impl(_library, "conv2d", "CPU")
 def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
-    tensors, options = arguments[:_TENSORS], _hashable(arguments[_TENSORS:])
-
-    def make() -> nn.Conv2d:
-        split = _STORED - _TENSORS
-        return _make_conv2d(Stored(*tensors, *options[:split]), Geometry(*options[split:]))
-
-    return _run(_layer(tensors, options, make), x)
+    shape, bits, act_bits, act_signed, dynamic, stride, padding, dilation, groups, mode = arguments[_TENSORS:]
+    geometry = tuple(stride), tuple(padding), tuple(dilation), groups, mode
+    return _run(_layer(arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic, *geometry), _make_conv2d), x)
 
 
 @torch.library.impl(_library, "linear", "CPU")
 def _linear(x: Tensor, *arguments: Any) -> Tensor:
-    tensors, options = arguments[:_TENSORS], _hashable(arguments[_TENSORS:])
-    return _run(_layer(tensors, options, lambda: _make_linear(Stored(*tensors, *options))), x)
+    shape, bits, act_bits, act_signed, dynamic = arguments[_TENSORS:]
+    return _run(_layer(arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic), _make_linear), x)
 
 
 @torch.library.register_fake("ulp::conv2d", lib=_library)

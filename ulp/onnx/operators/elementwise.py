@@ -68,7 +68,7 @@ def erf(x: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    # exp of what is not positive cannot overflow.
+    # exp of a number of 0 or less cannot overflow.
     small = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
 
@@ -236,7 +236,7 @@ def dropout_by_attribute(call: Call, x: Array) -> Array | tuple[Array, Array]:
 
 
 def _kept(call: Call, x: Array) -> Array | tuple[Array, Array]:
-    """X, and if it is wanted the mask that says so of every element."""
+    """X, and for a second output the mask, true everywhere."""
     return x if call.outputs == 1 else (x, np.ones(x.shape, bool))
 
 

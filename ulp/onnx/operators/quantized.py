@@ -44,7 +44,7 @@ def check_factor(scale: Array, name: str) -> None:
 
 
 def _spread(call: Call, parameter: Array, x: Array, name: str) -> Array:
-    """A scale or zero point so that it broadcasts with X: one for all, one for each index along `axis`, or one a block there."""
+    """A scale or zero point so that it broadcasts with X: one for all, one per index along `axis`, or one per block there."""
     if parameter.size == 1:
         return parameter.reshape(())
     axis, block = axis_of(call["axis"], x.ndim), call["block_size"]
@@ -56,7 +56,7 @@ def _spread(call: Call, parameter: Array, x: Array, name: str) -> Array:
         return parameter.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     blocks = tuple(-(-side // block) if i == axis else side for i, side in enumerate(x.shape))
     if parameter.shape != blocks:
-        raise OnnxError(f"{name} has shape {list(parameter.shape)}: expected {list(blocks)}, one a block of {block} along axis {axis}")
+        raise OnnxError(f"{name} has shape {list(parameter.shape)}: expected {list(blocks)}, one per block of {block} along axis {axis}")
     return np.asarray(np.take(parameter, np.arange(x.shape[axis]) // block, axis))
 
 
@@ -182,12 +182,12 @@ def _conv_sums(call: Call, x: Array, w: Array, x_zero: Array | None, w_zero: Arr
 
 @operator("ConvInteger", "x:byte w:byte2 x_zero_point:byte? w_zero_point:byte2?", CONV_ATTRIBUTES, since=10)
 def conv_integer(call: Call, x: Array, w: Array, x_zero: Array | None = None, w_zero: Array | None = None) -> Array:
-    """int32 sums of (x - x_zero_point) * (w - w_zero_point); w_zero_point: one, or one an output channel."""
+    """int32 sums of (x - x_zero_point) * (w - w_zero_point); w_zero_point: one, or one per output channel."""
     return _conv_sums(call, x, w, x_zero, w_zero)
 
 
 def _matmul_sums(call: Call, a: Array, b: Array, a_zero: Array | None, b_zero: Array | None) -> npt.NDArray[np.int32]:
-    """The sums of numpy.matmul, exact. Zero points: one, or one a row of a and one a column of b."""
+    """The sums of numpy.matmul, exact. Zero points: one, or one per row of a and one per column of b."""
     if a.ndim == 0 or b.ndim == 0:
         raise OnnxError("A and B have one dimension or more")
     left, right = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
@@ -268,7 +268,7 @@ def qlinear_conv(
 def qlinear_matmul(
     call: Call, a: Array, a_scale: Array, a_zero: Array, b: Array, b_scale: Array, b_zero: Array, y_scale: Array, y_zero: Array
 ) -> Array:
-    """A product from codes to codes; scales and zero points: one, or one a row of a and one a column of b."""
+    """A product from codes to codes; scales and zero points: one, or one per row of a and one per column of b."""
     sums = _matmul_sums(call, a, b, a_zero, b_zero)
     rows = a.shape[-2] if a.ndim > 1 else 1
     columns = b.shape[-1] if b.ndim > 1 else 1
@@ -308,7 +308,7 @@ def rounding(mode: str) -> Callable[[Array], Array]:
 
 
 def _clamped(call: Call, steps: Array, bits: Array) -> Array:
-    """Rounded behind clamping (in place), as QONNX has it, to the interval of `bits`, signed and narrow."""
+    """Clamped (in place) to the interval of `bits`, signed and narrow, then rounded: the order of QONNX."""
     width = float(bits.reshape(()))
     if not 1 <= width <= 32:
         raise OnnxError(f"a bit width of {width}: expected 1 to 32")

@@ -1,7 +1,7 @@
-"""The table of float operators: what it says of each, how one is bound to a node, and what is checked before it computes.
+"""The table of float operators: the definition of each, how one is bound to a node, and what is checked before it computes.
 
 An operator is a function of numpy arrays. Its row names its inputs with their types, its attributes with their defaults, and the opset
-from which this definition holds. `bind` looks at everything that a file says of a node once; what is then called checks the arrays.
+from which this definition holds. `bind` checks once what a file says of a node; the function that it returns checks the arrays.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _TYPES = {
 
 _DEFAULT_LIMITS = Limits()
 
-# Whatever numpy says of arrays that do not fit each other. Anything else is a mistake of ours and stays visible.
+# What numpy raises for arrays that do not fit each other. Anything else is a bug of ours and is not caught.
 _NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """What a node may say under one name. `default` is what it means to say nothing; `choices` are the strings that are understood."""
+    """An attribute that nodes may have. default: its value where it is left out; choices: the strings that are known."""
 
     kind: Literal["int", "float", "string", "ints", "floats", "tensor"]
     default: Any = None
@@ -105,7 +105,7 @@ class Input:
 
     @classmethod
     def parse(cls, text: str) -> Input:
-        """What stands between two blanks of a row's inputs."""
+        """One of the words of a row's inputs."""
         name, word = text.rstrip("?*").split(":")
         return cls(name, word, _TYPES[word.rstrip("0123456789")], text.endswith("?"), text.endswith("*"))
 
@@ -121,7 +121,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Call:
-    """What a node says besides its inputs: every attribute, given or by default, the opset, and how many results are wanted."""
+    """A node without its inputs: every attribute, given or by default, the opset, and how many results the node has."""
 
     attributes: Mapping[str, Any]
     opset: int
@@ -150,7 +150,7 @@ class Row:
     function: Function
 
     def check_node(self, inputs: Sequence[object], outputs: int, attributes: Mapping[str, object]) -> None:
-        """OnnxError unless a node may look so. inputs: what is false is left out."""
+        """OnnxError unless a node may have these inputs, outputs and attributes. inputs: a false one is left out."""
         self.check_counts(len(inputs), outputs)
         self.check_attributes(attributes)
         for i, given in enumerate(inputs):
@@ -162,7 +162,7 @@ class Row:
         return self.inputs[min(i, len(self.inputs) - 1)]
 
     def check_counts(self, inputs: int, outputs: int) -> None:
-        """OnnxError unless a node may have so many."""
+        """OnnxError unless a node may have this many inputs and outputs."""
         needed = sum(not i.optional for i in self.inputs)
         max_inputs = math.inf if any(i.repeated for i in self.inputs) else len(self.inputs)
         if not needed <= inputs <= max_inputs:

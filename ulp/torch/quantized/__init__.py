@@ -1,6 +1,6 @@
-"""What `ulp.torch.convert` reads from the quantized modules of others: integers, scales and bit widths as they are, nothing calibrated.
+"""Reading quantized modules of other libraries for `ulp.torch.convert`: integers, scales and bit widths as they are, nothing calibrated.
 
-One module a library, imported only where a model holds layers of it.
+One module per library, imported only if a model holds layers of it.
 """
 
 from __future__ import annotations

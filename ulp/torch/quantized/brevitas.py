@@ -83,7 +83,7 @@ def read(layer: Any, quant: Any) -> LayerIntegers:
         integers, bits = _integers(weight)
         channels = len(integers)
         if weight.scale.numel() not in (1, channels) or (weight.scale.numel() > 1 and weight.scale.shape[0] != channels):
-            raise Unfit(f"its weights have scales of shape {tuple(weight.scale.shape)}, which are neither one nor one an output channel")
+            raise Unfit(f"its weights have scales of shape {tuple(weight.scale.shape)}, which are neither one nor one per output channel")
         scale = np.broadcast_to(weight.scale.detach().cpu().float().numpy().reshape(-1), (channels,)).copy()
         bias = None if layer.bias is None else _bias(layer, quant, weight)
     return LayerIntegers(integers, bits, scale, bias, quantizer, before, after, bool(layer.return_quant_tensor))

@@ -33,9 +33,9 @@ class _Group(NamedTuple):
 
 
 class IntegerLinear(FixedTypes):
-    """What such layers share: weights, whose buffers are plain tensors, and exact sums.
+    """The base of such layers: weights in plain buffers, and exact sums.
 
-    packed_weight: uint8, the integers (out_features, in_features) of `bits` bits, one after another. weight_scale, weight_zero:
+    packed_weight: uint8, the integers (out_features, in_features) of `bits` bits, without gaps. weight_scale, weight_zero:
     (out_features, groups), for `group` features each. bias: (out_features,) or None.
     """
 

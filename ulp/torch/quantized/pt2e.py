@@ -57,7 +57,7 @@ def put(model: Any, node: Any, layer: torch.nn.Module) -> None:
     with model.graph.inserting_before(node):
         node.replace_all_uses_with(model.graph.call_module(name, (node.args[0],)))
     unused = [node]
-    for candidate in unused:  # grows
+    for candidate in unused:  # it grows
         if not candidate.users:
             sources = candidate.all_input_nodes if candidate is not node else [n for n in node.all_input_nodes if n is not node.args[0]]
             model.graph.erase_node(candidate)
@@ -119,7 +119,7 @@ def _weights(model: Any, node: Any) -> tuple[Any, Any]:
         integers = _tensor(model, node.args[0]).int()
         scale, zero = (_tensor(model, argument) for argument in node.args[1:3])
     else:
-        raise Unfit("its weights are not dequantized by one scale, or one an output channel")
+        raise Unfit("its weights are not dequantized by one scale, or one per output channel")
     sides = (-1,) + (1,) * (integers.dim() - 1)
     less = integers - zero.int().reshape(sides)
     return less.numpy(), scale.float().reshape(-1).expand(len(integers)).numpy().copy()

@@ -24,7 +24,7 @@ from ulp.torch.layers import FixedTypes
 from .found import Unfit
 from .integer_linear import IntegerLinear
 
-# Plans of one layer that are kept, one a shape and quantizer of the input; the oldest goes first.
+# How many plans a layer keeps, one per shape and quantizer of the input; the oldest is dropped first.
 _MAX_PLANS = 32
 
 

@@ -68,7 +68,7 @@ class Int8Rows(IntegerLinear):
     ) -> None:
         super().__init__(integers, bits, scale, zero, bias, 8)
         if scale.shape[1] > 1 or bool(zero.any()):
-            raise Unfit("its weights have scales a group or zero points, together with quantized activations")
+            raise Unfit("its weights have scales per group or zero points, together with quantized activations")
         self.options = options
         self.register_buffer("act_scale", act_scale)
         self.register_buffer("act_zero", act_zero)
