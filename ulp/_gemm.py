@@ -32,7 +32,7 @@ _PLAIN_SCALARS = frozenset({float, np.float32, np.float64})
 _native = _core.gemm
 _native_fused = _core.gemm_fused
 _OutOfRange = _core.OutOfRange
-_UnfitOut = _core.UnfitOut
+_Unfit = _core.Unfit
 _ndarray = np.ndarray
 
 
@@ -164,8 +164,8 @@ def gemm(
                 return fused if matrix is a else fused[0]
         except _OutOfRange:
             raise out_of_range(a, "a", a_bits) from None
-        except _UnfitOut:
-            pass  # what is wrong with it is found out below, or the result is copied into it
+        except _Unfit:
+            pass  # what is wrong with a or out is found out below, or the result is copied into out
 
     index = None
     if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or (type(b) is not PackedMatrix and on_gpu(b)):
