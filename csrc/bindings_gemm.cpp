@@ -219,10 +219,10 @@ void check_bias(const Problem& p, const int32_t* bias) {
   const int64_t room = INT64_C(2147483647) - largest_sum;
   for (int64_t i = 0; i < n; ++i) {
     if (std::abs(int64_t{bias[i]}) <= room) continue;
-    const std::string most = std::to_string(room);
+    const std::string limit = std::to_string(room);
     throw py::value_error("bias holds " + std::to_string(bias[i]) + " at [" + std::to_string(i) + "], and with sums of up to " +
                           std::to_string(largest_sum) + " could leave int32; at K = " + std::to_string(p.a.cols) + " it must lie in -" +
-                          most + ".." + most);
+                          limit + ".." + limit);
   }
 }
 
