@@ -18,6 +18,11 @@ namespace {
 
 thread_local const char* last_kernel_name = "";
 
+// a or `out` is not what the core takes. The Python layer says why, or has the result copied into `out`.
+struct Unfit : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 template <class T>
 using Vector = py::array_t<T, py::array::c_style | py::array::forcecast | py::detail::npy_api::NPY_ARRAY_ALIGNED_>;
 
@@ -70,7 +75,9 @@ void set_problem(Call& call, const MatrixView& a, const PackedMatrix& b, int a_b
 
 void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
             const std::optional<std::string>& kernel) {
-  set_problem(call, view_of(a, "a"), b, a_bits, a_zero, b_zero);
+  const MatrixView view = view_of(a, "a");
+  if (view.cols != b.layout.k) throw Unfit("a and b differ in K");
+  set_problem(call, view, b, a_bits, a_zero, b_zero);
   const Problem& p = call.problem;
   const Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding};
   call.kernel = &select_kernel(shape, kernel ? kernel->c_str() : nullptr);
@@ -94,22 +101,17 @@ struct Extent {
   bool meets(const Extent& other) const { return begin < other.end && other.begin < end; }
 };
 
-// The Python layer then finds out what is wrong with `out`, or has the result copied into it.
-struct UnfitOut : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 // The driver writes elements of its own dtype, aligned, in rows whose columns are adjacent and which do not overlap.
 void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t n) {
-  if (!out.dtype().is(dtype) && !out.dtype().equal(dtype)) throw UnfitOut("dtype");
-  if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) throw UnfitOut("shape");
-  if (!out.writeable()) throw UnfitOut("read-only");
+  if (!out.dtype().is(dtype) && !out.dtype().equal(dtype)) throw Unfit("out has another dtype");
+  if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) throw Unfit("out has another shape");
+  if (!out.writeable()) throw Unfit("out is read-only");
   if (m == 0 || n == 0) return;  // then strides are whatever numpy made them
   const py::ssize_t size = out.itemsize();
   const bool aligned = reinterpret_cast<uintptr_t>(out.data()) % static_cast<uintptr_t>(size) == 0;
   const bool adjacent = n == 1 || out.strides(1) == size;
   const bool apart = m == 1 || (out.strides(0) >= n * size && out.strides(0) % size == 0);
-  if (!aligned || !adjacent || !apart) throw UnfitOut("strides");
+  if (!aligned || !adjacent || !apart) throw Unfit("out has strides that the driver does not write to");
 }
 
 // py::array(dtype, {m, n}) without its vectors of shape and strides, which cost a tenth of a small call.
@@ -317,7 +319,7 @@ void check_gemm(int64_t k, int64_t n, int a_bits, bool a_signed, int b_bits, boo
 }  // namespace
 
 void bind_gemm(py::module_& m) {
-  py::register_exception<UnfitOut>(m, "UnfitOut", PyExc_ValueError);
+  py::register_exception<Unfit>(m, "Unfit", PyExc_ValueError);
   m.def("gemm", gemm, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),
         py::arg("kernel").none(true), py::arg("out").none(true));
   m.def("gemm_fused", gemm_fused, py::arg("a"), py::arg("packed"), py::arg("a_bits"), py::arg("a_zero"), py::arg("b_zero"),

@@ -85,6 +85,20 @@ def test_equality_and_hash() -> None:
     assert w != "w"
 
 
+def test_numpy_unpacks() -> None:
+    w = example()
+    assert_exact(np.asarray(w), w.unpack(), "asarray")
+    assert np.asarray(w).dtype == w.dtype
+    assert_exact(np.array(w, dtype=np.float32), w.unpack(), "array")
+    assert np.array(w, dtype=np.float32).dtype == np.float32
+    assert_exact(np.matmul(np.ones((2, 45), np.int64), w), np.ones((2, 45), np.int64) @ w.unpack(), "matmul")
+    assert ulp.pack(w, 3) == w
+    with pytest.raises(ValueError, match="copy=False"):
+        w.__array__(copy=False)
+    with pytest.raises(TypeError, match="only b can be packed"):
+        ulp.gemm(w, w)
+
+
 def test_data_outlive_the_matrix() -> None:
     w = example()
     data = w._packed.data

@@ -124,7 +124,8 @@ def _result_shape(shape: tuple[int, ...], rhs: Rhs) -> tuple[int, ...]:
     if len(shape) == 0:
         raise ValueError("a is a scalar: expected (..., M, K) or (K,)")
     if shape[-1] != rhs.k:
-        raise ValueError(f"a has K = {shape[-1]} (shape {shape}) but b has K = {rhs.k} (shape ({rhs.k}, {rhs.n}))")
+        hint = "; b is (K, N): did you mean b.T?" if shape[-1] == rhs.n else ""
+        raise ValueError(f"a has K = {shape[-1]} (shape {shape}) but b has K = {rhs.k} (shape ({rhs.k}, {rhs.n})){hint}")
     return (*shape[:-1], rhs.n)
 
 

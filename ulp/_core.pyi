@@ -49,8 +49,8 @@ def from_data(data: npt.NDArray[np.uint8], k: int, n: int, bits: int, signed: bo
     Padding is rewritten and sums are recomputed: any bytes are safe.
     """
 
-class UnfitOut(ValueError):  # noqa: N818  # the name of the native class
-    """`out` is not what the core writes to. The Python layer says why, or has the result copied into it."""
+class Unfit(ValueError):  # noqa: N818  # the name of the native class
+    """a and b differ in K, or `out` is not what the core writes to. The Python layer says why, or has the result copied into `out`."""
 
 class Epilogue(TypedDict):
     """What follows the sum. The fields of a quantized result, out_bits, out_signed and out_zero, are all there or none of them.
@@ -81,7 +81,7 @@ def gemm(
     """sum_k (a - a_zero) * (b - b_zero): a (m, k) uint8 or int8 -> (m, n) int32.
 
     `out`: (m, n) int32, writable, aligned, last axis contiguous, rows that do not overlap; returned when given. It may overlap any input.
-    Raises OutOfRange (a), UnfitOut, ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
+    Raises OutOfRange (a), Unfit, ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
     """
 
 def gemm_fused(

@@ -32,7 +32,7 @@ _PLAIN_SCALARS = frozenset({float, np.float32, np.float64})
 _native = _core.gemm
 _native_fused = _core.gemm_fused
 _OutOfRange = _core.OutOfRange
-_UnfitOut = _core.UnfitOut
+_Unfit = _core.Unfit
 _ndarray = np.ndarray
 
 
@@ -109,11 +109,11 @@ def gemm(
             -1 and +1. bool counts as unsigned; any other integer dtype is unsigned if all values fit so, else signed. Strides are free.
         b: (K, N) under the same rules, or `ulp.pack(b, bits=...)`, which saves the packing in every call.
         bits: an int for both, or (a_bits, b_bits). With a packed b it may be left out: a then has b's bits.
-        a_zero: zero point of a, taken off every value.
-        b_zero: zero point of b; an int, or N of them, one a column.
+        a_zero: zero point of a, subtracted from every value.
+        b_zero: zero point of b; an int, or N of them, one per column.
         out: array for the result, of the result's shape and dtype; any strides, and it may overlap a.
-        kernel: name of the kernel to use (`ulp.kernels()`); by default the fastest one that measurements know.
-        scale: given, the result is requantized while it is still in cache: a float, or N of them. The sum, as float32, is multiplied by it.
+        kernel: name of the kernel to use (`ulp.kernels()`); by default the fastest one by measurement (`ulp.explain`).
+        scale: a float, or N of them. The sum, as float32, is multiplied by it while it is still in cache.
         bias: needs scale. N integers, added to the sum before scaling; or, without out_bits, N floats, added after scaling.
         out_bits: 1..8: round half to even, add out_zero, clamp to the interval of out_bits. Without it the result is float32.
         out_zero: zero point of the result.
@@ -126,7 +126,7 @@ def gemm(
         a, b and out may be arrays in its memory, of torch, cupy, or with `__cuda_array_interface__` or `__dlpack__`; b a
         `CudaPackedMatrix`; b_zero, scale and bias may be there too, as int32, float32 and int32 or float32. The call goes to the current
         stream of a's library and is not waited for; b packed and all arrays on the device, it can be captured in a CUDA graph. The result
-        is of a's type. Arrays there are uint8, int8 or bool, and their values are taken on trust: a must lie in its interval, b_zero in
+        is of a's type. Arrays there are uint8, int8 or bool, and their values are not checked: a must lie in its interval, b_zero in
         that of b, sums with bias in int32. `ULP_CUDA_CHECK=1` waits and checks.
 
     Returns:
@@ -164,8 +164,8 @@ def gemm(
                 return fused if matrix is a else fused[0]
         except _OutOfRange:
             raise out_of_range(a, "a", a_bits) from None
-        except _UnfitOut:
-            pass  # what is wrong with it is found out below, or the result is copied into it
+        except _Unfit:
+            pass  # what is wrong with a or out is found out below, or the result is copied into out
 
     index = None
     if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or (type(b) is not PackedMatrix and on_gpu(b)):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from ._gpu import native
 from ._validate import IntArray
@@ -72,6 +73,12 @@ class Matrix:
     def unpack(self) -> IntArray:
         """The values as a new (K, N) numpy array of `dtype`."""
         raise NotImplementedError
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> IntArray:
+        """For numpy.asarray: the values, unpacked."""
+        if copy is False:
+            raise ValueError(f"a {type(self).__name__} holds packed values: unpacking makes an array, which copy=False forbids")
+        return self.unpack() if dtype is None else self.unpack().astype(dtype, copy=False)
 
     def to(self, device: str) -> Any:
         """The matrix on another device."""

@@ -33,7 +33,7 @@ _SCHEMA = 1
 _MAX_BYTES = 16 << 20  # of the file; a tuned shape takes half a kilobyte
 _SHAPE = re.compile(r"(\d{1,10})x(\d{1,10})x(\d{1,10}) W([1-8])A([1-8])", re.ASCII)
 
-# A kernel that is expected to take this many times the best one's time is not tried.
+# Kernels that are expected to take this many times as long as the best one are not tried.
 _HOPELESS = 6.0
 _SAMPLE_SECONDS = 2e-3
 _ROUNDS = 7
@@ -44,8 +44,8 @@ _Shapes = dict[str, dict[str, float]]
 def tune(M: int, N: int, K: int, *, bits: int | tuple[int, int]) -> Explanation:  # noqa: N803
     """Time the kernels that could multiply an (M, K) a by a (K, N) b on this CPU, and use the fastest from now on.
 
-    M, N, K: 1 .. 2^31-1, with operands that fit into memory. bits: an int for both operands, or (a_bits, b_bits). Timed with packed b, with
-    the threads and the instruction set of now; takes some milliseconds for small shapes and a few dozen calls for large ones. The choice
+    M, N, K: 1 .. 2^31-1, with operands that fit into memory. bits: an int for both operands, or (a_bits, b_bits). Timed with packed b and
+    the current threads and instruction set; takes some milliseconds for small shapes and a few dozen calls for large ones. The choice
     holds for this shape at these bits, whatever the signs, in this process and, through the cache file, in those that start later.
     Results never depend on it.
 
@@ -63,7 +63,7 @@ def tune(M: int, N: int, K: int, *, bits: int | tuple[int, int]) -> Explanation:
 
 
 def _hopeful(ranking: Explanation) -> list[str]:
-    """The kernels worth a try: all whose time is not known, or known not to be far from the best."""
+    """The kernels to time: all whose time is unknown, or expected within a factor of the best."""
     runnable = [candidate for candidate in ranking.candidates if candidate.runnable]
     best = min((c.seconds for c in runnable if not math.isnan(c.seconds)), default=math.nan)
     return [c.name for c in runnable if not c.seconds > _HOPELESS * best]
@@ -109,8 +109,8 @@ def load(environment: Mapping[str, str]) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        # Whether there is a file cannot be known: a user directory that this process may not search, a name that is too long. No word of it
-        # where nobody has asked for a cache there.
+        # A user directory that this process may not search, or too long a name: whether there is a file cannot be known. A warning only
+        # where ULP_TUNE_CACHE names it.
         if environment.get("ULP_TUNE_CACHE"):
             _warn_unread(path, error)
         return

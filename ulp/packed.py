@@ -9,10 +9,9 @@ from __future__ import annotations
 import io
 import os
 import re
-import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,9 @@ from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
 from ._matrix import Matrix
 from ._validate import IntArray, bit_width, integer, out_of_range, weight_codes
+
+if TYPE_CHECKING:
+    import zipfile
 
 FORMAT = "ulp.PackedMatrix"
 FORMAT_VERSION = 1
@@ -192,6 +194,8 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
 
     numpy's own reader allocates what a member's header declares before it looks for the bytes; this one reads at most what the file has.
     """
+    import zipfile
+
     # All of it at once: from here on an OSError would be the archive's fault, and there is none.
     content = io.BytesIO(_contents(path))
     try:
@@ -208,7 +212,7 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
 def _read_member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> IntArray:
     """A one-dimensional array of the given dtype."""
     entry = archive.getinfo(name)
-    if entry.compress_type != zipfile.ZIP_STORED:
+    if entry.compress_type != 0:  # zipfile.ZIP_STORED
         raise ValueError(f"{name} is compressed")
     with archive.open(entry) as file:
         # Stored, so what is read is no longer than the file itself, whatever the entry says.

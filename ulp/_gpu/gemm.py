@@ -48,7 +48,7 @@ class _Rows(NamedTuple):
     stride: int
     """From row to row, in elements."""
     view: View
-    """What keeps the memory."""
+    """Keeps the memory alive."""
 
 
 class Gpu:
@@ -222,7 +222,7 @@ def _rows(view: View) -> _Rows | None:
     outer = [(length, stride) for length, stride in zip(view.shape[:-1], view.strides[:-1], strict=True) if length > 1]
     if any(stride != inner * length for (_, stride), (length, inner) in pairwise(outer)):
         return None
-    # One row may be taken as far from the next as suits the copy engine.
+    # With one row any stride will do: here one that suits the copy engine.
     stride = outer[-1][1] if outer else _padded(columns)
     return _Rows(view.pointer, m, columns, stride, view) if stride >= columns else None
 
@@ -244,7 +244,7 @@ def _column(name: str, value: Any, device: int) -> View:
 
 
 def _on_host(name: str, view: View, weights: Weights) -> np.ndarray[Any, Any]:
-    """What is checked in the place of an array on the device: its values if they may be waited for, else some that pass."""
+    """Stands for an array on the device in the checks: its values if they may be waited for, else some that pass."""
     if config.cuda_check:
         values = to_numpy(library_of(view.array), view.array)
         if name == "b_zero" and values.size:
@@ -252,7 +252,7 @@ def _on_host(name: str, view: View, weights: Weights) -> np.ndarray[Any, Any]:
             if int(values.min()) < low or int(values.max()) > high:
                 raise ValueError(f"b_zero holds values outside {low}..{high}: on a GPU zero points lie in the interval of b")
         return values
-    # Zero points lie in b's interval: then |b - b_zero| goes no further than from one end of it to the other.
+    # Zero points lie in b's interval, so |b - b_zero| is at most its width: what its lower end gives.
     fill = {"b_zero": interval(weights.bits, weights.signed)[0], "scale": 1, "bias": 0}[name]
     return np.full(view.shape, fill, dtype=view.dtype)
 
@@ -287,7 +287,7 @@ def _check_out(out: Any, library: Library, device: int, shape: tuple[int, ...], 
 
 
 def _free_target(out: View, read: list[View]) -> _Rows | None:
-    """`out` as rows, unless a kernel cannot write so, or would write over what it still reads."""
+    """`out` as rows; None where a kernel cannot write to it, or would overwrite what it still reads."""
     extent = _extent(out)
     if any(begin < extent[1] and extent[0] < end for begin, end in map(_extent, read)):
         return None
@@ -311,7 +311,7 @@ def _activations(rows: _Rows, signed: bool, bits: int, zero: int = 0) -> Activat
 
 
 def _hand_over(library: Library, result: Any, out: Any, target: _Rows | None) -> Any:
-    """The result as the caller wants it."""
+    """The result where the caller expects it: in `out`, on the host, or new on the device."""
     if isinstance(library, Host):
         array = to_numpy(library, result)
         if out is None:

@@ -104,9 +104,9 @@ def place(x: Any) -> int | None:
 
 
 def common_device(device: object, operands: dict[str, Any]) -> int | None:
-    """The device that a call runs on, where `device` is the caller's wish or None; None for the CPU.
+    """The number of the GPU that a call runs on; None for the CPU. `device` is the caller's argument, or None.
 
-    With a wish, operands on the CPU are copied. ValueError where an operand is on another device than the rest.
+    With a device given, operands on the CPU are copied. ValueError where an operand is on another device than the rest.
     """
     places = {name: place(x) for name, x in operands.items()}
     on_devices = {name: where for name, where in places.items() if where is not None}
