@@ -10,6 +10,11 @@ from pathlib import Path
 
 # Before numpy and the peers are imported: their thread pools read these once. One thread each is what is compared.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# Commands with a parser of their own, which gets all that follows the name.
+PASSED_ON = {
+    "onnx": "exported models in ulp.load beside onnxruntime and qonnx",
+    "train": "train the demo's classifiers of digits and write their files",
+}
 WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks")
 
 
@@ -48,28 +53,34 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--core", type=int, default=None, help="core to run on (default: the last one)")
     run.add_argument("--quick", action="store_true", help="smoke run of seconds on small sizes, kept apart in results/quick")
     run.add_argument("--out", type=Path, default=None, help="directory of the result files (default: bench/results)")
-    report = commands.add_parser("report", help="print the tables, draw the plots, write the README's section")
-    report.add_argument("--check", action="store_true", help="change nothing; fail unless README.md says what the results say")
+    report = commands.add_parser("report", help="print the tables, draw the plots, fill README.md and docs/performance.md")
+    report.add_argument("--check", action="store_true", help="change nothing; fail unless both documents say what the results say")
     report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
+    report.add_argument("--performance", type=Path, default=None, help="the page of all tables (default: docs/performance.md)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
     costs = commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
     costs.add_argument("--vnni", action="store_true", help="on a CPU with AVX-VNNI or AVX-512: the fits of csrc/gemm/costs_x86_vnni.h")
     commands.add_parser(
-        "model", help="work out, under an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"
+        "model", help="calculate, with an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"
     )
     counts = commands.add_parser("instructions", help="count what every ARM kernel executes, and store it")
     counts.add_argument("--check", action="store_true", help="store nothing; fail where a kernel takes over 2 %% more than is stored")
+    for name, text in PASSED_ON.items():
+        commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
     return parser
 
 
 def _env() -> int:
-    from . import ceiling, machine, peers, subject
+    from . import peers
+    from .peers import ceiling
+    from .runs import machine
+    from .subjects import installed
 
     described = machine.describe([])
     print(f"{described['machine']['cpu']}, {described['machine']['cores']} cores, {described['os']}, Python {described['python']}")
-    rows = [("ulp", subject.why_unavailable(), subject.version(), "")]
+    rows = [("ulp", installed.why_unavailable(), installed.version(), "")]
     for family, members in {"products": peers.ALL, **peers.FAMILIES}.items():
         for peer in peers.chosen(members, None):
             reason = peer.why_unavailable()
@@ -83,91 +94,115 @@ def _env() -> int:
 
 
 def _run(args: argparse.Namespace, arguments: list[str]) -> int:
-    from . import network_runs, networks, peers, report, results, runs
+    from . import peers
+    from .reports import documents, products
+    from .runs import convolutions, options, results
+    from .runs import networks as network_runs
+    from .runs import products as product_runs
+    from .subjects import networks
 
     everything = args.pairs is not None and [p.lower() for p in args.pairs] == ["all"]
-    pairs = None if args.pairs is None else runs.ALL_PAIRS if everything else tuple(_pair(p) for p in args.pairs)
+    pairs = None if args.pairs is None else options.ALL_PAIRS if everything else tuple(_pair(p) for p in args.pairs)
     names = [] if args.peers == ["none"] else args.peers
     peers.check_names(names)
     networks.named(args.networks)
-    options = runs.Options(
+    given = options.Options(
         arguments, None if names is None else tuple(names), args.rounds, args.min_sample_ms, args.core, args.quick,
         tuple(args.sizes) if args.sizes else None, pairs, tuple(args.kernels) if args.kernels else None,
         tuple(args.networks) if args.networks else None, tuple(args.threads), not args.no_memory,
     )  # fmt: skip
-    commands = {**runs.RUNS, **network_runs.RUNS}
+    commands = {**product_runs.RUNS, "conv": convolutions.conv, "networks": network_runs.whole}
     directory = args.out or (results.DIRECTORY / "quick" if args.quick else results.DIRECTORY)
     for what in WHATS if args.what == "all" else (args.what,):
-        result = commands[what](options)
+        result = commands[what](given)
         if not result.groups:
             print(f"{what}: nothing could be measured")
             continue
         results.save(result, directory)
-        for table in report.tables({what: result}, exactness=what == "gemm"):
+        for table in documents.tables({what: result}, exactness=what == "gemm"):
             print(table.text(), end="\n\n")
         if what == "pairs":
-            print("\n\n".join(report.speed_table(result, g).text() for g in result.groups))
+            print("\n\n".join(products.speed_table(result, g).text() for g in result.groups))
     return 0
 
 
 def _costs(*, vnni: bool) -> int:
-    from . import cost_fits, costs
+    from .reports import cost_headers
+    from .runs import costs, costs_vnni
 
-    if vnni:
-        for path in cost_fits.save(cost_fits.measure()):
-            print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-        return 0
-    for path in costs.save(costs.measure()):
+    module = costs_vnni if vnni else costs
+    measured = module.measure()
+    for path in (module.save(measured), cost_headers.write(measured)):
         print(f"wrote {path.name}")
     return 0
 
 
 def _model() -> int:
-    from . import modelled
+    from .reports import cost_headers
+    from .runs import modelled
 
-    for path in modelled.model():
+    modelled.build()
+    written = [modelled.save(modelled.products(), modelled.PRODUCTS), modelled.save(modelled.costs(), modelled.COSTS)]
+    for path in (*written, cost_headers.write(modelled.load(modelled.COSTS))):
         print(f"wrote {path.name}")
     return 0
 
 
 def _instructions(args: argparse.Namespace) -> int:
-    from . import emulation, modelled
+    from .runs import modelled
 
-    emulation.build()
+    modelled.build()
     if not args.check:
         print(f"wrote {modelled.save(modelled.instructions(), modelled.INSTRUCTIONS).name}")
         return 0
     complaints = modelled.check_instructions()
-    print(complaints or "no kernel takes more instructions than before, and each has its modelled costs")
+    print(complaints or "no kernel executes more instructions than before, and each has its modelled costs")
     return 1 if complaints else 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from . import modelled, plots, report, report_modelled, results, subject
+    from . import ROOT
+    from .reports import documents, plots
+    from .reports import modelled as modelled_tables
+    from .runs import modelled, results
 
     directory = args.results or results.DIRECTORY
-    readme = args.readme or subject.ROOT / "README.md"
-    found = results.load_all(directory)
+    readme, performance = args.readme or ROOT / "README.md", args.performance or ROOT / documents.PERFORMANCE
     path = directory / modelled.PRODUCTS.name
-    of_arm = modelled.load(path) if path.exists() else None
+    sources = documents.Sources(results.load_all(directory), modelled.load(path) if path.exists() else None)
     if args.check:
-        if report.readme_is_current(readme, found, of_arm):
-            return 0
-        print(f"{readme.name} does not say what the results say: python -m bench report", file=sys.stderr)
-        return 1
-    for table in [*report.tables(found), *(report_modelled.tables(of_arm) if of_arm else [])]:
+        outdated = documents.outdated(readme, performance, sources)
+        for path in outdated:
+            print(f"{path.name} does not say what the results say: python -m bench report", file=sys.stderr)
+        return 1 if outdated else 0
+    for table in [*documents.tables(sources.results), *(modelled_tables.tables(sources.modelled) if sources.modelled else [])]:
         print(table.text(), end="\n\n")
     if not args.no_plots:
-        for path in plots.draw(found, directory / "plots"):
+        for path in plots.draw(sources.results, directory / "plots"):
             print(f"drew {path.name}")
-    (directory / report.FULL_REPORT).write_text(report.full_report(found, of_arm), encoding="utf-8")
-    print(f"{readme.name} " + ("updated" if report.write_readme(readme, found, of_arm) else "was up to date"))
+    (directory / documents.FULL_REPORT).write_text(documents.full_report(sources), encoding="utf-8")
+    changed = documents.write(readme, performance, sources)
+    for path in (readme, performance):
+        print(f"{path.name} " + ("updated" if path in changed else "was up to date"))
+    return 0
+
+
+def _passed_on(command: str, arguments: list[str]) -> int:
+    if command == "onnx":
+        from .runs import onnx_models
+
+        return onnx_models.main(arguments)
+    from .subjects import train_digits
+
+    train_digits.main(arguments)
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 where a check fails, 2 for wrong use."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in PASSED_ON:
+        return _passed_on(given[0], given[1:])
     args = _parser().parse_args(given)
     # Counts of threads go to processes of their own when there are several.
     threads = args.threads[0] if args.command == "run" and len(args.threads) == 1 else 1

@@ -15,7 +15,9 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from bench import data, peers, subject, timing  # the path comes first
+from bench import peers  # the path comes first
+from bench.runs import timing
+from bench.subjects import installed, operands
 
 pytest.importorskip("pytest_benchmark")
 threadpoolctl = pytest.importorskip("threadpoolctl")
@@ -38,12 +40,12 @@ def _one_core() -> Any:
 @pytest.mark.parametrize("bits", PAIRS, ids=lambda bits: f"W{bits[1]}A{bits[0]}")
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def test_ulp(benchmark: Any, shape: tuple[int, int, int], bits: tuple[int, int]) -> None:
-    if reason := subject.why_unavailable():
+    if reason := installed.why_unavailable():
         pytest.skip(f"ulp: {reason}")
-    ulp = subject.load()
+    ulp = installed.load()
     ulp.set_num_threads(1)
-    call = subject.product(ulp, *shape, bits)
-    benchmark.extra_info["kernel"] = subject.last_kernel()
+    call = installed.product(ulp, *shape, bits)
+    benchmark.extra_info["kernel"] = installed.last_kernel()
     benchmark(call)
 
 
@@ -54,7 +56,7 @@ def test_peer(benchmark: Any, shape: tuple[int, int, int], peer: type[peers.Peer
     if reason := contestant.why_unavailable():
         pytest.skip(f"{contestant.name}: {reason}")
     m, n, k = shape
-    a, b = data.activations(m, k, 7), data.weights(k, n, 8)
+    a, b = operands.activations(m, k, 7), operands.weights(k, n, 8)
     state = contestant.prepare(a, b)
     verdict = peers.check(contestant, a, b, state)
     assert verdict.exact or contestant.kind == "info", verdict.words()

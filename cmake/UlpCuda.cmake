@@ -47,11 +47,11 @@ function(ulp_cuda_compile_options target)
     CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON CUDA_RUNTIME_LIBRARY Static)
 endfunction()
 
-# ulp_add_cuda_module(<name>): csrc/cuda/*.cu for every architecture, but gemm_sm90*.cu for 90a only, which alone has their instructions.
+# ulp_add_cuda_module(<name>): csrc/cuda/*.cu for every architecture, but wgmma_*.cu for 90a only, which alone has their instructions.
 # Globs, so that a new tile is a new file; CONFIGURE_DEPENDS makes the build look again each time.
 function(ulp_add_cuda_module name)
   file(GLOB everywhere CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
-  file(GLOB hopper CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/gemm_sm90*.cu")
+  file(GLOB hopper CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/wgmma_*.cu")
   list(REMOVE_ITEM everywhere ${hopper})
   # Machine code for each, and PTX of the last for what comes after it.
   list(TRANSFORM ULP_CUDA_ARCHITECTURES APPEND "-real" OUTPUT_VARIABLE architectures)
@@ -64,16 +64,17 @@ function(ulp_add_cuda_module name)
   set_target_properties(ulp_cuda_everywhere PROPERTIES CUDA_ARCHITECTURES "${architectures}")
   ulp_cuda_compile_options(ulp_cuda_everywhere)
   string(JOIN " " text ${ULP_CUDA_ARCHITECTURES})
-  set_source_files_properties(csrc/cuda/launch.cu PROPERTIES COMPILE_DEFINITIONS "ULP_CUDA_ARCHITECTURES_TEXT=\"${text}\"")
+  set_source_files_properties(csrc/cuda/devices.cu PROPERTIES COMPILE_DEFINITIONS "ULP_CUDA_ARCHITECTURES_TEXT=\"${text}\"")
 
   # Whatever the list says: the choice of a kernel counts on them where the device is a Hopper.
   add_library(ulp_cuda_hopper OBJECT ${hopper})
   set_target_properties(ulp_cuda_hopper PROPERTIES CUDA_ARCHITECTURES "90a-real")
   ulp_cuda_compile_options(ulp_cuda_hopper)
 
-  pybind11_add_module(${name} MODULE csrc/cuda/bindings.cpp csrc/cuda/pick.cpp)
+  pybind11_add_module(${name} MODULE csrc/cuda/bindings.cpp csrc/cuda/pick.cpp csrc/pack/pack.cpp)
   target_compile_definitions(${name} PRIVATE ULP_CUDA_MODULE=${name})
-  target_link_libraries(${name} PRIVATE ulp_cuda_everywhere ulp_cuda_hopper ulp_kernels)
+  target_include_directories(${name} PRIVATE csrc)
+  target_link_libraries(${name} PRIVATE ulp_cuda_everywhere ulp_cuda_hopper)
   ulp_compile_options(${name})
   set_target_properties(${name} PROPERTIES CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${architectures}")
 endfunction()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 # Before ulp is imported, in this process and those that tests start: what somebody tuned on this machine is not what is tested.
 os.environ["ULP_TUNE_CACHE"] = "off"
+# For `bench` and `tools`. At the end, so that an installed ulp comes before the source tree's.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import ulp
 

@@ -67,34 +67,35 @@ class Cuda:
         bias = None if e.bias is None else self.upload(e.bias)
         float_bias = e.bias is not None and e.bias.dtype == np.float32
         zeros = self.upload(b_zero.astype(np.int32)) if isinstance(b_zero, np.ndarray) else None
-        a_signed = a.dtype == np.int8
-        aligned = stride % 16 == 0 and offset % 16 == 0
-        size = self.native.workspace(weights, m, bits[0], a_signed, aligned, zeros is not None or b_zero != 0, kernel)
-        workspace = self.native.Buffer(size, 0)
-        self.native.gemm(
-            a=operand.pointer + offset,
-            m=m,
-            row_stride=stride,
-            a_signed=a_signed,
-            a_bits=bits[0],
-            weights=weights,
-            a_zero=a_zero,
+        native = self.native
+        activations = native.Activations(
+            pointer=operand.pointer + offset, m=m, row_stride=stride, bits=bits[0], signed=a.dtype == np.int8, zero=a_zero
+        )
+        end = native.Epilogue()
+        if epilogue is not None:
+            end = native.Epilogue(
+                kind="quantized" if e.out_bits else "float32",
+                scale=1.0 if scales is not None else float(np.float32(e.scale)),
+                scales=0 if scales is None else scales.pointer,
+                bias=0 if bias is None or float_bias else bias.pointer,
+                float_bias=bias.pointer if bias is not None and float_bias else 0,
+                relu=e.relu,
+                out_bits=e.out_bits or 8,
+                out_signed=e.out_signed,
+                out_zero=e.out_zero,
+            )
+        size = native.workspace(activations, weights, b_zero_point=zeros is not None or b_zero != 0, kernel=kernel)
+        workspace = native.Buffer(size, 0)
+        native.gemm(
+            activations,
+            weights,
+            end,
             b_zero=0 if isinstance(b_zero, np.ndarray) else b_zero,
             b_zeros=0 if zeros is None else zeros.pointer,
             out=out.pointer,
             out_stride=weights.n,
-            kind="int32" if epilogue is None else "quantized" if e.out_bits else "float32",
-            scale=1.0 if scales is not None else float(np.float32(e.scale)),
-            scales=0 if scales is None else scales.pointer,
-            bias=0 if bias is None or float_bias else bias.pointer,
-            float_bias=bias.pointer if bias is not None and float_bias else 0,
-            relu=e.relu,
-            out_bits=e.out_bits or 8,
-            out_signed=e.out_signed,
-            out_zero=e.out_zero,
             workspace=workspace.pointer,
             workspace_bytes=size,
-            stream=0,
             kernel=kernel,
         )
         result: Array = self.native.to_numpy(out.pointer, (m, weights.n), out_dtype, 0, 0)

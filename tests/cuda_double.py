@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,55 @@ class Buffer:
         return buffer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    pointer: int
+    m: int
+    row_stride: int
+    bits: int
+    signed: bool
+    zero: int = 0
+
+    def values(self, k: int) -> npt.NDArray[Any]:
+        return _at(self.pointer, (self.m, k), (self.row_stride, 1), np.int8 if self.signed else np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epilogue:
+    kind: str = "int32"
+    scale: float = 1.0
+    scales: int = 0
+    bias: int = 0
+    float_bias: int = 0
+    relu: bool = False
+    out_bits: int = 8
+    out_signed: bool = False
+    out_zero: int = 0
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        if self.kind == "quantized":
+            return np.dtype(np.int8 if self.out_signed else np.uint8)
+        return np.dtype(self.kind)
+
+    def finish(self, sums: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        if self.kind == "int32":
+            return sums
+        n = (sums.shape[1],)
+        if self.bias:
+            sums = sums + _at(self.bias, n, None, np.int32)
+        y = sums.astype(np.float32) * (_at(self.scales, n, None, np.float32) if self.scales else np.float32(self.scale))
+        if self.kind == "float32":
+            if self.float_bias:
+                y = y + _at(self.float_bias, n, None, np.float32)
+            floats: npt.NDArray[Any] = np.maximum(y, 0) if self.relu else y
+            return floats
+        bits, zero = self.out_bits, self.out_zero
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.out_signed else (0, 2**bits - 1)
+        codes: npt.NDArray[Any] = np.rint(np.clip(y, (max(low, zero) if self.relu else low) - zero, high - zero)) + zero
+        return codes
+
+
 def build_info() -> dict[str, str]:
     return {"cuda": "13.0", "architectures": "90a", "kernels": ", ".join(KERNELS)}
 
@@ -124,21 +174,21 @@ def pick(
     }
 
 
-def check(pointer: int, m: int, k: int, row_stride: int, signed: bool, bits: int, device: int, stream: int) -> int:
-    return _outside(_at(pointer, (m, k), (row_stride, 1), np.int8 if signed else np.uint8), bits)
+def check(a: Activations, k: int, device: int, stream: int) -> int:
+    return _outside(a.values(k), a.bits)
 
 
-def workspace(weights: Weights, m: int, a_bits: int, a_signed: bool, aligned: bool, b_zero_point: bool, kernel: str | None) -> int:
+def workspace(a: Activations, weights: Weights, *, b_zero_point: bool = False, kernel: str | None = None) -> int:
     choice = pick(
-        m,
+        a.m,
         weights.n,
         weights.k,
-        a_bits,
-        a_signed,
+        a.bits,
+        a.signed,
         weights.bits,
         90,
         132,
-        aligned,
+        a.pointer % 16 == 0 and a.row_stride % 16 == 0,
         kernel,
         b_signed=weights.signed,
         b_zero_point=b_zero_point,
@@ -147,58 +197,30 @@ def workspace(weights: Weights, m: int, a_bits: int, a_signed: bool, aligned: bo
 
 
 def gemm(
-    a: int,
-    m: int,
-    row_stride: int,
-    a_signed: bool,
-    a_bits: int,
+    a: Activations,
     weights: Weights,
-    a_zero: int,
-    b_zero: int,
-    b_zeros: int,
+    epilogue: Epilogue,
+    *,
+    b_zero: int = 0,
+    b_zeros: int = 0,
     out: int,
     out_stride: int,
-    kind: str,
-    scale: float,
-    scales: int,
-    bias: int,
-    float_bias: int,
-    relu: bool,
-    out_bits: int,
-    out_signed: bool,
-    out_zero: int,
-    workspace: int,
-    workspace_bytes: int,
-    stream: int,
-    kernel: str | None,
+    workspace: int = 0,
+    workspace_bytes: int = 0,
+    stream: int = 0,
+    kernel: str | None = None,
 ) -> None:
     calls.append(dict(locals()))
-    n, k = weights.n, weights.k
-    assert m <= 1 or row_stride >= k
+    m, n, k = a.m, weights.n, weights.k
+    assert m <= 1 or a.row_stride >= k
     assert m <= 1 or out_stride >= n
     assert workspace % 256 == 0
-    assert workspace_bytes >= globals()["workspace"](
-        weights, m, a_bits, a_signed, a % 16 == 0 and row_stride % 16 == 0, bool(b_zero or b_zeros), kernel
-    )
+    assert workspace_bytes >= globals()["workspace"](a, weights, b_zero_point=bool(b_zero or b_zeros), kernel=kernel)
     if workspace_bytes:
         _at(workspace, (workspace_bytes,), None, np.uint8)[...] = 0x5A
-    left = _at(a, (m, k), (row_stride, 1), np.int8 if a_signed else np.uint8).astype(np.int64) - a_zero
     zeros = _at(b_zeros, (n,), None, np.int32) if b_zeros else np.full(n, b_zero)
-    sums = left @ (weights.values.astype(np.int64) - zeros)
-    if kind == "int32":
-        _at(out, (m, n), (out_stride * 4, 4), np.int32)[...] = sums
-        return
-    if bias:
-        sums = sums + _at(bias, (n,), None, np.int32)
-    y = sums.astype(np.float32) * (_at(scales, (n,), None, np.float32) if scales else np.float32(scale))
-    if kind == "float32":
-        if float_bias:
-            y = y + _at(float_bias, (n,), None, np.float32)
-        _at(out, (m, n), (out_stride * 4, 4), np.float32)[...] = np.maximum(y, 0) if relu else y
-        return
-    low, high = (-(2 ** (out_bits - 1)), 2 ** (out_bits - 1) - 1) if out_signed else (0, 2**out_bits - 1)
-    codes = np.rint(np.clip(y, (max(low, out_zero) if relu else low) - out_zero, high - out_zero)) + out_zero
-    _at(out, (m, n), (out_stride, 1), np.int8 if out_signed else np.uint8)[...] = codes
+    sums = (a.values(k).astype(np.int64) - a.zero) @ (weights.values.astype(np.int64) - zeros)
+    _at(out, (m, n), (out_stride * epilogue.dtype.itemsize, epilogue.dtype.itemsize), epilogue.dtype)[...] = epilogue.finish(sums)
 
 
 def to_numpy(pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: int, stream: int) -> npt.NDArray[Any]:

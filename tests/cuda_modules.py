@@ -12,7 +12,9 @@ import cuda_double
 
 from ulp._gpu import native
 
-NO_EMULATOR = "ULP_CUDA_EMULATED does not name the emulated module: cmake -DULP_CUDA_EMULATOR=ON builds tests/cuda/_cuda_emulated*.so"
+NO_EMULATOR = (
+    "ULP_CUDA_EMULATED does not name the emulated module: cmake -DULP_CUDA_EMULATOR=ON builds tools/cuda_emulator/_cuda_emulated*.so"
+)
 
 
 def builds() -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plan_reference import ReferencePlan
 from reference import Array
 
 import ulp
+from tools.reference.plan import ReferencePlan
 from ulp.nn import lower
 
 F32 = np.float32

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,10 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
-
-from bench import __main__ as cli  # the path comes first
-from bench import ceiling, data, machine, native, peers, report, results, timing
+from bench import __main__ as cli
+from bench import peers
+from bench.peers import ceiling, native
+from bench.peers.base import requantization_step, requantized
+from bench.reports import documents, products
+from bench.runs import machine, results, timing
+from bench.subjects import operands
+from bench.subjects.interface import compare
 
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -123,7 +126,7 @@ def test_pinned_names_a_core_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_operands_fill_their_interval(bits: int) -> None:
-    a, b = data.activations(64, 64, bits), data.weights(64, 64, bits)
+    a, b = operands.activations(64, 64, bits), operands.weights(64, 64, bits)
     assert str(a.dtype) == "uint8"
     assert str(b.dtype) == "int8"
     assert set(a.ravel().tolist()) == set(range(2**bits))
@@ -133,27 +136,27 @@ def test_operands_fill_their_interval(bits: int) -> None:
 
 def test_reference_is_the_int64_product_at_the_extremes() -> None:
     a, b = np.full((2, 999), 255, np.uint8), np.full((999, 3), -128, np.int8)
-    np.testing.assert_array_equal(data.reference(a, b), a.astype(np.int64) @ b.astype(np.int64))
+    np.testing.assert_array_equal(operands.reference(a, b), a.astype(np.int64) @ b.astype(np.int64))
 
 
 def test_compare_says_how_wrong() -> None:
     expected = np.array([[1, 2], [3, 4]])
-    assert peers.compare(expected, expected).words() == "exact"
-    wrong = peers.compare(expected + np.array([[0, 0], [0, -7]]), expected)
+    assert compare(expected, expected).words() == "exact"
+    wrong = compare(expected + np.array([[0, 0], [0, -7]]), expected)
     assert (wrong.exact, wrong.max_error, wrong.wrong_share) == (False, 7.0, 0.25)
     assert wrong.words() == "wrong by up to 7 (25.0% of elements)"
-    assert "3 of 255 output levels, about 48 in the accumulator" in peers.compare(expected + 3, expected, 16.0).words()
-    assert not peers.compare(np.array([np.nan]), np.array([1])).exact
+    assert "3 of 255 output levels, about 48 in the accumulator" in compare(expected + 3, expected, 16.0).words()
+    assert not compare(np.array([np.nan]), np.array([1])).exact
     with pytest.raises(ValueError, match="shape"):
-        peers.compare(expected, expected[:1])
+        compare(expected, expected[:1])
 
 
 def test_requantized_rounds_half_to_even_and_clamps() -> None:
     accumulators = np.array([-100000, -3, -1, 0, 1, 3, 5, 100000], np.int64)
-    np.testing.assert_array_equal(peers.base.requantized(accumulators, 2.0), [0, 126, 128, 128, 128, 130, 130, 255])
-    assert peers.base.requantization_step(np.array([127])) == 1.0
-    assert peers.base.requantization_step(np.array([-128])) == 2.0
-    assert peers.base.requantization_step(np.array([0])) == 1.0
+    np.testing.assert_array_equal(requantized(accumulators, 2.0), [0, 126, 128, 128, 128, 130, 130, 255])
+    assert requantization_step(np.array([127])) == 1.0
+    assert requantization_step(np.array([-128])) == 2.0
+    assert requantization_step(np.array([0])) == 1.0
 
 
 @pytest.mark.parametrize("peer", peers.ALL, ids=lambda peer: str(peer.name))
@@ -166,7 +169,7 @@ def test_peer_is_as_exact_as_it_claims(peer: type[peers.Peer]) -> None:
         pytest.skip(f"{contestant.name}: {reason}")
     assert contestant.version()
     m, n, k = 5, 24, 128
-    a, b = data.activations(m, k, 7), data.weights(k, n, 8)
+    a, b = operands.activations(m, k, 7), operands.weights(k, n, 8)
     assert a.max() <= contestant.max_activation
     verdict = peers.check(contestant, a, b)
     assert verdict.exact or contestant.kind == "info", verdict.words()
@@ -181,7 +184,7 @@ def test_missing_package_is_named() -> None:
         name, kind, exact, max_activation, output = "missing", "info", False, 127, "int32"
         packages = ("no_such_package_of_a_peer",)
 
-        def prepare(self, a: data.U8, b: data.S8) -> Any: ...
+        def prepare(self, a: operands.U8, b: operands.S8) -> Any: ...
         def run(self, state: Any) -> object: ...
         def result(self, state: Any) -> Any: ...
 
@@ -266,7 +269,7 @@ def test_broken_result_file_is_refused(tmp_path: Path, path: tuple[Any, ...], va
 
 def test_speed_table_says_what_the_rounds_say() -> None:
     result = _synthetic()
-    table = report.speed_table(result, result.groups[1])
+    table = products.speed_table(result, result.groups[1])
     row = dict(zip(table.header, table.rows[0], strict=True))
     assert row[""] == "W3A3"
     assert row["over QNNPACK"] == "8.00x [8.00-8.00]"
@@ -278,44 +281,84 @@ def test_speed_table_says_what_the_rounds_say() -> None:
     assert len(set(map(len, table.text().splitlines()[1:4]))) == 1
 
 
-def test_report_writes_checks_and_rewrites_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = tmp_path / "README.md"
+def _report_command(directory: Path) -> list[str]:
+    documents_of = ("--readme", str(directory / "README.md"), "--performance", str(directory / "performance.md"))
+    return ["report", "--results", str(directory), *documents_of]
+
+
+def test_report_writes_checks_and_rewrites_the_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme, performance = tmp_path / "README.md", tmp_path / "performance.md"
     before, after = "# Title\n\ntext \\1\n\n", "\n\nmore text\n"
-    readme.write_text(f"{before}{report.BEGIN}\nold\n{report.END}{after}")
+    for document in (readme, performance):
+        document.write_text(f"{before}{documents.BEGIN}\nold\n{documents.END}{after}")
     results.save(_synthetic(), tmp_path)
-    command = ["report", "--results", str(tmp_path), "--readme", str(readme)]
+    command = _report_command(tmp_path)
     assert cli.main([*command, "--check"]) == 1
-    assert "does not say what the results say" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "README.md does not say what the results say" in told
+    assert "performance.md does not say what the results say" in told
     assert cli.main([*command, "--no-plots"]) == 0
-    text = readme.read_text()
-    assert text.startswith(before)
-    assert text.endswith(after)
-    assert "| W3A3 |" in text
-    assert "wrong by up to 9 of 255" in text
-    assert "Test CPU" in text
+    for document in (readme, performance):
+        text = document.read_text()
+        assert text.startswith(before)
+        assert text.endswith(after)
+        assert "| W3A3 |" in text
+        assert "Test CPU" in text
+    assert "wrong by up to 9 of 255" in performance.read_text()
     assert cli.main([*command, "--check"]) == 0
+    for document in (readme, performance):
+        right = document.read_text()
+        document.write_text(right.replace("| W3A3 | 1", "| W3A3 | 9"))
+        assert document.read_text() != right
+        assert cli.main([*command, "--check"]) == 1
+        document.write_text(right)
     slower = copy.deepcopy(_synthetic())
     slower.groups[1].cells[0].ns[:] = [9e6, 9e6, 9e6]
     results.save(slower, tmp_path)
     assert cli.main([*command, "--check"]) == 1
 
 
+def test_readme_has_one_row_per_usual_pair() -> None:
+    """Everything else is in docs/performance.md."""
+    result = _synthetic()
+    square = result.groups[1]
+    for bits, ns in {(1, 1): 0.5e6, (8, 8): 4e6}.items():
+        square.cells.append(_cell(f"ulp W{bits[1]}A{bits[0]}", "ulp", [ns] * 3, bits))
+    lines = documents.readme_section({"gemm": result}).splitlines()
+    header = next(line for line in lines if line.startswith("|"))
+    assert header == "|  | GMAC/s | over the fastest int8 | over QNNPACK | over gemmlowp | over the fastest FP32 |"
+    assert [line for line in lines if line.startswith("| W")] == [
+        "| W1A1 | 268 | 4.4x | 17.6x | - | 6.0x |",
+        "| W3A3 | 122 | 2.0x | 8.0x | - | 2.7x |",
+        "| W8A8 | 34 | 0.6x | 2.2x | - | 0.8x |",
+    ]
+    assert "the fastest int8 is FBGEMM, 61 GMAC/s; the fastest FP32 is numpy fp32, 45 GMAC/s" in lines[-1]
+    with pytest.raises(documents.ReportError, match="bench run gemm"):
+        documents.readme_section({"small": result})
+
+
 def test_report_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = tmp_path / "README.md"
-    command = ["report", "--results", str(tmp_path), "--readme", str(readme), "--check"]
+    readme, performance = tmp_path / "README.md", tmp_path / "performance.md"
+    command = [*_report_command(tmp_path), "--check"]
     assert cli.main(command) == 1
     assert "no README.md" in capsys.readouterr().err
     readme.write_text("no markers")
     assert cli.main(command) == 1
-    assert "no result files" in capsys.readouterr().err
+    assert "no result file of products" in capsys.readouterr().err
     results.save(_synthetic(), tmp_path)
     assert cli.main(command) == 1
-    assert report.BEGIN in capsys.readouterr().err
+    assert f"README.md needs one line {documents.BEGIN}" in capsys.readouterr().err
+    readme.write_text(f"{documents.BEGIN}\n{documents.END}")
+    assert cli.main(command) == 1
+    assert "no performance.md" in capsys.readouterr().err
+    performance.write_text(f"{documents.END}\n{documents.BEGIN}")
+    assert cli.main(command) == 1
+    assert f"performance.md needs one line {documents.BEGIN}" in capsys.readouterr().err
 
 
 def test_every_plot_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from bench import plots
+    from bench.reports import plots
 
     gemv = _synthetic("gemv")
     gemv.groups[:] = [

@@ -2,24 +2,24 @@
 
 import itertools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
-
 from test_bench import ENVIRONMENT, EXACT
 
 from bench import __main__ as cli
-from bench import graph, layers, layerwise, memory, networks, peers, report, report_networks, results, subject_networks
-from bench.layers import Convolution
 from bench.peers import convolution, network
-from bench.subject import WrongResultError
-from bench.tables import geomean
+from bench.reports import documents
+from bench.reports import networks as network_tables
+from bench.reports.tables import geomean
+from bench.runs import memory, results
+from bench.subjects import convolutions, graph, layerwise, models, networks, ulp_networks
+from bench.subjects.convolutions import Convolution
+from bench.subjects.interface import Library, NetworkRuntime, WrongResultError
+from tools.reference.plan import ReferencePlan
 
 pytestmark = pytest.mark.filterwarnings("default")  # the peers' own deprecations are not ours to fail on
 SMALL = (
@@ -44,10 +44,10 @@ def tiny(nn: Any) -> Any:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> graph.Model:
+def model(monkeypatch: pytest.MonkeyPatch) -> models.Model:
     monkeypatch.setitem(networks.NETWORKS, "tiny", tiny)
     recorded = graph.record(tiny, (3, 34, 30))
-    return graph.Model("tiny", recorded, graph.random_weights(recorded))
+    return models.Model("tiny", recorded, models.random_weights(recorded))
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
@@ -93,8 +93,8 @@ def test_networks_are_named_as_people_write_them() -> None:
 
 @pytest.mark.parametrize("layer", SMALL, ids=lambda layer: str(layer.name))
 def test_accumulators_are_the_sums(layer: Convolution) -> None:
-    a, w = layers.operands(layer, 8, 8)
-    found = layers.accumulators(layer, a, w)
+    a, w = convolutions.operands(layer, 8, 8)
+    found = convolutions.accumulators(layer, a, w)
     assert found.shape == (*layer.out, layer.filters)
     share = layer.filters // layer.groups
     depth = layer.channels // layer.groups
@@ -110,7 +110,7 @@ def test_accumulators_are_the_sums(layer: Convolution) -> None:
 
 
 def test_layers_are_named_once() -> None:
-    names = [f"{layer.network} {layer.name}" for layer in layers.LAYERS]
+    names = [f"{layer.network} {layer.name}" for layer in convolutions.LAYERS]
     assert len(set(names)) == len(names)
     assert Convolution("", 56, 56, 64, 64, 3).macs == 56 * 56 * 64 * 64 * 9
     assert Convolution("", 28, 28, 192, 192, 3, 2, 192).gemm == (196, 192, 9)
@@ -118,13 +118,13 @@ def test_layers_are_named_once() -> None:
 
 def test_requantized_layers_round_half_to_even() -> None:
     sums = np.array([-5, 1, 2, 3, 6, 100000], np.int64)
-    np.testing.assert_array_equal(layers.requantized(sums, 4.0, 7), [0, 0, 0, 1, 2, 7])
-    assert layers.step(np.array([256])) == 2.0
-    assert layers.step(np.array([255]), 255) == 1.0
-    assert layers.step(np.array([-3])) == 1.0
+    np.testing.assert_array_equal(convolutions.requantized(sums, 4.0, 7), [0, 0, 0, 1, 2, 7])
+    assert convolutions.step(np.array([256])) == 2.0
+    assert convolutions.step(np.array([255]), 255) == 1.0
+    assert convolutions.step(np.array([-3])) == 1.0
 
 
-def _skip_unless_there(peer: peers.Library) -> None:
+def _skip_unless_there(peer: Library) -> None:
     if reason := peer.why_unavailable():
         assert any(hint in reason for hint in ("pip install", "engine")), reason
         pytest.skip(f"{peer.name}: {reason}")
@@ -135,44 +135,44 @@ def test_convolution_peer_is_as_exact_as_it_claims(peer: type[convolution.ConvPe
     contestant = peer()
     _skip_unless_there(contestant)
     for layer in SMALL:
-        assert convolution.check(contestant, layer, *layers.operands(layer, 7, 8)).max_error <= convolution.ROUNDING
+        assert convolution.check(contestant, layer, *convolutions.operands(layer, 7, 8)).max_error <= convolution.ROUNDING
         if contestant.exact:
-            assert convolution.check(contestant, layer, *layers.operands(layer, 8, 8)).max_error <= convolution.ROUNDING
+            assert convolution.check(contestant, layer, *convolutions.operands(layer, 8, 8)).max_error <= convolution.ROUNDING
 
 
 def test_openvino_runs_int8() -> None:
     contestant = convolution.OpenVino()
     _skip_unless_there(contestant)
     for layer in SMALL:
-        a, w = layers.operands(layer, 7, 8)
+        a, w = convolutions.operands(layer, 7, 8)
         kernels = contestant.precision(contestant.prepare(layer, a, w, 64.0))
         assert kernels.lower().count("i8") == 1, kernels
 
 
-def _skip_unless_ulp() -> subject_networks.UlpNetwork:
-    contestant = subject_networks.UlpNetwork((3, 3))
+def _skip_unless_ulp() -> ulp_networks.UlpNetwork:
+    contestant = ulp_networks.UlpNetwork((3, 3))
     _skip_unless_there(contestant)
     return contestant
 
 
-@pytest.mark.parametrize("bits", subject_networks.PAIRS, ids=lambda bits: f"W{bits[1]}A{bits[0]}")
+@pytest.mark.parametrize("bits", ulp_networks.PAIRS, ids=lambda bits: f"W{bits[1]}A{bits[0]}")
 def test_layer_of_ulp_is_exact(bits: tuple[int, int]) -> None:
     _skip_unless_ulp()
     for layer in SMALL:
-        call = subject_networks.layer(layer, bits)  # checked there
+        call = ulp_networks.layer(layer, bits)  # checked there
         assert call.method
         assert call.outputs[0].shape == (1, *layer.out, layer.filters)
 
 
 def test_wrong_layer_of_ulp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _skip_unless_ulp()
-    right = layers.requantized
-    monkeypatch.setattr(layers, "requantized", lambda *arguments: right(*arguments) ^ 1)
+    right = convolutions.requantized
+    monkeypatch.setattr(convolutions, "requantized", lambda *arguments: right(*arguments) ^ 1)
     with pytest.raises(WrongResultError, match=r"ulp W3A3 3x3 7x6x8 to 16 \(.*\) is wrong by up to 1"):
-        subject_networks.layer(SMALL[0], (3, 3))
+        ulp_networks.layer(SMALL[0], (3, 3))
 
 
-def _scores(peer: network.NetworkPeer, model: graph.Model, directory: Path) -> graph.F32:
+def _scores(peer: NetworkRuntime, model: models.Model, directory: Path) -> models.F32:
     path = peer.build(model, directory)
     state = peer.load(model.name, path, model.images(), 1)
     assert isinstance(peer.precision(state), str)
@@ -180,7 +180,7 @@ def _scores(peer: network.NetworkPeer, model: graph.Model, directory: Path) -> g
 
 
 @pytest.mark.parametrize("peer", network.ALL, ids=lambda peer: str(peer.name))
-def test_network_peer_gives_the_scores(peer: type[network.NetworkPeer], model: graph.Model, tmp_path: Path) -> None:
+def test_network_peer_gives_the_scores(peer: type[NetworkRuntime], model: models.Model, tmp_path: Path) -> None:
     contestant, other = peer(), network.OrtFloat32()
     _skip_unless_there(contestant)
     _skip_unless_there(other)
@@ -193,10 +193,10 @@ def test_network_peer_gives_the_scores(peer: type[network.NetworkPeer], model: g
         assert cosine > 0.9
 
 
-@pytest.mark.parametrize("bits", subject_networks.PAIRS, ids=lambda bits: f"W{bits[1]}A{bits[0]}")
-def test_network_of_ulp_comes_back_from_its_file(bits: tuple[int, int], model: graph.Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", ulp_networks.PAIRS, ids=lambda bits: f"W{bits[1]}A{bits[0]}")
+def test_network_of_ulp_comes_back_from_its_file(bits: tuple[int, int], model: models.Model, tmp_path: Path) -> None:
     _skip_unless_ulp()
-    contestant = subject_networks.UlpNetwork(bits)
+    contestant = ulp_networks.UlpNetwork(bits)
     path = contestant.build(model, tmp_path)
     x = model.images()
     state = contestant.load("tiny", path, x, 1)
@@ -204,26 +204,25 @@ def test_network_of_ulp_comes_back_from_its_file(bits: tuple[int, int], model: g
     assert sorted(layer.bits for layer in nn.made) == [bits[1]] * 6 + [8]
     assert sorted(layer.act_bits for layer in nn.made) == [bits[0]] * 6 + [8]
     assert sum(value.size for value in module.parameters()) == model.graph.parameters()
-    compiled = subject_networks.load_nn().compile(module, x)
+    compiled = ulp_networks.load_nn().compile(module, x)
     np.testing.assert_array_equal(contestant.result(state), compiled(x))
     assert contestant.check("tiny", path, x) > 8
     assert contestant.model_bytes(state) == compiled.nbytes
 
 
-def test_a_wrong_tensor_is_found(model: graph.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_tensor_is_found(model: models.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     contestant = _skip_unless_ulp()
     module, _ = contestant.network(model)
     x = model.images()
     layerwise.check(module, x)
-    reference: Any = sys.modules["plan_reference"].ReferencePlan
-    right: Callable[..., None] = reference.depthwise
+    right: Callable[..., None] = ReferencePlan.depthwise
 
-    def wrong(self: Any, source: int, weights: Any, *rest: Any) -> None:
+    def wrong(self: Any, *, weights: Any, **rest: Any) -> None:
         changed = weights.copy()
         changed[1, 1] = -changed[1, 1]
-        right(self, source, changed, *rest)
+        right(self, weights=changed, **rest)
 
-    monkeypatch.setattr(reference, "depthwise", wrong)
+    monkeypatch.setattr(ReferencePlan, "depthwise", wrong)
     with pytest.raises(WrongResultError, match=r"depthwise \(depthwise.*\), tensor \d+: \d+ of \d+ values"):
         layerwise.check(module, x)
 
@@ -232,11 +231,11 @@ def test_memory_of_a_fresh_process(tmp_path: Path) -> None:
     contestant = _skip_unless_ulp()
     if reason := memory.why_unavailable():
         pytest.skip(reason)
-    squeezenet = graph.model("SqueezeNet 1.1")
+    squeezenet = models.model("SqueezeNet 1.1")
     path = contestant.build(squeezenet, tmp_path)
     found = memory.of(contestant, squeezenet.name, path)
     assert 5_000_000 < found["imported"] < found["peak"] < 10**9
-    with pytest.raises(RuntimeError, match="ulp W3A3 in a process of its own"):
+    with pytest.raises(RuntimeError, match="ulp W3A3 in a separate process"):
         memory.of(contestant, squeezenet.name, tmp_path / "missing")
 
 
@@ -270,7 +269,7 @@ def _conv_result() -> results.Result:
 
 
 def test_tables_of_networks() -> None:
-    tables = report_networks.network_tables(_networks_result())
+    tables = network_tables.network_tables(_networks_result())
     assert [t.title for t in tables] == [
         "Networks at W3A3, one core",
         "Networks, milliseconds, one core",
@@ -295,12 +294,12 @@ def test_tables_of_networks() -> None:
 
 def test_tables_of_convolutions_and_their_place_in_the_report() -> None:
     conv = _conv_result()
-    ours, theirs = report_networks.conv_tables(conv)
+    ours, theirs = network_tables.conv_tables(conv)
     assert ours.rows[0][3:6] == ("2.00x [2.00-2.00] oneDNN", "-", "4.00x [4.00-4.00] torch fp32")
     assert ours.rows[0][-1] == "winograd_avx2_2x2"
     assert theirs.rows == [("ResNet-18 3x3", "500.0", "250.0")]
     assert "exact" in theirs.note
-    text = report.section({"conv": conv, "networks": _networks_result()})
+    text = documents.performance_section({"conv": conv, "networks": _networks_result()})
     assert "**Convolutions at W3A3, one core**" in text
     assert "**Networks at W3A3, 2 threads**" in text
     assert "milliseconds, one core" not in text
@@ -314,7 +313,7 @@ def test_geometric_mean() -> None:
 
 def test_plots_of_networks_and_convolutions(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from bench import plots
+    from bench.reports import plots
 
     drawn = plots.draw({"conv": _conv_result(), "networks": _networks_result()}, tmp_path)
     assert [p.name for p in drawn] == ["conv.png", "network_resnet_18.png", "network_vgg16.png", "network_resnet_18__2_threads.png"]
@@ -327,8 +326,8 @@ def test_command_line_runs_the_layers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(command) == 0
     assert "Convolutions at W2A2, one core" in capsys.readouterr().out
     written = json.loads((tmp_path / "conv.json").read_text())
-    assert [g["name"] for g in written["groups"]] == [f"small {layer.name}" for layer in layers.QUICK]
-    assert results.load(tmp_path / "conv.json").groups[0].shape == layers.QUICK[0].gemm
+    assert [g["name"] for g in written["groups"]] == [f"small {layer.name}" for layer in convolutions.QUICK]
+    assert results.load(tmp_path / "conv.json").groups[0].shape == convolutions.QUICK[0].gemm
 
 
 def test_command_line_refuses_unknown_networks_and_peers(capsys: pytest.CaptureFixture[str]) -> None:

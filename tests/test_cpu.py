@@ -19,7 +19,7 @@ def test_cores_are_not_told_apart_elsewhere() -> None:
     assert _core.cpu_core() == ""
 
 
-@pytest.mark.skipif("ULP_AARCH64_CPU" not in os.environ, reason="not run by tests/aarch64/emulate, which says what it emulates")
+@pytest.mark.skipif("ULP_AARCH64_CPU" not in os.environ, reason="not run by tools/arm/emulate, which says what it emulates")
 def test_the_emulated_core_is_recognised() -> None:
     emulated = os.environ["ULP_AARCH64_CPU"]
     if emulated.startswith("max"):  # qemu's own, which no table knows
@@ -33,7 +33,7 @@ def test_the_emulated_core_is_recognised() -> None:
 def test_every_usual_choice_has_a_figure(pair: tuple[int, int]) -> None:
     for m in (1, 16, 1000):
         chosen = ulp.explain(m, 256, 256, bits=pair).candidates[0]
-        assert chosen.basis == ("modelled" if ARM else "measured")
+        assert chosen.basis in (("modelled",) if ARM else ("modelled", "measured"))
         assert chosen.seconds > 0
 
 

@@ -222,9 +222,9 @@ def test_rows_are_read_where_they_lie(put: Any) -> None:
     a[...] = A[:3]
     gemm(put(a), ulp.pack(put(B), 4))
     call = cuda_double.calls[-1]
-    assert (call["a"], call["row_stride"]) == (a.ctypes.data, 192)
+    assert (call["a"].pointer, call["a"].row_stride) == (a.ctypes.data, 192)
     gemm(put(A[1]), ulp.pack(put(B), 4))
-    assert cuda_double.calls[-1]["row_stride"] % 16 == 0
+    assert cuda_double.calls[-1]["a"].row_stride % 16 == 0
 
 
 def test_an_array_by_dlpack_only(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:

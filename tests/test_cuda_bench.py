@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import importlib
 import json
 import sys
@@ -19,10 +20,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
 
-from bench import machine, results  # the path comes first
 from bench.cuda import build, check, device, measure, names, operands, report, run, work
 from bench.cuda.operands import Epilogue, Problem
 from bench.cuda.work import Gpu, Work
+from bench.runs import machine, results  # the path comes first
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 90, 132, 50 << 20, 80 << 30, 1830.0)
 
@@ -408,6 +409,9 @@ class _Bridge:
     def __init__(self, module: Any) -> None:
         self.module = module
         self.Weights = types.SimpleNamespace(from_device=self._pack)
+        # Kept as they are given, for the copied operands.
+        self.Activations = types.SimpleNamespace
+        self.Epilogue = functools.partial(types.SimpleNamespace, kind="int32")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.module, name)
@@ -419,15 +423,15 @@ class _Bridge:
         copy = self._copy(pointer, k * n)
         return self.module.Weights.from_device(copy.pointer, k, n, *rest)
 
-    def gemm(self, **call: Any) -> None:
-        m, weights = call["m"], call["weights"]
-        a = self._copy(call["a"], m * call["row_stride"])
-        dtype = np.dtype(np.uint8 if call["kind"] == "quantized" else np.int32)
-        out = self.module.Buffer(m * weights.n * dtype.itemsize, 0)
+    def gemm(self, a: Any, weights: Any, epilogue: Any, **call: Any) -> None:
+        operand = self._copy(a.pointer, a.m * a.row_stride)
+        dtype = np.dtype(np.uint8 if epilogue.kind == "quantized" else np.int32)
+        out = self.module.Buffer(a.m * weights.n * dtype.itemsize, 0)
         workspace = self.module.Buffer(max(1, call["workspace_bytes"]), 0)
-        inside = {"a": a.pointer, "out": out.pointer, "workspace": workspace.pointer if call["workspace_bytes"] else 0}
-        self.module.gemm(**{**call, **inside})
-        result = self.module.to_numpy(out.pointer, (m, weights.n), dtype, 0, 0)
+        call |= {"workspace": workspace.pointer if call["workspace_bytes"] else 0}
+        inside = self.module.Activations(**{**vars(a), "pointer": operand.pointer})
+        self.module.gemm(inside, weights, self.module.Epilogue(**vars(epilogue)), **{**call, "out": out.pointer})
+        result = self.module.to_numpy(out.pointer, (a.m, weights.n), dtype, 0, 0)
         ctypes.memmove(call["out"], result.ctypes.data, result.nbytes)
 
 

@@ -63,8 +63,8 @@ def test_packed_on_the_device_as_on_the_host(torch: Any, rng: np.random.Generato
     for bits, signed in itertools.product(range(1, 9), (False, True)):
         b = random_matrix(rng, (300, 77), bits, signed)
         there, host = ulp.pack(on(torch, b.T).T, bits), ulp.pack(b, bits).to("cuda")
-        np.testing.assert_array_equal(there._weights.to_host(), host._weights.to_host())
-        np.testing.assert_array_equal(there._weights.sums(), host._weights.sums())
+        np.testing.assert_array_equal(there._packed.to_host(), host._packed.to_host())
+        np.testing.assert_array_equal(there._packed.sums(), host._packed.sums())
         np.testing.assert_array_equal(there.unpack(), b)
 
 

@@ -1,6 +1,6 @@
 """The CUDA kernels themselves, on the emulated GPU: every pair of bits, every kernel, every architecture, at the edges.
 
-The emulator (tests/cuda/emulator) runs their source on the CPU, thread by thread in a random order, with every asynchronous copy as late as
+The emulator (tools/cuda_emulator) runs their source on the CPU, thread by thread in a random order, with every asynchronous copy as late as
 the rules allow, and fails on races, unwritten or foreign memory, and instructions that an architecture lacks.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,7 @@ def test_tiles_splits_and_clusters_however_many_multiprocessors(cuda: Cuda, emul
     assert sms < 132 or seen == {("wgmma", False), ("wgmma", True), ("mma", False), ("mma", True)}
 
 
-@pytest.mark.parametrize(("arch", "kernel"), [(90, "wgmma_128x16"), (90, "mma_s8_64x16"), (80, "mma_s8_64x16"), (75, "mma_s4_64x16")])
+@pytest.mark.parametrize(("arch", "kernel"), [(90, "wgmma_128x16"), (80, "mma_s8_64x16"), (75, "mma_s4_64x16")])
 def test_sums_at_the_edge_of_the_accumulators(cuda: Cuda, emulator: Emulator, arch: int, kernel: str) -> None:
     # What the accumulator holds is 2^(8 - bits) times the sum; it must be split where the sum itself would fit by far.
     emulator.configure(arch)
@@ -299,11 +300,18 @@ def test_a_value_out_of_range_is_found_first_in_order(cuda: Cuda, emulator: Emul
     with pytest.raises(cuda.native.OutOfRange) as caught:
         cuda.native.Weights.from_device(memory.pointer, 40, 30, 30, 1, True, 3, 0, 0)
     assert caught.value.args[0] == 7 * 30 + 3
-    assert cuda.native.check(memory.pointer, 40, 30, 30, True, 3, 0, 0) == 7 * 30 + 3
-    assert cuda.native.check(memory.pointer, 40, 30, 30, True, 4, 0, 0) == -1
+    for bits, index in ((3, 7 * 30 + 3), (4, -1)):
+        a = cuda.native.Activations(pointer=memory.pointer, m=40, row_stride=30, bits=bits, signed=True)
+        assert cuda.native.check(a, 30, 0, 0) == index
 
 
 # ------------------------------------------------------------------------------------------------------------------------- choice
+
+
+def test_every_kernel_has_the_file_of_its_name(cuda: Cuda) -> None:
+    sources = (Path(__file__).parents[1] / "csrc" / "cuda").glob("*mma_*.cu")
+    assert sorted(cuda.native.kernels()) == sorted(source.stem for source in sources)
+    assert set(cuda.native.kernels()) == {*WGMMA, *S4, *S8}
 
 
 def test_the_choice_follows_shape_bits_and_machine(cuda: Cuda) -> None:

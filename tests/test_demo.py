@@ -91,11 +91,8 @@ def test_accuracy(data: str) -> None:
 def test_torch_model_of_the_file_says_what_the_file_says(data: str, network: str) -> None:
     torch = pytest.importorskip("torch", minversion="2.6")
     pytest.importorskip("tqdm")
-    sys.path.append(str(ROOT))  # at the end: an installed ulp comes before the source tree's
-    try:
-        from bench.train_digits import network_of
-    finally:
-        sys.path.pop()
+    from bench.subjects.train_digits import network_of
+
     trained = _digits.load(file(data, network))
     with torch.no_grad():
         logits = network_of(trained)(torch.from_numpy(load_images(data).pixels[trained.test])).numpy()
@@ -182,9 +179,9 @@ def test_tables(quick: subprocess.CompletedProcess[str]) -> None:
         wrong[name] = int(mistakes)
         assert accuracy == f"{100 * (1 - wrong[name] / 540):.1f} %"
     assert wrong == {"float32": 1, "W3A3": 3, "W2A2": 4}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
     for name, figures in {"float32 in numpy": "99.8 % | 155.1 KiB", "W3A3": "99.4 % | 15.4 KiB", "W2A2": "99.3 % | 10.2 KiB"}.items():
-        assert f"| {name} | {figures} |" in readme
+        assert f"| {name} | {figures} |" in page
         assert all(figure in quick.stdout for figure in figures.split(" | "))
     for layer in (*_digits.LAYERS, "total"):
         assert re.search(rf"^  {layer} ", quick.stdout, re.MULTILINE), layer

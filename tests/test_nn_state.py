@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -350,6 +351,56 @@ def test_errors_begin_with_the_words_of_torch(torch: Any, layer: str, shape: tup
     weighted = layer.startswith(("Conv2d", "Linear"))
     ours = message(nn, layer[:-1] + ", bits=3, dynamic=True)" if weighted else layer, np.zeros(shape, np.float32))
     assert ours.startswith(theirs[:45])
+
+
+@pytest.mark.parametrize(
+    "value", [np.full((3, 4), 1 + 2j), np.full((3, 4), "1"), np.zeros((3, 4), "m8[s]")], ids=["complex", "text", "time"]
+)
+def test_weights_are_real_numbers(value: Any) -> None:
+    layer = nn.Linear(4, 3, bits=8)
+    before = layer.weight
+    with pytest.raises(nn.LayerError, match=f"weight has dtype {re.escape(str(value.dtype))}: expected real numbers"):
+        layer.load_state_dict({"weight": value, "bias": np.zeros(3)})
+    with pytest.raises(TypeError, match="expected real numbers"):
+        layer.weight = value
+    with pytest.raises(TypeError, match="weight_scale has dtype complex128"):
+        nn.Linear.from_quantized(np.ones((3, 4), np.int8), 1j, bits=8)
+    np.testing.assert_array_equal(layer.weight, before)
+
+
+def test_complex_tensors_are_refused(torch: Any) -> None:
+    with pytest.raises(nn.LayerError, match=r"bias has dtype torch\.complex64: expected real numbers"):
+        nn.Linear(4, 3, bits=8).load_state_dict({"weight": torch.ones(3, 4), "bias": torch.ones(3) * 1j})
+
+
+def test_batch_norm_without_bias(torch: Any) -> None:
+    theirs = torch.nn.BatchNorm2d(3).eval()
+    theirs.bias = None  # as BatchNorm2d(bias=False) of newer versions
+    torch.nn.init.uniform_(theirs.running_mean)
+    torch.nn.init.uniform_(theirs.weight)
+    ours = nn.BatchNorm2d.from_float(theirs)
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(ours(x), theirs(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert list(ours.state_dict()) == ["weight", "running_mean", "running_var"]
+    assert "bias=False" in repr(nn.BatchNorm2d(3, bias=False))
+    assert nn.BatchNorm2d(3, affine=False).bias is None
+
+
+def test_scalars(torch: Any) -> None:
+    quantizer = nn.Quantizer(8, 0.5, 0)
+    add, quantize = nn.Add(), nn.Quantize()
+    add.quantizer = quantize.quantizer = quantizer
+    layers = (nn.ReLU(), 2.25), (nn.ReLU6(), 2.25), (nn.Identity(), 2.25), (quantize, 2.0), (lambda x: add(x, x), 4.25)
+    for layer, expected in layers:
+        for x, kind in ((np.array(2.25, np.float32), np.ndarray), (torch.tensor(2.25), torch.Tensor)):
+            result: Any = layer(x)  # type: ignore[no-untyped-call]  # a lambda is among them
+            assert isinstance(result, kind)
+            assert (result.shape, float(result)) == ((), expected)
+    assert nn.Flatten(0)(torch.tensor(2.25)).shape == torch.nn.Flatten(0)(torch.tensor(2.25)).shape == (1,)
+    with pytest.raises(nn.LayerError, match="Dimension out of range"):
+        nn.Flatten(1)(np.float32(2))
+    with pytest.raises(nn.LayerError, match="zero-dimensional tensor"):
+        nn.Concat(0)(np.float32(2), np.float32(3))
 
 
 def test_importing_ulp_does_not_import_nn_nor_torch() -> None:

@@ -19,7 +19,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("brevitas")
     import torch
-    from brevitas_networks import TRAIN, binary, convolutional, digits, export, mobilenet_v2, resnet18, settle, train
+
+    from bench.subjects.brevitas_networks import TRAIN, binary, convolutional, digits, export, mobilenet_v2, resnet18, settle, train
 
 NETWORKS: dict[str, Callable[[], Any]] = {
     "w3a3": lambda: convolutional(3, 3),

@@ -32,7 +32,7 @@ def test_run(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert main(["run", model, "--input", source, "--output", str(target)]) == 0
         assert (np.load(target) == ulp.load(model, tune=False)(x)).all()
         header, row = capsys.readouterr().out.splitlines()
-        assert header.split() == ["output", "dtype", "shape", "least", "mean", "largest"]
+        assert header.split() == ["output", "dtype", "shape", "min", "mean", "max"]
         assert row.split()[:3] == ["y", "float32", "3x4"]
     assert main(["run", model, "--random", "--batch", "5", "--output", str(tmp_path / "y.npz")]) == 0
     assert np.load(tmp_path / "y.npz")["y"].shape == (5, 4)

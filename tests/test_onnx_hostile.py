@@ -521,10 +521,23 @@ def test_nodes_that_make_no_sense(model: Any, words: str) -> None:
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1.0, 0.0])
 def test_scales(scale: float) -> None:
     nodes = [node("QuantizeLinear", "x", "s", output="q"), node("DequantizeLinear", "q", "s")]
-    refused(make(nodes, numpy_helper.from_array(np.float32(scale), "s")).SerializeToString(), "scale")
+    if scale != -1.0:  # which ONNX allows
+        refused(make(nodes, numpy_helper.from_array(np.float32(scale), "s")).SerializeToString(), "scale")
     quant = helper.make_node("Quant", ["x", "s", "z", "b"], ["y"], domain="qonnx.custom_op.general", signed=1, narrow=0)
     constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("s", scale), ("z", 0), ("b", 4))]
     refused(make([quant], *constants).SerializeToString(), "scale")
+
+
+def test_more_dimensions_than_numpy_has() -> None:
+    shape = numpy_helper.from_array(np.ones(33, np.int64), "shape")
+    refused(make([node("Expand", "x", "shape")], shape).SerializeToString(), "32")
+    axes = numpy_helper.from_array(np.arange(40, dtype=np.int64), "axes")
+    refused(make([node("Unsqueeze", "x", "axes")], axes).SerializeToString(), "dimensions: expected 32 at most")
+
+
+def test_empty_tensors_of_sides_beyond_an_address() -> None:
+    empty = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[0, 2**62, 2**62], raw_data=b"")
+    refused(make([node("Identity", "w")], empty).SerializeToString(), "sides that are too large")
 
 
 def test_a_missing_scale() -> None:

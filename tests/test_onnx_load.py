@@ -105,9 +105,9 @@ def check(w: Writer, result: str, x: Array, *, integer: bool = True) -> OnnxNetw
 
 def by_operators(model: Any, x: Array) -> Array:
     """Every node by its numpy operator."""
-    from ulp.onnx.build import bound
     from ulp.onnx.limits import Limits
     from ulp.onnx.reader import read
+    from ulp.onnx.stages import bound
 
     known = read(model)
     tensors: dict[str, Any] = {**known.constants, "x": x, "": None}

@@ -118,7 +118,7 @@ class RandomNetwork:
         return self.w.model(name)
 
 
-@pytest.mark.parametrize("mode", ["requantise", "threshold"])
+@pytest.mark.parametrize("mode", ["requantize", "threshold"])
 @pytest.mark.parametrize("seed", range(24))
 def test_random_networks(seed: int, mode: str) -> None:
     model = RandomNetwork(seed).model()

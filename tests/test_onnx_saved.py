@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,23 @@ def _with(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
     return b"".join(_tensorfile.write(arrays, known | {"network": json.dumps(document)}))
 
 
+def _packed(name: Any, **wrong: Any) -> dict[str, Any]:
+    return {"$packed": name, "k": 1, "n": 1, "bits": 8, "signed": True} | wrong
+
+
+def _bytes(document: dict[str, Any]) -> str:
+    """The name of packed weights in the file."""
+    text = json.dumps(document)
+    return str(re.search(r'"\$packed": "([^"]*)"', text)[1])  # type: ignore[index]  # there are some
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def _floats(document: dict[str, Any], op_type: str) -> dict[str, Any]:
     """The stage of a float operator."""
     found: dict[str, Any] = next(stage for stage in document["stages"] if stage.get("op_type") == op_type)
@@ -138,6 +156,14 @@ def _floats(document: dict[str, Any], op_type: str) -> dict[str, Any]:
         (lambda d: _floats(d, "Softmax").update(attributes=[["axis", "one"]]), "Softmax .*axis"),
         (lambda d: _floats(d, "Softmax").update(inputs=[3]), "are no names"),
         (lambda d: d["constants"][0].__setitem__(1, 3.0), "is no array"),
+        (lambda d: d["constants"][0].__setitem__(1, {"$array": []}), r"the file holds no array \[\]"),
+        (lambda d: d["constants"][0].__setitem__(1, {"$array": {}}), "the file holds no array {}"),
+        (lambda d: d["constants"][0].__setitem__(1, {"$float": []}), r"\[\] is neither 'inf'"),
+        (lambda d: d["constants"][0].__setitem__(1, _packed(name=[])), r"the file holds no array \[\]"),
+        (lambda d: d["constants"][0].__setitem__(1, _packed(_bytes(d), k=2**70)), "k=.*: expected an integer from 0 to"),
+        (lambda d: d["constants"][0].__setitem__(1, _packed(_bytes(d), n="1")), "n='1': expected an integer"),
+        (lambda d: d["constants"][0].__setitem__(1, _packed(_bytes(d), signed=1)), "signed=1, expected uint8 with true or false"),
+        (lambda d: d["constants"][0].__setitem__(1, _nested(900)), "a value is nested more than 8 deep"),
         (lambda d: d["layers"][0].pop(), "is no row of the table of layers"),
     ],
 )

@@ -6,10 +6,12 @@ import copy
 import io
 import itertools
 import json
+import os
 import pickle
 import sys
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,20 @@ def test_equality_and_hash() -> None:
     assert w != "w"
 
 
+def test_numpy_unpacks() -> None:
+    w = example()
+    assert_exact(np.asarray(w), w.unpack(), "asarray")
+    assert np.asarray(w).dtype == w.dtype
+    assert_exact(np.array(w, dtype=np.float32), w.unpack(), "array")
+    assert np.array(w, dtype=np.float32).dtype == np.float32
+    assert_exact(np.matmul(np.ones((2, 45), np.int64), w), np.ones((2, 45), np.int64) @ w.unpack(), "matmul")
+    assert ulp.pack(w, 3) == w
+    with pytest.raises(ValueError, match="copy=False"):
+        w.__array__(copy=False)
+    with pytest.raises(TypeError, match="only b can be packed"):
+        ulp.gemm(w, w)
+
+
 def test_data_outlive_the_matrix() -> None:
     w = example()
     data = w._packed.data
@@ -126,8 +142,6 @@ def test_to_another_process() -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(("bits", "signed"), list(itertools.product(range(1, 9), (False, True))))
 def test_save_and_load(tmp_path: Path, bits: int, signed: bool, suffix: str) -> None:
-    if suffix == ".safetensors":
-        pytest.importorskip("safetensors")
     path = tmp_path / f"weights{suffix}"
     for shape in ((33, 20), (0, 4), (4, 0), (1, 1)):
         w = example(bits, signed, shape)
@@ -146,6 +160,46 @@ def test_saved_npz_is_plain_numpy(tmp_path: Path) -> None:
         assert file["data"].size == w.nbytes
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_savers_of_one_file_do_not_meet(tmp_path: Path, suffix: str) -> None:
+    """Each save succeeds and each load gives a whole matrix."""
+    path = tmp_path / f"w{suffix}"
+    matrices = [example(bits, True, (64, 64)) for bits in (2, 3, 4, 5)]
+    matrices[0].save(path)
+
+    def work(w: ulp.PackedMatrix) -> None:
+        for _ in range(40):
+            w.save(path)
+            assert ulp.PackedMatrix.load(path) in matrices
+
+    with ThreadPoolExecutor(len(matrices)) as pool:
+        list(pool.map(work, matrices))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
+def test_save_writes_to_no_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link laid in the place of the new file is an error, one in the place of the target is replaced; permissions are a new file's."""
+    victim, path = tmp_path / "victim", tmp_path / "w.npz"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    mask = os.umask(0o027)
+    try:
+        example().save(path)
+    finally:
+        os.umask(mask)
+    assert not path.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    monkeypatch.setattr(os, "urandom", bytes)
+    beside = tmp_path / f".ulp-{bytes(8).hex()}"
+    beside.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        example().save(path)
+    assert beside.is_symlink()
+    assert victim.read_text() == "precious"
+    assert ulp.PackedMatrix.load(path) == example()
+
+
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     for name in ("w.bin", "w", "w.pt"):
         with pytest.raises(ValueError, match=r"\.npz or \.safetensors"):
@@ -162,12 +216,28 @@ def test_missing_file_and_missing_directory(tmp_path: Path, suffix: str) -> None
         example().save(tmp_path / "none" / f"w{suffix}")
 
 
-def test_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_safetensors_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match="pip install safetensors"):
-        example().save(tmp_path / "w.safetensors")
-    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "w.safetensors"
+    example().save(path)
+    assert ulp.PackedMatrix.load(path) == example()
+
+
+@pytest.mark.parametrize("shape", [(45, 19), (0, 4), (1, 1)])
+def test_files_are_those_of_safetensors(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """The package reads what `save` writes, and what the package writes (as `save` did before) is read."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    w = example(3, True, shape)
+    path = tmp_path / "w.safetensors"
+    w.save(path)
+    with pytest.importorskip("safetensors").safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        data = file.get_tensor("data")
+    fields = {"version": "1", "k": str(shape[0]), "n": str(shape[1]), "bits": "3", "signed": "1"}
+    assert metadata == {"format": "ulp.PackedMatrix", **fields}
+    assert np.array_equal(data, w._packed.data)
+    path.write_bytes(numpy.save({"data": data}, metadata=metadata))
+    assert ulp.PackedMatrix.load(path) == w
 
 
 def npy(array: Any) -> bytes:
@@ -300,10 +370,37 @@ def test_compressed_members_are_refused(tmp_path: Path, compression: int) -> Non
         ulp.PackedMatrix.load(path)
 
 
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
+def test_an_offset_past_all_files_is_refused(tmp_path: Path, offset: int) -> None:
+    """zipfile raises an OverflowError where an entry's zip64 field says that it begins at such an offset."""
+    path = tmp_path / "w.npz"
+    write_npz(path, {"header.npy": GOOD_HEADER, "data.npy": GOOD_DATA})
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    name = int.from_bytes(content[entry + 28 : entry + 30], "little")
+    extra = (1).to_bytes(2, "little") + (8).to_bytes(2, "little") + offset.to_bytes(8, "little")
+    content[entry + 42 : entry + 46] = b"\xff" * 4
+    content[entry + 30 : entry + 32] = len(extra).to_bytes(2, "little")
+    content[entry + 46 + name : entry + 46 + name] = extra
+    end = content.rindex(b"PK\x05\x06")
+    size = int.from_bytes(content[end + 12 : end + 16], "little") + len(extra)
+    content[end + 12 : end + 16] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a saved"):
+        ulp.PackedMatrix.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="not a regular file"):
+        ulp.PackedMatrix.load(path)
+
+
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     for suffix in SUFFIXES:
-        if suffix == ".safetensors":
-            pytest.importorskip("safetensors")
         whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
         example().save(whole)
         content = whole.read_bytes()
@@ -316,8 +413,6 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 def test_flipped_bytes_load_or_are_refused(tmp_path: Path) -> None:
     """Any single damaged byte gives a matrix of the right shape or a ValueError; never a crash or another exception."""
     for suffix in SUFFIXES:
-        if suffix == ".safetensors":
-            pytest.importorskip("safetensors")
         path = tmp_path / f"w{suffix}"
         w = example(3, True, (5, 3))
         w.save(path)
@@ -359,7 +454,6 @@ def test_foreign_safetensors(tmp_path: Path, case: str) -> None:
 
 
 def test_safetensors_header_that_declares_too_much(tmp_path: Path) -> None:
-    pytest.importorskip("safetensors")
     path = tmp_path / "w.safetensors"
     for end in (2**20, 2**50, 2**63):
         header = json.dumps({"data": {"dtype": "U8", "shape": [end], "data_offsets": [0, end]}}).encode()

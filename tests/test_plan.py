@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plan_reference import ReferencePlan
 from reference import Array, assert_exact, interval
 
 import ulp
+from tools.reference.plan import ReferencePlan
 from ulp import _core
 
 F32 = np.float32
@@ -114,10 +114,21 @@ def conv_plan(x: Array, bits: int, zero: int, weights: Any, n: int, method: str 
     def describe(plan: Any) -> None:
         source = plan.codes(*x.shape[1:], bits, zero, 1.0)
         result = plan.floats(height, width, n)
-        plan.input_codes(source, True)
+        plan.input_codes(tensor=source, nhwc=True)
         entries = finish(n, [(result, 0)])
-        plan.conv(source, 0, weights, kernel, stride, padding, dilation, geometry.get("weight_zero", 0), entries, method)
-        plan.output(result, True)
+        plan.conv(
+            source=source,
+            source_channel=0,
+            weights=weights,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            weight_zero=geometry.get("weight_zero", 0),
+            finish=entries,
+            method=method,
+        )
+        plan.output(tensor=result, nhwc=True)
 
     return describe
 
@@ -252,6 +263,46 @@ def test_images_without_padded_channels(isa: str, channels: int) -> None:
                 assert_same(got, want, f"{method}, W{w_bits}A{a_bits}, kernel {kernel}, output")
 
 
+# Linear layers, whose results take one of two ways.
+
+
+@pytest.mark.parametrize("isa", ulp.available_isas())
+@pytest.mark.parametrize("has_border", [False, True])
+@pytest.mark.parametrize("n", [1, 10, 33, 70])
+def test_linear_layers_of_few_and_of_many_images(isa: str, has_border: bool, n: int) -> None:
+    ulp.set_isa(isa)
+    rng = np.random.default_rng(n)
+    rows = rng.integers(-4, 4, (2 * 3, 8, n)).astype(np.int8)
+    rows[:, 6:] = 1  # the zero point: channels that pad a pixel
+    weights = _core.pack(np.ascontiguousarray(rows.reshape(-1, n)), 3)
+    more_weights = _core.pack(rng.integers(-4, 4, (n + -n % 4, n)).astype(np.int8), 3)
+    start = rng.integers(-40, 40, n).astype(np.int32)
+    table = np.sort(rng.integers(-60, 60, (n, 7)), axis=1).astype(np.int32), rng.random(n) < 0.5
+    terms = scaled(rng, n, [])
+
+    def describe(plan: Any) -> None:
+        source = plan.codes(2, 3, 6, 4, 3, 1.0)
+        plan.input_codes(tensor=source, nhwc=True)
+        if has_border:
+            window: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1)}
+            entries = finish(6, [(plan.floats(2, 3, 6), 0)])
+            plan.depthwise(source=source, weights=np.ones((3, 3, 6), np.int8), **window, finish=entries)
+        first, counted, values = plan.codes(1, 1, n + 5, 5, 16, 2.0), plan.codes(1, 1, n, 3, 0, 1.0), plan.floats(1, 1, n)
+        targets = [(first, 5), (counted, 0), (values, 0)]
+        entries = finish(n, targets, start=start, low=-40.0, thresholds=[None, table, None])
+        plan.linear(source=source, weights=weights, weight_zero=1, finish=entries, kernel=None)
+        second = plan.codes(1, 1, n, 5, 9, 4.0)
+        entries = terms | {"residual": (first, 5), "targets": [(second, 0)], "thresholds": [None]}
+        plan.linear(source=counted, weights=more_weights, weight_zero=0, finish=entries, kernel=None)
+        for tensor in (counted, values, second):
+            plan.output(tensor=tensor, nhwc=True)
+
+    x = rng.integers(0, 16, (11, 2, 3, 6)).astype(np.uint8)
+    want = expected(describe, x)
+    for group in (1, 4, 11):
+        assert_same(native(describe, group).run(x), want, f"group {group}, output")
+
+
 # Sums at int32's limits.
 
 
@@ -266,10 +317,10 @@ def test_the_largest_sums(isa: str) -> None:
 
     def linear(plan: Any, wider: int = 0, n: int = 8) -> None:
         source, result = plan.codes(1, 1, channels + wider, 8, 0, 1.0), plan.floats(1, 1, n)
-        plan.input_codes(source, True)
+        plan.input_codes(tensor=source, nhwc=True)
         matrix = _core.pack(np.full((channels + wider, n), -128, np.int8), 8)
-        plan.linear(source, matrix, 0, finish(n, [(result, 0)]), None)
-        plan.output(result, True)
+        plan.linear(source=source, weights=matrix, weight_zero=0, finish=finish(n, [(result, 0)]), kernel=None)
+        plan.output(tensor=result, nhwc=True)
 
     assert_same(native(linear).run(x), want)
     with pytest.raises(ValueError, match="linear: K = 65796 could overflow int32; it may be at most 65793"):
@@ -277,9 +328,16 @@ def test_the_largest_sums(isa: str) -> None:
 
     def depthwise(plan: Any, more: int = 0) -> None:
         source, result = plan.codes(256, 257 + more, 1, 8, 0, 1.0), plan.floats(1, 1, 1)
-        plan.input_codes(source, True)
-        plan.depthwise(source, np.full((256, 257 + more, 1), -128, np.int8), (1, 1), (0, 0, 0, 0), (1, 1), finish(1, [(result, 0)]))
-        plan.output(result, True)
+        plan.input_codes(tensor=source, nhwc=True)
+        plan.depthwise(
+            source=source,
+            weights=np.full((256, 257 + more, 1), -128, np.int8),
+            stride=(1, 1),
+            padding=(0, 0, 0, 0),
+            dilation=(1, 1),
+            finish=finish(1, [(result, 0)]),
+        )
+        plan.output(tensor=result, nhwc=True)
 
     assert_same(native(depthwise).run(x.reshape(1, 256, 257, 1)), [want[0][..., :1]])
     with pytest.raises(ValueError, match="depthwise: K = 66048 could overflow int32"):
@@ -293,10 +351,10 @@ def test_the_largest_window(isa: str) -> None:
 
     def mean(plan: Any, more: int = 0) -> None:
         source, result = plan.codes(height + more, width, 1, 8, 128, 1.0), plan.floats(1, 1, 1)
-        plan.input_codes(source, True)
+        plan.input_codes(tensor=source, nhwc=True)
         rows, columns = np.array([[0, height + more]], np.int32), np.array([[0, width]], np.int32)
-        plan.window_mean(source, rows, columns, np.ones((1, 1), F32), finish(1, [(result, 0)], False))
-        plan.output(result, True)
+        plan.window_mean(source=source, rows=rows, columns=columns, divisor=np.ones((1, 1), F32), finish=finish(1, [(result, 0)], False))
+        plan.output(tensor=result, nhwc=True)
 
     x = np.full((1, height, width, 1), 255, np.uint8)
     assert_same(native(mean).run(x), [np.full((1, 1, 1, 1), 127 * height * width, F32)])
@@ -314,7 +372,7 @@ def branches(seed: int) -> Describe:
         rng = np.random.default_rng(seed)
         height, width, channels = (int(i) for i in (rng.integers(3, 9), rng.integers(3, 9), rng.integers(5, 14)))
         x = [plan.codes(height, width, channels, bits, zero, 0.25) for bits, zero in ((3, 4), (6, 0), (8, 128))]
-        plan.input_floats(channels, height, width, x)
+        plan.input_floats(channels=channels, height=height, width=width, targets=x)
         for step in range(6):
             source = x[int(rng.integers(len(x)))] if step % 2 else x[-1]
             bits, before = int(rng.integers(1, 9)), int(rng.integers(1, 6))
@@ -333,42 +391,71 @@ def branches(seed: int) -> Describe:
             # The window of 3 x 3 in steps of `pad` keeps the size; without a pad it is cut from the middle.
             dilation = max(pad, 1)
             around = (dilation, dilation, dilation, dilation)
-            plan.conv(source, first, padded_rows(w, 3), (3, 3), (1, 1), around, (dilation, dilation), 0, entries, None)
-            plan.output(values, bool(step % 2))
+            plan.conv(
+                source=source,
+                source_channel=first,
+                weights=padded_rows(w, 3),
+                kernel=(3, 3),
+                stride=(1, 1),
+                padding=around,
+                dilation=(dilation, dilation),
+                weight_zero=0,
+                finish=entries,
+                method=None,
+            )
+            plan.output(tensor=values, nhwc=bool(step % 2))
             small = rng.integers(-8, 8, (1, 1, channels, before)).astype(np.int8)
             residual = (alone, int(rng.integers(0, n - before + 1))) if n >= before else None
             entries = scaled(rng, before, [(joined, 0)], high=5.0, residual=residual)
-            plan.conv(source, 0, padded_rows(small, 4), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 0, entries, "direct")
+            plan.conv(
+                source=source,
+                source_channel=0,
+                weights=padded_rows(small, 4),
+                kernel=(1, 1),
+                stride=(1, 1),
+                padding=(0, 0, 0, 0),
+                dilation=(1, 1),
+                weight_zero=0,
+                finish=entries,
+                method="direct",
+            )
             wide = plan.codes(height, width, channels, 6, 0, 0.25)
             taps = rng.integers(-3, 4, (5, 5, channels)).astype(np.int8)
             around = (2, 2, 2, 2)
-            plan.depthwise(source, taps, (1, 1), around, (1, 1), scaled(rng, channels, [(wide, 0)], residual=(source, 0)))
-            plan.output(joined, bool(step % 3))
+            plan.depthwise(
+                source=source,
+                weights=taps,
+                stride=(1, 1),
+                padding=around,
+                dilation=(1, 1),
+                finish=scaled(rng, channels, [(wide, 0)], residual=(source, 0)),
+            )
+            plan.output(tensor=joined, nhwc=bool(step % 3))
             x.append(wide)
-        plan.output(x[-1], False)
+        plan.output(tensor=x[-1], nhwc=False)
 
     return describe
 
 
+@pytest.mark.parametrize("isa", ulp.available_isas())
 @pytest.mark.parametrize("seed", range(6))
-def test_buffers_are_shared_without_trace(seed: int) -> None:
+def test_buffers_are_shared_without_trace(seed: int, isa: str) -> None:
+    ulp.set_isa(isa)
     rng = np.random.default_rng(seed)
     describe = branches(seed)
     shape = native(describe).steps()[0]["out_shape"]
     x = (rng.standard_normal((4, shape[2], *shape[:2])) * 2).astype(F32)
     want = expected(describe, x)
-    for isa in ulp.available_isas():
-        ulp.set_isa(isa)
-        for group, throughput, threads, tune in ((1, False, 1, False), (2, True, 3, False), (3, False, 2, True)):
-            ulp.set_num_threads(threads)
-            plan = native(describe, group, throughput, tune)
-            for images in (4, 1, 3, 0, 2):
-                assert_same(plan.run(x[:images]), [w[:images] for w in want], f"{isa}, group {group}, {images} images, output")
-            outputs = [np.full_like(w, 77) for w in want]
-            assert all(a is b for a, b in zip(plan.run(x, outputs), outputs, strict=True))
-            assert_same(outputs, want)
-            assert_same(plan.profile(x)[0], want)
-            assert plan.arena_bytes < sum(w.nbytes for w in want) * group * 4
+    for group, throughput, threads, tune in ((1, False, 1, False), (2, True, 3, False), (3, False, 2, True)):
+        ulp.set_num_threads(threads)
+        plan = native(describe, group, throughput, tune)
+        for images in (4, 1, 3, 0, 2):
+            assert_same(plan.run(x[:images]), [w[:images] for w in want], f"group {group}, {images} images, output")
+        outputs = [np.full_like(w, 77) for w in want]
+        assert all(a is b for a, b in zip(plan.run(x, outputs), outputs, strict=True))
+        assert_same(outputs, want)
+        assert_same(plan.profile(x)[0], want)
+        assert plan.arena_bytes < sum(w.nbytes for w in want) * group * 4
 
 
 def test_pixels_behind_the_last_one_hold_codes() -> None:
@@ -380,31 +467,49 @@ def test_pixels_behind_the_last_one_hold_codes() -> None:
 
         def describe(plan: Any) -> None:
             source = plan.codes(3, 4, 7, a_bits, 0, 1.0)  # noqa: B023  # called in this round
-            plan.input_codes(source, True)
+            plan.input_codes(tensor=source, nhwc=True)
             for step in range(4):
                 # Bytes of 255 come and go around the narrow codes.
                 noise = plan.codes(3, 4, 8 + 40 * step, 8, 255, 1.0)
                 w = np.full((1, 1, 7, 8 + 40 * step), top, np.uint8)  # noqa: B023
                 plan.conv(
-                    source,
-                    0,
-                    padded_rows(w, w_bits, 1),  # noqa: B023
-                    (1, 1),
-                    (1, 1),
-                    (0, 0, 0, 0),
-                    (1, 1),
-                    1,
-                    finish(8 + 40 * step, [(noise, 0)]),
-                    None,
+                    source=source,
+                    source_channel=0,
+                    weights=padded_rows(w, w_bits, 1),  # noqa: B023
+                    kernel=(1, 1),
+                    stride=(1, 1),
+                    padding=(0, 0, 0, 0),
+                    dilation=(1, 1),
+                    weight_zero=1,
+                    finish=finish(8 + 40 * step, [(noise, 0)]),
+                    method=None,
                 )
                 copy = plan.codes(3, 4, 7, a_bits, 0, 1.0)  # noqa: B023
-                plan.gather(source, 0, 7, (copy, 0), np.array([2, 0, 1], np.int32), np.array([3, -1, 0, 1], np.int32))
+                plan.gather(
+                    source=source,
+                    source_channel=0,
+                    channels=7,
+                    target=(copy, 0),
+                    rows=np.array([2, 0, 1], np.int32),
+                    columns=np.array([3, -1, 0, 1], np.int32),
+                )
                 result = plan.floats(3, 4, 40)
                 w = np.full((1, 1, 5, 40), top, np.uint8)  # noqa: B023
                 around = (0, 0, 0, 0)
-                plan.conv(copy, 2, padded_rows(w, w_bits, 1), (1, 1), (1, 1), around, (1, 1), 1, finish(40, [(result, 0)]), None)  # noqa: B023
-                plan.output(result, True)
-                plan.output(noise, False)
+                plan.conv(
+                    source=copy,
+                    source_channel=2,
+                    weights=padded_rows(w, w_bits, 1),  # noqa: B023
+                    kernel=(1, 1),
+                    stride=(1, 1),
+                    padding=around,
+                    dilation=(1, 1),
+                    weight_zero=1,
+                    finish=finish(40, [(result, 0)]),
+                    method=None,
+                )
+                plan.output(tensor=result, nhwc=True)
+                plan.output(tensor=noise, nhwc=False)
 
         plan, want = native(describe, 3), expected(describe, x)
         for images in (5, 2, 1):

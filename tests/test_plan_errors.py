@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plan_reference import ReferencePlan
 from reference import Array, assert_exact
 
 import ulp
+from tools.reference.plan import ReferencePlan
 from ulp import _core
 
 F32 = np.float32
@@ -22,7 +22,8 @@ W8 = _core.pack(np.arange(32, dtype=np.int8).reshape(8, 4) % 4 - 2, 3)  # 1 x 1 
 ROWS = np.array([[0, 2], [2, 4]], np.int32)
 
 
-def entries(**changes: Any) -> dict[str, Any]:
+def entries(**changes: Any) -> Any:
+    """A finish of 4 channels; what is changed to ... is left out."""
     made = {
         "scale": np.full(4, 0.5, F32),
         "bias": np.zeros(4, F32),
@@ -35,7 +36,7 @@ def entries(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in made.items() if value is not ...}
 
 
-def unscaled(**changes: Any) -> dict[str, Any]:
+def unscaled(**changes: Any) -> Any:
     return entries(scale=..., bias=..., **changes)
 
 
@@ -47,33 +48,96 @@ def begin(plan: Any) -> None:
     plan.codes(4, 4, 9, 5, 0, 0.25)
     plan.codes(2, 2, 6, 4, 8, 0.5)
     plan.codes(4, 4, 3, 4, 0, 0.5)
-    plan.input_floats(6, 4, 4, [SOURCE, OTHER])
+    plan.input_floats(channels=6, height=4, width=4, targets=[SOURCE, OTHER])
 
 
 def go_on(plan: Any) -> None:
     """Uses all that a refused step might have marked."""
     weights = _core.pack(np.where(np.arange(288).reshape(72, 4) % 8 < 6, np.arange(288).reshape(72, 4) % 7 - 3, 0).astype(np.int8), 4)
     plan.conv(
-        SOURCE, 0, weights, (3, 3), ONES, (1, 1, 1, 1), ONES, 0, entries(targets=[(RESULT, 1), (FLOATS, 0)], thresholds=[None] * 2), None
+        source=SOURCE,
+        source_channel=0,
+        weights=weights,
+        kernel=(3, 3),
+        stride=ONES,
+        padding=(1, 1, 1, 1),
+        dilation=ONES,
+        weight_zero=0,
+        finish=entries(targets=[(RESULT, 1), (FLOATS, 0)], thresholds=[None] * 2),
+        method=None,
     )
-    plan.gather(SOURCE, 2, 1, (UNWRITTEN, 0), np.arange(4, dtype=np.int32), np.arange(4, dtype=np.int32))
-    plan.gather(SOURCE, 0, 5, (UNWRITTEN, 1), np.arange(4, dtype=np.int32), np.arange(4, dtype=np.int32))
+    plan.gather(
+        source=SOURCE,
+        source_channel=2,
+        channels=1,
+        target=(UNWRITTEN, 0),
+        rows=np.arange(4, dtype=np.int32),
+        columns=np.arange(4, dtype=np.int32),
+    )
+    plan.gather(
+        source=SOURCE,
+        source_channel=0,
+        channels=5,
+        target=(UNWRITTEN, 1),
+        rows=np.arange(4, dtype=np.int32),
+        columns=np.arange(4, dtype=np.int32),
+    )
     one = entries(scale=np.ones(1, F32), bias=np.zeros(1, F32), targets=[(RESULT, 0)])
-    plan.conv(OTHER, 0, _core.pack(np.full((8, 1), 1, np.int8), 2), ONES, ONES, NONE, ONES, 0, one, "direct")
+    plan.conv(
+        source=OTHER,
+        source_channel=0,
+        weights=_core.pack(np.full((8, 1), 1, np.int8), 2),
+        kernel=ONES,
+        stride=ONES,
+        padding=NONE,
+        dilation=ONES,
+        weight_zero=0,
+        finish=one,
+        method="direct",
+    )
     rest = unscaled(targets=[(RESULT, 5)])
     small = plan.codes(4, 4, 4, 4, 8, 0.5)
-    plan.gather(OTHER, 1, 4, (small, 0), np.arange(4, dtype=np.int32), np.arange(4, dtype=np.int32))
-    plan.rescale(small, rest)
-    plan.max_pool(UNWRITTEN, (POOLED, 0), ROWS, ROWS, ONES)
+    plan.gather(
+        source=OTHER,
+        source_channel=1,
+        channels=4,
+        target=(small, 0),
+        rows=np.arange(4, dtype=np.int32),
+        columns=np.arange(4, dtype=np.int32),
+    )
+    plan.rescale(source=small, finish=rest)
+    plan.max_pool(source=UNWRITTEN, target=(POOLED, 0), rows=ROWS, columns=ROWS, dilation=ONES)
     image = entries(scale=np.ones(3, F32), bias=np.ones(3, F32), targets=[(IMAGE, 0)])
-    plan.conv(OTHER, 2, _core.pack(np.full((4, 3), 1, np.int8), 2), ONES, ONES, NONE, ONES, 0, image, None)
+    plan.conv(
+        source=OTHER,
+        source_channel=2,
+        weights=_core.pack(np.full((4, 3), 1, np.int8), 2),
+        kernel=ONES,
+        stride=ONES,
+        padding=NONE,
+        dilation=ONES,
+        weight_zero=0,
+        finish=image,
+        method=None,
+    )
     # Pixels of three channels, read without pads.
     tight = plan.floats(4, 3, 2)
     w = _core.pack(np.arange(16, dtype=np.int8).reshape(8, 2) * 5 % 7 * (np.arange(8) < 6)[:, None].astype(np.int8), 4)
     two = entries(scale=np.ones(2, F32), bias=np.ones(2, F32), targets=[(tight, 0)])
-    plan.conv(IMAGE, 0, w, (1, 2), ONES, NONE, ONES, 0, two, None)
+    plan.conv(
+        source=IMAGE,
+        source_channel=0,
+        weights=w,
+        kernel=(1, 2),
+        stride=ONES,
+        padding=NONE,
+        dilation=ONES,
+        weight_zero=0,
+        finish=two,
+        method=None,
+    )
     for tensor in (FLOATS, RESULT, POOLED, tight):
-        plan.output(tensor, False)
+        plan.output(tensor=tensor, nhwc=False)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +193,12 @@ CASES: dict[str, Case] = {
     "infinite scale": (lambda p: p.codes(4, 4, 4, 3, 0, 1e300), VALUE, "scale = inf"),
     "denormal scale": (lambda p: p.codes(4, 4, 4, 3, 0, 1e-40), VALUE, "scale"),
     "text scale": (lambda p: p.codes(4, 4, 4, 3, 0, "1"), TYPE, "scale: expected a float, got str"),
-    "second input": (lambda p: p.input_codes(UNWRITTEN, True), VALUE, "the input must be the first step"),
-    "second input of floats": (lambda p: p.input_floats(6, 4, 4, [UNWRITTEN]), VALUE, "the input must be the first step"),
+    "second input": (lambda p: p.input_codes(tensor=UNWRITTEN, nhwc=True), VALUE, "the input must be the first step"),
+    "second input of floats": (
+        lambda p: p.input_floats(channels=6, height=4, width=4, targets=[UNWRITTEN]),
+        VALUE,
+        "the input must be the first step",
+    ),
     "no such tensor": (conv(source=99), VALUE, "conv: there is no tensor 99; the plan has 7"),
     "negative tensor": (conv(source=-1), VALUE, "conv: there is no tensor -1"),
     "source of floats": (conv(source=FLOATS), VALUE, "conv: tensor 2 holds floats, not codes"),
@@ -166,9 +234,13 @@ CASES: dict[str, Case] = {
         VALUE,
         "conv: bipolar weights have no zero for what lies behind channel 5",
     ),
+    "field of no name": (lambda p: p.rescale(source=SOURCE, finish=unscaled(), more=1), VALUE, "rescale: unknown field 'more'"),
+    "field left out": (lambda p: p.rescale(source=SOURCE), VALUE, "rescale lacks 'finish'"),
+    "no fields": (lambda p: p.conv(), VALUE, "conv lacks 'source'"),
+    "fields by position": (lambda p: p.rescale(SOURCE, unscaled()), TYPE, "incompatible function arguments"),
     "finish of no dict": (conv(finish=[1]), TYPE, "finish: expected a dict, got list"),
     "finish with a number": (conv(finish={**entries(), 3: 3}), TYPE, "finish: keys are strings, got int"),
-    "finish with more": (conv(more=1), VALUE, "finish: unknown entry 'more'"),
+    "finish with more": (conv(more=1), VALUE, "finish: unknown field 'more'"),
     "no targets": (conv(targets=...), VALUE, "finish lacks 'targets'"),
     "no thresholds": (conv(thresholds=...), VALUE, "finish lacks 'thresholds'"),
     "no low": (conv(low=...), VALUE, "finish lacks 'low'"),
@@ -211,7 +283,7 @@ CASES: dict[str, Case] = {
         "conv: channel 3 of tensor 4 is written twice",
     ),
     "residual of floats": (conv(residual=(FLOATS, 0)), VALUE, "conv: no step has written channel 0 of tensor 2"),
-    "residual of no tensor": (conv(residual=(-1, 0)), VALUE, r"finish\['residual'\]: there is no tensor -1"),
+    "residual of no tensor": (conv(residual=(-1, 0)), VALUE, "conv: there is no tensor -1; the plan has 7"),
     "residual past the channels": (conv(residual=(OTHER, 3)), VALUE, "conv: 4 channels from 3 on are not within the 6 of tensor 1"),
     "residual unwritten": (conv(residual=(UNWRITTEN, 0)), VALUE, "conv: no step has written channel 0 of tensor 3"),
     "thresholds of one target": (
@@ -230,7 +302,8 @@ CASES: dict[str, Case] = {
         "conv: thresholds do not go with a residual",
     ),
     "fewer thresholds": (conv(thresholds=[(TABLE[:, 1:], FLIP)]), VALUE, "conv: expected 4 x 31 thresholds"),
-    "empty thresholds": (conv(thresholds=[(TABLE[:, :0], FLIP)]), VALUE, r"finish\['thresholds'\]: values are empty"),
+    "empty thresholds": (conv(thresholds=[(TABLE[:, :0], FLIP)]), VALUE, "conv: expected 4 x 31 thresholds"),
+    "thresholds of another shape": (conv(thresholds=[(TABLE.T.copy(), FLIP)]), VALUE, "conv: expected 4 x 31 thresholds"),
     "fewer flips": (conv(thresholds=[(TABLE, FLIP[1:])]), VALUE, "conv: expected 4 x 31 thresholds"),
     "flips of bytes": (conv(thresholds=[(TABLE, FLIP.astype(np.uint8))]), TYPE, "flip has dtype uint8, expected bool"),
     "long thresholds": (conv(thresholds=[(TABLE.astype(np.int64), FLIP)]), TYPE, "values has dtype int64, expected int32"),
@@ -241,93 +314,125 @@ CASES: dict[str, Case] = {
     ),
     "thresholds of one array": (conv(thresholds=[TABLE[:3]]), VALUE, "each of the thresholds is None or"),
     "no depthwise dimensions": (
-        lambda p: p.depthwise(SOURCE, np.zeros((3, 3), np.int8), ONES, NONE, ONES, entries()),
+        lambda p: p.depthwise(source=SOURCE, weights=np.zeros((3, 3), np.int8), stride=ONES, padding=NONE, dilation=ONES, finish=entries()),
         VALUE,
         r"weights has shape \(3, 3\), expected 3 dimensions",
     ),
     "depthwise floats": (
-        lambda p: p.depthwise(SOURCE, np.zeros((3, 3, 6)), ONES, NONE, ONES, entries()),
+        lambda p: p.depthwise(source=SOURCE, weights=np.zeros((3, 3, 6)), stride=ONES, padding=NONE, dilation=ONES, finish=entries()),
         TYPE,
         "weights has dtype float64, expected int8",
     ),
     "depthwise channels": (
-        lambda p: p.depthwise(SOURCE, np.zeros((1, 1, 4), np.int8), ONES, NONE, ONES, entries()),
+        lambda p: p.depthwise(
+            source=SOURCE, weights=np.zeros((1, 1, 4), np.int8), stride=ONES, padding=NONE, dilation=ONES, finish=entries()
+        ),
         VALUE,
         "depthwise: expected 1 x 6 weights",
     ),
     "empty depthwise": (
-        lambda p: p.depthwise(SOURCE, np.zeros((0, 1, 6), np.int8), ONES, NONE, ONES, entries()),
+        lambda p: p.depthwise(
+            source=SOURCE, weights=np.zeros((0, 1, 6), np.int8), stride=ONES, padding=NONE, dilation=ONES, finish=entries()
+        ),
         VALUE,
         "kernel height = 0",
     ),
     "depthwise epilogue": (
-        lambda p: p.depthwise(SOURCE, np.zeros((1, 1, 6), np.int8), ONES, (1, 1, 1, 1), ONES, entries()),
+        lambda p: p.depthwise(
+            source=SOURCE, weights=np.zeros((1, 1, 6), np.int8), stride=ONES, padding=(1, 1, 1, 1), dilation=ONES, finish=entries()
+        ),
         VALUE,
         "depthwise: scale and bias must have 6 values",
     ),
     "linear weights": (
-        lambda p: p.linear(SOURCE, W8, 0, entries(), None),
+        lambda p: p.linear(source=SOURCE, weights=W8, weight_zero=0, finish=entries(), kernel=None),
         VALUE,
         "linear: weights have K = 8, the image 4 x 4 x 6 takes 128",
     ),
     "linear kernel": (
-        lambda p: p.linear(SOURCE, bipolar(128), 0, entries(targets=[(p.floats(1, 1, 4), 0)]), "x"),
+        lambda p: p.linear(
+            source=SOURCE, weights=bipolar(128), weight_zero=0, finish=entries(targets=[(p.floats(1, 1, 4), 0)]), kernel="x"
+        ),
         VALUE,
         "unknown kernel 'x'",
     ),
-    "empty rows": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS[:0], ROWS, ONES), VALUE, "max_pool rows: expected pairs"),
+    "empty rows": (
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS[:0], columns=ROWS, dilation=ONES),
+        VALUE,
+        "max_pool rows: expected pairs",
+    ),
     "rows of threes": (
-        lambda p: p.max_pool(SOURCE, (POOLED, 0), np.zeros((2, 3), np.int32), ROWS, ONES),
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=np.zeros((2, 3), np.int32), columns=ROWS, dilation=ONES),
         VALUE,
         r"rows has shape \(2, 3\), expected \(windows, 2\)",
     ),
-    "flat rows": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS.ravel(), ROWS, ONES), VALUE, r"rows has shape \(4,\), expected 2 dim"),
-    "long rows": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS.astype(np.int64), ROWS, ONES), TYPE, "rows has dtype int64"),
+    "flat rows": (
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS.ravel(), columns=ROWS, dilation=ONES),
+        VALUE,
+        r"rows has shape \(4,\), expected 2 dim",
+    ),
+    "long rows": (
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS.astype(np.int64), columns=ROWS, dilation=ONES),
+        TYPE,
+        "rows has dtype int64",
+    ),
     "rows below the image": (
-        lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS - 1, ROWS, ONES),
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS - 1, columns=ROWS, dilation=ONES),
         VALUE,
         r"max_pool rows -1\.\.1 is empty or outside 0\.\.4",
     ),
     "columns past the image": (
-        lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS, ROWS + 1, ONES),
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS, columns=ROWS + 1, dilation=ONES),
         VALUE,
         r"max_pool columns 3\.\.5 is empty or outside 0\.\.4",
     ),
-    "empty window": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS, ROWS[:, ::-1], ONES), VALUE, r"max_pool columns 2\.\.0 is empty"),
-    "pool dilation": (lambda p: p.max_pool(SOURCE, (POOLED, 0), ROWS, ROWS, (0, 1)), VALUE, "dilation = 0"),
-    "pool into its source": (lambda p: p.max_pool(SOURCE, (SOURCE, 0), ROWS, ROWS, ONES), VALUE, "the source cannot be the target"),
+    "empty window": (
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS, columns=ROWS[:, ::-1], dilation=ONES),
+        VALUE,
+        r"max_pool columns 2\.\.0 is empty",
+    ),
+    "pool dilation": (
+        lambda p: p.max_pool(source=SOURCE, target=(POOLED, 0), rows=ROWS, columns=ROWS, dilation=(0, 1)),
+        VALUE,
+        "dilation = 0",
+    ),
+    "pool into its source": (
+        lambda p: p.max_pool(source=SOURCE, target=(SOURCE, 0), rows=ROWS, columns=ROWS, dilation=ONES),
+        VALUE,
+        "the source cannot be the target",
+    ),
     "pool to another quantizer": (
-        lambda p: p.max_pool(SOURCE, (RESULT, 0), ROWS, ROWS, ONES),
+        lambda p: p.max_pool(source=SOURCE, target=(RESULT, 0), rows=ROWS, columns=ROWS, dilation=ONES),
         VALUE,
         "max_pool: source and target must share a quantizer",
     ),
     "pool to another size": (
-        lambda p: p.max_pool(SOURCE, (UNWRITTEN, 0), ROWS, ROWS, ONES),
+        lambda p: p.max_pool(source=SOURCE, target=(UNWRITTEN, 0), rows=ROWS, columns=ROWS, dilation=ONES),
         VALUE,
         "max_pool gives 2 x 2 x 6, which does not fit",
     ),
     "divisors of another shape": (
-        lambda p: p.window_mean(SOURCE, ROWS, ROWS, np.ones((1, 2), F32), unscaled()),
+        lambda p: p.window_mean(source=SOURCE, rows=ROWS, columns=ROWS, divisor=np.ones((1, 2), F32), finish=unscaled()),
         VALUE,
-        "window_mean: expected a divisor a window",
+        "window_mean: expected one divisor per window",
     ),
     "divisor of nothing": (
-        lambda p: p.window_mean(SOURCE, ROWS, ROWS, np.zeros((2, 2), F32), unscaled()),
+        lambda p: p.window_mean(source=SOURCE, rows=ROWS, columns=ROWS, divisor=np.zeros((2, 2), F32), finish=unscaled()),
         VALUE,
         "window_mean: divisors must be finite and not 0",
     ),
     "divisor too small": (
-        lambda p: p.window_mean(SOURCE, ROWS, ROWS, np.full((2, 2), 1e-45, F32), unscaled()),
+        lambda p: p.window_mean(source=SOURCE, rows=ROWS, columns=ROWS, divisor=np.full((2, 2), 1e-45, F32), finish=unscaled()),
         VALUE,
         "window_mean: scale / divisor is not finite",
     ),
     "mean with a scale": (
-        lambda p: p.window_mean(SOURCE, ROWS, ROWS, np.ones((2, 2), F32), entries()),
+        lambda p: p.window_mean(source=SOURCE, rows=ROWS, columns=ROWS, divisor=np.ones((2, 2), F32), finish=entries()),
         VALUE,
         "window_mean takes no scale and no bias",
     ),
     "mean to another size": (
-        lambda p: p.window_mean(SOURCE, ROWS, ROWS, np.ones((2, 2), F32), unscaled()),
+        lambda p: p.window_mean(source=SOURCE, rows=ROWS, columns=ROWS, divisor=np.ones((2, 2), F32), finish=unscaled()),
         VALUE,
         "window_mean gives 2 x 2 x 6, which does not fit",
     ),
@@ -338,56 +443,94 @@ CASES: dict[str, Case] = {
         VALUE,
         "conv: with K = 8 start may be at most 2147483391",
     ),
-    "least start": (conv(finish=entries(start=np.full(4, -(2**31), np.int32))), VALUE, "start may be at most"),
-    "rescale with a start": (lambda p: p.rescale(SOURCE, unscaled(start=np.zeros(6, np.int32))), VALUE, "rescale takes no start"),
+    "lowest start": (conv(finish=entries(start=np.full(4, -(2**31), np.int32))), VALUE, "start may be at most"),
+    "rescale with a start": (
+        lambda p: p.rescale(source=SOURCE, finish=unscaled(start=np.zeros(6, np.int32))),
+        VALUE,
+        "rescale takes no start",
+    ),
     "no unit": (conv(finish=entries(unit=0.0)), VALUE, "conv: unit must be a positive normal float32"),
     "nan unit": (conv(finish=entries(unit=math.nan)), VALUE, "conv: unit must be"),
     "text unit": (conv(finish=entries(unit="1")), TYPE, r"finish\['unit'\]: expected a float, got str"),
     "huge unit": (
-        lambda p: p.rescale(SOURCE, unscaled(unit=2e-38)),
+        lambda p: p.rescale(source=SOURCE, finish=unscaled(unit=2e-38)),
         VALUE,
         "255 . scale / unit is not finite|a target.s scale is no normal float32",
     ),
     "floats in units": (conv(finish=entries(unit=0.5, targets=[(FLOATS, 0)])), VALUE, "a target of floats needs the unit 1"),
-    "least values of too few channels": (
-        lambda p: p.max_pool(SOURCE, (UNWRITTEN, 0), ROWS, ROWS, ONES, np.ones(5, bool)),
+    "takes_min of too few channels": (
+        lambda p: p.max_pool(source=SOURCE, target=(UNWRITTEN, 0), rows=ROWS, columns=ROWS, dilation=ONES, takes_min=np.ones(5, bool)),
         VALUE,
-        "max_pool: least must have 6 values",
+        "max_pool: takes_min must have 6 values",
     ),
-    "least values as numbers": (
-        lambda p: p.max_pool(SOURCE, (UNWRITTEN, 0), ROWS, ROWS, ONES, np.ones(6, np.uint8)),
+    "takes_min as numbers": (
+        lambda p: p.max_pool(source=SOURCE, target=(UNWRITTEN, 0), rows=ROWS, columns=ROWS, dilation=ONES, takes_min=np.ones(6, np.uint8)),
         TYPE,
-        "least has dtype uint8, expected bool",
+        "takes_min has dtype uint8, expected bool",
     ),
-    "rescale with a bias": (lambda p: p.rescale(SOURCE, entries()), VALUE, "rescale takes no scale and no bias"),
-    "rescale in place": (lambda p: p.rescale(SOURCE, unscaled(targets=[(SOURCE, 0)])), VALUE, "a tensor that is read cannot be a target"),
-    "rescale past the channels": (lambda p: p.rescale(SOURCE, unscaled(targets=[(RESULT, 4)])), VALUE, "does not fit channel 4 on"),
-    "gather nothing": (lambda p: p.gather(SOURCE, 0, 0, (UNWRITTEN, 0), ROWS[0], ROWS[0]), VALUE, "gather: 0 channels from 0 on"),
+    "rescale with a bias": (lambda p: p.rescale(source=SOURCE, finish=entries()), VALUE, "rescale takes no scale and no bias"),
+    "rescale in place": (
+        lambda p: p.rescale(source=SOURCE, finish=unscaled(targets=[(SOURCE, 0)])),
+        VALUE,
+        "a tensor that is read cannot be a target",
+    ),
+    "rescale past the channels": (
+        lambda p: p.rescale(source=SOURCE, finish=unscaled(targets=[(RESULT, 4)])),
+        VALUE,
+        "does not fit channel 4 on",
+    ),
+    "gather nothing": (
+        lambda p: p.gather(source=SOURCE, source_channel=0, channels=0, target=(UNWRITTEN, 0), rows=ROWS[0], columns=ROWS[0]),
+        VALUE,
+        "gather: 0 channels from 0 on",
+    ),
     "gather too much": (
-        lambda p: p.gather(SOURCE, 1, 2**31 - 1, (UNWRITTEN, 0), ROWS[0], ROWS[0]),
+        lambda p: p.gather(source=SOURCE, source_channel=1, channels=2**31 - 1, target=(UNWRITTEN, 0), rows=ROWS[0], columns=ROWS[0]),
         VALUE,
         "gather: 2147483647 channels from 1",
     ),
     "gather no rows": (
-        lambda p: p.gather(SOURCE, 0, 6, (UNWRITTEN, 0), ROWS[0, :0], ROWS[0]),
+        lambda p: p.gather(source=SOURCE, source_channel=0, channels=6, target=(UNWRITTEN, 0), rows=ROWS[0, :0], columns=ROWS[0]),
         VALUE,
         "gather: an index is outside the image",
     ),
     "gather past the image": (
-        lambda p: p.gather(SOURCE, 0, 6, (UNWRITTEN, 0), np.arange(1, 5, dtype=np.int32), np.arange(4, dtype=np.int32)),
+        lambda p: p.gather(
+            source=SOURCE,
+            source_channel=0,
+            channels=6,
+            target=(UNWRITTEN, 0),
+            rows=np.arange(1, 5, dtype=np.int32),
+            columns=np.arange(4, dtype=np.int32),
+        ),
         VALUE,
         "gather: an index is outside the image",
     ),
     "gather below -1": (
-        lambda p: p.gather(SOURCE, 0, 6, (UNWRITTEN, 0), np.arange(4, dtype=np.int32) - 2, np.arange(4, dtype=np.int32)),
+        lambda p: p.gather(
+            source=SOURCE,
+            source_channel=0,
+            channels=6,
+            target=(UNWRITTEN, 0),
+            rows=np.arange(4, dtype=np.int32) - 2,
+            columns=np.arange(4, dtype=np.int32),
+        ),
         VALUE,
         "gather: an index is outside the image",
     ),
-    "gather in place": (lambda p: p.gather(SOURCE, 0, 6, (SOURCE, 0), ROWS[0], ROWS[0]), VALUE, "the source cannot be the target"),
-    "gather to floats": (lambda p: p.gather(SOURCE, 0, 4, (FLOATS, 0), ROWS[0], ROWS[0]), VALUE, "gather: tensor 2 holds floats"),
-    "unwritten output": (lambda p: p.output(RESULT, True), VALUE, "output: no step has written channel 0 of tensor 4"),
-    "output of no tensor": (lambda p: p.output(-1, True), VALUE, "output: there is no tensor -1"),
-    "output in no order": (lambda p: p.output(SOURCE, 1), TYPE, "nhwc: expected a bool, got int"),
+    "gather in place": (
+        lambda p: p.gather(source=SOURCE, source_channel=0, channels=6, target=(SOURCE, 0), rows=ROWS[0], columns=ROWS[0]),
+        VALUE,
+        "the source cannot be the target",
+    ),
+    "gather to floats": (
+        lambda p: p.gather(source=SOURCE, source_channel=0, channels=4, target=(FLOATS, 0), rows=ROWS[0], columns=ROWS[0]),
+        VALUE,
+        "gather: tensor 2 holds floats",
+    ),
+    "unwritten output": (lambda p: p.output(tensor=RESULT, nhwc=True), VALUE, "output: no step has written channel 0 of tensor 4"),
+    "output of no tensor": (lambda p: p.output(tensor=-1, nhwc=True), VALUE, "output: there is no tensor -1"),
+    "output in no order": (lambda p: p.output(tensor=SOURCE, nhwc=1), TYPE, "nhwc: expected a bool, got int"),
     "finalize without outputs": (lambda p: p.finalize(1, False), VALUE, "the plan has no output"),
     "run too early": (lambda p: p.run(np.zeros((1, 6, 4, 4), F32)), VALUE, "the plan is not finalized"),
     "profile too early": (lambda p: p.profile(np.zeros((1, 6, 4, 4), F32)), VALUE, "the plan is not finalized"),
@@ -428,9 +571,9 @@ def first_input(**changes: Any) -> Callable[[Any], Any]:
         (first_input(channels=5), "input: target 0 has 6 channels, expected 5"),
         (first_input(height=5), "input gives 5 x 4 x 6, which does not fit channel 0 on of tensor 0, 4 x 4 x 6"),
         (first_input(width=0), "image 4 x 0 x 6: each side must be in"),
-        (lambda plan: plan.input_codes(2, True), "input: tensor 2 holds floats"),
-        (lambda plan: plan.input_codes(-3, True), "input: there is no tensor -3"),
-        (lambda plan: plan.output(0, True), "output: no step has written channel 0 of tensor 0"),
+        (lambda plan: plan.input_codes(tensor=2, nhwc=True), "input: tensor 2 holds floats"),
+        (lambda plan: plan.input_codes(tensor=-3, nhwc=True), "input: there is no tensor -3"),
+        (lambda plan: plan.output(tensor=0, nhwc=True), "output: no step has written channel 0 of tensor 0"),
         (lambda plan: plan.finalize(1, False), "the plan has no input"),
     ],
 )
@@ -441,8 +584,8 @@ def test_refused_inputs(call: Callable[[Any], Any], message: str) -> None:
     plan.floats(4, 4, 6)
     with pytest.raises(ValueError, match=message):
         call(plan)
-    plan.input_floats(6, 4, 4, [SOURCE, OTHER])
-    plan.output(OTHER, True)
+    plan.input_floats(channels=6, height=4, width=4, targets=[SOURCE, OTHER])
+    plan.output(tensor=OTHER, nhwc=True)
     plan.finalize(1, False)
     assert_exact(plan.run(np.ones((1, 6, 4, 4), F32))[0], np.full((1, 4, 4, 6), 10, np.uint8), "codes")
 
@@ -450,13 +593,46 @@ def test_refused_inputs(call: Callable[[Any], Any], message: str) -> None:
 def test_channels_that_are_read_with_and_without_pads() -> None:
     plan = _core.Plan()
     source, first, second = plan.codes(4, 4, 2, 4, 0, 1.0), plan.floats(4, 3, 4), plan.floats(4, 3, 4)
-    plan.input_codes(source, True)
+    plan.input_codes(tensor=source, nhwc=True)
     for_one = entries(targets=[(first, 0)])
-    plan.conv(source, 0, _core.pack(np.ones((4, 4), np.int8), 2), (1, 2), ONES, NONE, ONES, 0, for_one, None)
+    plan.conv(
+        source=source,
+        source_channel=0,
+        weights=_core.pack(np.ones((4, 4), np.int8), 2),
+        kernel=(1, 2),
+        stride=ONES,
+        padding=NONE,
+        dilation=ONES,
+        weight_zero=0,
+        finish=for_one,
+        method=None,
+    )
     with pytest.raises(ValueError, match="tensor 0 is read both with and without padded channels"):
-        plan.conv(source, 0, _core.pack(np.ones((8, 4), np.int8), 2), (1, 2), ONES, NONE, ONES, 0, entries(targets=[(second, 0)]), None)
-    plan.conv(source, 0, _core.pack(np.ones((4, 4), np.int8), 2), (1, 2), ONES, NONE, ONES, 0, entries(targets=[(second, 0)]), None)
-    plan.output(second, True)
+        plan.conv(
+            source=source,
+            source_channel=0,
+            weights=_core.pack(np.ones((8, 4), np.int8), 2),
+            kernel=(1, 2),
+            stride=ONES,
+            padding=NONE,
+            dilation=ONES,
+            weight_zero=0,
+            finish=entries(targets=[(second, 0)]),
+            method=None,
+        )
+    plan.conv(
+        source=source,
+        source_channel=0,
+        weights=_core.pack(np.ones((4, 4), np.int8), 2),
+        kernel=(1, 2),
+        stride=ONES,
+        padding=NONE,
+        dilation=ONES,
+        weight_zero=0,
+        finish=entries(targets=[(second, 0)]),
+        method=None,
+    )
+    plan.output(tensor=second, nhwc=True)
     plan.finalize(1, False)
     assert_exact(plan.run(np.ones((1, 4, 4, 2), np.uint8))[0], np.full((1, 4, 3, 4), 2, F32), "sums")
 
@@ -481,7 +657,7 @@ def test_refused_finalize(group: Any, throughput: Any, tune: Any, kind: type[Exc
     plan.finalize(1, False)
     with pytest.raises(ValueError, match="the plan is finalized"):
         plan.finalize(1, False)
-    for call in (conv(), lambda p: p.codes(4, 4, 4, 4, 0, 1.0), lambda p: p.floats(4, 4, 4), lambda p: p.output(0, True)):
+    for call in (conv(), lambda p: p.codes(4, 4, 4, 4, 0, 1.0), lambda p: p.floats(4, 4, 4), lambda p: p.output(tensor=0, nhwc=True)):
         with pytest.raises(ValueError, match="the plan is finalized"):
             call(plan)
 
@@ -490,10 +666,21 @@ def test_buffers_beyond_all_memory() -> None:
     plan = _core.Plan()
     channels = 2**24
     source, result = plan.codes(1, 1, channels, 1, 0, 1.0), plan.codes(8193, 8193, 1, 1, 0, 1.0)
-    plan.input_codes(source, True)
+    plan.input_codes(tensor=source, nhwc=True)
     one = entries(scale=np.ones(1, F32), bias=np.zeros(1, F32), targets=[(result, 0)])
-    plan.conv(source, 0, bipolar(channels, 1), ONES, ONES, (4096,) * 4, ONES, 0, one, "direct")
-    plan.output(result, True)
+    plan.conv(
+        source=source,
+        source_channel=0,
+        weights=bipolar(channels, 1),
+        kernel=ONES,
+        stride=ONES,
+        padding=(4096,) * 4,
+        dilation=ONES,
+        weight_zero=0,
+        finish=one,
+        method="direct",
+    )
+    plan.output(tensor=result, nhwc=True)
     for group in (1, 65536):
         with pytest.raises(ValueError, match=f"the buffers of the plan take more than 64 TiB with group = {group}"):
             plan.finalize(group, False)
@@ -508,7 +695,18 @@ def test_finalize_can_be_repeated_after_a_failure(whole: tuple[Array, list[Array
     go_on(plan)
     unused = plan.floats(2, 2, 4)
     ones = _core.pack(np.ones((72, 4), np.int8), 3)
-    plan.conv(OTHER, 0, ones, (3, 3), ONES, NONE, ONES, 0, entries(targets=[(unused, 0)]), "winograd")
+    plan.conv(
+        source=OTHER,
+        source_channel=0,
+        weights=ones,
+        kernel=(3, 3),
+        stride=ONES,
+        padding=NONE,
+        dilation=ONES,
+        weight_zero=0,
+        finish=entries(targets=[(unused, 0)]),
+        method="winograd",
+    )
     ulp.set_isa("baseline")
     with pytest.raises(ValueError, match="method 'winograd' cannot run here: it needs avx2"):
         plan.finalize(2, False)
@@ -576,8 +774,8 @@ def test_refused_runs(whole: tuple[Array, list[Array]]) -> None:
 def test_codes_out_of_range(bits: int, nhwc: bool) -> None:
     plan = _core.Plan()
     source = plan.codes(3, 5, 7, bits, 0, 1.0)
-    plan.input_codes(source, nhwc)
-    plan.output(source, nhwc)
+    plan.input_codes(tensor=source, nhwc=nhwc)
+    plan.output(tensor=source, nhwc=nhwc)
     plan.finalize(1, False)
     x = np.full((2, 3, 5, 7) if nhwc else (2, 7, 3, 5), 2**bits - 1, np.uint8)
     assert_exact(plan.run(x)[0], x, "codes")

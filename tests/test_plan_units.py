@@ -1,4 +1,7 @@
-"""What ONNX's integer operators need of a plan, against the reference plan: biases in sums, units, input by division, least values."""
+"""What ONNX's integer operators need of a plan, against the reference plan.
+
+Biases in sums, units of results, input by division, pooling by the minimum.
+"""
 
 from __future__ import annotations
 
@@ -40,19 +43,29 @@ def start_and_unit(seed: int) -> Describe:
         source = plan.codes(8, 9, 6, 4, 3, scales[0])
         a, b, c = (plan.codes(8, 9, n, bits, zero, s) for bits, zero, s in zip((4, 8, 5), (0, 120, 7), scales[1:4], strict=True))
         mean, result = plan.codes(1, 1, n, 8, 9, scales[4]), plan.floats(1, 1, 7)
-        plan.input_floats(6, 8, 9, [source], True)
-        geometry = (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)
-        plan.conv(source, 0, weights[0], *geometry, 0, finish(n, [(a, 0)], **parameters[0], start=starts[0], unit=scales[1]), None)
+        plan.input_floats(channels=6, height=8, width=9, targets=[source], divide=True)
+        window: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1)}
+        conv: dict[str, Any] = {"source_channel": 0, "kernel": (3, 3), "weight_zero": 0, "method": None, **window}
+        entries = finish(n, [(a, 0)], **parameters[0], start=starts[0], unit=scales[1])
+        plan.conv(source=source, weights=weights[0], finish=entries, **conv)
         entries = finish(n, [(b, 0)], **parameters[1], start=starts[1], unit=scales[2], residual=(a, 0))
-        plan.conv(a, 0, weights[1], *geometry, 0, entries, None)
-        plan.depthwise(b, taps, *geometry[1:], finish(n, [(c, 0)], **parameters[2], start=starts[2], unit=scales[3], low=-2.0, high=9.0))
-        windows = np.array([[0, 8]], np.int32), np.array([[0, 9]], np.int32), np.full((1, 1), 72, F32)
-        plan.window_mean(c, *windows, finish(n, [(mean, 0)], False, unit=scales[4]))
-        plan.linear(mean, linear, 0, finish(7, [(result, 0)], **last, start=np.arange(7, dtype=np.int32)), None)
+        plan.conv(source=a, weights=weights[1], finish=entries, **conv)
+        entries = finish(n, [(c, 0)], **parameters[2], start=starts[2], unit=scales[3], low=-2.0, high=9.0)
+        plan.depthwise(source=b, weights=taps, finish=entries, **window)
+        rows, columns, divisor = np.array([[0, 8]], np.int32), np.array([[0, 9]], np.int32), np.full((1, 1), 72, F32)
+        entries = finish(n, [(mean, 0)], False, unit=scales[4])
+        plan.window_mean(source=c, rows=rows, columns=columns, divisor=divisor, finish=entries)
+        plan.linear(
+            source=mean,
+            weights=linear,
+            weight_zero=0,
+            finish=finish(7, [(result, 0)], **last, start=np.arange(7, dtype=np.int32)),
+            kernel=None,
+        )
         again = plan.codes(8, 9, n, 6, 30, scales[0])
-        plan.rescale(b, finish(n, [(again, 0)], False, unit=scales[0], residual=(c, 0)))
+        plan.rescale(source=b, finish=finish(n, [(again, 0)], False, unit=scales[0], residual=(c, 0)))
         for tensor in (a, b, c, mean, again, result):
-            plan.output(tensor, False)
+            plan.output(tensor=tensor, nhwc=False)
 
     return describe
 
@@ -68,9 +81,9 @@ def test_input_is_divided_as_the_quotient_rounds() -> None:
 
     def describe(plan: Any) -> None:
         tensors = [plan.codes(3, 5, 3, 8, 100, s) for s in scales]
-        plan.input_floats(3, 3, 5, tensors, True)
+        plan.input_floats(channels=3, height=3, width=5, targets=tensors, divide=True)
         for tensor in tensors:
-            plan.output(tensor, False)
+            plan.output(tensor=tensor, nhwc=False)
 
     # Halves of the scales, where multiplying by an inverse falls to the other side, and what leaves float32 when it is divided.
     halves = np.concatenate([np.arange(-60, 60, dtype=F32) * F32(s) / 2 for s in scales])
@@ -85,15 +98,15 @@ def test_input_is_divided_as_the_quotient_rounds() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 7, 40])
-def test_poolings_that_take_the_least_value_of_some_channels(channels: int) -> None:
+def test_poolings_that_take_the_minimum_of_some_channels(channels: int) -> None:
     rng = np.random.default_rng(channels)
-    least = rng.integers(0, 2, channels).astype(bool)
+    takes_min = rng.integers(0, 2, channels).astype(bool)
 
     def describe(plan: Any) -> None:
         source, target = plan.codes(7, 6, channels, 8, 3, 1.0), plan.codes(3, 3, channels, 8, 3, 1.0)
-        plan.input_codes(source, True)
+        plan.input_codes(tensor=source, nhwc=True)
         rows, columns = np.array([[0, 2], [1, 4], [3, 7]], np.int32), np.array([[0, 3], [2, 3], [1, 6]], np.int32)
-        plan.max_pool(source, (target, 0), rows, columns, (1, 1), least)
-        plan.output(target, True)
+        plan.max_pool(source=source, target=(target, 0), rows=rows, columns=columns, dilation=(1, 1), takes_min=takes_min)
+        plan.output(tensor=target, nhwc=True)
 
     both_sides(describe, rng.integers(0, 256, (2, 7, 6, channels), np.uint8))

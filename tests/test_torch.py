@@ -6,10 +6,8 @@ import copy
 import gc
 import io
 import pickle
-import re
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ pytest.importorskip("torch", minversion="2.6")
 import torch
 
 import ulp.torch  # asks for torch
-from ulp import _torch_layers
+from ulp.torch import operators
 
 # torch's own code warns about itself while it exports and traces.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -145,11 +143,11 @@ def test_what_is_made_from_buffers_goes_with_them() -> None:
     low = convert(model(), x)
     run(low, x)
     keys = [layer.packed_weight.untyped_storage()._cdata for layer in low.modules() if hasattr(layer, "packed_weight")]
-    assert all(key in _torch_layers._entries for key in keys)
+    assert all(key in operators._entries for key in keys)
     del low
     gc.collect()  # tracing leaves cycles behind
     run(ulp.torch.Linear(nn.Linear(3, 3, bits=2, dynamic=True)), torch.ones(1, 3))
-    assert not any(key in _torch_layers._entries for key in keys)
+    assert not any(key in operators._entries for key in keys)
 
 
 def test_changed_buffers_are_noticed() -> None:
@@ -513,16 +511,6 @@ def test_export_save_and_load() -> None:
         assert torch.equal(run(loaded, x[:n]), run(low, x[:n]))
 
 
-def test_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = (b for b in re.findall(r"^```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "ulp.torch" in b)
-    x = images()
-    names = {"model": model(), "batches": [x], "x": x}
-    exec(block, names)
-    assert names["y"].shape == (4, 5)
-    assert "3.conv: Conv2d W3A3, 3.norm folded in" in capsys.readouterr().out
-
-
 def test_symbolic_and_jit_traces() -> None:
     x = images()
     low = convert(model(), x)
@@ -547,3 +535,59 @@ def test_meta_tensors_have_shapes_only() -> None:
     assert run(low, x.to("meta")).shape == (4, 5)
     with pytest.raises(RuntimeError, match="expected input of 3 channels, but got 2"):
         run(low, x[:, :2].to("meta"))
+
+
+def test_layers_take_their_input_by_torchs_name() -> None:
+    class Keyword(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(10, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.linear(input=self.conv(input=x))
+
+    x = images(8)
+    source = Keyword()
+    low = convert(source, x, bits=8)
+    assert len(low.ulp_report.converted) == 2
+    assert (run(low, x) - run(source, x)).abs().max() < 0.1
+
+
+def test_batch_normalisations_without_bias_are_folded() -> None:
+    source = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    torch.nn.init.uniform_(source[1].running_mean)
+    torch.nn.init.uniform_(source[1].weight)
+    source[1].bias = None  # as BatchNorm2d(bias=False) of newer versions
+    x = images(8)
+    low = convert(source, x, bits=8)
+    assert low.ulp_report.converted[0].folded == "1"
+    assert (run(low, x) - run(source, x)).abs().max() < 0.1
+
+
+def test_modules_with_weights_of_their_own_are_named() -> None:
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.ones(4, 4))
+
+        def forward(self, x: Any) -> Any:
+            return x @ self.matrix
+
+    source = torch.nn.Sequential(torch.nn.Embedding(5, 4), Own(), torch.nn.LayerNorm(4), torch.nn.PReLU(), torch.nn.GRUCell(4, 4))
+    report = ulp.torch.convert(source, bits=8).ulp_report
+    assert report.left == {"0": "Embedding is not supported", "1": "Own is not supported", "4": "GRUCell is not supported"}
+
+
+def test_old_names_of_pickled_classes() -> None:
+    import importlib
+
+    for old, new, names in (
+        ("ulp._torch_layers", "ulp.torch.layers", ("Conv2d", "Linear")),
+        ("ulp._quantized.layers", "ulp.torch.quantized.found", ("Surrounded",)),
+        ("ulp._quantized.integer_linear", "ulp.torch.quantized.integer_linear", ("FloatInput",)),
+        ("ulp._quantized.torch_ao", "ulp.torch.quantized.torch_ao", ("Static", "Dynamic")),
+        ("ulp._quantized.torchao", "ulp.torch.quantized.torchao", ("Int8Rows", "IntxTokens")),
+        ("ulp.torch", "ulp.torch.report", ("Report", "Converted")),
+    ):
+        for name in names:
+            assert getattr(importlib.import_module(old), name) is getattr(importlib.import_module(new), name)

@@ -298,6 +298,55 @@ def test_what_layers_of_torch_ao_are_left_and_why() -> None:
     assert "dynamic Conv2d is not supported" in report.left["1"]
 
 
+def test_every_layer_with_weights_has_a_line() -> None:
+    class Lines(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.quant, self.dequant = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+            self.line, self.up = nn.Conv1d(3, 8, 3), nn.ConvTranspose1d(8, 4, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.dequant(self.up(self.line(self.quant(x))))
+
+    source = Lines().eval()
+    source.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+    source.up.qconfig = torch.ao.quantization.default_qconfig
+    prepared = torch.ao.quantization.prepare(source)
+    prepared(_random(2, 3, 16))
+    left = ulp_torch.convert(torch.ao.quantization.convert(prepared)).ulp_report.left
+    assert left == {"line": "Conv1d is not supported", "up": "ConvTranspose1d is not supported"}
+    recurrent = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(4, 4), nn.Linear(4, 4)).eval())
+    report = ulp_torch.convert(recurrent).ulp_report
+    assert report.left == {"0": "LSTM is not supported"}
+    assert [c.name for c in report.converted] == ["1"]
+
+
+def test_other_operators_of_pt2e_have_a_line() -> None:
+    prepare = _package("torchao.quantization.pt2e.quantize_pt2e")
+    x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
+    network, x = nn.Sequential(nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2)).eval(), _random(8, 3, 6)
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare.prepare_pt2e(torch.export.export(network, (x,)).module(), quantizer)
+    prepared(x)
+    report = ulp_torch.convert(prepare.convert_pt2e(prepared)).ulp_report
+    assert list(report.left.values()) == ["aten.conv1d.default is not supported"]
+    assert [c.kind for c in report.converted] == ["Linear"]
+
+
+def test_quantized_layers_take_their_input_by_torchs_names() -> None:
+    network = _AoNetwork().eval()
+    network.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+    prepared = torch.ao.quantization.prepare(network)
+    x = _random(4, 3, 15, 15)
+    prepared(x)
+    low = ulp_torch.convert(torch.ao.quantization.convert(prepared))
+    q = low.quant(x)
+    assert torch.equal(low.first(q).int_repr(), low.first(input=q).int_repr())
+    assert torch.equal(low.first(q).int_repr(), low.first(x=q).int_repr())
+    with pytest.raises(TypeError, match="missing 1 required argument"):
+        low.first()
+
+
 # torchao.
 
 
@@ -365,7 +414,7 @@ def test_integer_weights_only_of_torchao(bits: int, dtype: Any) -> None:
 
 
 def test_digits_hold_22_bits() -> None:
-    digits = importlib.import_module("ulp._quantized.integer_linear").digits
+    digits = importlib.import_module("ulp.torch.quantized.integer_linear").digits
     x = np.concatenate([_random(6, 50).numpy() * 10.0 ** np.arange(-20, 40, 10)[:, None], np.zeros((1, 50))]).astype(np.float32)
     x[0, :3] = 1, -1, 0.999999
     codes, step = digits(x)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from interpreter import output_of, run_python
 from reference import assert_exact, matmul, random_matrix
 
 import ulp
@@ -152,6 +155,48 @@ def test_a_huge_file_a_directory_and_a_pipe_are_no_cache(cache: Path) -> None:
         os.mkfifo(cache)
         with pytest.warns(RuntimeWarning, match="not a file"):
             reload()
+
+
+def test_a_place_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user directory that may not be searched is nobody's fault, and no reason not to start; one that was named is worth a warning."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    _tune.load({name: str(tmp_path) for name in ("XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")})
+    with pytest.warns(RuntimeWarning, match=r"ignores its tuning cache .*Permission denied"):
+        _tune.load({"ULP_TUNE_CACHE": str(tmp_path / "tune.json")})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of directories of another system")
+def test_a_name_that_is_too_long() -> None:
+    run = output_of("import ulp; print(ulp.gemm([[1]], [[1]], bits=1))", "-W", "error", ULP_TUNE_CACHE="", XDG_CACHE_HOME="/" + "a" * 300)
+    assert run == "[[1]]\n"
+    done = run_python("import ulp", ULP_TUNE_CACHE="/" + "a" * 300)
+    assert (done.returncode, "ignores its tuning cache" in done.stderr) == (0, True)
+
+
+def test_writers_at_the_same_time_lose_nothing(cache: Path) -> None:
+    shapes = [f"{m}x8x8 W3A3" for m in range(1, 49)]
+
+    def write(some: list[str]) -> None:
+        for shape in some:
+            _tune._remember(shape, {"mul8_scalar_4x32": 1.0})
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, [shapes[i::6] for i in range(6)]))
+    (kept,) = json.loads(cache.read_text())["tuned"].values()
+    assert set(kept) == set(shapes)
+    assert [entry.name for entry in cache.parent.iterdir()] == [cache.name]
+
+
+def test_a_slow_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minimum over rounds: a machine that is busy in most of them changes nothing."""
+    clock = itertools.accumulate(itertools.chain([0.0] * 4, itertools.cycle([0.0, 5.0, 0.0, 5.0, 0.0, 1e-3])))
+    monkeypatch.setattr(_tune, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(_tune, "_SAMPLE_SECONDS", 0.0)
+    assert _tune._measure(1, 8, 8, *PAIR, ["mul8_scalar_4x32"]) == {"mul8_scalar_4x32": pytest.approx(1e-3, rel=1e-3)}
 
 
 def test_another_cpu_isa_or_version_does_not_count(cache: Path) -> None:

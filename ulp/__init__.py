@@ -11,6 +11,8 @@ array([[  8,  -8],
 from __future__ import annotations
 
 import os as _os
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -25,7 +27,7 @@ from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_t
 from .packed import PackedMatrix, pack
 
 if _TYPE_CHECKING:
-    from . import nn, onnx
+    from . import nn, onnx, torch  # noqa: F401  # not in __all__: a star import would need torch
     from .onnx import load
 
 __version__: str = _build_info()["version"]
@@ -60,14 +62,21 @@ _tune.load(_os.environ)
 _threadpoolctl.register()
 
 
-def __getattr__(name: str) -> _Any:
-    # Who multiplies matrices only does not wait for the layers and for what reads models.
-    if name in ("nn", "onnx"):
-        import importlib
+# Imported when they are first used: they are not needed for matrix products.
+_LAZY = ("load", "nn", "onnx", "torch")
 
-        return importlib.import_module(f".{name}", __name__)
+
+def __getattr__(name: str) -> _Any:
     if name == "load":
         from .onnx import load
 
         return load
+    if name in _LAZY:
+        return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # Tools that look at every name would run into the ImportError of ulp.torch where torch is missing.
+    missing = () if _find_spec("torch") else ("torch",)
+    return sorted({*globals(), *_LAZY} - {*missing, "annotations"})

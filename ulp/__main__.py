@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Inputs = dict[str, Array]
 
-# A call is timed together with others until they take so long.
+# Calls are timed in groups that take at least this long.
 _SLICE_SECONDS = 0.01
 
 
@@ -70,17 +70,17 @@ def results_of(network: OnnxNetwork, inputs: Inputs) -> dict[str, Array]:
 
 
 def run(given: argparse.Namespace) -> str:
-    """Run once; say what came out, and where the time goes."""
+    """Run once: the table of results, and where the time goes."""
     network = load(given, tune=given.profile)
     inputs = read_inputs(network, given.input) if given.input else random_inputs(network, given.batch)
     results = results_of(network, inputs)
     if given.output is not None:
         save(given.output, results)
-    lines: list[tuple[str, ...]] = [("output", "dtype", "shape", "least", "mean", "largest")]
+    lines: list[tuple[str, ...]] = [("output", "dtype", "shape", "min", "mean", "max")]
     for name, array in results.items():
         shape = "x".join(map(str, array.shape))
-        least, mean, largest = (f"{f(array):.6g}" if array.size else "" for f in (np.min, np.mean, np.max))
-        lines.append((name, str(array.dtype), shape, least, mean, largest))
+        numbers = (f"{f(array):.6g}" if array.size else "" for f in (np.min, np.mean, np.max))
+        lines.append((name, str(array.dtype), shape, *numbers))
     text = table(lines, right=3)
     if given.profile:
         profiles = [network.profile(**inputs) for _ in range(5)]
@@ -104,7 +104,7 @@ def inspect(given: argparse.Namespace) -> str:
 
 
 def seconds_per_call(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """The median time of a call of each, all of them taking turns in every round."""
+    """Median seconds per call; in every round all take turns."""
     repeats = {}
     for name, call in calls.items():
         call()
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         command.add_argument("model", type=Path)
         command.add_argument("--strict", action="store_true", help="refuse a model of which a layer would run in floats")
-        command.add_argument("--mode", choices=("requantise", "threshold"), default="requantise", help="see ulp.load")
+        command.add_argument("--mode", choices=("requantize", "requantise", "threshold"), default="requantize", help="see ulp.load")
         command.add_argument("--shape", type=_shape, action="append", default=[], metavar="NAME=1,3,224,224", help="of an input left open")
         command.add_argument("--threads", type=_count, default=None, help="default: ulp's own, for bench 1")
     run_command, bench_command = commands.choices["run"], commands.choices["bench"]

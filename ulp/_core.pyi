@@ -4,16 +4,17 @@ Arrays that cross this border are numpy uint8 (unsigned codes) or int8 (two's co
 brought to one of the two by `ulp._validate` first. Strides are free.
 """
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import NotRequired
 
 class OutOfRange(ValueError):  # noqa: N818  # the name of the native class, which users meet as ValueError
     """A value of `a` or `b` lies outside its interval. Carries no index: the Python layer finds the first one and words the error."""
 
 class Packed:
-    """Weights stored densely, `bits` bits each, in the order every kernel expands from (csrc/pack/layout.h)."""
+    """Weights at `bits` bits each, in the order every kernel expands from (csrc/pack/layout.h)."""
 
     @property
     def k(self) -> int: ...
@@ -25,10 +26,10 @@ class Packed:
     def signed(self) -> bool: ...
     @property
     def nbytes(self) -> int:
-        """Bytes of the dense data, without the column sums."""
+        """Bytes of the data, without the column sums."""
     @property
     def data(self) -> npt.NDArray[np.uint8]:
-        """The dense bytes, shape (nbytes,), a read-only view that keeps this object alive."""
+        """The packed bytes, shape (nbytes,), a read-only view that keeps this object alive."""
     @property
     def column_sums(self) -> npt.NDArray[np.int32]:
         """Sum over k of the stored values modulo 2^32, shape (n,), a copy. That is how the epilogue uses them."""
@@ -48,6 +49,26 @@ def from_data(data: npt.NDArray[np.uint8], k: int, n: int, bits: int, signed: bo
     Padding is rewritten and sums are recomputed: any bytes are safe.
     """
 
+class Unfit(ValueError):  # noqa: N818  # the name of the native class
+    """a and b differ in K, or `out` is not what the core writes to. The Python layer says why, or has the result copied into `out`."""
+
+class Epilogue(TypedDict):
+    """What follows the sum. The fields of a quantized result, out_bits, out_signed and out_zero, are all there or none of them.
+
+    scale: a float, or float32 of shape (), (1,) or (n,); finite in float32.
+    bias: None, int32 (n,) added to the sum before scaling, or (only without out_bits) float32 (n,) added after.
+    Without out_bits: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
+    out_bits 1..8: uint8 (int8 with out_signed) (m, n) = clamp(rint(float(acc + bias) * scale) + out_zero), half to even;
+    relu clamps below at out_zero. The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
+    """
+
+    scale: float | npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None
+    relu: bool
+    out_bits: NotRequired[int]
+    out_signed: NotRequired[bool]
+    out_zero: NotRequired[int]
+
 def gemm(
     a: npt.NDArray[Any],
     packed: Packed,
@@ -59,8 +80,8 @@ def gemm(
 ) -> npt.NDArray[np.int32]:
     """sum_k (a - a_zero) * (b - b_zero): a (m, k) uint8 or int8 -> (m, n) int32.
 
-    `out`: (m, n) int32, writable, last axis contiguous (any row stride); returned when given. It may overlap any input.
-    Raises OutOfRange (a), ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
+    `out`: (m, n) int32, writable, aligned, last axis contiguous, rows that do not overlap; returned when given. It may overlap any input.
+    Raises OutOfRange (a), Unfit, ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
     """
 
 def gemm_fused(
@@ -71,26 +92,16 @@ def gemm_fused(
     b_zero: int | npt.NDArray[np.int32],
     kernel: str | None,
     out: npt.NDArray[Any] | None,
-    scale: float | npt.NDArray[np.float32],
-    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None,
-    relu: bool,
-    out_bits: int,
-    out_signed: bool,
-    out_zero: int,
+    epilogue: Epilogue,
 ) -> npt.NDArray[Any]:
-    """The same accumulator, then the epilogue inside the tile.
+    """The same sum, then the epilogue inside the tile. `out` has the dtype that the epilogue gives.
 
-    scale: a float, or float32 of shape (), (1,) or (n,); finite in float32.
-    bias: None, int32 (n,) added to the accumulator before scaling, or (only with out_bits=0) float32 (n,) added after.
-    ValueError, worded for the user, where shapes do not fit, scale is not finite, an int32 bias could carry a sum out of int32, or
-    out_zero lies outside the interval of the result.
-    out_bits=0: float32 (m, n) = float(acc + bias) * scale, or float(acc) * scale + bias; relu clamps at 0.
-    out_bits 1..8: uint8 (int8 with out_signed) (m, n) = clamp(rint(float(acc + bias) * scale) + out_zero), half to even;
-    relu clamps below at out_zero.
-    The interval is 0..2^b-1, or -2^(b-1)..2^(b-1)-1 with out_signed (b >= 2).
+    Also a ValueError, worded for the user, where shapes of scale or bias do not fit, scale is not finite, an int32 bias could carry a sum
+    out of int32, or out_zero lies outside the interval of the result. TypeError for a missing or unknown field.
     """
 
 def check_gemm(
+    *,
     k: int,
     n: int,
     a_bits: int,
@@ -99,13 +110,9 @@ def check_gemm(
     b_signed: bool,
     a_zero: int,
     b_zero: int | npt.NDArray[np.int32],
-    scale: float | npt.NDArray[np.float32] | None,
-    bias: npt.NDArray[np.int32] | npt.NDArray[np.float32] | None,
-    out_bits: int,
-    out_signed: bool,
-    out_zero: int,
+    epilogue: Epilogue | None,
 ) -> None:
-    """The ValueErrors and TypeErrors of `gemm` (scale None) and `gemm_fused` but for a's values and the kernel: for products on a GPU."""
+    """The ValueErrors and TypeErrors of `gemm` and `gemm_fused` but for a's values, `out` and the kernel: for products on a GPU."""
 
 class NotFinite(ValueError):  # noqa: N818  # the name of the native class
     """The input of a plan holds a NaN or an infinity."""
@@ -113,24 +120,42 @@ class NotFinite(ValueError):  # noqa: N818  # the name of the native class
 class CodeOutOfRange(ValueError):  # noqa: N818  # the name of the native class
     """The input of a plan holds a code above 2^bits - 1."""
 
+class _Terms(TypedDict, total=False):
+    scale: npt.NDArray[np.float32] | None
+    bias: npt.NDArray[np.float32] | None
+    start: npt.NDArray[np.int32] | None
+    unit: float
+
+class Finish(_Terms):
+    """The epilogue of a step (csrc/plan/finish_spec.h); a plain dict at run time. N is the number of channels.
+
+    start         None or int32 (N,), only where the step says so: acc += start[c], exact
+    scale, bias   float32 (N,), only where the step says so: v = float32(acc) * scale[c] + bias[c], two roundings
+    unit          float32, 1.0 if left out: what v counts in. Where this says r_scale or the step says scale, that is divided by it;
+                  codes are made by float32(unit / scale). Floats need a unit of 1.0
+    residual      None or (tensor of codes, first channel): v += float32(r - r_zero) * r_scale
+    low, high     v = min(max(v, low), high)
+    targets       1 to 4 of them: codes by the tensor's quantizer, or floats
+    thresholds    one per target: None, or (int32 (N, 2^bits - 1) ascending, bool (N,) flip), not with a residual:
+                  code = how many thresholds[c] are <= (~acc if flip[c] else acc)
+    """
+
+    residual: tuple[int, int] | None
+    low: float
+    high: float
+    targets: list[tuple[int, int]]
+    thresholds: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]] | None]
+
 class Plan:
     """A network as a list of steps over images of codes (csrc/plan/plan.h). Shapes are of one image, (height, width, channels).
 
     A tensor of codes holds unsigned bytes u of `bits` bits: u = clamp(rint(v * (1 / scale)) + zero, 0, 2^bits - 1) in float32, halves to
     even; u stands for (u - zero) * scale. The input is the first step; steps run in the order in which they are added, and each tensor is
-    written before it is read. A target is (tensor, first channel). ValueError for whatever does not fit, TypeError for an argument of
-    another type or dtype; a refused call changes nothing.
+    written before it is read. A target is (tensor, first channel).
 
-    `finish`, the epilogue of a step, is a dict of all of these, but for scale, bias and start in some steps; start, unit may be left out:
-        start         None or int32 (N,), only where the step says so: acc += start[c], exact
-        scale, bias   float32 (N,), only where the step says so: v = float32(acc) * scale[c] + bias[c], two roundings
-        unit          float32, 1.0 if left out: what v counts in. Where this says r_scale or the step says scale, that is divided by it;
-                      codes are made by float32(unit / scale). Floats need a unit of 1.0
-        residual      None or (tensor of codes, first channel): v += float32(r - r_zero) * r_scale
-        low, high     v = min(max(v, low), high)
-        targets       1 to 4 of them: codes by the tensor's quantizer, or floats
-        thresholds    one a target: None, or (int32 (N, 2^bits - 1) ascending, bool (N,) flip), not with a residual:
-                      code = how many thresholds[c] are <= (~acc if flip[c] else acc)
+    A step is added by the method of its kind, whose arguments are its fields (csrc/plan/steps/*.cpp, where more is said about each).
+    ValueError for a field that is missing, unknown or does not fit, TypeError for one of another type or dtype; a refused call changes
+    nothing.
     """
 
     arena_bytes: int
@@ -145,14 +170,15 @@ class Plan:
     def floats(self, height: int, width: int, channels: int) -> int:
         """A tensor of float32, which only `output` can read."""
 
-    def input_floats(self, channels: int, height: int, width: int, targets: list[int], divide: bool = ...) -> None:
+    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = ...) -> None:
         """(N, channels, height, width) float32, quantized into 1 to 4 whole tensors; divide: by v / scale, rounded once."""
 
-    def input_codes(self, tensor: int, nhwc: bool) -> None:
+    def input_codes(self, *, tensor: int, nhwc: bool) -> None:
         """uint8 (N, H, W, C) or (N, C, H, W)."""
 
     def conv(
         self,
+        *,
         source: int,
         source_channel: int,
         weights: Packed,
@@ -161,7 +187,7 @@ class Plan:
         padding: tuple[int, int, int, int],
         dilation: tuple[int, int],
         weight_zero: int,
-        finish: dict[str, Any],
+        finish: Finish,
         method: str | None,
     ) -> None:
         """weights (kh * kw * Cp, N): row (ky * kw + kx) * Cp + c, Cp = channels read, rounded up to 4; padding: top, left, bottom, right.
@@ -175,47 +201,51 @@ class Plan:
 
     def depthwise(
         self,
+        *,
         source: int,
         weights: npt.NDArray[np.int8],
         stride: tuple[int, int],
         padding: tuple[int, int, int, int],
         dilation: tuple[int, int],
-        finish: dict[str, Any],
+        finish: Finish,
     ) -> None:
         """weights (kh, kw, C)."""
 
-    def linear(self, source: int, weights: Packed, weight_zero: int, finish: dict[str, Any], kernel: str | None) -> None:
+    def linear(self, *, source: int, weights: Packed, weight_zero: int, finish: Finish, kernel: str | None) -> None:
         """weights (H * W * Cp, N) in the order (y, x, c), Cp = channels rounded up to 4; the result is 1 x 1 x N."""
 
     def max_pool(
         self,
+        *,
         source: int,
         target: tuple[int, int],
         rows: npt.NDArray[np.int32],
         columns: npt.NDArray[np.int32],
         dilation: tuple[int, int],
-        least: npt.NDArray[np.bool_] | None = ...,
+        takes_min: npt.NDArray[np.bool_] | None = ...,
     ) -> None:
         """rows (Ho, 2), columns (Wo, 2): begin and end of each window, clipped to the image, never empty. Same quantizer on both sides.
 
-        least: bool (C,), channels of which the least value is taken instead of the largest.
+        takes_min: bool (C,), channels whose minimum is taken instead of the maximum.
         """
 
     def window_mean(
         self,
+        *,
         source: int,
         rows: npt.NDArray[np.int32],
         columns: npt.NDArray[np.int32],
         divisor: npt.NDArray[np.float32],
-        finish: dict[str, Any],
+        finish: Finish,
     ) -> None:
         """v = float32(sum of (u - zero)) * (scale / divisor), divisor (Ho, Wo); finish without scale and bias."""
 
-    def rescale(self, source: int, finish: dict[str, Any]) -> None:
+    def rescale(self, *, source: int, finish: Finish) -> None:
         """v = float32(u - zero) * scale; finish without scale and bias."""
 
     def gather(
         self,
+        *,
         source: int,
         source_channel: int,
         channels: int,
@@ -225,17 +255,17 @@ class Plan:
     ) -> None:
         """out[y][x] = in[rows[y]][columns[x]], an index of -1: code zero. Same quantizer on both sides."""
 
-    def output(self, tensor: int, nhwc: bool) -> None:
+    def output(self, *, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
 
     def finalize(self, group: int, throughput: bool, tune: bool = ...) -> None:
-        """Lay out the buffers. group: images that go through the steps together; throughput: one group a thread, where there are several.
+        """Lay out the buffers. group: images that go through the steps together; throughput: one group per thread, if there are several.
 
         tune: time the ways of each convolution on this CPU, with the threads of now (one with throughput), and keep the fastest.
         """
 
     def run(self, x: npt.NDArray[Any], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:
-        """Any number of images, C-contiguous; one array an output. Any number of threads at once; releases the GIL.
+        """Any number of images, C-contiguous; one array per output. Any number of threads at once; releases the GIL.
 
         Raises NotFinite, CodeOutOfRange, TypeError (dtype) and ValueError (shape).
         """
@@ -244,7 +274,13 @@ class Plan:
         """What `run` gives, and the nanoseconds of each step."""
 
     def steps(self) -> list[dict[str, Any]]:
-        """name, method, source, targets, out_shape, macs, a_bits, w_bits of each step; input and output are steps, too."""
+        """kind, name, method, source, targets, out_shape, macs, a_bits, w_bits of each step; input and output are steps, too.
+
+        kind is the method that added it; name is for people: both kinds of input are "input".
+        """
+
+def plan_steps() -> dict[str, tuple[str, ...]]:
+    """The kinds of steps, each with the names of its fields."""
 
 def kernels() -> list[dict[str, Any]]:
     """The table, best first.

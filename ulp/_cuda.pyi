@@ -58,6 +58,31 @@ class Buffer:
     @property
     def device(self) -> int: ...
 
+class Activations:
+    """a of a product: m rows of bytes in a device's memory, columns adjacent, row_stride bytes apart."""
+
+    def __init__(self, *, pointer: int, m: int, row_stride: int, bits: int, signed: bool, zero: int = ...) -> None: ...
+
+class Epilogue:
+    """What follows the sum, as `ulp.gemm` takes it. scales (instead of scale), bias (int32), float_bias: pointers to n values, or 0.
+
+    The default stores the int32 sums.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["int32", "float32", "quantized"] = ...,
+        scale: float = ...,
+        scales: int = ...,
+        bias: int = ...,
+        float_bias: int = ...,
+        relu: bool = ...,
+        out_bits: int = ...,
+        out_signed: bool = ...,
+        out_zero: int = ...,
+    ) -> None: ...
+
 def build_info() -> dict[str, str]:
     """cuda (version), architectures, kernels."""
 
@@ -91,42 +116,30 @@ def pick(
     aligned: rows of a start at multiples of 16 bytes. b_zero_point: some b_zero is not 0. ValueError for a kernel that cannot.
     """
 
-def check(pointer: int, m: int, k: int, row_stride: int, signed: bool, bits: int, device: int, stream: int) -> int:
-    """Index of the first value outside its interval, counted row by row, or -1. Waits for the stream."""
+def check(a: Activations, k: int, device: int, stream: int) -> int:
+    """Index of the first of a's (m, k) values outside its interval, counted row by row, or -1. Waits for the stream."""
 
-def workspace(weights: Weights, m: int, a_bits: int, a_signed: bool, aligned: bool, b_zero_point: bool, kernel: str | None) -> int:
-    """Bytes that `gemm` must be given for this call, at a multiple of 256."""
+def workspace(a: Activations, weights: Weights, *, b_zero_point: bool = ..., kernel: str | None = ...) -> int:
+    """Bytes that `gemm` must be given for this call, at a multiple of 256. b_zero_point: some b_zero is not 0, or b_zeros is given."""
 
 def gemm(
-    a: int,
-    m: int,
-    row_stride: int,
-    a_signed: bool,
-    a_bits: int,
+    a: Activations,
     weights: Weights,
-    a_zero: int,
-    b_zero: int,
-    b_zeros: int,
+    epilogue: Epilogue,
+    *,
+    b_zero: int = ...,
+    b_zeros: int = ...,
     out: int,
     out_stride: int,
-    kind: Literal["int32", "float32", "quantized"],
-    scale: float,
-    scales: int,
-    bias: int,
-    float_bias: int,
-    relu: bool,
-    out_bits: int,
-    out_signed: bool,
-    out_zero: int,
-    workspace: int,
-    workspace_bytes: int,
-    stream: int,
-    kernel: str | None,
+    workspace: int = ...,
+    workspace_bytes: int = ...,
+    stream: int = ...,
+    kernel: str | None = ...,
 ) -> None:
-    """Starts `ulp.gemm` of (m, k) bytes at a, columns adjacent, with the weights. Neither waits nor allocates, as capture demands.
+    """Starts `ulp.gemm` of a with the weights. Neither waits nor allocates, so that a stream under capture accepts it.
 
-    b_zeros, scales, bias (int32), float_bias: pointers to n values, or 0; out_stride in elements. The caller has seen to it that values lie
-    in their intervals and sums in int32, and keeps every array until the stream is past the call.
+    b_zeros: pointer to n int32 zero points instead of b_zero, or 0. out_stride: in elements. The caller has checked that values lie in
+    their intervals and sums in int32, and keeps every array until the stream is past the call.
     """
 
 def to_numpy(pointer: int, shape: Sequence[int], dtype: np.dtype[Any], device: int, stream: int) -> npt.NDArray[Any]:

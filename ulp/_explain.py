@@ -62,7 +62,7 @@ class Candidate:
     seconds: float
     """Expected time of the call; NaN where nothing is known of it or it cannot run."""
     basis: str
-    """Where `seconds` comes from: "tuned" here, at this shape and with the threads of then (`tune`); "measured" by the authors on one
+    """Where `seconds` comes from: "tuned" on this machine, at this shape (`tune`); "measured" by the authors on one
     thread of their machine; "modelled", executed instructions times a model of the core; "" where there is none. Tuned ones rank first."""
 
 
@@ -158,8 +158,8 @@ def explain(
     """Which kernel `gemm` would run for an (M, K) a and a (K, N) b on this CPU now, and why not the others.
 
     M, N, K: 0 .. 2^31-1. bits: an int for both operands, or (a_bits, b_bits). The signs default to what networks have after a ReLU:
-    unsigned activations, signed weights. device: "cuda" or "cuda:<number>" tells of that GPU instead, for an a whose rows are aligned to 16
-    bytes and without zero points. Raises TypeError or ValueError; RuntimeError where no GPU can be used.
+    unsigned activations, signed weights. device: "cuda" or "cuda:<number>" explains the choice on that GPU, for an a whose rows are aligned
+    to 16 bytes and without zero points. Raises TypeError or ValueError; RuntimeError where no GPU can be used.
     """
     m, n, k = (integer(value, name, 0, 2**31 - 1) for name, value in (("M", M), ("N", N), ("K", K)))
     a_bits, b_bits = bit_pair(bits)

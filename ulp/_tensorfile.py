@@ -23,9 +23,9 @@ _SIZES = {"F": (16, 32, 64), "I": (8, 16, 32, 64), "U": (8, 16, 32, 64)}
 _DTYPES = {"BOOL": "|b1"} | {f"{kind}{size}": f"<{kind.lower()}{size // 8}" for kind, sizes in _SIZES.items() for size in sizes}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _ALIGNMENT = 64
-_MOST_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8
 # Far more than the arrays of a network need; a longer header is an attempt to keep the parser busy.
-MOST_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 16 * 2**20
 
 
 def write(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
@@ -34,7 +34,7 @@ def write(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -
     arrays: floats of 16 to 64 bits, integers of 8 to 64 bits, or bool, of up to 8 dimensions; others are a TypeError.
     """
     for name, array in arrays.items():
-        if array.dtype not in _NAMES or array.ndim > _MOST_DIMENSIONS:
+        if array.dtype not in _NAMES or array.ndim > _MAX_DIMENSIONS:
             raise TypeError(f"array {name!r}, {array.dtype} of shape {array.shape}, cannot be saved")
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -59,8 +59,8 @@ def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[st
     if len(view) < 8:
         _refuse(f"it has {len(view)} bytes; the length of the header alone takes 8")
     size = int.from_bytes(view[:8], "little")
-    if size > MOST_HEADER_BYTES:
-        _refuse(f"its header is said to have {size} bytes; more than {MOST_HEADER_BYTES} are not read")
+    if size > MAX_HEADER_BYTES:
+        _refuse(f"its header is said to have {size} bytes; more than {MAX_HEADER_BYTES} are not read")
     if size > len(view) - 8:
         _refuse(f"its header is said to have {size} bytes, but only {len(view) - 8} follow")
     header = parse_json(bytes(view[8 : 8 + size]), "the header")
@@ -101,8 +101,8 @@ def _array(name: str, entry: object, body: memoryview) -> tuple[int, int, npt.ND
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         _refuse(f"array {name!r} has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
-    if not _counts(shape) or len(shape) > _MOST_DIMENSIONS:
-        _refuse(f"array {name!r} has shape {shape!r}; expected a list of up to {_MOST_DIMENSIONS} sizes")
+    if not _counts(shape) or len(shape) > _MAX_DIMENSIONS:
+        _refuse(f"array {name!r} has shape {shape!r}; expected a list of up to {_MAX_DIMENSIONS} sizes")
     if not _counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= len(body):
         _refuse(f"array {name!r} has data_offsets {offsets!r}; expected [begin, end] within the {len(body)} bytes of data: is it cut off?")
     begin, end = offsets

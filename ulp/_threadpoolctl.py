@@ -1,7 +1,7 @@
 """Makes threadpoolctl see and limit ulp's threads.
 
 Where threadpoolctl is installed (scikit-learn brings it), `threadpool_limits(1)` then holds for `ulp.gemm` as it does for BLAS and OpenMP.
-It is imported together with ulp, in about 5 ms: a hook that waits for somebody else to import it would be more code than that is worth.
+It is imported together with ulp, in about 5 ms: a hook that waits for its import would be more code than that is worth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def register() -> None:
 
         user_api = "ulp"
         internal_api = "ulp"
-        # threadpoolctl looks for shared libraries by name, and other packages have a _core too: the symbols decide.
+        # threadpoolctl finds shared libraries by name, and other packages have a _core, too: the symbols decide.
         filename_prefixes = ("_core.",)
         check_symbols = ("ulp_get_num_threads", "ulp_set_num_threads", "ulp_get_version")
 
@@ -33,7 +33,7 @@ def register() -> None:
             self.dynlib.ulp_set_num_threads(ctypes.c_int(num_threads))
 
         def get_version(self) -> str | None:
-            # Called before check_symbols is: this may be somebody else's _core.
+            # Called before check_symbols is: this may be another package's _core.
             function = getattr(self.dynlib, "ulp_get_version", None)
             if function is None:
                 return None

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 
 from . import _core, config
 from ._explain import Explanation, explain
+from ._files import locked, replace_file
 from ._validate import bit_pair, integer, interval
 from .packed import pack
 
@@ -32,7 +33,7 @@ _SCHEMA = 1
 _MAX_BYTES = 16 << 20  # of the file; a tuned shape takes half a kilobyte
 _SHAPE = re.compile(r"(\d{1,10})x(\d{1,10})x(\d{1,10}) W([1-8])A([1-8])", re.ASCII)
 
-# A kernel that is expected to take this many times the best one's time is not tried.
+# Kernels that are expected to take this many times as long as the best one are not tried.
 _HOPELESS = 6.0
 _SAMPLE_SECONDS = 2e-3
 _ROUNDS = 7
@@ -43,13 +44,13 @@ _Shapes = dict[str, dict[str, float]]
 def tune(M: int, N: int, K: int, *, bits: int | tuple[int, int]) -> Explanation:  # noqa: N803
     """Time the kernels that could multiply an (M, K) a by a (K, N) b on this CPU, and use the fastest from now on.
 
-    M, N, K: 1 .. 2^31-1, with operands that fit into memory. bits: an int for both operands, or (a_bits, b_bits). Timed with packed b, with
-    the threads and the instruction set of now; takes some milliseconds for small shapes and a few dozen calls for large ones. The choice
+    M, N, K: 1 .. 2^31-1, with operands that fit into memory. bits: an int for both operands, or (a_bits, b_bits). Timed with packed b and
+    the current threads and instruction set; takes some milliseconds for small shapes and a few dozen calls for large ones. The choice
     holds for this shape at these bits, whatever the signs, in this process and, through the cache file, in those that start later.
     Results never depend on it.
 
     The cache is $ULP_TUNE_CACHE, else ulp/tune.json in the user's cache directory; ULP_TUNE_CACHE=off keeps nothing. A file that cannot be
-    written is a RuntimeWarning. Of processes that write at the same time the last one wins.
+    written is a RuntimeWarning.
 
     Returns what `explain` says afterwards. Raises TypeError or ValueError.
     """
@@ -62,14 +63,14 @@ def tune(M: int, N: int, K: int, *, bits: int | tuple[int, int]) -> Explanation:
 
 
 def _hopeful(ranking: Explanation) -> list[str]:
-    """The kernels worth a try: all whose time is not known, or known not to be far from the best."""
+    """The kernels to time: all whose time is unknown, or expected within a factor of the best."""
     runnable = [candidate for candidate in ranking.candidates if candidate.runnable]
     best = min((c.seconds for c in runnable if not math.isnan(c.seconds)), default=math.nan)
     return [c.name for c in runnable if not c.seconds > _HOPELESS * best]
 
 
 def _measure(m: int, n: int, k: int, a_bits: int, b_bits: int, names: list[str]) -> dict[str, float]:
-    """Seconds of a call by kernel: the median over rounds through all of them, so that a slow moment hits all alike."""
+    """Seconds per call by kernel: the minimum over rounds through all of them. Whatever else the machine does only adds time."""
     rng = np.random.default_rng(0)
     a = rng.integers(0, 2**a_bits, size=(m, k), dtype=np.uint8)
     low, high = interval(b_bits, signed=True)
@@ -92,7 +93,7 @@ def _measure(m: int, n: int, k: int, a_bits: int, b_bits: int, names: list[str])
     for _ in range(_ROUNDS):
         for name in names:
             samples[name].append(sample(name, calls[name]))
-    return {name: max(float(np.median(times)), 1e-9) for name, times in samples.items()}
+    return {name: max(min(times), 1e-9) for name, times in samples.items()}
 
 
 def load(environment: Mapping[str, str]) -> None:
@@ -101,7 +102,17 @@ def load(environment: Mapping[str, str]) -> None:
     A file that cannot be read or that is not a cache is ignored with a RuntimeWarning.
     """
     path = _cache_path(environment)
-    if path is None or not path.exists():
+    if path is None:
+        return
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        # A user directory that this process may not search, or too long a name: whether there is a file cannot be known. A warning only
+        # where ULP_TUNE_CACHE names it.
+        if environment.get("ULP_TUNE_CACHE"):
+            _warn_unread(path, error)
         return
     try:
         found = [(_parse_shape(shape), seconds) for shape, seconds in _read(path).get(_machine(), {}).items()]
@@ -109,31 +120,31 @@ def load(environment: Mapping[str, str]) -> None:
             _core.set_tuned(*shape, seconds)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         _core.forget_tuned()
-        warnings.warn(f"ulp ignores its tuning cache {path}: {error}; delete it, or set ULP_TUNE_CACHE", RuntimeWarning, stacklevel=2)
+        _warn_unread(path, error)
+
+
+def _warn_unread(path: Path, error: Exception) -> None:
+    warnings.warn(f"ulp ignores its tuning cache {path}: {error}; delete it, or set ULP_TUNE_CACHE", RuntimeWarning, stacklevel=3)
 
 
 def _remember(shape: str, seconds: dict[str, float]) -> None:
-    """Add to the cache file, replacing it as a whole, so that whoever reads meanwhile sees the old or the new one."""
-    import json  # milliseconds that who never tunes does not wait for
+    """Add to the cache file. It is replaced as a whole, so that a reader sees the old or the new one, and under a lock, so that of several
+    writers none loses what another has added."""
+    import json  # lazily: it takes milliseconds, and most processes tune nothing
 
     path = _cache_path(os.environ)
     if path is None:
         return
     try:
-        tuned = _read(path) if path.exists() else {}
-    except (OSError, ValueError, TypeError, RecursionError):
-        tuned = {}  # no cache: `load` has said so, and it is written anew
-    tuned.setdefault(_machine(), {})[shape] = seconds
-    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump({"schema": _SCHEMA, "tuned": tuned}, file, indent=1)
-            Path(scratch).replace(path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        with locked(path.parent):
+            try:
+                tuned = _read(path)
+            except (OSError, ValueError, TypeError, RecursionError):
+                tuned = {}  # no file yet; or not a cache, which `load` has warned of, and it is written anew
+            tuned.setdefault(_machine(), {})[shape] = seconds
+            text = json.dumps({"schema": _SCHEMA, "tuned": tuned}, indent=1)
+            replace_file(path, lambda file: file.write(text.encode()))
     except OSError as error:
         warnings.warn(f"ulp cannot keep what it tuned in {path}: {error}; set ULP_TUNE_CACHE", RuntimeWarning, stacklevel=3)
 
@@ -142,9 +153,10 @@ def _read(path: Path) -> dict[str, _Shapes]:
     """The file's content by machine. Raises OSError, ValueError, TypeError or RecursionError where it is not a cache."""
     import json
 
-    if not path.is_file():  # a pipe would be waited for
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
         raise ValueError("not a file")
-    if path.stat().st_size > _MAX_BYTES:
+    if status.st_size > _MAX_BYTES:
         raise ValueError(f"larger than {_MAX_BYTES} bytes")
     content: Any = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not isinstance(content.get("tuned"), dict):

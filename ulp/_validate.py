@@ -40,6 +40,8 @@ def describe_interval(bits: int, signed: bool) -> str:
 
 def integer(value: object, name: str, low: int, high: int, what: str = "an integer") -> int:
     """`value` as an int in low..high. TypeError for anything that is no integer (bool included), ValueError outside."""
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}={value!r}: expected {what} from {low} to {high}, not a bool")
     try:
@@ -158,8 +160,8 @@ def out_of_range(array: IntArray, name: str, bits: int) -> ValueError:
 
 
 def zero_points(value: object, name: str, n: int) -> int | npt.NDArray[np.int32]:
-    """A zero point for all columns (int), or one a column: int32 (n,). Any int32 value: whether sums stay in int32 is the core's check."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    """A zero point for all columns (int), or one per column: int32 (n,). Any int32 value: the core checks that sums stay in int32."""
+    if type(value) is int or isinstance(value, np.integer):
         return integer(value, name, INT32_MIN, INT32_MAX, "a zero point")
     array = as_array(value, name)
     if array.dtype.kind not in "iu":
@@ -167,7 +169,7 @@ def zero_points(value: object, name: str, n: int) -> int | npt.NDArray[np.int32]
     if array.ndim == 0:
         return integer(array.item(), name, INT32_MIN, INT32_MAX, "a zero point")
     if array.shape != (n,):
-        raise ValueError(f"{name} has shape {array.shape}: expected a scalar or ({n},), one value a column of b")
+        raise ValueError(f"{name} has shape {array.shape}: expected a scalar or ({n},), one value per column of b")
     return as_int32(array, name)
 
 
@@ -176,3 +178,16 @@ def as_int32(array: IntArray, name: str) -> npt.NDArray[np.int32]:
     if array.size and (int(array.min()) < INT32_MIN or int(array.max()) > INT32_MAX):
         raise ValueError(f"{name} holds values that do not fit int32")
     return array.astype(np.int32, copy=False)
+
+
+def weight_codes(b: object, bits: int) -> IntArray:
+    """`b` as a matrix of uint8 or int8, whose values have not all been checked. Precondition: bits is in 1..8."""
+    array = as_array(b, "b")
+    check_matrix(array.shape)
+    return operand(array, "b", bits)
+
+
+def check_matrix(shape: tuple[int, ...]) -> None:
+    """ValueError unless b has two dimensions."""
+    if len(shape) != 2:
+        raise ValueError(f"b has shape {shape}: expected two dimensions, (K, N)")

@@ -1,12 +1,12 @@
 """Threads, instruction sets and what this build is: the settings of the process, and the environment variables that preset them.
 
-`ULP_NUM_THREADS`   threads of a call, 1..1024; else `OMP_NUM_THREADS`; else the cores that affinity and cgroup leave this process
+`ULP_NUM_THREADS`   threads per call, 1..1024; else `OMP_NUM_THREADS`; else the cores that affinity and cgroup leave this process
 `ULP_MAX_CPU_ISA`   the best instruction set that kernels may use, a name of `ulp.show_config()`; "baseline" runs anywhere
-`ULP_VERBOSE`       1: one line a `gemm` call on stderr; 0 or unset: nothing
-`ULP_CUDA_CHECK`    1: `gemm` on a GPU waits for the values of its arrays and checks them, too; 0 or unset: it takes them on trust
+`ULP_VERBOSE`       1: one line per `ulp.gemm` call on stderr; 0 or unset: nothing
+`ULP_CUDA_CHECK`    1: `ulp.gemm` on a GPU waits for its arrays and checks their values; 0 or unset: it does not check them
 `ULP_TUNE_CACHE`    the file in which `ulp.tune` keeps what it found; off: none; else ulp/tune.json in the user's cache directory
 
-They are read once, when `ulp` is imported. A value that means nothing is a ValueError that lists what does.
+They are read once, when `ulp` is imported. An unknown value is a ValueError that says what is expected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _threads_source: str = ""
 
 
 def set_num_threads(n: int) -> None:
-    """Use up to n threads a call, 1..1024. Results do not depend on it. Raises TypeError or ValueError."""
+    """Use up to n threads per call, 1..1024. Results do not depend on it. Raises TypeError or ValueError."""
     _set_threads(integer(n, "n", 1, MAX_THREADS, "a number of threads"), "ulp.set_num_threads")
 
 
@@ -106,7 +106,7 @@ def show_config(mode: str = "stdout") -> dict[str, str] | None:
 
 def cpu_name() -> str:
     """The CPU's model name as the core or the system reports it, else its architecture."""
-    import platform  # costs milliseconds; only for people who ask
+    import platform  # lazily: it takes milliseconds
 
     if core := _core.cpu_core():
         return core
@@ -159,11 +159,11 @@ def _preset_threads(environment: Mapping[str, str]) -> tuple[int, str]:
         return int(value), "ULP_NUM_THREADS"
     value = environment.get("OMP_NUM_THREADS", "").strip()
     if value:
-        # A list gives one number for each level of nesting; a call of ours is the outermost level.
+        # A list has one number per level of nesting; calls of ulp are the outermost level.
         outermost = value.partition(",")[0].strip()
         if _is_count(outermost):
             return int(outermost), "OMP_NUM_THREADS"
-        # Not our variable, so no reason to refuse to start; but not silent either.
+        # Another library's variable: not an error, but not silent either.
         warnings.warn(f"ulp ignores OMP_NUM_THREADS={value!r}: expected a number from 1 to {MAX_THREADS}", RuntimeWarning, stacklevel=2)
     return default_threads()
 
@@ -183,7 +183,7 @@ def default_threads(root: Path = Path("/")) -> tuple[int, str]:
         cores, source = os.cpu_count() or 1, "number of CPUs"
     quota = min(_cgroup_quotas(root), default=None)
     if quota is not None and quota < cores:
-        # Rounded up, as the JVM and .NET do: half a core more of demand costs less than half a core idle.
+        # Rounded up, as the JVM and .NET do: half a core too many costs less than half a core idle.
         cores, source = max(1, int(-(-quota // 1))), "cgroup CPU quota"
     return min(cores, MAX_THREADS), source
 

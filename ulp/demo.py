@@ -1,6 +1,6 @@
 """`python -m ulp.demo`: a convolutional network trained at 3 and at 2 bits, run by `ulp.nn`, checked and timed beside numpy.
 
-bench/train_digits.py trained it with torch, on handwritten digits. Neither torch nor training is needed here: ulp/data holds the integers,
+`python -m bench train` trained it with torch, on handwritten digits. Neither torch nor training is needed: ulp/data holds the integers,
 the scales, and what the torch model says of every test image. The network is put together from layers of `ulp.nn` and compiled into one
 plan of integer steps, whose predictions must be the torch model's on every test image, by float32 scales and by integer thresholds. The
 exit status is 0 only if all of it agrees.
@@ -107,7 +107,7 @@ class NumpyClassifier:
         y = self.convolve(x, second)
         y = self.convolve(np.maximum(y, 0, out=y), third)
         y += x
-        # The larger of two ReLUs is the ReLU of the larger.
+        # max(relu(a), relu(b)) = relu(max(a, b)): pooling first leaves a quarter of the values to clamp.
         x = np.maximum(self.pool(y), 0)
         x = np.maximum(self.pool(self.convolve(x, fourth)), 0)
         logits: Float = x.reshape(len(x), -1) @ self.fc
@@ -143,7 +143,7 @@ def float_weight(trained: Trained, name: str) -> Float:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds a call, and how many times faster than the first contestant: the median of the ratios of the rounds."""
+    """Median seconds per call, and how many times faster than the first contestant: the median of the ratios of the rounds."""
 
     seconds: float
     speedup: float
@@ -152,9 +152,9 @@ class Timing:
 def measure(contestants: Mapping[str, Callable[[], object]], rounds: int, threads: int, title: str) -> dict[str, Timing]:
     """Time all contestants in every round, one sample of a millisecond or more each, in an order that rotates.
 
-    What the machine does to one contestant it does to its neighbour, so that their ratio within a round is worth more than their times.
-    An untimed sample comes before each timed one and brings the weights back into cache where they fit. The clock is the calling
-    thread's CPU time, and with several threads the wall's.
+    A disturbance of the machine hits neighbours in a round alike, so their ratio is more reliable than their times. An untimed sample
+    before each timed one brings the weights back into cache where they fit. The clock is the CPU time of the calling thread; with
+    several threads, wall time.
     """
     from tqdm import tqdm
 
@@ -185,7 +185,7 @@ def measure(contestants: Mapping[str, Callable[[], object]], rounds: int, thread
 
 
 class Checks:
-    """What must hold; prints each as it is found."""
+    """Counts what was checked, and prints each result."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -213,7 +213,7 @@ def check(name: str, trained: Trained, compiled: Mapping[str, nn.CompiledNetwork
 
 
 def picture(image: Float) -> str:
-    """Rows of characters, two a pixel, the darker the more ink."""
+    """Rows of characters, two per pixel; darker means more ink."""
     shades = np.array([shade * 2 for shade in " .:-=+*#%@"])
     return "\n".join(("    " + "".join(row)).rstrip() for row in shades[np.rint(image * (len(shades) - 1)).astype(int)])
 
@@ -236,7 +236,7 @@ def ratio(value: float) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column on the left, numbers on the right of theirs. Plain ASCII: it must print on every console."""
+    """The first column is aligned to the left, numbers to the right. Plain ASCII: it must print on every console."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -311,7 +311,7 @@ def run(data: str, directory: Path, rounds: int, threads: int) -> int:
     print(f"\nTimes are medians of {rounds} rounds in which all rows alternate, {'CPU time' if threads == 1 else 'wall time'};", end=" ")
     print('"vs numpy" is how many times as fast as float32.')
     if threads > 1:
-        print("Wall time holds whatever else this machine does, and BLAS threads that wait for a busy core: trust it on an idle one only.")
+        print("Wall time includes whatever else this machine does, and BLAS threads that wait for a busy core: measure on an idle machine.")
     print("All checks hold." if not checks.failed else f"{checks.failed} of {checks.made} checks FAILED.")
     return 1 if checks.failed else 0
 

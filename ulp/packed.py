@@ -1,6 +1,6 @@
 """Weights packed once and used many times: `pack` and `PackedMatrix`, with pickling and two file formats.
 
-A saved matrix holds the dense bytes in the order of csrc/pack/layout.h, which is the same on every CPU, and five numbers. Everything that
+A saved matrix is the packed bytes in the order of csrc/pack/layout.h, which is the same on every CPU, and five numbers. Everything that
 is read back is checked against the bytes that are there before anything of the declared size is allocated, and nothing in it is executed.
 """
 
@@ -9,84 +9,48 @@ from __future__ import annotations
 import io
 import os
 import re
-import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._files import replace_file
 from ._gpu.arrays import on_gpu
-from ._validate import IntArray, as_array, bit_width, integer, operand, out_of_range
+from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
+from ._matrix import Matrix
+from ._validate import IntArray, bit_width, integer, out_of_range, weight_codes
 
 if TYPE_CHECKING:
-    from ._gpu.packed import CudaPackedMatrix
+    import zipfile
 
 FORMAT = "ulp.PackedMatrix"
 FORMAT_VERSION = 1
 
 # The layout of the five numbers in a file and in a pickle.
 _FIELDS = ("version", "k", "n", "bits", "signed")
-_LARGEST_DIMENSION = 2**31 - 1
+_MAX_DIMENSION = 2**31 - 1
 # A matrix with K = 0 has no bytes that could vouch for N, and its column sums are still allocated.
-_LARGEST_EMPTY_N = 2**24
+_MAX_EMPTY_N = 2**24
 
 
-class PackedMatrix:
-    """A (K, N) matrix of 1- to 8-bit integers, stored densely: `bits` bits a value, padded to 32 in K and 8 in N. Immutable.
+class PackedMatrix(Matrix):
+    """A (K, N) matrix of 1- to 8-bit integers, stored at `bits` bits per value, padded to 32 in K and 8 in N. Immutable.
 
     Made by `ulp.pack` or `PackedMatrix.load`; pickling and copying work too. Two matrices are equal if shape, bits, sign and all values
     are; equal matrices have equal hashes.
     """
 
-    __slots__ = ("_bits", "_packed")
+    __slots__ = ()
 
     _packed: _core.Packed
-    _bits: int
 
     def __init__(self, packed: _core.Packed) -> None:
         if not isinstance(packed, _core.Packed):
             raise TypeError("a PackedMatrix comes from ulp.pack(b, bits=...) or PackedMatrix.load(path)")
-        object.__setattr__(self, "_packed", packed)
-        object.__setattr__(self, "_bits", packed.bits)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a PackedMatrix is immutable: cannot set {name!r}")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a PackedMatrix is immutable: cannot delete {name!r}")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(K, N)."""
-        return self._packed.k, self._packed.n
-
-    @property
-    def ndim(self) -> int:
-        """Always 2."""
-        return 2
-
-    @property
-    def bits(self) -> int:
-        """Bits a value, 1..8."""
-        return self._bits
-
-    @property
-    def signed(self) -> bool:
-        """Whether values are signed: two's complement, or -1 and +1 at 1 bit."""
-        return self._packed.signed
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 or int8: the dtype of `unpack()`, and of the values that `pack` was given."""
-        return np.dtype(np.int8 if self._packed.signed else np.uint8)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the stored values, without the column sums."""
-        return self._packed.nbytes
+        super().__init__(packed)
 
     def unpack(self) -> IntArray:
         """The values as a new (K, N) array of `dtype`."""
@@ -97,14 +61,7 @@ class PackedMatrix:
 
         Raises TypeError, ValueError, RuntimeError where no GPU can be used, MemoryError.
         """
-        from ._gpu.packed import move
-
-        return move(self, device)
-
-    def __repr__(self) -> str:
-        k, n = self.shape
-        sign = "signed" if self.signed else "unsigned"
-        return f"PackedMatrix(shape=({k}, {n}), bits={self._bits}, {sign}, nbytes={self.nbytes})"
+        return super().to(device)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PackedMatrix):
@@ -117,12 +74,6 @@ class PackedMatrix:
     def __hash__(self) -> int:
         return hash((self.shape, self._bits, self.signed, zlib.crc32(self._packed.data.data)))
 
-    def __copy__(self) -> PackedMatrix:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PackedMatrix:
-        return self
-
     def __reduce__(self) -> tuple[Any, ...]:
         # The bytes go as an array, which pickle protocol 5 can move out of band, without a copy.
         return _rebuild, (self._header(), self._packed.data)
@@ -132,30 +83,26 @@ class PackedMatrix:
         return FORMAT_VERSION, k, n, self._bits, int(self.signed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the matrix to `path`: numpy's .npz, or .safetensors (where the package safetensors is installed).
+        """Write the matrix to `path`: numpy's .npz, or .safetensors.
 
-        A file of that name is replaced only when the new one is complete. Raises ValueError for another suffix, ImportError, OSError.
+        A file of that name is replaced only when the new one is complete. Raises ValueError for another suffix, OSError.
         """
         target = Path(path)
-        suffix = _suffix(target)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
-        data = self._packed.data
-        try:
-            with scratch.open("wb") as file:
-                if suffix == ".npz":
-                    np.savez(file, header=np.array(self._header(), dtype="<i8"), data=data)
-                else:
-                    metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
-                    file.write(_safetensors_numpy().save({"data": data}, metadata=metadata))
-            scratch.replace(target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        if _suffix(target) == ".npz":
+            header = np.array(self._header(), dtype="<i8")
+            replace_file(target, lambda file: np.savez(file, header=header, data=self._packed.data))
+            return
+        from . import _tensorfile
+
+        metadata = {"format": FORMAT, **{name: str(number) for name, number in zip(_FIELDS, self._header(), strict=True)}}
+        parts = _tensorfile.write({"data": self._packed.data}, metadata)
+        replace_file(target, lambda file: file.writelines(parts))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PackedMatrix:
         """Read what `save` wrote. Safe on files from anyone: no code is run, no declared size is believed.
 
-        Raises ValueError for whatever is no complete matrix of a known format version, ImportError, OSError.
+        Raises ValueError for whatever is no complete matrix of a known format version, OSError.
         """
         source = Path(path)
         suffix = _suffix(source)
@@ -182,8 +129,6 @@ def pack(b: Any, bits: int, device: str | None = None) -> PackedMatrix | CudaPac
     """
     width = bit_width(bits, "bits")
     if device is not None or on_gpu(b):
-        from ._gpu.packed import pack_for_gpu
-
         packed = pack_for_gpu(b, width, device)
         if packed is not None:
             return packed
@@ -199,17 +144,11 @@ def pack_array(b: object, bits: int) -> _core.Packed:
         raise out_of_range(codes, "b", bits) from None
 
 
-def weight_codes(b: object, bits: int) -> IntArray:
-    """`b` as a matrix of uint8 or int8, whose values have not all been checked. Precondition: bits is in 1..8."""
-    array = as_array(b, "b")
-    check_matrix(array.shape)
-    return operand(array, "b", bits)
+def _from_host(values: IntArray, bits: int, _: int | None) -> PackedMatrix:
+    return PackedMatrix(_core.pack(values, bits))
 
 
-def check_matrix(shape: tuple[int, ...]) -> None:
-    """ValueError unless b has two dimensions."""
-    if len(shape) != 2:
-        raise ValueError(f"b has shape {shape}: expected two dimensions, (K, N)")
+Matrix._makers["cpu"] = _from_host
 
 
 def _rebuild(header: object, data: object) -> PackedMatrix:
@@ -220,8 +159,8 @@ def _rebuild(header: object, data: object) -> PackedMatrix:
         version = integer(header[0], "version", 0, 2**31)
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, but this ulp reads version {FORMAT_VERSION}")
-        k = integer(header[1], "k", 0, _LARGEST_DIMENSION)
-        n = integer(header[2], "n", 0, _LARGEST_DIMENSION)
+        k = integer(header[1], "k", 0, _MAX_DIMENSION)
+        n = integer(header[2], "n", 0, _MAX_DIMENSION)
         bits = bit_width(header[3], "bits")
         signed = integer(header[4], "signed", 0, 1)
     except TypeError as error:
@@ -231,7 +170,7 @@ def _rebuild(header: object, data: object) -> PackedMatrix:
     expected = _core.packed_nbytes(k, n, bits)
     if data.size != expected:
         raise ValueError(f"{data.size} bytes of data where {k} x {n} values of {bits} bits take {expected}")
-    if k == 0 and n > _LARGEST_EMPTY_N:
+    if k == 0 and n > _MAX_EMPTY_N:
         raise ValueError(f"an empty matrix of {n} columns")
     return PackedMatrix(_core.from_data(np.ascontiguousarray(data), k, n, bits, bool(signed)))
 
@@ -243,12 +182,11 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _safetensors_numpy() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("the .safetensors format needs the package safetensors (pip install safetensors); .npz needs nothing") from error
-    return safetensors.numpy
+def _contents(path: Path) -> bytes:
+    """The bytes of a file. ValueError for a pipe or device, which could be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    return path.read_bytes()
 
 
 def _read_npz(path: Path) -> tuple[list[int], IntArray]:
@@ -256,15 +194,17 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
 
     numpy's own reader allocates what a member's header declares before it looks for the bytes; this one reads at most what the file has.
     """
+    import zipfile
+
     # All of it at once: from here on an OSError would be the archive's fault, and there is none.
-    content = io.BytesIO(path.read_bytes())
+    content = io.BytesIO(_contents(path))
     try:
         with zipfile.ZipFile(content) as archive:
             if sorted(archive.namelist()) != ["data.npy", "header.npy"]:
                 raise ValueError("expected the members header.npy and data.npy")
             header = _read_member(archive, "header.npy", np.dtype("<i8"))
             data = _read_member(archive, "data.npy", np.dtype(np.uint8))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zlib.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OverflowError, zlib.error) as error:
         raise ValueError(f"damaged archive ({error})") from error
     return [int(number) for number in header], data
 
@@ -272,7 +212,7 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
 def _read_member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any]) -> IntArray:
     """A one-dimensional array of the given dtype."""
     entry = archive.getinfo(name)
-    if entry.compress_type != zipfile.ZIP_STORED:
+    if entry.compress_type != 0:  # zipfile.ZIP_STORED
         raise ValueError(f"{name} is compressed")
     with archive.open(entry) as file:
         # Stored, so what is read is no longer than the file itself, whatever the entry says.
@@ -299,23 +239,13 @@ def _npy_length(stream: BinaryIO, name: str, dtype: np.dtype[Any]) -> int:
 
 
 def _read_safetensors(path: Path) -> tuple[list[int], IntArray]:
-    """Header and data of a .safetensors file. The package checks offsets and sizes against the file's length."""
-    _safetensors_numpy()
-    import safetensors
+    """Header and data of a .safetensors file."""
+    from . import _tensorfile
 
-    if not path.is_file():
-        raise FileNotFoundError(2, "No such file", str(path))
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if list(file.keys()) != ["data"] or metadata.get("format") != FORMAT:
-                raise ValueError(f"expected one tensor, 'data', and the metadata format={FORMAT}")
-            if file.get_slice("data").get_dtype() != "U8":
-                raise ValueError("the data are not bytes")
-            data = file.get_tensor("data")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"damaged file ({error})") from error
+    arrays, metadata = _tensorfile.read(_contents(path))
+    if list(arrays) != ["data"] or metadata.get("format") != FORMAT:
+        raise ValueError(f"expected one tensor, 'data', and the metadata format={FORMAT}")
     texts = [metadata.get(name, "") for name in _FIELDS]
     if not all(text.isascii() and text.isdigit() and len(text) <= 12 for text in texts):
         raise ValueError(f"the metadata lack a number among {', '.join(_FIELDS)}")
-    return [int(text) for text in texts], data
+    return [int(text) for text in texts], arrays["data"]

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from bench import native
-from bench.subject import ROOT
+from bench import ROOT
+from bench.peers import native
 
 from .peers import CUBLASLT, CUTLASS, CUTLASS_VARIANTS
 

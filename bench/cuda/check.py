@@ -112,11 +112,18 @@ class Device:
         }
         buffers = {name: module.Buffer.from_numpy(array, self.index) for name, array in arrays.items() if array is not None}
         pointers = {name: buffers[name].pointer if name in buffers else 0 for name in arrays}
+        a = module.Activations(
+            pointer=pointers["a"] + problem.offset, m=m, row_stride=problem.row_stride, bits=problem.a_bits, signed=problem.a_signed,
+            zero=problem.a_zero,
+        )  # fmt: skip
+        end = module.Epilogue(
+            kind=epilogue.kind, scale=epilogue.scale if isinstance(epilogue.scale, float) else 1.0, scales=pointers["scales"],
+            bias=pointers["bias"], float_bias=pointers["float_bias"], relu=epilogue.relu, out_bits=epilogue.out_bits,
+            out_signed=epilogue.out_signed, out_zero=epilogue.out_zero,
+        )  # fmt: skip
         module.gemm(
-            pointers["a"] + problem.offset, m, problem.row_stride, problem.a_signed, problem.a_bits, weights, problem.a_zero,
-            problem.b_zero if isinstance(problem.b_zero, int) else 0, pointers["b_zeros"], pointers["out"], columns, epilogue.kind,
-            epilogue.scale if isinstance(epilogue.scale, float) else 1.0, pointers["scales"], pointers["bias"], pointers["float_bias"],
-            epilogue.relu, epilogue.out_bits, epilogue.out_signed, epilogue.out_zero, pointers["workspace"], size, 0, kernel,
+            a, weights, end, b_zero=problem.b_zero if isinstance(problem.b_zero, int) else 0, b_zeros=pointers["b_zeros"],
+            out=pointers["out"], out_stride=columns, workspace=pointers["workspace"], workspace_bytes=size, kernel=kernel,
         )  # fmt: skip
         got = np.asarray(module.to_numpy(pointers["out"], target.shape, target.dtype, self.index, 0))
         typed: Array = got.view(epilogue.dtype).reshape(m + 1, columns)
@@ -203,7 +210,8 @@ def packing(device: Device, stage: Stage, rng: np.random.Generator) -> Iterator[
                 at = int(rng.integers(0, k * n))
                 b.flat[at] = interval(bits, signed)[1] + 1
                 copy = module.Buffer.from_numpy(b, device.index)
-                found = module.check(copy.pointer, k, n, n, signed, bits, device.index, 0)
+                values = module.Activations(pointer=copy.pointer, m=k, row_stride=n, bits=bits, signed=signed)
+                found = module.check(values, n, device.index, 0)
                 stage.expect(np.array(found), np.array(at), f"first value out of range, {k}x{n}, {bits} bits")
             yield
 
@@ -269,9 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--reduced", action="store_true", help="a small set without torch, for compute-sanitizer")
     args = parser.parse_args(arguments)
-    from bench import subject
+    from bench.subjects import installed
 
-    subject.load()
+    installed.load()
     from ulp._gpu import native
 
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if args.seed is None else args.seed

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.subject import WrongResultError
-from bench.timing import Contestant, Samples
+from bench.runs.timing import Contestant, Samples
+from bench.subjects.interface import WrongResultError
 
 from . import work
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine, results
-from bench.results import Group, Result
-from bench.subject import WrongResultError
+from bench.runs import machine, results
+from bench.runs.results import Group, Result
+from bench.subjects.interface import WrongResultError
 
 from . import names, peers, work
 from .device import Call, Captured, driver, measure, quick_ns, torch

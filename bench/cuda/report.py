@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import results
-from bench.results import Cell, Group, Result
-from bench.tables import Table, geomean, ratio
+from bench.reports.tables import Table, geomean, ratio
+from bench.runs import results
+from bench.runs.results import Cell, Group, Result
 
 from . import work
 from .work import Gpu, Work

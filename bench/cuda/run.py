@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import results
-from bench.subject import ROOT
+from bench import ROOT
+from bench.runs import results
 
 from . import build, report
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import subject as installed
+from bench.subjects import installed
 
 from . import work
 from .device import Call, gpu, torch
@@ -101,18 +100,18 @@ class Subject:
         weights = layer.packed[w.b_bits]
         size = int(chosen["workspace_bytes"])
         workspace = torch().empty(max(1, size), dtype=torch().uint8, device="cuda")
-        kind, bits, scale = ("quantized", epilogue.bits, epilogue.scale) if epilogue else ("int32", 8, 1.0)
-        gemm = functools.partial(self.module.gemm, m=w.m, row_stride=w.k, a_signed=True, a_bits=w.a_bits, a_zero=0, b_zero=0, b_zeros=0)
-        end = functools.partial(
-            gemm, out_stride=w.n, kind=kind, scale=scale, scales=0, bias=0, float_bias=0, relu=False, out_bits=bits, out_signed=True,
-            out_zero=0, workspace=workspace.data_ptr() if size else 0, workspace_bytes=size, kernel=kernel,
-        )  # fmt: skip
+        module = self.module
+        operands = [module.Activations(pointer=x.data_ptr(), m=w.m, row_stride=w.k, bits=w.a_bits, signed=True) for x in a]
+        end = module.Epilogue()
+        if epilogue:
+            end = module.Epilogue(kind="quantized", scale=epilogue.scale, out_bits=epilogue.bits, out_signed=True)
 
         def run(slot: int) -> None:
-            assert workspace is not None  # it lives as long as this
-            stream = int(torch().cuda.current_stream().cuda_stream)
-            x, out = a[slot % len(a)], outs[slot]
-            end(a=x.data_ptr(), weights=weights[slot % len(weights)], out=out.data_ptr(), stream=stream)
+            module.gemm(
+                operands[slot % len(operands)], weights[slot % len(weights)], end, out=outs[slot].data_ptr(), out_stride=w.n,
+                workspace=workspace.data_ptr() if size else 0, workspace_bytes=size,
+                stream=int(torch().cuda.current_stream().cuda_stream), kernel=kernel,
+            )  # fmt: skip
 
         info = {"kernel": chosen["kernel"], "splits": chosen["splits"], "grid": list(chosen["grid"]), "text": chosen["text"]}
         if "clocks" in chosen:

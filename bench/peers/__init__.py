@@ -1,6 +1,7 @@
 """The peers: of products here, of single convolutions in `convolution`, of whole networks in `network`.
 
-One adapter each behind the interface of `base.Peer` or its sisters. A new peer is a class and a line in an `ALL`.
+One adapter each, with the interface of `base.Peer`, `convolution.ConvPeer` or `NetworkRuntime`. A new peer is a class
+and a line in an `ALL`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from bench.subjects.interface import Library
+
 from . import convolution, network
-from .base import Check, Library, Peer, check, compare
+from .base import Peer, check
 from .float32 import NumpyFloat32, TorchFloat32
 from .gemmlowp import Gemmlowp
 from .openvino import OpenVino
@@ -32,7 +35,7 @@ ALL: tuple[type[Peer], ...] = (
 )
 
 
-# Every benchmark that is not one of plain products, and its peers.
+# The benchmarks other than plain products, and their peers.
 FAMILIES: dict[str, tuple[type[Library], ...]] = {"conv": convolution.ALL, "networks": network.ALL}
 
 _Kind = TypeVar("_Kind", bound=Library)
@@ -56,4 +59,4 @@ def named(names: Sequence[str] | None) -> list[Peer]:
     return chosen(ALL, names)
 
 
-__all__ = ["ALL", "FAMILIES", "Check", "Library", "Peer", "check", "check_names", "chosen", "compare", "convolution", "named", "network"]
+__all__ = ["ALL", "FAMILIES", "Peer", "check", "check_names", "chosen", "convolution", "named", "network"]

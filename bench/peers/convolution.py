@@ -1,7 +1,7 @@
 """Single convolutions: uint8 NHWC activations in, uint8 NHWC out with ReLU, weights prepared ahead. The same interface for every library.
 
-Steps are powers of two, so the exact answer is known; a peer may round a tie its own way, hence one level of `ROUNDING`. More is an error
-of saturation. The FP32 peers get the same numbers as floats in the layout that suits them best, and apply the ReLU.
+Steps are powers of two, so the exact answer is known; a peer may round ties differently, hence one level of `ROUNDING`. A larger error
+is saturation. The FP32 peers get the same numbers as floats in the layout that suits them best, and apply the ReLU.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from bench import data, layers
-from bench.layers import Convolution
+from bench.subjects import convolutions, operands
+from bench.subjects.convolutions import Convolution
+from bench.subjects.interface import Check, Library, compare, counted
 
 from . import openvino, ort
-from .base import Check, Library, compare, counted
 from .torch_quantized import _torch
 
 ROUNDING = 1  # levels of 255
@@ -35,7 +35,7 @@ class ConvPeer(Library):
         return layer.filters * layer.depth * (4 if self.kind == "fp32" else 1)
 
     @abstractmethod
-    def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> Any:
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> Any:
         """State for activations (H, W, C) and weights (N, kernel, kernel, C / groups), requantized by `step`."""
 
     @abstractmethod
@@ -52,22 +52,22 @@ class ConvPeer(Library):
         return ""
 
 
-def check(peer: ConvPeer, layer: Convolution, a: data.U8, w: data.S8, state: Any = None) -> Check:
+def check(peer: ConvPeer, layer: Convolution, a: operands.U8, w: operands.S8, state: Any = None) -> Check:
     """Compare one result with the exact layer, in levels; `state` saves preparing again."""
-    sums = layers.accumulators(layer, a, w)
-    step = layers.step(sums)
+    sums = convolutions.accumulators(layer, a, w)
+    step = convolutions.step(sums)
     if state is None:
         state = peer.prepare(layer, a, w, step)
-    return compare(peer.result(state), layers.requantized(sums, step), step)
+    return compare(peer.result(state), convolutions.requantized(sums, step), step)
 
 
 def _oihw(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(w.transpose(0, 3, 1, 2))
 
 
-def _levels(values: npt.NDArray[Any], step: float) -> data.U8:
+def _levels(values: npt.NDArray[Any], step: float) -> operands.U8:
     """Floats (1, N, H', W') as uint8 (H', W', N)."""
-    out: data.U8 = np.clip(np.rint(values[0].transpose(1, 2, 0) / step), 0, 255).astype(np.uint8)
+    out: operands.U8 = np.clip(np.rint(values[0].transpose(1, 2, 0) / step), 0, 255).astype(np.uint8)
     return out
 
 
@@ -90,11 +90,11 @@ class _TorchConv(ConvPeer):
         engines = _torch().backends.quantized.supported_engines
         return None if self.engine in engines else f"this build of torch has no engine {self.engine!r}, only {', '.join(engines)}"
 
-    def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> _TorchState:
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> _TorchState:
         torch = _torch()
         torch.backends.quantized.engine = self.engine  # read by prepacking only
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of its quantized tensors at each one made
+            warnings.simplefilter("ignore")  # torch warns at every quantized tensor that these are deprecated
             image = torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)[None]))
             wrapped = torch._make_per_tensor_quantized_tensor(image, 1.0, 0).contiguous(memory_format=torch.channels_last)
             weights = torch._make_per_tensor_quantized_tensor(torch.from_numpy(_oihw(w)), 1.0, 0)
@@ -148,11 +148,11 @@ class _OrtConv(ConvPeer):
     packages = ("onnxruntime", "onnx")
     floats = False
 
-    def nodes(self, layer: Convolution, w: data.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
+    def nodes(self, layer: Convolution, w: operands.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
         """The nodes from "x" to "y" and their constants."""
         raise NotImplementedError
 
-    def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> _OrtState:
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> _OrtState:
         onnx, _ = ort._modules()
         helper = onnx.helper
         nodes, constants = self.nodes(layer, w, step)
@@ -187,7 +187,7 @@ class _OrtQLinear(_OrtConv):
     kind = "int8"
     weight_zero: int
 
-    def nodes(self, layer: Convolution, w: data.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
+    def nodes(self, layer: Convolution, w: operands.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
         onnx, _ = ort._modules()
         dtype = np.uint8 if self.weight_zero else np.int8
         constants: dict[str, npt.NDArray[Any]] = {
@@ -225,7 +225,7 @@ class OrtQdq(_OrtConv):
     exact = False
     note = "NHWC by two Transpose nodes, which the optimiser takes out again"
 
-    def nodes(self, layer: Convolution, w: data.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
+    def nodes(self, layer: Convolution, w: operands.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
         onnx, _ = ort._modules()
         make = onnx.helper.make_node
         constants: dict[str, npt.NDArray[Any]] = {
@@ -252,7 +252,7 @@ class OrtFloat32(_OrtConv):
     exact = False
     floats = True
 
-    def nodes(self, layer: Convolution, w: data.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
+    def nodes(self, layer: Convolution, w: operands.S8, step: float) -> tuple[list[Any], dict[str, npt.NDArray[Any]]]:
         del step
         onnx, _ = ort._modules()
         nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["c"], **_window(layer)), onnx.helper.make_node("Relu", ["c"], ["y"])]
@@ -276,7 +276,7 @@ class _VinoConv(ConvPeer):
         return ops.convolution(x, weights, *window) if layer.groups == 1 else ops.group_convolution(x, weights, *window)
 
     @staticmethod
-    def _filters(layer: Convolution, w: data.S8) -> npt.NDArray[Any]:
+    def _filters(layer: Convolution, w: operands.S8) -> npt.NDArray[Any]:
         oihw = _oihw(w)
         return oihw if layer.groups == 1 else oihw.reshape(layer.groups, layer.filters // layer.groups, *oihw.shape[1:])
 
@@ -301,7 +301,7 @@ class OpenVino(_VinoConv):
     kind = "int8"
     exact = False
 
-    def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> _VinoState:
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> _VinoState:
         _, ops, _ = openvino._modules()
         zero, top = np.float32(0), np.float32(255)
         parameter = ops.parameter([1, *a.shape], np.uint8)
@@ -329,7 +329,7 @@ class OpenVinoFloat32(_VinoConv):
     kind = "fp32"
     exact = False
 
-    def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> _VinoState:
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> _VinoState:
         _, ops, _ = openvino._modules()
         x = np.ascontiguousarray(a.transpose(2, 0, 1)[None], np.float32)
         parameter = ops.parameter(list(x.shape), np.float32)
@@ -349,7 +349,7 @@ class TorchFloat32(ConvPeer):
     packages = ("torch",)
     exact = False
 
-    def prepare(self, layer: Convolution, a: data.U8, w: data.S8, step: float) -> _TorchState:
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> _TorchState:
         torch = _torch()
         conv = torch.nn.Conv2d(layer.channels, layer.filters, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False)
         conv.weight.data = torch.from_numpy(_oihw(w).astype(np.float32))

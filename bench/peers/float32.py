@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data
+from bench.subjects import operands
 
 from .base import Peer
 from .torch_quantized import _torch
@@ -41,7 +41,7 @@ class NumpyFloat32(_Float32):
     name = "numpy fp32"
     packages = ("numpy",)
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         return _State(a.astype(np.float32), b.astype(np.float32), np.zeros((a.shape[0], b.shape[1]), dtype=np.float32), np.matmul)
 
     def result(self, state: _State) -> npt.NDArray[Any]:
@@ -61,7 +61,7 @@ class TorchFloat32(_Float32):
     name = "torch fp32"
     packages = ("torch",)
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         torch = _torch()
         left, right = torch.from_numpy(a.astype(np.float32)), torch.from_numpy(b.astype(np.float32))
         return _State(left, right, torch.zeros((a.shape[0], b.shape[1]), dtype=torch.float32), torch.mm)

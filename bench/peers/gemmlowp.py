@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data, native
+from bench.subjects import operands
 
+from . import native
 from .base import Peer
 
 HEADER = "gemmlowp/public/gemmlowp.h"
@@ -47,8 +48,8 @@ class _State:
     handle: ctypes.c_void_p
     function: Callable[[ctypes.c_void_p], None]
     free: Callable[[ctypes.c_void_p], None]
-    activations: data.U8
-    weights: data.U8
+    activations: operands.U8
+    weights: operands.U8
     out: npt.NDArray[np.int32]
 
     def __del__(self) -> None:
@@ -82,7 +83,7 @@ class Gemmlowp(Peer):
                 return found.group(1)
         return "unknown"
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         library = _load()
         m, k = a.shape
         n = b.shape[1]

@@ -1,4 +1,4 @@
-"""Whole networks, float32 images in and class scores out. The same weights for every runtime, one model file each, the fastest form of it.
+"""Whole networks, float32 images in and class scores out: the same weights for every runtime, in one model file each, in its fastest form.
 
 A peer writes what its users would ship (`build`) and loads it (`load`), so that a fresh process can measure how much memory that takes.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,48 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.facades import TorchNN
-from bench.graph import F32, Model, to_onnx
-from bench.networks import NETWORKS
+from bench.subjects.interface import NetworkRuntime, counted
+from bench.subjects.models import CALIBRATION_IMAGES, F32, Model, to_onnx
+from bench.subjects.networks import NETWORKS
+from bench.subjects.torch_nn import TorchNN
 
 from . import openvino, ort
-from .base import Library, counted
 from .torch_quantized import _torch
-
-CALIBRATION_IMAGES = 4
-
-
-class NetworkPeer(Library):
-    """A runtime that runs a network."""
-
-    @abstractmethod
-    def build(self, model: Model, directory: Path) -> Path:
-        """Write the model in the runtime's form and return the file. May take seconds and any memory."""
-
-    @abstractmethod
-    def load(self, name: str, path: Path, x: F32, threads: int) -> Any:
-        """State for running the network `name` from the file that `build` wrote on x (1, 3, 224, 224)."""
-
-    def before(self, threads: int) -> None:
-        """Set what is global to the process, ahead of each sample. Most runtimes keep the number of threads with the model."""
-
-    @abstractmethod
-    def run(self, state: Any) -> object:
-        """One image in the calling thread and those it was given. Nothing else may happen here."""
-
-    @abstractmethod
-    def result(self, state: Any) -> F32:
-        """Run once and return the scores (1, classes)."""
-
-    def precision(self, state: Any) -> str:
-        """The kernels that really run, as the runtime tells it; "" where it does not."""
-        del state
-        return ""
-
-    def model_bytes(self, state: Any) -> int:
-        """Bytes of the weights as the runtime holds them; 0 where it does not tell."""
-        del state
-        return 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +39,7 @@ def _torch_module(model: Model, *, relu6: bool = True) -> Any:
     return module.eval()
 
 
-class _TorchNetwork(NetworkPeer):
+class _TorchNetwork(NetworkRuntime):
     packages = ("torch",)
     frozen = True
 
@@ -93,7 +57,7 @@ class _TorchNetwork(NetworkPeer):
         path = directory / f"{model.name} {self.name}.pt"
         example = torch.from_numpy(model.images()).contiguous(memory_format=torch.channels_last)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # quantized tensors and TorchScript announce their end
+            warnings.simplefilter("ignore")  # quantized tensors and TorchScript warn that they are deprecated
             traced = torch.jit.trace(self.module(model, example), example, check_trace=False)
             torch.jit.save(torch.jit.freeze(traced) if self.frozen else traced, str(path))
         return path
@@ -219,7 +183,7 @@ class _OrtState:
     path: Path
 
 
-class _OrtNetwork(NetworkPeer):
+class _OrtNetwork(NetworkRuntime):
     packages = ("onnxruntime", "onnx")
 
     def load(self, name: str, path: Path, x: F32, threads: int) -> _OrtState:
@@ -267,7 +231,7 @@ class _VinoState:
     keep: npt.NDArray[Any]
 
 
-class _VinoNetwork(NetworkPeer):
+class _VinoNetwork(NetworkRuntime):
     def load(self, name: str, path: Path, x: F32, threads: int) -> _VinoState:
         del name
         ov, _, _ = openvino._modules()
@@ -311,7 +275,7 @@ class OpenVino(_VinoNetwork):
 
 
 def float_onnx(model: Model, directory: Path) -> Path:
-    """The float model's file, written once a directory."""
+    """The float model's file, written once per directory."""
     path: Path = directory / f"{model.name}.onnx"
     if not path.exists():
         path.write_bytes(to_onnx(model.graph, model.weights).SerializeToString())
@@ -319,7 +283,7 @@ def float_onnx(model: Model, directory: Path) -> Path:
 
 
 class _Images:
-    """Calibration data as onnxruntime's tool asks for it."""
+    """Calibration data in the form that onnxruntime's tool requires."""
 
     def __init__(self, model: Model) -> None:
         self.images = iter(model.images(CALIBRATION_IMAGES, seed=2))
@@ -345,6 +309,6 @@ def quantized_onnx(model: Model, directory: Path) -> Path:
     return path
 
 
-ALL: tuple[type[NetworkPeer], ...] = (
+ALL: tuple[type[NetworkRuntime], ...] = (
     Qnnpack, Fbgemm, OneDnn, OrtQdq, OpenVino, TorchFloat32, TorchOneDnnFloat32, OrtFloat32, OpenVinoFloat32,
 )  # fmt: skip

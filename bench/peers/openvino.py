@@ -1,6 +1,6 @@
 """OpenVINO's CPU plugin on a quantized MatMul: u8 activations, s8 weights, requantized to u8 so that it multiplies in int8.
 
-With a float output the plugin computes the same graph in float. The scales must not be 1, or the pattern that it looks for folds away.
+With a float output the plugin computes the same graph in float. The scales must not be 1, or the pattern that it recognises folds away.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data
+from bench.subjects import operands
 
 from .base import Peer, requantization_step, requantized
 
@@ -28,7 +28,7 @@ def _modules() -> tuple[Any, Any, Any]:
 
 
 def compiled(model: Any, threads: int = 1) -> Any:
-    """A model, or the path of one, compiled for the CPU with so many threads. Without the precision hint it may choose bfloat16."""
+    """A model, or the path of one, compiled for the CPU with this many threads. Without the precision hint it may choose bfloat16."""
     _, _, core = _modules()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -57,9 +57,9 @@ class OpenVino(Peer):
     output = "uint8"
     packages = ("openvino",)
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         ov, ops, _ = _modules()
-        step = requantization_step(data.reference(a, b))
+        step = requantization_step(operands.reference(a, b))
         activations = np.ascontiguousarray(a)
         parameter = ops.parameter(list(a.shape), np.uint8)
         scale = np.float32(SCALE)
@@ -80,7 +80,7 @@ class OpenVino(Peer):
         state.request.infer()
         return np.array(state.request.get_output_tensor().data, copy=True)
 
-    def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
+    def expected(self, state: _State, accumulators: operands.I64) -> npt.NDArray[Any]:
         return requantized(accumulators, state.step, ZERO)
 
     def step(self, state: _State) -> float:

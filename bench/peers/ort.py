@@ -1,6 +1,6 @@
 """onnxruntime: MatMulInteger with int8 and with uint8 weights, float32 MatMul, and the weight-only MatMulNBits.
 
-One node a session, one thread, no spinning; inputs and outputs are bound to fixed buffers, so that a run neither copies nor allocates.
+One node per session, one thread, no spinning; inputs and outputs are bound to fixed buffers, so that a run neither copies nor allocates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data
+from bench.subjects import operands
 
 from .base import Peer
 
@@ -59,8 +59,8 @@ def _bound(
 
 
 def open_session(model: bytes | str, threads: int = 1) -> Any:
-    """An InferenceSession on the CPU for a model or the path of one, with so many threads, which do not spin between calls."""
-    ort: Any = importlib.import_module("onnxruntime")  # without onnx, whose memory is not the runtime's
+    """An InferenceSession on the CPU for a model or the path of one, with this many threads, which do not spin between calls."""
+    ort: Any = importlib.import_module("onnxruntime")  # not onnx, whose memory must not count as the runtime's
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -75,7 +75,7 @@ def operators(path: Path) -> list[str]:
         optimized = Path(directory) / "optimized.onnx"
         options = ort.SessionOptions()
         options.optimized_model_filepath = str(optimized)
-        options.log_severity_level = 3  # it warns that what it writes suits this machine only
+        options.log_severity_level = 3  # it warns that the file suits this machine only
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return [node.op_type for node in onnx.load(str(optimized)).graph.node]
 
@@ -94,7 +94,7 @@ class _Ort(Peer):
     packages = ("onnxruntime", "onnx")
 
     def run(self, state: _State) -> object:
-        # Without RunOptions: handing over even the default ones costs 60 microseconds a call.
+        # Without RunOptions: handing over even the default ones costs 60 microseconds per call.
         return state.session.run_with_iobinding(state.binding)
 
     def result(self, state: _State) -> npt.NDArray[Any]:
@@ -111,7 +111,7 @@ class OrtU8S8(_Ort):
     max_activation = 127
     output = "int32"
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         onnx, _ = _modules()
         node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
         out = np.zeros((a.shape[0], b.shape[1]), dtype=np.int32)
@@ -128,7 +128,7 @@ class OrtU8U8(_Ort):
     output = "int32"
     note = "weights shifted to uint8 with zero point 128"
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         onnx, _ = _modules()
         node = onnx.helper.make_node("MatMulInteger", ["a", "b", "a_zero", "b_zero"], ["y"])
         out = np.zeros((a.shape[0], b.shape[1]), dtype=np.int32)
@@ -148,7 +148,7 @@ class OrtFloat32(_Ort):
     output = "float32"
     note = "exact while sums stay below 2^24"
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         onnx, _ = _modules()
         node = onnx.helper.make_node("MatMul", ["a", "b"], ["y"])
         out = np.zeros((a.shape[0], b.shape[1]), dtype=np.float32)
@@ -165,7 +165,7 @@ class _OrtNBits(_Ort):
     note = "weight-only format: quantizes float activations itself, never exact"
     block_size = 128
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         onnx, _ = _modules()
         bits, block = self.bits_per_weight, self.block_size
         k, n = b.shape
@@ -182,8 +182,8 @@ class _OrtNBits(_Ort):
         out = np.zeros((a.shape[0], n), dtype=np.float32)
         return _bound(node, a.astype(np.float32), {"b": packed, "s": scales}, out, top)
 
-    def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
-        return data.reference(state.keep[0], state.weights)
+    def expected(self, state: _State, accumulators: operands.I64) -> npt.NDArray[Any]:
+        return operands.reference(state.keep[0], state.weights)
 
 
 class OrtW4(_OrtNBits):

@@ -2,7 +2,7 @@
 
 The activations are wrapped into a quantized tensor ahead of time: a torch user has them in one already. The output is requantized to 8 bits
 inside the kernel, which is less to write than int32, so the figures are kind to the peers. Its step is a power of two, so that the
-expected output is known exactly. torch's engine "x86" is FBGEMM on cores without VNNI and oneDNN on others, hence no peer of its own.
+expected output is known exactly. torch's engine "x86" is FBGEMM on cores without VNNI and oneDNN on others, so it is not a separate peer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench import data
+from bench.subjects import operands
 
 from .base import Peer, requantization_step, requantized
 
@@ -27,7 +27,7 @@ ZERO = 128
 def _torch() -> Any:
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
-    torch.set_grad_enabled(False)  # 2 microseconds a call less, as in inference
+    torch.set_grad_enabled(False)  # saves 2 microseconds per call, as in inference
     return torch
 
 
@@ -51,13 +51,13 @@ class _TorchQuantized(Peer):
         engines = _torch().backends.quantized.supported_engines
         return None if self.engine in engines else f"this build of torch has no engine {self.engine!r}, only {', '.join(engines)}"
 
-    def prepare(self, a: data.U8, b: data.S8) -> _State:
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
         torch = _torch()
-        step = requantization_step(data.reference(a, b))
-        # The engine is a global that only prepacking reads: the packed weights carry their own from then on.
+        step = requantization_step(operands.reference(a, b))
+        # The engine is a global that only prepacking reads; the packed weights remember theirs.
         torch.backends.quantized.engine = self.engine
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of its quantized tensors at each one made
+            warnings.simplefilter("ignore")  # torch warns at every quantized tensor that these are deprecated
             wrapped = torch._make_per_tensor_quantized_tensor(torch.from_numpy(np.ascontiguousarray(a)), 1.0, 0)
             transposed = torch._make_per_tensor_quantized_tensor(torch.from_numpy(np.ascontiguousarray(b.T)), 1.0, 0)
         packed = torch.ops.quantized.linear_prepack(transposed, None)
@@ -70,7 +70,7 @@ class _TorchQuantized(Peer):
         out: npt.NDArray[Any] = state.linear(state.activations, state.packed, state.step, ZERO).int_repr().numpy()
         return out
 
-    def expected(self, state: _State, accumulators: data.I64) -> npt.NDArray[Any]:
+    def expected(self, state: _State, accumulators: operands.I64) -> npt.NDArray[Any]:
         return requantized(accumulators, state.step, ZERO)
 
     def step(self, state: _State) -> float:

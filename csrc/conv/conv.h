@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "../gemm/kernel.h"
+#include "../ops/image_view.h"
 #include "../ops/output.h"
 #include "../pack/packed_matrix.h"
 
@@ -34,21 +35,13 @@ struct ConvShape {
   // Of these, those that hold weights; the others are 0.
   int64_t used_k() const { return tight ? int64_t{kernel_x} * channels : channels; }
   // From a window's start to a segment's.
-  int64_t segment_offset(int64_t segment, int64_t row, int64_t pixel) const {
-    if (tight) return segment * dilation_y * row;
-    return segment / kernel_x * dilation_y * row + segment % kernel_x * dilation_x * pixel;
+  int64_t segment_offset(int64_t segment, const ImageStrides& at) const {
+    if (tight) return at.offset(0, segment * dilation_y, 0);
+    return at.offset(0, segment / kernel_x * dilation_y, segment % kernel_x * dilation_x);
   }
 
   int64_t taps() const { return int64_t{kernel_y} * kernel_x; }
   int64_t pixels() const { return int64_t{out_height} * out_width; }
-};
-
-// Images of codes: pixel (0, 0) of the first; strides in bytes. The border that the layer's windows reach lies around each.
-struct Source {
-  const uint8_t* data = nullptr;
-  int64_t pixel = 0;
-  int64_t row = 0;
-  int64_t image = 0;
 };
 
 // Splits `count` tasks over the threads, or runs them in order.
@@ -72,14 +65,11 @@ class Conv {
   // Kernel or transform, for tables of steps.
   virtual const char* method() const = 0;
 
-  // Bytes of scratch memory for each image.
-  virtual int64_t scratch_bytes(const Source& source) const = 0;
+  // For sources with these strides from now on. Returns the bytes of scratch memory per image.
+  virtual int64_t bind(const ImageStrides& source) = 0;
 
-  // Once, when the strides of the source are known; its data is not read.
-  virtual void bind(const Source& source) = 0;
-
-  // scratch: images x scratch_bytes. `source` has the strides of `bind`.
-  virtual void run(const Source& source, int64_t images, uint8_t* scratch, const Output& output, const Tasks& tasks) const = 0;
+  // `source` has the strides of `bind`, and around each image the border that windows reach. scratch: images x what `bind` returned.
+  virtual void run(const CodeImages& source, int64_t images, uint8_t* scratch, const Output& output, const Tasks& tasks) const = 0;
 };
 
 struct ConvProblem {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../gemm/range.h"
 #include "../gemm/scratch.h"
 #include "../pack/pack.h"
 #include "winograd_kernels.h"
@@ -69,11 +70,10 @@ class Winograd final : public Conv {
   }
 
   const char* method() const override { return "winograd_avx2_2x2"; }
-  int64_t scratch_bytes(const Source&) const override { return 0; }
 
   // Runs as long as these weights allow. Shorter ones begin at other steps than the longer ones that were exact for the panels before, so
   // every panel is looked at once more after the last that made runs shorter.
-  void bind(const Source&) override {
+  int64_t bind(const ImageStrides&) override {
     std::fill_n(flush_, kWinogradParts, shape_.channels / 4);
     AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
     AlignedBytes raw(static_cast<size_t>(raw_bytes()));
@@ -83,9 +83,10 @@ class Winograd final : public Conv {
       expand(panel, weights_.layout.panel_units(panel), raw.data(), u.data(), u_part());
       exact = shorten_runs(u.data(), weights_.layout.panel_units(panel)) ? 1 : exact + 1;
     }
+    return 0;
   }
 
-  void run(const Source& source, int64_t images, uint8_t*, const Output& output, const Tasks& tasks) const override {
+  void run(const CodeImages& source, int64_t images, uint8_t*, const Output& output, const Tasks& tasks) const override {
     const int64_t rows = std::max<int64_t>(1, kInputBytes / (kWinogradParts * v_tile_ * tiles_x_));
     int64_t row_parts = ceil_div(tiles_y_, rows);
     int64_t panel_parts = 1;
@@ -94,10 +95,11 @@ class Winograd final : public Conv {
       row_parts = std::max(row_parts, std::clamp<int64_t>(tiles_y_ * tiles_x_ / 24, 1, std::min<int64_t>(wanted, tiles_y_)));
       panel_parts = std::clamp<int64_t>(ceil_div(tasks.threads, row_parts * images), 1, weights_.layout.panels());
     }
+    const CodeImages windows = source.from(-shape_.pad_top, -shape_.pad_left);
     tasks.run(images * row_parts * panel_parts, [&](int64_t index) {
       const Range panels = part(weights_.layout.panels(), panel_parts, index % panel_parts);
       const int64_t image = index / panel_parts / row_parts;
-      run_task(source, image, part(tiles_y_, row_parts, index / panel_parts % row_parts), panels, output);
+      run_task(windows, image, part(tiles_y_, row_parts, index / panel_parts % row_parts), panels, output);
     });
   }
 
@@ -184,7 +186,7 @@ class Winograd final : public Conv {
     kernels_.expand(slice, shape_.channels / kUnitK, bipolar_, u, u_part);
   }
 
-  void run_task(const Source& source, int64_t image, Range tile_rows, Range panels, const Output& output) const {
+  void run_task(const CodeImages& windows, int64_t image, Range tile_rows, Range panels, const Output& output) const {
     const int64_t block_tiles = tile_rows.size() * tiles_x_;
     // Parts not a power of two apart, or the sixteen streams that a transform writes would share the ways of a few cache sets.
     const int64_t v_part = round_up(block_tiles * v_tile_, 256) + 64;
@@ -194,18 +196,16 @@ class Winograd final : public Conv {
     const int64_t sub_rows = std::clamp<int64_t>(kSumBytes / (tiles_x_ * kRowSums * 4), 1, tile_rows.size());
 
     thread_local Scratch scratch;
-    uint8_t* at[5];
-    scratch.reserve({kWinogradParts * v_part, kWinogradParts * u_part, raw_bytes(), kWinogradParts * kGroupTiles * kPanelCols * 4,
-                     sub_rows * tiles_x_ * kRowSums * 4},
-                    at);
-    uint8_t* v = at[0];
-    uint8_t* u = at[1];
-    int32_t* m = reinterpret_cast<int32_t*>(at[3]);
-    int32_t* sums = reinterpret_cast<int32_t*>(at[4]);
+    uint8_t* v;    // transformed inputs
+    uint8_t* u;    // transformed weights
+    uint8_t* raw;  // weights
+    int32_t* m;    // products of u and v
+    int32_t* sums;
+    scratch.lay_out(scratch_array(v, kWinogradParts * v_part), scratch_array(u, kWinogradParts * u_part), scratch_array(raw, raw_bytes()),
+                    scratch_array(m, kWinogradParts * kGroupTiles * kPanelCols), scratch_array(sums, sub_rows * tiles_x_ * kRowSums));
 
-    const uint8_t* a = source.data + image * source.image - shape_.pad_top * source.row - shape_.pad_left * source.pixel;
     for (int64_t ty = tile_rows.begin; ty < tile_rows.end; ++ty) {
-      kernels_.transform_input(a + 2 * ty * source.row, source.row, source.pixel, tiles_x_, shape_.channels, added_,
+      kernels_.transform_input(windows.row(image, 2 * ty), windows.strides.row, windows.strides.pixel, tiles_x_, shape_.channels, added_,
                                v + (ty - tile_rows.begin) * tiles_x_ * v_tile_, v_part, v_tile_);
     }
 
@@ -215,7 +215,7 @@ class Winograd final : public Conv {
       const int units = weights_.layout.panel_units(panel);
       const int64_t n0 = panel * kPanelCols;
       const int64_t cols = std::min<int64_t>(weights_.layout.n - n0, kPanelCols);
-      expand(panel, units, at[2], u, u_part);
+      expand(panel, units, raw, u, u_part);
       for (int64_t ty = tile_rows.begin; ty < tile_rows.end; ty += sub_rows) {
         const int64_t rows = std::min(sub_rows, tile_rows.end - ty);
         const int64_t first = (ty - tile_rows.begin) * tiles_x_;
@@ -266,8 +266,7 @@ std::string why_not_winograd(const ConvProblem& p) {
     return "would overflow at W" + std::to_string(w.bits) + "A" + std::to_string(p.a_bits);
   }
   // It sums four times the result.
-  const int64_t largest_a = std::max(p.a_zero, (1 << p.a_bits) - 1 - p.a_zero);
-  if (p.weights.layout.k > max_k_int32(4 * largest_a, std::max(-w.min(), w.max()))) {
+  if (p.weights.layout.k > SumBound{4 * magnitude({p.a_bits, false}, p.a_zero), magnitude(w, 0)}.max_k()) {
     return "would overflow int32 with " + std::to_string(s.channels) + " channels";
   }
   return "";

@@ -1,4 +1,4 @@
-// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. launch.cu implements it.
+// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. The .cu files beside it implement it.
 //
 // Pointers are device addresses unless a comment says host. A Stream is a cudaStream_t. Every function makes the device that it works on
 // current and puts the caller's back before it returns or throws.
@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "gemm/epilogue.h"
+#include "gemm/shape.h"
 #include "pack/bits.h"
 #include "pack/pack.h"
 
@@ -115,22 +115,14 @@ void unpack(const Weights& weights, uint8_t* host);
 
 // --------------------------------------------------------------------------------------------------------------------------- gemm
 
-struct Shape {
-  int64_t m = 0;
-  int64_t n = 0;
-  int64_t k = 0;
-  Encoding a{1, false};
-  Encoding b{1, false};
-};
-
 // What the choice of a kernel knows of a call.
 struct Situation {
-  Shape shape;
+  Shape shape{};
   bool aligned = true;        // a's address and row_stride are multiples of 16
   bool b_zero_point = false;  // some b_zero is not 0
 };
 
-// Pure: no device is asked. pick.cpp fills it, launch.cu obeys it.
+// Pure: no device is asked. pick.cpp fills it, product.cu obeys it.
 struct Choice {
   std::string kernel;
   std::array<int, 3> tile{};  // m, n, k
@@ -148,7 +140,19 @@ std::vector<std::string> kernel_names();
 // user, where the name is unknown (lists what is known) or cannot run this call on this machine.
 Choice pick(const Situation& situation, const Machine& machine, const char* kernel);
 
-// csrc/gemm/epilogue.h with device addresses, but for a scale that all columns share.
+// a: m rows of k bytes in a device's memory, columns adjacent.
+struct Activations {
+  const void* data = nullptr;
+  int64_t m = 0;
+  int64_t row_stride = 0;  // bytes; >= k where m > 1
+  Encoding encoding{1, false};
+  int32_t zero = 0;
+};
+
+// Whether every row starts at a multiple of 16 bytes.
+inline bool is_aligned(const Activations& a) { return reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.row_stride % 16 == 0; }
+
+// csrc/ops/fused.h with device addresses, but for a scale that all columns share.
 struct DeviceEpilogue {
   OutputKind kind = OutputKind::int32;
   float scale = 1.0f;
@@ -162,11 +166,7 @@ struct DeviceEpilogue {
 };
 
 struct DeviceProblem {
-  const void* a = nullptr;  // m x k bytes, columns adjacent
-  int64_t m = 0;
-  int64_t row_stride = 0;  // bytes; >= k where m > 1
-  Encoding a_encoding{1, false};
-  int32_t a_zero = 0;
+  Activations a;
   const Weights* b = nullptr;
   int32_t b_zero = 0;
   const int32_t* b_zeros = nullptr;  // n; instead of b_zero
@@ -180,7 +180,7 @@ struct DeviceProblem {
 // std::invalid_argument where it is too small, or as pick.
 void gemm(const DeviceProblem& problem, const char* kernel, void* workspace, size_t workspace_bytes, Stream stream);
 
-// Index, counted row by row, of the first of m x k values outside the interval of e, or -1. Waits for the stream.
-int64_t find_out_of_range(const void* a, int64_t m, int64_t k, int64_t row_stride, Encoding e, int device, Stream stream);
+// Index, counted row by row, of the first of m x k values outside the interval of a's encoding, or -1. Waits for the stream.
+int64_t find_out_of_range(const Activations& a, int64_t k, int device, Stream stream);
 
 }  // namespace ulp::cuda

@@ -13,13 +13,13 @@
 
 #include <cstdint>
 
+#include "gemm/shape.h"
+
 namespace ulp::cuda {
 
-enum class Result : int { int32, float32, quantized };
-
-// From the exact sum to what is stored, as csrc/gemm/epilogue.h defines it, bit for bit.
+// From the exact sum to what is stored, as csrc/ops/fused.h defines it, bit for bit.
 struct Finish {
-  Result kind = Result::int32;
+  OutputKind kind = OutputKind::int32;
   void* out = nullptr;     // m x n of int32, float or bytes
   int64_t out_stride = 0;  // elements from row to row
   bool vectors = false;    // every row starts at a multiple of 4 elements in memory, so 2 or 4 neighbours can be stored at once

@@ -18,7 +18,10 @@ namespace py = pybind11;
 namespace {
 
 using ulp::Encoding;
+using ulp::OutputKind;
+using ulp::cuda::Activations;
 using ulp::cuda::Choice;
+using ulp::cuda::DeviceEpilogue;
 using ulp::cuda::DeviceMemory;
 using ulp::cuda::Stream;
 using ulp::cuda::Weights;
@@ -28,6 +31,8 @@ template <class T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
+
+Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
 
 [[noreturn]] void refuse(const std::string& message) { throw py::value_error(message); }
 
@@ -91,8 +96,8 @@ py::list devices() {
 py::dict pick(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_bits, int arch, int sms, bool aligned,
               const std::optional<std::string>& kernel, bool b_signed, bool b_zero_point) {
   if (sms < 1) refuse("sms = " + std::to_string(sms) + ": expected at least 1");
-  const ulp::cuda::Shape shape{side(m, "m"), side(n, "n"), side(k, "k"), encoding_of(a_bits, a_signed, "a_bits"),
-                               encoding_of(b_bits, b_signed, "b_bits")};
+  const ulp::Shape shape{side(m, "m"), side(n, "n"), side(k, "k"), encoding_of(a_bits, a_signed, "a_bits"),
+                         encoding_of(b_bits, b_signed, "b_bits")};
   const Choice choice = ulp::cuda::pick({shape, aligned, b_zero_point}, {arch, sms}, name_or_null(kernel));
   py::dict result;
   result["kernel"] = choice.kernel;
@@ -152,52 +157,50 @@ py::array_t<T> host_copy(const DeviceMemory& memory) {
 
 // --------------------------------------------------------------------------------------------------------------------------- gemm
 
-int64_t find_out_of_range(Address pointer, int64_t m, int64_t k, int64_t row_stride, bool is_signed, int bits, int device, Address stream) {
-  const Encoding e = encoding_of(bits, is_signed, "bits");
-  check_pointer(pointer, side(m, "m") * side(k, "k"), 1, "a");
-  check_stride(row_stride, m, k, "row_stride");
+Activations new_activations(Address pointer, int64_t m, int64_t row_stride, int bits, bool is_signed, int32_t zero) {
+  return {at<const void>(pointer), side(m, "m"), row_stride, encoding_of(bits, is_signed, "bits"), zero};
+}
+
+// That a's m rows of k bytes are there.
+void check_activations(const Activations& a, int64_t k) {
+  check_pointer(address_of(a.data), a.m * k, 1, "a");
+  check_stride(a.row_stride, a.m, k, "row_stride");
+}
+
+int64_t find_out_of_range(const Activations& a, int64_t k, int device, Address stream) {
+  check_activations(a, side(k, "k"));
   check_device(device);
   py::gil_scoped_release release;
-  return ulp::cuda::find_out_of_range(at<const void>(pointer), m, k, row_stride, e, device, at<void>(stream));
+  return ulp::cuda::find_out_of_range(a, k, device, at<void>(stream));
 }
 
-int64_t workspace(const Weights& w, int64_t m, int a_bits, bool a_signed, bool aligned, bool b_zero_point,
-                  const std::optional<std::string>& kernel) {
-  const ulp::cuda::Shape shape{side(m, "m"), w.n, w.k, encoding_of(a_bits, a_signed, "a_bits"), w.encoding};
-  const ulp::cuda::Machine machine = ulp::cuda::machine_of(w.data.device());
-  return ulp::cuda::pick({shape, aligned, b_zero_point}, machine, name_or_null(kernel)).workspace_bytes;
+int64_t workspace(const Activations& a, const Weights& w, bool b_zero_point, const std::optional<std::string>& kernel) {
+  const ulp::cuda::Situation situation{{a.m, w.n, w.k, a.encoding, w.encoding}, ulp::cuda::is_aligned(a), b_zero_point};
+  return ulp::cuda::pick(situation, ulp::cuda::machine_of(w.data.device()), name_or_null(kernel)).workspace_bytes;
 }
 
-ulp::OutputKind kind_of(const std::string& kind) {
-  if (kind == "int32") return ulp::OutputKind::int32;
-  if (kind == "float32") return ulp::OutputKind::float32;
-  if (kind == "quantized") return ulp::OutputKind::quantized;
+OutputKind kind_of(const std::string& kind) {
+  if (kind == "int32") return OutputKind::int32;
+  if (kind == "float32") return OutputKind::float32;
+  if (kind == "quantized") return OutputKind::quantized;
   refuse("kind = " + kind + ": expected int32, float32 or quantized");
 }
 
-void gemm(Address a, int64_t m, int64_t row_stride, bool a_signed, int a_bits, const Weights& w, int32_t a_zero, int32_t b_zero,
-          Address b_zeros, Address out, int64_t out_stride, const std::string& kind, float scale, Address scales, Address bias,
-          Address float_bias, bool relu, int out_bits, bool out_signed, int out_zero, Address workspace_at, int64_t workspace_bytes,
-          Address stream, const std::optional<std::string>& kernel) {
-  ulp::cuda::DeviceProblem p;
-  p.a_encoding = encoding_of(a_bits, a_signed, "a_bits");
-  p.a = at<const void>(a);
-  p.m = side(m, "m");
-  p.row_stride = row_stride;
-  p.a_zero = a_zero;
-  p.b = &w;
-  p.b_zero = b_zero;
-  p.b_zeros = at<const int32_t>(b_zeros);
-  p.out = at<void>(out);
-  p.out_stride = out_stride;
-  ulp::cuda::DeviceEpilogue& e = p.epilogue;
+DeviceEpilogue new_epilogue(const std::string& kind, float scale, Address scales, Address bias, Address float_bias, bool relu, int out_bits,
+                            bool out_signed, int out_zero) {
+  DeviceEpilogue e;
   e.kind = kind_of(kind);
   e.scale = scale;
   e.scales = at<const float>(scales);
   e.bias = at<const int32_t>(bias);
   e.float_bias = at<const float>(float_bias);
   e.relu = relu;
-  if (e.kind == ulp::OutputKind::quantized) {
+  for (const auto& [address, name] : {std::pair(scales, "scales"), {bias, "bias"}, {float_bias, "float_bias"}}) {
+    check_pointer(address, 0, 4, name);
+  }
+  if (e.kind == OutputKind::int32 && (scales || bias || float_bias || relu)) refuse("int32 sums have no epilogue");
+  if (e.kind != OutputKind::float32 && float_bias) refuse("a float bias goes with float32 output");
+  if (e.kind == OutputKind::quantized) {
     const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
     if (q.bipolar()) refuse("out_bits = 1 with out_signed: a bipolar output has no zero point");
     if (out_zero < q.min() || out_zero > q.max()) refuse("out_zero = " + std::to_string(out_zero) + " is outside the interval of out_bits");
@@ -205,20 +208,21 @@ void gemm(Address a, int64_t m, int64_t row_stride, bool a_signed, int a_bits, c
     e.qmax = q.max();
     e.zero = out_zero;
   }
-  if (e.kind == ulp::OutputKind::int32 && (scales || bias || float_bias || relu)) refuse("int32 sums have no epilogue");
-  if (e.kind != ulp::OutputKind::float32 && float_bias) refuse("a float bias goes with float32 output");
-  check_pointer(a, m * w.k, 1, "a");
-  check_stride(row_stride, m, w.k, "row_stride");
-  check_pointer(out, m * w.n, e.kind == ulp::OutputKind::quantized ? 1 : 4, "out");
-  check_stride(out_stride, m, w.n, "out_stride");
-  for (const auto& [address, name] : {std::pair(b_zeros, "b_zeros"), {scales, "scales"}, {bias, "bias"}, {float_bias, "float_bias"}}) {
-    check_pointer(address, 0, 4, name);
-  }
+  return e;
+}
+
+void gemm(const Activations& a, const Weights& w, const DeviceEpilogue& epilogue, int32_t b_zero, Address b_zeros, Address out,
+          int64_t out_stride, Address workspace_at, int64_t workspace_bytes, Address stream, const std::optional<std::string>& kernel) {
+  check_activations(a, w.k);
+  check_pointer(b_zeros, 0, 4, "b_zeros");
+  check_pointer(out, a.m * w.n, epilogue.kind == OutputKind::quantized ? 1 : 4, "out");
+  check_stride(out_stride, a.m, w.n, "out_stride");
   if (workspace_bytes < 0) refuse("workspace_bytes = " + std::to_string(workspace_bytes));
   check_pointer(workspace_at, workspace_bytes, ulp::cuda::kAlignment, "workspace");
-  if (m == 0 || w.n == 0) return;
+  const ulp::cuda::DeviceProblem problem{a, &w, b_zero, at<const int32_t>(b_zeros), epilogue, at<void>(out), out_stride};
+  if (a.m == 0 || w.n == 0) return;
   py::gil_scoped_release release;
-  ulp::cuda::gemm(p, name_or_null(kernel), at<void>(workspace_at), static_cast<size_t>(workspace_bytes), at<void>(stream));
+  ulp::cuda::gemm(problem, name_or_null(kernel), at<void>(workspace_at), static_cast<size_t>(workspace_bytes), at<void>(stream));
 }
 
 // ----------------------------------------------------------------------------------------------------------- arrays from elsewhere
@@ -283,7 +287,7 @@ py::dict describe_dlpack(const py::capsule& capsule) {
   for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
   if (tensor.strides != nullptr) strides.assign(tensor.strides, tensor.strides + tensor.ndim);
   py::dict d;
-  d["pointer"] = reinterpret_cast<Address>(tensor.data) + static_cast<Address>(tensor.byte_offset);
+  d["pointer"] = address_of(tensor.data) + static_cast<Address>(tensor.byte_offset);
   d["shape"] = py::tuple(py::cast(shape));
   d["strides"] = py::tuple(py::cast(strides));
   d["typestr"] = std::string("|") + kind + std::to_string(tensor.bits / 8);
@@ -326,9 +330,18 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
   py::class_<DeviceMemory>(m, "Buffer", py::module_local())
       .def(py::init(&new_buffer), py::arg("nbytes"), py::arg("device"))
       .def_static("from_numpy", buffer_from_numpy, py::arg("array"), py::arg("device"))
-      .def_property_readonly("pointer", [](const DeviceMemory& b) { return reinterpret_cast<Address>(b.data()); })
+      .def_property_readonly("pointer", [](const DeviceMemory& b) { return address_of(b.data()); })
       .def_property_readonly("nbytes", &DeviceMemory::size)
       .def_property_readonly("device", &DeviceMemory::device);
+
+  // By name only, as most fields are integers.
+  py::class_<Activations>(m, "Activations", py::module_local())
+      .def(py::init(&new_activations), py::kw_only(), py::arg("pointer"), py::arg("m"), py::arg("row_stride"), py::arg("bits"),
+           py::arg("signed"), py::arg("zero") = 0);
+  py::class_<DeviceEpilogue>(m, "Epilogue", py::module_local())
+      .def(py::init(&new_epilogue), py::kw_only(), py::arg("kind") = "int32", py::arg("scale") = 1.0f, py::arg("scales") = 0,
+           py::arg("bias") = 0, py::arg("float_bias") = 0, py::arg("relu") = false, py::arg("out_bits") = 8, py::arg("out_signed") = false,
+           py::arg("out_zero") = 0);
 
   m.def("build_info", build_info);
   m.def("devices", devices);
@@ -337,14 +350,12 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
   m.def("pick", pick, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"), py::arg("arch"),
         py::arg("sms"), py::arg("aligned"), py::arg("kernel").none(true) = py::none(), py::kw_only(), py::arg("b_signed") = true,
         py::arg("b_zero_point") = false);
-  m.def("check", find_out_of_range, py::arg("pointer"), py::arg("m"), py::arg("k"), py::arg("row_stride"), py::arg("signed"),
-        py::arg("bits"), py::arg("device"), py::arg("stream"));
-  m.def("workspace", workspace, py::arg("weights"), py::arg("m"), py::arg("a_bits"), py::arg("a_signed"), py::arg("aligned"),
-        py::arg("b_zero_point"), py::arg("kernel").none(true));
-  m.def("gemm", gemm, py::arg("a"), py::arg("m"), py::arg("row_stride"), py::arg("a_signed"), py::arg("a_bits"), py::arg("weights"),
-        py::arg("a_zero"), py::arg("b_zero"), py::arg("b_zeros"), py::arg("out"), py::arg("out_stride"), py::arg("kind"), py::arg("scale"),
-        py::arg("scales"), py::arg("bias"), py::arg("float_bias"), py::arg("relu"), py::arg("out_bits"), py::arg("out_signed"),
-        py::arg("out_zero"), py::arg("workspace"), py::arg("workspace_bytes"), py::arg("stream"), py::arg("kernel").none(true));
+  m.def("check", find_out_of_range, py::arg("a"), py::arg("k"), py::arg("device"), py::arg("stream"));
+  m.def("workspace", workspace, py::arg("a"), py::arg("weights"), py::kw_only(), py::arg("b_zero_point") = false,
+        py::arg("kernel").none(true) = py::none());
+  m.def("gemm", gemm, py::arg("a"), py::arg("weights"), py::arg("epilogue"), py::kw_only(), py::arg("b_zero") = 0, py::arg("b_zeros") = 0,
+        py::arg("out"), py::arg("out_stride"), py::arg("workspace") = 0, py::arg("workspace_bytes") = 0, py::arg("stream") = 0,
+        py::arg("kernel").none(true) = py::none());
   m.def("to_numpy", to_numpy, py::arg("pointer"), py::arg("shape"), py::arg("dtype"), py::arg("device"), py::arg("stream"));
   m.def("dlpack", describe_dlpack, py::arg("capsule"));
 }

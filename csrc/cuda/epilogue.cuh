@@ -66,13 +66,13 @@ __device__ inline void finish(const Finish& f, const Channels<kCount>& c, int ro
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     value[i] = static_cast<uint32_t>(acc[i]) + c.term[i] + row_part * c.w_term[i];
-    if (f.kind == Result::int32) continue;
+    if (f.kind == OutputKind::int32) continue;
     const float scaled = __fmul_rn(__int2float_rn(static_cast<int>(value[i])), c.scale[i]);
-    value[i] = f.kind == Result::float32 ? __float_as_uint(finish_float(f, scaled, c.float_bias[i])) : finish_code(f, scaled);
+    value[i] = f.kind == OutputKind::float32 ? __float_as_uint(finish_float(f, scaled, c.float_bias[i])) : finish_code(f, scaled);
   }
   const int64_t at = row * f.out_stride + c.first;
   const bool vector = f.vectors && c.count == kCount;
-  if (f.kind == Result::quantized) {
+  if (f.kind == OutputKind::quantized) {
     unsigned char* out = static_cast<unsigned char*>(f.out) + at;
     if (!vector) {
 #pragma unroll

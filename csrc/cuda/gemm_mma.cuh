@@ -18,34 +18,15 @@
 
 #include "cuda/arguments.h"
 #include "cuda/epilogue.cuh"
-#include "cuda/functions.cuh"
+#include "cuda/kernels.h"
 #include "cuda/layout.h"
+#include "cuda/load.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/tiles.h"
 #include "cuda/unpack.cuh"
+#include "cuda/with_bits.h"
 
 namespace ulp::cuda {
-
-// A lane's words of one strip and block from shared memory.
-template <int kBits>
-__device__ inline Words<kBits> load_words(uint32_t strip, int lane) {
-  Words<kBits> words;
-#pragma unroll
-  for (int piece = 0; piece < Words<kBits>::kCount / 4; ++piece) {
-    const uint4 value = ptx::load_shared4(strip + word_offset<kBits>(lane, 4 * piece));
-    words.word[4 * piece] = value.x;
-    words.word[4 * piece + 1] = value.y;
-    words.word[4 * piece + 2] = value.z;
-    words.word[4 * piece + 3] = value.w;
-  }
-  if constexpr (Words<kBits>::kCount % 4 != 0) {
-    constexpr int kLast = Words<kBits>::kOne;
-    const uint2 value = ptx::load_shared2(strip + word_offset<kBits>(lane, kLast));
-    words.word[kLast] = value.x;
-    words.word[kLast + 1] = value.y;
-  }
-  return words;
-}
 
 // Which part of the product a block of threads makes.
 template <typename Tile>
@@ -276,18 +257,10 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
   }
 }
 
-// The kernel for weights of `bits` bits.
-template <typename Tile, int kBits = 1>
-MmaKernel find_mma(bool nibbles, int bits) {
-  if constexpr (kBits > 8) {
-    return nullptr;
-  } else {
-    if (bits != kBits) return find_mma<Tile, kBits + 1>(nibbles, bits);
-    if constexpr (kBits <= 4) {
-      if (nibbles) return gemm_mma<Tile, kBits, true>;
-    }
-    return nibbles ? nullptr : gemm_mma<Tile, kBits, false>;
-  }
+// The kernel for weights of `bits` bits: 1 ... 8, for 4-bit tensor cores 1 ... 4.
+template <typename Tile, bool kNibbles>
+MmaKernel find_mma(int bits) {
+  return with_bits<kNibbles ? 4 : 8>(bits, [](auto constant) -> MmaKernel { return gemm_mma<Tile, constant(), kNibbles>; });
 }
 
 }  // namespace ulp::cuda

@@ -14,18 +14,20 @@
 //     shared memory    [stage][activations: token rows of 128 bytes, swizzled | weights of 8 strips]   [barriers]   [sums, with splits]
 #pragma once
 
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
 #include "cuda/arguments.h"
 #include "cuda/epilogue.cuh"
-#include "cuda/functions.cuh"
-#include "cuda/gemm_mma.cuh"
+#include "cuda/kernels.h"
 #include "cuda/layout.h"
+#include "cuda/load.cuh"
 #include "cuda/ptx_sm90.cuh"
 #include "cuda/tiles.h"
 #include "cuda/unpack.cuh"
+#include "cuda/with_bits.h"
 
 namespace ulp::cuda {
 
@@ -258,7 +260,7 @@ __device__ inline void sm90_results(const Arguments& p, const Sm90Block<kBits, k
   const int token = tile.token_tile * kTokens;
   const int channel = own.panel(p, tile) * kPanel + group * 64;
   if constexpr (kTokens <= kSm90SplitTokens) {
-    // All at once, so that other blocks of the cluster can read what they finish. One tile a cluster, then (launch.cu).
+    // All at once, so that other blocks of the cluster can read what they finish. One tile per cluster, then (pick.cpp).
     sm90_stage_sums<kTokens, kTokens>(p, staged, 0, thread, acc);
     if (p.splits > 1) {
       ptx::cluster_sync();
@@ -319,15 +321,12 @@ __global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_consta
   if (p.splits * p.multicast > 1) ptx::cluster_sync();
 }
 
-// The kernel for weights of `bits` bits.
-template <int kTokens, int kBits = 1>
+// The kernel for weights of `bits` bits, 1 ... 8, and activations that are unsigned bytes or signed ones.
+template <int kTokens>
 Sm90Kernel find_sm90(bool unsigned_a, int bits) {
-  if constexpr (kBits > 8) {
-    return nullptr;
-  } else {
-    if (bits != kBits) return find_sm90<kTokens, kBits + 1>(unsigned_a, bits);
-    return unsigned_a ? gemm_sm90<kBits, kTokens, true> : gemm_sm90<kBits, kTokens, false>;
-  }
+  return with_bits(bits, [unsigned_a](auto constant) -> Sm90Kernel {
+    return unsigned_a ? gemm_sm90<constant(), kTokens, true> : gemm_sm90<constant(), kTokens, false>;
+  });
 }
 
 }  // namespace ulp::cuda

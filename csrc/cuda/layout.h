@@ -29,14 +29,14 @@
 
 #include <cstdint>
 
+#include "pack/layout.h"
+
 namespace ulp::cuda {
 
 constexpr int kStrip = 16;
 constexpr int kBlock = 128;
 constexpr int kPanelStrips = 8;
 constexpr int kPanel = kStrip * kPanelStrips;
-
-constexpr int64_t divide_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
 // Bytes of a strip of one block: 16 x 128 weights.
 constexpr int strip_bytes(int bits) { return kStrip * kBlock * bits / 8; }
@@ -46,8 +46,8 @@ struct Layout {
   int64_t n = 0;
   int bits = 0;
 
-  constexpr int64_t blocks() const { return divide_up(k, kBlock); }
-  constexpr int64_t strips() const { return divide_up(n, kStrip); }
+  constexpr int64_t blocks() const { return ceil_div(k, kBlock); }
+  constexpr int64_t strips() const { return ceil_div(n, kStrip); }
   constexpr int64_t bytes() const { return strips() * blocks() * strip_bytes(bits); }
 };
 

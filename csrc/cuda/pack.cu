@@ -5,13 +5,12 @@
 
 #include "cuda/api.h"
 #include "cuda/check.h"
+#include "cuda/with_bits.h"
 
 namespace ulp::cuda {
 namespace {
 
 Source source(const MatrixView& b) { return {b.data, b.rows, b.cols, b.row_stride, b.col_stride, b.is_signed}; }
-
-int64_t groups(int64_t count, int64_t size) { return divide_up(count, size); }
 
 cudaLaunchConfig_t config(int64_t grid, cudaStream_t stream) {
   cudaLaunchConfig_t launch{};
@@ -19,18 +18,6 @@ cudaLaunchConfig_t config(int64_t grid, cudaStream_t stream) {
   launch.blockDim = dim3(kPackThreads);
   launch.stream = stream;
   return launch;
-}
-
-// f(std::integral_constant<int, bits>)
-template <int kBits = 1, typename F>
-void with_bits(int bits, const F& f) {
-  if constexpr (kBits <= 8) {
-    if (bits == kBits) {
-      f(std::integral_constant<int, kBits>());
-    } else {
-      with_bits<kBits + 1>(bits, f);
-    }
-  }
 }
 
 Weights allocate(const MatrixView& b, Encoding e, int device) {
@@ -52,7 +39,7 @@ int64_t first_outside(const MatrixView& a, Encoding e, int device, cudaStream_t 
   unsigned long long* found = static_cast<unsigned long long*>(memory.data());
   upload(found, &first, sizeof first, device);
   constexpr int64_t kMostBlocks = 4096;
-  const int64_t blocks = groups(a.rows * a.cols, kPackThreads);
+  const int64_t blocks = ceil_div(a.rows * a.cols, kPackThreads);
   const auto launch = config(blocks < kMostBlocks ? blocks : kMostBlocks, stream);
   check(cudaLaunchKernelEx(&launch, find_outside, source(a), e, found), "starting find_outside");
   download(&first, found, sizeof first, device, stream);
@@ -101,12 +88,12 @@ Weights pack_on_device(const MatrixView& b, Encoding e, int device, Stream strea
   unsigned char* packed = static_cast<unsigned char*>(weights.data.data());
   if (layout.bytes() > 0) {
     with_bits(e.bits, [&](auto bits) {
-      const auto launch = config(groups(layout.strips() * layout.blocks(), kPackThreads / 32), queue);
+      const auto launch = config(ceil_div(layout.strips() * layout.blocks(), kPackThreads / 32), queue);
       check(cudaLaunchKernelEx(&launch, pack_weights<bits()>, source(b), e, layout, packed), "starting pack_weights");
     });
   }
   if (b.cols > 0) {
-    const auto launch = config(groups(b.cols, kPackThreads), queue);
+    const auto launch = config(ceil_div(b.cols, kPackThreads), queue);
     check(cudaLaunchKernelEx(&launch, sum_columns, source(b), e, static_cast<int*>(weights.sums.data())), "starting sum_columns");
   }
   check(cudaStreamSynchronize(queue), "packing");  // products on other streams may use it from now on
@@ -145,10 +132,10 @@ void unpack(const Weights& weights, uint8_t* host) {
   });
 }
 
-int64_t find_out_of_range(const void* a, int64_t m, int64_t k, int64_t row_stride, Encoding e, int device, Stream stream) {
+int64_t find_out_of_range(const Activations& a, int64_t k, int device, Stream stream) {
   const CurrentDevice current(device);
-  const MatrixView view{static_cast<const uint8_t*>(a), m, k, row_stride, 1, e.is_signed};
-  return first_outside(view, e, device, static_cast<cudaStream_t>(stream));
+  const MatrixView view{static_cast<const uint8_t*>(a.data), a.m, k, a.row_stride, 1, a.encoding.is_signed};
+  return first_outside(view, a.encoding, device, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace ulp::cuda

@@ -60,7 +60,7 @@ const char* objection(const KernelRow& row, const Situation& situation, const Ma
       if (!has_wgmma(machine)) return "it needs sm_90 (Hopper)";
       if (!situation.aligned) return "a's address and row stride must be multiples of 16 bytes";
       if (s.k == 0) return "K is 0";
-      if (divide_up(s.k, kBlock) > row.max_splits * (kMaxSplitK / kBlock)) return "K is too long for its accumulators";
+      if (ceil_div(s.k, kBlock) > row.max_splits * (kMaxSplitK / kBlock)) return "K is too long for its accumulators";
       return nullptr;
     case Family::mma_s4:
       if (!has_s4(machine)) return "sm_90 and later have no 4-bit tensor cores";
@@ -111,13 +111,13 @@ Estimate estimate(const Plan& p, const Situation& situation, const Machine& mach
 bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& machine, const Figures& f) {
   const Shape& s = situation.shape;
   const KernelRow& row = *p.row;
-  const int64_t blocks = divide_up(s.k, kBlock);
+  const int64_t blocks = ceil_div(s.k, kBlock);
   p.splits = splits;
-  p.blocks_per_split = static_cast<int>(divide_up(blocks, splits));
+  p.blocks_per_split = static_cast<int>(ceil_div(blocks, splits));
   if (p.blocks_per_split > kMaxSplitK / kBlock) return false;
   if (splits > 1 && (p.blocks_per_split * (splits - 1) >= blocks)) return false;  // a split would be empty
-  p.channel_tiles = divide_up(s.n, row.channels);
-  p.token_tiles = divide_up(s.m, row.tokens);
+  p.channel_tiles = ceil_div(s.n, row.channels);
+  p.token_tiles = ceil_div(s.m, row.tokens);
   p.stages = 0;
   const int most = row.family == Family::wgmma ? kSm90MaxStages : kMaxMmaStages;
   // Half a multiprocessor where that still allows three stages, so that two blocks of threads share it; Hopper's is made to be alone.
@@ -133,15 +133,15 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
   if (row.family == Family::wgmma) {
     p.multicast = row.tokens > kSm90SplitTokens && p.channel_tiles > 1 ? 2 : 1;
     const int cluster = p.multicast * splits;
-    const int64_t clusters = divide_up(p.channel_tiles, p.multicast) * p.token_tiles;
+    const int64_t clusters = ceil_div(p.channel_tiles, p.multicast) * p.token_tiles;
     // A split tile is its cluster's only one; else blocks stay and take tile after tile.
     p.grid = cluster * (splits > 1 ? clusters : std::min<int64_t>(clusters, std::max(1, machine.sms / cluster)));
   }
   if (p.grid > std::numeric_limits<int32_t>::max()) return false;
   p.row_sums = situation.b_zero_point || !s.b.is_signed;
-  p.partials_at = p.row_sums ? divide_up(s.m * 4, static_cast<int64_t>(kAlignment)) * static_cast<int64_t>(kAlignment) : 0;
+  p.partials_at = p.row_sums ? ceil_div(s.m * 4, static_cast<int64_t>(kAlignment)) * static_cast<int64_t>(kAlignment) : 0;
   p.workspace_bytes = p.partials_at;
-  if (splits > 1 && row.family != Family::wgmma) p.workspace_bytes += splits * s.m * divide_up(s.n, 2) * 2 * 4;
+  if (splits > 1 && row.family != Family::wgmma) p.workspace_bytes += splits * s.m * ceil_div(s.n, 2) * 2 * 4;
   p.estimate = estimate(p, situation, machine, f);
   return true;
 }
@@ -149,8 +149,8 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
 // The best split of a row, or the one that is wanted (0: any); row == nullptr in the result where there is none.
 Plan best_of(const KernelRow& row, int wanted, const Situation& situation, const Machine& machine, const Figures& f) {
   Plan best;
-  const int64_t blocks = divide_up(situation.shape.k, kBlock);
-  const int64_t least = std::max<int64_t>(1, divide_up(blocks, kMaxSplitK / kBlock));
+  const int64_t blocks = ceil_div(situation.shape.k, kBlock);
+  const int64_t least = std::max<int64_t>(1, ceil_div(blocks, kMaxSplitK / kBlock));
   constexpr int64_t kMostUseful = 16;  // beyond what range asks for
   for (int64_t splits = row.family == Family::wgmma ? 1 : least; splits <= std::min<int64_t>(row.max_splits, std::max(least, kMostUseful));
        row.family == Family::wgmma ? splits *= 2 : ++splits) {

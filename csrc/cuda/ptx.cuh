@@ -1,6 +1,6 @@
 // The machine instructions that the kernels use, one wrapper each, and nothing else. Names follow the PTX ISA manual, whose sections the
 // comments give. Shared memory is addressed by 32-bit shared addresses throughout, so every access of a kernel goes through this file; a
-// build that finds another cuda/ptx.cuh first runs the same kernels on another machine (tests/cuda/emulator does, on the CPU).
+// build that finds another cuda/ptx.cuh first runs the same kernels on another machine (tools/cuda_emulator, on the CPU).
 #pragma once
 
 #include <cuda.h>

@@ -1,6 +1,6 @@
 // Written by `python -m bench model` from bench/results/modelled_costs.json. Do not edit.
 //
-// Femtoseconds a multiply-accumulate on one thread, by kernel, bit pair and rows of A; N = K = 256.
+// Femtoseconds per multiply-accumulate on one thread, by kernel, bit pair and rows of A; N = K = 256.
 // Modelled: executed instructions times a model of the core, at a usual clock; not measured.
 #pragma once
 

@@ -1,6 +1,6 @@
 // Written by `python -m bench costs` from bench/results/kernel_costs.json. Do not edit.
 //
-// Femtoseconds a multiply-accumulate on one thread, by kernel, bit pair and rows of A; N = K = 1024 up to 8 rows, 512 above.
+// Femtoseconds per multiply-accumulate on one thread, by kernel, bit pair and rows of A; N = K = 1024 up to 8 rows, 512 above.
 // AMD EPYC, 2026-11-21.
 #pragma once
 

@@ -1,4 +1,4 @@
-// The driver: validate -> select -> loops -> micro-kernel -> epilogue.
+// Matrix products: check, select a kernel, run.
 #pragma once
 
 #include <string>
@@ -6,32 +6,15 @@
 
 #include "../pack/pack.h"
 #include "costs.h"
-#include "epilogue.h"
 #include "kernel.h"
+#include "shape.h"
+#include "sink.h"
+#include "zero_points.h"
 
 namespace ulp {
 
-struct Problem {
+struct Problem : Operands {
   MatrixView a;  // M x K
-  Encoding a_encoding{1, false};
-  const PackedMatrix* b = nullptr;  // K x N
-  int32_t a_zero = 0;
-  const int32_t* b_zero = nullptr;  // one, or N with b_zero_per_column; nullptr means 0
-  bool b_zero_per_column = false;
-};
-
-struct Destination {
-  void* data = nullptr;    // M x N of the epilogue's type, columns adjacent
-  int64_t row_stride = 0;  // elements
-};
-
-// A problem without its data, for selection.
-struct Shape {
-  int64_t m;
-  int64_t n;
-  int64_t k;
-  Encoding a;
-  Encoding b;
 };
 
 struct Ranked {
@@ -52,7 +35,10 @@ const Kernel& select_kernel(const Shape& shape, const char* name);
 // Throws std::invalid_argument if shapes disagree or a sum could leave int32. Does not read A's elements: see in_range.
 void validate(const Problem& problem);
 
-// Precondition: validate(problem), in_range(problem.a, problem.a_encoding), kernel fits.
-void gemm(const Problem& problem, const Kernel& kernel, const Epilogue& epilogue, const Destination& c);
+// Throws likewise if a sum plus problem.start, which the message calls `name`, could leave int32. Precondition: validate(problem).
+void validate_start(const Problem& problem, const char* name);
+
+// a x b to the sink. Precondition: validate(problem), in_range(problem.a, problem.a_encoding), the kernel fits.
+void gemm(const Problem& problem, const Kernel& kernel, const Sink& sink);
 
 }  // namespace ulp

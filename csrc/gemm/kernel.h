@@ -13,7 +13,7 @@
 //
 //     c[r][n] = (accumulate ? c[r][n] : row[r] + col[n]) + (acc << shift)
 //
-// row, col and shift carry zero points and signs (epilogue.h). Kernels own nothing: no allocation, no threads, no state.
+// row, col and shift carry zero points and signs (zero_points.h). Kernels own nothing: no allocation, no threads, no state.
 #pragma once
 
 #include <cstddef>

@@ -82,4 +82,30 @@ static inline X86Features read_x86_features() {
   return f;
 }
 
+// Which core it is, for what was measured on it.
+struct X86Version {
+  bool is_intel = false;
+  bool is_amd = false;
+  int family = 0;
+  int model = 0;
+};
+
+static inline X86Version read_x86_version() {
+  uint32_t leaf0[4] = {};
+  uint32_t leaf1[4] = {};
+#if defined(_MSC_VER)
+  __cpuid(reinterpret_cast<int*>(leaf0), 0);
+  __cpuid(reinterpret_cast<int*>(leaf1), 1);
+#else
+  __cpuid(0, leaf0[0], leaf0[1], leaf0[2], leaf0[3]);
+  __cpuid(1, leaf1[0], leaf1[1], leaf1[2], leaf1[3]);
+#endif
+  X86Version v;
+  v.is_intel = leaf0[2] == 0x6c65746e;  // "ntel"
+  v.is_amd = leaf0[2] == 0x444d4163;    // "cAMD"
+  v.family = static_cast<int>((leaf1[0] >> 8 & 0xf) + (leaf1[0] >> 20 & 0xff));
+  v.model = static_cast<int>((leaf1[0] >> 4 & 0xf) | (leaf1[0] >> 12 & 0xf0));
+  return v;
+}
+
 }  // namespace ulp

@@ -32,19 +32,21 @@ struct Goal {
 
 // Where a target's columns go.
 template <Kind kind, bool bytes, int vectors, bool part>
-struct Sink {
+struct Writer {
   Coder coder;
   __m256i lowest;
   __m256i highest;
+  __m256i offset;
   bool has_lowest;
   uint8_t* codes;
   float* floats;
   int64_t pixel;
 
-  Sink(const Goal& goal, int64_t column)
+  Writer(const Goal& goal, int64_t column)
       : coder(*goal.target),
         lowest(_mm256_set1_epi8(static_cast<char>(goal.lowest))),
         highest(_mm256_set1_epi8(static_cast<char>(goal.highest))),
+        offset(_mm256_set1_epi8(static_cast<char>(goal.target->offset))),
         has_lowest(goal.lowest > 0),
         codes(kind == Kind::codes ? goal.target->codes + column : nullptr),
         floats(kind == Kind::floats ? goal.target->floats + column : nullptr),
@@ -54,10 +56,11 @@ struct Sink {
     if constexpr (kind == Kind::codes && vectors == 4) {
       __m256i x = coder.codes<!bytes>(v);
       if constexpr (bytes) x = _mm256_min_epu8(has_lowest ? _mm256_max_epu8(x, lowest) : x, highest);
-      store(codes + p * pixel, x);
+      store(codes + p * pixel, _mm256_add_epi8(x, offset));
     } else if constexpr (kind == Kind::codes) {
       __m128i x = coder.codes<!bytes>(v[0]);
       if constexpr (bytes) x = _mm_min_epu8(_mm_max_epu8(x, _mm256_castsi256_si128(lowest)), _mm256_castsi256_si128(highest));
+      x = _mm_add_epi8(x, _mm256_castsi256_si128(offset));
       if constexpr (part) {
         store_low(codes + p * pixel, x, n);
       } else {
@@ -76,24 +79,28 @@ struct Sink {
 };
 
 template <bool bytes, int vectors, bool part>
-struct Sink<Kind::none, bytes, vectors, part> {
-  Sink(const Goal&, int64_t) {}
+struct Writer<Kind::none, bytes, vectors, part> {
+  Writer(const Goal&, int64_t) {}
   ULP_INLINE void put(int64_t, const __m256*, int64_t) const {}
 };
+
+template <bool part>
+ULP_INLINE __m256 values_at(const float* p, __m256i lanes) {
+  return part ? _mm256_maskload_ps(p, lanes) : _mm256_loadu_ps(p);
+}
 
 // 8 * vectors columns from `column` on, or, for a part, the last n < 8.
 template <class C, int vectors, bool part>
 void columns(const Finish& f, const Goal& g0, const Goal& g1, int64_t column, int64_t n) {
-  const Sink<C::first, C::bytes, vectors, part> first(g0, column);
-  const Sink<C::second, C::bytes, vectors, part> second(g1, column);
+  const Writer<C::first, C::bytes, vectors, part> first(g0, column);
+  const Writer<C::second, C::bytes, vectors, part> second(g1, column);
   const __m256i lanes = first_lanes(part ? n : 8);
+  const __m256 nothing = _mm256_set1_ps(-0.0f);  // leaves what it is added to as it is, zeros included
   __m256 scale[vectors];
   __m256 bias[vectors];
   ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-    const float* s = f.scale + column + 8 * i;
-    const float* b = f.bias + column + 8 * i;
-    scale[i] = part ? _mm256_maskload_ps(s, lanes) : _mm256_loadu_ps(s);
-    bias[i] = part ? _mm256_maskload_ps(b, lanes) : _mm256_loadu_ps(b);
+    scale[i] = f.one_scale ? _mm256_set1_ps(f.scale[0]) : values_at<part>(f.scale + column + 8 * i, lanes);
+    bias[i] = f.bias ? values_at<part>(f.bias + column + 8 * i, lanes) : nothing;
   }
   const __m256 low = _mm256_set1_ps(f.low);
   const __m256 high = _mm256_set1_ps(f.high);
@@ -117,7 +124,7 @@ void columns(const Finish& f, const Goal& g0, const Goal& g1, int64_t column, in
         if (has_residual_zero) other = _mm256_sub_epi32(other, residual_zero);
         v[i] = _mm256_add_ps(v[i], _mm256_mul_ps(_mm256_cvtepi32_ps(other), residual_scale));
       }
-      if constexpr (C::clamps_values) v[i] = _mm256_min_ps(_mm256_max_ps(v[i], low), high);
+      if constexpr (C::clamps_values) v[i] = _mm256_min_ps(high, _mm256_max_ps(low, v[i]));
     }
     first.put(p, v, n);
     second.put(p, v, n);
@@ -142,8 +149,8 @@ bool fits_int32(const Finish& f, float inverse) {
   __m256 beyond = _mm256_setzero_ps();
   for (int64_t c = 0; c < f.channels; c += 8) {
     const __m256i lanes = first_lanes(f.channels - c < 8 ? f.channels - c : 8);
-    const __m256 scale = _mm256_and_ps(_mm256_maskload_ps(f.scale + c, lanes), magnitude);
-    const __m256 bias = _mm256_and_ps(_mm256_maskload_ps(f.bias + c, lanes), magnitude);
+    const __m256 scale = _mm256_and_ps(f.one_scale ? _mm256_set1_ps(f.scale[0]) : _mm256_maskload_ps(f.scale + c, lanes), magnitude);
+    const __m256 bias = f.bias ? _mm256_and_ps(_mm256_maskload_ps(f.bias + c, lanes), magnitude) : _mm256_setzero_ps();
     const __m256 bound = _mm256_add_ps(_mm256_add_ps(_mm256_mul_ps(scale, largest_sum), bias), residual);
     beyond = _mm256_or_ps(beyond, _mm256_cmp_ps(_mm256_mul_ps(bound, factor), limit, _CMP_NLT_UQ));
   }

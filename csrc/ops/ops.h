@@ -22,9 +22,11 @@ struct Target {
   int zero;
   int max_code;
   // Or, if not nullptr: code = how many of the max_code thresholds of channel c are <= (acc ^ flip[c]), ascending;
-  // `thresholds` is channels x max_code, `flip` has 0 or -1 a channel (-1 turns the order round: ~acc = -acc - 1).
+  // `thresholds` is channels x max_code, `flip` has 0 or -1 per channel (-1 reverses the order: ~acc = -acc - 1).
   const int32_t* thresholds;
   const int32_t* flip;
+  // Added to each code modulo 256, for signed outputs; 0 with thresholds.
+  uint8_t offset;
 };
 
 // The epilogue of `pixels` pixels x `channels` channels:
@@ -33,14 +35,17 @@ struct Target {
 //     v = v + float(residual - residual_zero) * residual_scale      where there is a residual
 //     v = min(max(v, low), high)                      ReLU: low = 0; ReLU6: high = 6; none: -inf, inf
 //
-// and then each target. Precondition: 2^31 * scale, bias and 255 * residual_scale are finite and inverse > 0, so v is never a NaN.
+// and then each target. A bound replaces v only where v is beyond it: a NaN stays, and a zero keeps its sign. A target of codes needs v to
+// be a number: scale is finite and inverse > 0, and where there is a bias or a residual, 2^31 * scale, bias and 255 * residual_scale are
+// finite.
 struct Finish {
   const int32_t* acc;
   int64_t ld;  // elements from a pixel to the next
   int64_t pixels;
   int64_t channels;
-  const float* scale;       // channels values
-  const float* bias;        // channels values
+  const float* scale;  // channels values, or one
+  bool one_scale;
+  const float* bias;        // channels values; nullptr: none is added
   const uint8_t* residual;  // nullptr: none
   int64_t residual_pixel;
   float residual_scale;
@@ -88,8 +93,8 @@ struct Ops {
   // Planes of floats (channel c of pixel p at x[c * plane + p]) -> targets' codes, `pixels` pixels of one row of the image; v = x. Pads
   // nothing. False if a value is not finite; the codes are then unspecified (but in range).
   bool (*quantize)(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
-  // out[p] = sum over channels of a[p * pixel + c]: what row terms (gemm/epilogue.h) are made of, which bipolar weights need, and weights
-  // with a zero point.
+  // out[p] = sum over channels of a[p * pixel + c]: what row terms (gemm/zero_points.h) are made of, which bipolar weights need, and
+  // weights with a zero point.
   void (*channel_sum)(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channels, int32_t* out);
   // x[p * pixel + c] -> out[c * plane + p].
   void (*to_planes)(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);

@@ -2,13 +2,24 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../gemm/epilogue.h"
 #include "ops_parts.h"
 
 namespace ulp {
 namespace {
 
 constexpr int64_t kBlock = 128;  // channels whose values are staged between the loops below
+
+// Adding 1.5 * 2^23 to |x| < 2^22 leaves no bits for a fraction: the FPU's own rounding, half to even, does the work, and it vectorises.
+inline float round_half_even(float x) {
+  constexpr float kMagic = 12582912.0f;
+  return (x + kMagic) - kMagic;
+}
+
+// A bound replaces what is beyond it, and nothing else.
+inline float bounded(float v, float low, float high) {
+  const float raised = low > v ? low : v;
+  return high < raised ? high : raised;
+}
 
 // The forms of these two decide what becomes of a NaN (the bound) and which zero wins (the bound's): as in SSE's minps and maxps.
 inline float at_least(float v, float low) { return v > low ? v : low; }
@@ -20,7 +31,7 @@ inline uint8_t code_of(float v, const Target& t) {
 }
 
 void store_codes(const Target& t, const float* v, int64_t count, uint8_t* out) {
-  for (int64_t c = 0; c < count; ++c) out[c] = code_of(v[c], t);
+  for (int64_t c = 0; c < count; ++c) out[c] = static_cast<uint8_t>(code_of(v[c], t) + t.offset);
 }
 
 void store_counts(const Target& t, const int32_t* acc, int64_t begin, int64_t count, uint8_t* out) {
@@ -39,12 +50,22 @@ void finish(const Finish& f) {
     for (int64_t begin = 0; begin < f.channels; begin += kBlock) {
       const int64_t count = std::min(kBlock, f.channels - begin);
       const int32_t* acc = f.acc + p * f.ld + begin;
-      for (int64_t c = 0; c < count; ++c) v[c] = static_cast<float>(acc[c]) * f.scale[begin + c] + f.bias[begin + c];
+      if (f.one_scale) {
+        const float scale = f.scale[0];
+        for (int64_t c = 0; c < count; ++c) v[c] = static_cast<float>(acc[c]) * scale;
+      } else {
+        const float* scale = f.scale + begin;
+        for (int64_t c = 0; c < count; ++c) v[c] = static_cast<float>(acc[c]) * scale[c];
+      }
+      if (f.bias) {
+        const float* bias = f.bias + begin;
+        for (int64_t c = 0; c < count; ++c) v[c] += bias[c];
+      }
       if (f.residual) {
         const uint8_t* residual = f.residual + p * f.residual_pixel + begin;
         for (int64_t c = 0; c < count; ++c) v[c] += static_cast<float>(residual[c] - f.residual_zero) * f.residual_scale;
       }
-      for (int64_t c = 0; c < count; ++c) v[c] = at_most(at_least(v[c], f.low), f.high);
+      for (int64_t c = 0; c < count; ++c) v[c] = bounded(v[c], f.low, f.high);
       for (int i = 0; i < f.target_count; ++i) {
         const Target& t = f.targets[i];
         const int64_t at = p * t.pixel + begin;

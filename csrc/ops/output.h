@@ -2,6 +2,7 @@
 // loops hand over exact int32 sums run by run; Output::store adds the addresses and calls Ops::finish.
 #pragma once
 
+#include "image_view.h"
 #include "ops.h"
 
 namespace ulp {
@@ -10,26 +11,27 @@ inline constexpr int kMaxTargets = 4;
 
 struct Output {
   const Ops* ops = nullptr;
-  const float* scale = nullptr;    // one a channel
-  const float* bias = nullptr;     // one a channel
-  const int32_t* start = nullptr;  // one a channel, added to the sums, or nullptr
+  const float* scale = nullptr;  // one per channel, or one
+  bool one_scale = false;
+  const float* bias = nullptr;     // one per channel, or nullptr
+  const int32_t* start = nullptr;  // one per channel, added to the sums, or nullptr
   float low = 0;
   float high = 0;
 
-  struct Place {  // pixel (0, 0) of the first image; strides in elements
-    int64_t pixel = 0;
-    int64_t row = 0;
-    int64_t image = 0;
-    int64_t at(int64_t i, int64_t y, int64_t x) const { return i * image + y * row + x * pixel; }
-  };
   const uint8_t* residual = nullptr;
-  Place residual_place;
+  ImageStrides residual_place;
   float residual_scale = 0;
   int residual_zero = 0;
 
-  Target targets[kMaxTargets] = {};  // codes, floats: pixel (0, 0) of the first image; thresholds, flip: of channel 0
-  Place places[kMaxTargets];
+  Target targets[kMaxTargets] = {};  // codes, floats: of pixel (0, 0) of the first image; thresholds, flip: of channel 0; no pixel
+  ImageStrides places[kMaxTargets];
   int target_count = 0;
+
+  // For images of one pixel: from here on they count as the pixels of one row.
+  void take_images_as_pixels() {
+    residual_place.pixel = residual_place.image;
+    for (ImageStrides& place : places) place.pixel = place.image;
+  }
 
   // The sums of `pixels` pixels from (y, x) of image i on, channels n0 .. n0 + channels - 1. They may be changed on the way.
   void store(int64_t i, int64_t y, int64_t x, int64_t pixels, int64_t n0, int64_t channels, int32_t* acc, int64_t ld) const {
@@ -41,7 +43,8 @@ struct Output {
     Target at[kMaxTargets];
     for (int t = 0; t < target_count; ++t) {
       at[t] = targets[t];
-      const int64_t offset = places[t].at(i, y, x) + n0;
+      at[t].pixel = places[t].pixel;
+      const int64_t offset = places[t].offset(i, y, x) + n0;
       if (at[t].codes) at[t].codes += offset;
       if (at[t].floats) at[t].floats += offset;
       if (at[t].thresholds) {
@@ -49,9 +52,25 @@ struct Output {
         at[t].flip += n0;
       }
     }
-    const uint8_t* other = residual ? residual + residual_place.at(i, y, x) + n0 : nullptr;
-    ops->finish({acc, ld, pixels, channels, scale + n0, bias + n0, other, residual_place.pixel, residual_scale, residual_zero, low, high,
-                 at, target_count});
+    Finish f{};
+    f.acc = acc;
+    f.ld = ld;
+    f.pixels = pixels;
+    f.channels = channels;
+    f.scale = one_scale ? scale : scale + n0;
+    f.one_scale = one_scale;
+    f.bias = bias ? bias + n0 : nullptr;
+    if (residual) {
+      f.residual = residual + residual_place.offset(i, y, x) + n0;
+      f.residual_pixel = residual_place.pixel;
+      f.residual_scale = residual_scale;
+      f.residual_zero = residual_zero;
+    }
+    f.low = low;
+    f.high = high;
+    f.targets = at;
+    f.target_count = target_count;
+    ops->finish(f);
   }
 };
 

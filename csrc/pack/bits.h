@@ -6,7 +6,7 @@
 //                                   two's compl.  slope 1, offset -2^(b-1)
 //                                   bipolar       slope 2, offset -1          (b = 1, signed: v is -1 or +1)
 //
-// The epilogue turns sums over codes into sums over values (gemm/epilogue.h).
+// gemm/zero_points.h turns sums over codes into sums over values.
 //
 // The free functions are static: kernel files are built with extra ISA flags, and a shared inline copy could be the one that an old CPU
 // gets.
@@ -62,10 +62,34 @@ static constexpr int field_steps(int a_bits, int b_bits, int terms) {
   return b_bits == 8 ? 0 : accumulation_length((1 << field_spacing(a_bits)) - 1, terms, max_product(a_bits, 0, b_bits, 0));
 }
 
-// Largest K for which |sum_k (a - a_zero)(b - b_zero)| stays inside int32, given the largest magnitudes of the two factors.
-static constexpr int64_t max_k_int32(int64_t a_magnitude, int64_t b_magnitude) {
-  const int64_t m = a_magnitude * b_magnitude;
-  return m == 0 ? INT64_MAX : INT64_C(2147483647) / m;
+// Largest |v - zero| over the values v of an operand.
+static constexpr int64_t magnitude(Encoding e, int64_t zero) {
+  const int64_t below = zero - e.min();
+  const int64_t above = e.max() - zero;
+  return below > above ? below : above;
 }
+
+// The same over some zero points; without any (nullptr) the zero point is 0.
+static constexpr int64_t magnitude(Encoding e, const int32_t* zeros, int64_t count) {
+  if (!zeros) return magnitude(e, 0);
+  int64_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t m = magnitude(e, zeros[i]);
+    largest = m > largest ? m : largest;
+  }
+  return largest;
+}
+
+// How far |start + sum over K of (a - a_zero)(b - b_zero)| reaches, which must stay inside int32.
+struct SumBound {
+  int64_t a;  // magnitude of each factor
+  int64_t b;
+
+  static constexpr int64_t kLimit = INT64_C(2147483647);
+  constexpr int64_t max_k() const { return a * b == 0 ? INT64_MAX : kLimit / (a * b); }
+  constexpr int64_t sum(int64_t k) const { return k * a * b; }
+  // Largest |start| beside sums over k <= max_k().
+  constexpr int64_t room(int64_t k) const { return kLimit - sum(k); }
+};
 
 }  // namespace ulp

@@ -98,8 +98,13 @@ int64_t guest_product(const Product* args) {
     const int units = static_cast<int>(left < panels * kPanelUnits ? left : panels * kPanelUnits);
     for (int64_t kb = 0; kb < layout.k_blocks(); kb += max_kc) {
       const int64_t blocks = layout.k_blocks() - kb < max_kc ? layout.k_blocks() - kb : max_kc;
-      const BitpackedSlice slice{packed_b + layout.unit_offset(q, 0, 0), kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
-                                 layout.unit_bytes(), left, units, kb, blocks};
+      const BitpackedSlice slice{packed_b + layout.unit_offset(q, 0, 0),
+                                 kPanelUnits * layout.k_blocks() * layout.unit_bytes(),
+                                 layout.unit_bytes(),
+                                 left,
+                                 units,
+                                 kb,
+                                 blocks};
       if (bits.expand) bits.expand(slice, panel);
       for (int64_t m = 0; m < p.m; m += kernel.mr) {
         Tile t{};

@@ -1,7 +1,7 @@
-"""Arrays of other libraries in a device's memory, with no library imported: only what the caller has loaded can have made an array.
+"""Arrays of other libraries in the memory of a GPU. No library is imported: an array can only come from one that the caller has loaded.
 
-torch's tensors and cupy's arrays are asked directly. Anything else counts by `__cuda_array_interface__` or `__dlpack__`, and is allocated,
-as a result, by the namespace that the array API standard has it name. numpy arrays that are to be multiplied on a device travel as `Host`.
+torch and cupy are known by name. Any other array is recognised by `__cuda_array_interface__` or `__dlpack__`; its array API namespace makes
+the results. numpy arrays that are multiplied on a GPU are copied there and back by `Host`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from . import native
 
 _CUDA, _CUDA_MANAGED = 2, 13  # device types of DLPack
+_ON_HOST = frozenset({np.ndarray, list, tuple, int, float, type(None)})
 
 
 class View(NamedTuple):
@@ -33,7 +34,7 @@ class View(NamedTuple):
 
 
 class Library(Protocol):
-    """What a call needs of the library that made its `a`. Every array is on the device that the library was asked for."""
+    """What a call needs from the library that made its `a`. All arrays are on one device."""
 
     def view(self, array: Any) -> View: ...
     def device(self, array: Any) -> int: ...
@@ -59,8 +60,7 @@ class Library(Protocol):
 
 def on_gpu(x: object) -> bool:
     """Whether x is an array in the memory of a CUDA device."""
-    kind = type(x)
-    if kind in (np.ndarray, list, tuple, int, float) or x is None:
+    if type(x) in _ON_HOST:
         return False
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     if tensor is not None and isinstance(x, tensor):
@@ -200,7 +200,7 @@ class _Cupy:
 
 
 class _Other:
-    """Any other library. It lacks what its array API namespace lacks, and an error says what to pass instead."""
+    """Any other library. Where its array API namespace lacks a function, the error says what to pass instead."""
 
     def __init__(self, sample: Any) -> None:
         self._sample = sample
@@ -223,7 +223,7 @@ class _Other:
         strides = described.get("strides")
         steps = _dense_strides(shape) if strides is None else tuple(stride // kind.itemsize for stride in strides)
         device = _dlpack_device(array)
-        # The stream on which the data are ready; libraries that order nothing by streams say None.
+        # The stream on which the data are ready; None from libraries without streams.
         self._stream = described.get("stream") or self._stream
         return View(described["data"][0], shape, steps, kind.name, native.load().current_device() if device is None else device, array)
 
@@ -255,7 +255,7 @@ class _Other:
 
     def _namespace(self, instead: str) -> Any:
         ask = getattr(self._sample, "__array_namespace__", None)
-        # jax's arrays never change: what is written into one behind its back may be anywhere in time.
+        # jax's arrays are immutable: jax may have copied or reused one by the time that a kernel writes to it.
         if ask is None or self._name in ("jax", "jaxlib"):
             raise TypeError(f"{self._name} arrays are nothing that ulp can make or write: {instead}, or use torch or cupy")
         return ask()
@@ -312,7 +312,7 @@ class Host:
 
 
 def _own_workspace(size: int, device: int) -> tuple[int, object]:
-    """Memory of our own, whose release waits for the device: no other library's allocator knows the order of work on a stream."""
+    """Memory whose release waits for the device: no other library's allocator knows the order of work on a stream."""
     buffer = native.load().Buffer(size, device)
     return buffer.pointer, buffer
 

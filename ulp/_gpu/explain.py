@@ -26,13 +26,13 @@ class CudaExplanation:
     grid: tuple[int, int, int]
     """Blocks of threads."""
     splits: int
-    """Parts that K is cut into."""
+    """Parts into which K is split."""
     shared_bytes: int
     """Shared memory of a block."""
     workspace_bytes: int
-    """Device memory that a call takes besides its result."""
+    """Device memory that a call needs besides its result."""
     clocks: float
-    """What the call takes, by the model that the choice rests on."""
+    """Clocks that the call takes by the model that makes the choice."""
     text: str
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ def explain_on_gpu(m: int, n: int, k: int, a_bits: int, b_bits: int, *, a_signed
 
 def kernel_names(index: int, pair: tuple[int, int] | None) -> list[str]:
     """Names of the kernels that device `index` runs, for (a_bits, b_bits) if given, in the order of the table."""
-    # What every kernel of a machine takes, if no pair is asked for.
+    # Without a pair: one that every kernel takes.
     a_bits, b_bits = pair or (4, 4)
 
     def runs(name: str) -> bool:

@@ -1,7 +1,7 @@
 """`ulp.gemm` on a GPU.
 
-What can be known on the host is checked there, in the words of the CPU, before anything starts. Arrays on the device are not looked at, as
-that would wait for the device: their shapes and dtypes are checked, and with `ULP_CUDA_CHECK=1` their values too.
+What can be known on the host is checked there, in the words of the CPU, before anything starts. Values of arrays on the device are not
+read, as that would wait for the device: shapes and dtypes are checked, and with `ULP_CUDA_CHECK=1` the values too.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ulp import _core, config
-from ulp._gemm import Epilogue, check_depth, check_kernel, make_epilogue, make_target, result_dtype
-from ulp._validate import INT32_MAX, as_array, bit_pair, check_range, integer, interval, no_integers, operand, out_of_range, zero_points
-from ulp.packed import PackedMatrix
+from ulp._call import Call, Operands, make_target
+from ulp._matrix import Matrix, move
+from ulp._validate import as_array, bit_pair, check_range, interval, no_integers, operand, out_of_range
 
 from . import native
 from .arrays import Host, Library, View, is_contiguous, library_of, on_gpu, to_numpy
-from .packed import BYTES, CudaPackedMatrix, move, pack_for_gpu
+from .packed import BYTES, pack_for_gpu
 
 if TYPE_CHECKING:
-    from ulp._cuda import Weights
+    from ulp._cuda import Activations, Weights
 
-# numpy takes two microseconds to say one.
+# Constant, because numpy takes two microseconds to make a name.
 _NAMES = {np.dtype(name): name for name in ("int32", "float32", "uint8", "int8")}
 _COLUMN_DTYPES = {"b_zero": ("int32",), "scale": ("float32",), "bias": ("int32", "float32")}
 
 
-class _Left(NamedTuple):
-    """a as it was given, of bytes: numpy's, or on a device."""
+class _Lhs(NamedTuple):
+    """a, of bytes: numpy's, or on a device."""
 
     library: Library
     codes: Any
-    shape: tuple[int, ...]
-    signed: bool
     view: View | None
     """On the device; None for numpy's."""
 
@@ -50,102 +48,159 @@ class _Rows(NamedTuple):
     stride: int
     """From row to row, in elements."""
     view: View
-    """What keeps the memory."""
+    """Keeps the memory alive."""
 
 
-def gemm(
-    a: Any,
-    b: Any,
-    bits: object,
-    a_zero: object,
-    b_zero: Any,
-    out: Any,
-    kernel: str | None,
-    scale: Any,
-    bias: Any,
-    out_bits: object,
-    out_zero: object,
-    out_signed: object,
-    relu: object,
-    device: int,
-) -> Any:
-    """`ulp.gemm` with its arguments, on a device that `common_device` has found. The result is of a's library, or numpy's."""
-    if isinstance(a, (PackedMatrix, CudaPackedMatrix)):
-        raise TypeError(f"a is a {type(a).__name__}: only b can be packed")
-    a_bits, weights = _weights(b, bits, device)
-    k, n = weights.k, weights.n
-    left = _left(a, a_bits, device)
-    library, shape, signed = left.library, left.shape, left.signed
-    check_depth(shape, k, n)
-    check_kernel(kernel)
+class Gpu:
+    """Where one call runs: the device that `common_device` has found. `operands`, then `columns`, then `run`."""
 
-    columns = {"b_zero": b_zero, "scale": scale, "bias": bias}
-    there = {name: _column(name, value, device) for name, value in columns.items() if on_gpu(value)}
-    known = {name: _on_host(name, there[name], weights) if name in there else value for name, value in columns.items()}
-    zero_a = integer(a_zero, "a_zero", -(2**31), INT32_MAX, "a zero point")
-    zero_b = zero_points(known["b_zero"], "b_zero", n)
-    epilogue = make_epilogue(known["scale"], known["bias"], out_bits, out_zero, out_signed, relu, n)
-    factors, shifts, _, width, is_signed, zero = epilogue or (None, None, False, 0, False, 0)
-    _core.check_gemm(k, n, a_bits, signed, weights.bits, weights.signed, zero_a, zero_b, factors, shifts, width, is_signed, zero)
-    result_shape = (n,) if len(shape) == 1 else (*shape[:-1], n)
-    dtype = np.dtype(np.int32) if epilogue is None else result_dtype(epilogue)
-    if out is not None:
-        _check_out(out, library, device, result_shape, dtype)
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._there: dict[str, View] = {}
+        """Those of b_zero, scale and bias that are on the device already."""
 
-    rows = _rows_of_left(left, a_bits, device)
-    target = None if out is None or isinstance(library, Host) else _free_target(library.view(out), [rows.view, *there.values()])
-    result = library.empty(result_shape, _NAMES[dtype]) if target is None else out
-    written = target or _rows(library.view(result))
-    assert written is not None  # C-contiguous
-    if written.m and n:
-        held = {name: _device_column(library, name, there.get(name), value, n) for name, value in _vectors(zero_b, epilogue).items()}
-        _start(library, rows, signed, a_bits, weights, zero_a, zero_b, epilogue, held, written, kernel)
-    if config.verbose:
-        _report(rows, signed, a_bits, weights, b_zero_point="b_zero" in there or bool(np.any(zero_b)), kernel=kernel, dtype=dtype)
-    return _hand_over(library, result, out, target)
+    def operands(self, a: Any, b: Any, bits: object) -> Operands:
+        """a as it is, of a dtype that can be multiplied; b packed on the device. TypeError, ValueError."""
+        if isinstance(a, Matrix):
+            raise TypeError(f"a is a {type(a).__name__}: only b can be packed")
+        if isinstance(b, Matrix):
+            a_bits, _ = bit_pair(bits, b.bits)
+            packed: Matrix | None = move(b, f"cuda:{self._index}")
+        else:
+            a_bits, b_bits = bit_pair(bits)
+            packed = pack_for_gpu(b, b_bits, f"cuda:{self._index}")
+        assert packed is not None
+        if not on_gpu(a):
+            codes = operand(as_array(a, "a"), "a", a_bits)
+            return Operands(_Lhs(Host(self._index), codes, None), codes.shape, codes.dtype == np.int8, a_bits, packed._packed, 0.0)
+        library = library_of(a)
+        view = library.view(a)
+        if view.dtype not in BYTES:
+            raise _not_bytes(view.dtype)
+        return Operands(_Lhs(library, a, view), view.shape, view.dtype == "int8", a_bits, packed._packed, 0.0)
+
+    def columns(self, weights: Weights, b_zero: Any, scale: Any, bias: Any) -> tuple[Any, Any, Any]:
+        """b_zero, scale and bias as they can be checked on the host: those on the device are kept, and replaced by values that pass."""
+        given = {"b_zero": b_zero, "scale": scale, "bias": bias}
+        self._there = {name: _column(name, value, self._index) for name, value in given.items() if on_gpu(value)}
+        given |= {name: _on_host(name, view, weights) for name, view in self._there.items()}
+        return given["b_zero"], given["scale"], given["bias"]
+
+    def run(self, call: Call, out: Any) -> Any:
+        """The product, of a's library, or numpy's: `out`, or a new array. ValueError for values, where they are read."""
+        lhs, _, signed, a_bits, weights, _ = call.operands
+        library = lhs.library
+        _core.check_gemm(
+            k=weights.k,
+            n=weights.n,
+            a_bits=a_bits,
+            a_signed=signed,
+            b_bits=weights.bits,
+            b_signed=weights.signed,
+            a_zero=call.a_zero,
+            b_zero=call.b_zero,
+            epilogue=call.epilogue,
+        )
+        if out is not None:
+            _check_out(out, library, self._index, call.shape, call.dtype)
+        rows = self._rows_of_lhs(lhs, signed, a_bits)
+        target = None if out is None or isinstance(library, Host) else _free_target(library.view(out), [rows.view, *self._there.values()])
+        result = library.empty(call.shape, _NAMES[call.dtype]) if target is None else out
+        written = target or _rows(library.view(result))
+        assert written is not None  # C-contiguous
+        if written.m and weights.n:
+            self._start(call, rows, written)
+        if config.verbose:
+            self._report(call, rows)
+        return _hand_over(library, result, out, target)
+
+    def _rows_of_lhs(self, lhs: _Lhs, signed: bool, bits: int) -> _Rows:
+        """a on the device, where the kernels can read it. ValueError for a value outside its interval, where values are read."""
+        library, codes, view = lhs
+        if view is None:
+            check_range(codes, "a", bits, signed)
+            codes = library.upload(codes)
+            view = library.view(codes)
+        rows = _rows(view) or _rows(library.view(library.contiguous(codes)))
+        assert rows is not None  # C-contiguous
+        if config.cuda_check and lhs.view is not None:
+            activations = _activations(rows, signed, bits)
+            if native.load().check(activations, rows.columns, self._index, library.stream()) >= 0:
+                raise out_of_range(to_numpy(library, codes), "a", bits)
+        return rows
+
+    def _start(self, call: Call, rows: _Rows, written: _Rows) -> None:
+        """Put the product on the stream."""
+        module = native.load()
+        lhs, _, signed, a_bits, weights, _ = call.operands
+        library: Library = lhs.library
+        values: dict[str, Any] = {"b_zero": call.b_zero}
+        if call.epilogue is not None:
+            values |= {"scale": call.epilogue["scale"], "bias": call.epilogue["bias"]}
+        views = {name: _device_column(library, name, self._there.get(name), value, weights.n) for name, value in values.items()}
+        b_zeros = views["b_zero"]
+        b_zero = 0 if b_zeros is not None else int(call.b_zero)
+        a = _activations(rows, signed, a_bits, call.a_zero)
+        size = module.workspace(a, weights, b_zero_point=b_zeros is not None or b_zero != 0, kernel=call.kernel)
+        # The owner goes when this function ends, while the kernels may not have begun: allocators reuse memory in the order of the stream.
+        address, _owner = library.workspace(size) if size else (0, None)
+        module.gemm(
+            a,
+            weights,
+            _cuda_epilogue(call, views),
+            b_zero=b_zero,
+            b_zeros=0 if b_zeros is None else b_zeros.pointer,
+            out=written.pointer,
+            out_stride=written.stride,
+            workspace=address,
+            workspace_bytes=size,
+            stream=library.stream(),
+            kernel=call.kernel,
+        )
+
+    def _report(self, call: Call, rows: _Rows) -> None:
+        """One line on stderr. No time: nobody waits for the device."""
+        _, _, signed, a_bits, weights, _ = call.operands
+        machine = native.devices()[weights.device]
+        m, n, k = rows.m, weights.n, weights.k
+        choice = native.load().pick(
+            m,
+            n,
+            k,
+            a_bits,
+            signed,
+            weights.bits,
+            machine["arch"],
+            machine["sms"],
+            rows.pointer % 16 == 0 and rows.stride % 16 == 0,
+            call.kernel,
+            b_signed=weights.signed,
+            b_zero_point="b_zero" in self._there or bool(np.any(call.b_zero)),
+        )
+        signs = "s" if signed else "u", "s" if weights.signed else "u"
+        sys.stderr.write(
+            f"ulp: {choice['kernel']} MxNxK={m}x{n}x{k} a={signs[0]}{a_bits} b={signs[1]}{weights.bits} -> {call.dtype} "
+            f"on cuda:{weights.device}\n"
+        )
 
 
-def _left(a: Any, bits: int, device: int) -> _Left:
-    """a, of a dtype that can be multiplied. TypeError."""
-    if not on_gpu(a):
-        given = as_array(a, "a")
-        codes = operand(given, "a", bits)
-        return _Left(Host(device), codes, given.shape, codes.dtype == np.int8, None)
-    library = library_of(a)
-    view = library.view(a)
-    if view.dtype not in BYTES:
-        raise _not_bytes(view.dtype)
-    return _Left(library, a, view.shape, view.dtype == "int8", view)
-
-
-def _rows_of_left(left: _Left, bits: int, device: int) -> _Rows:
-    """a on the device, where the kernels can read it. ValueError for a value outside its interval, where values are looked at."""
-    library, codes, view = left.library, left.codes, left.view
-    if view is None:
-        check_range(codes, "a", bits, left.signed)
-        codes = library.upload(codes)
-        view = library.view(codes)
-    rows = _rows(view) or _rows(library.view(library.contiguous(codes)))
-    assert rows is not None  # C-contiguous
-    if config.cuda_check and left.view is not None:
-        place = rows.pointer, rows.m, rows.columns, rows.stride
-        if native.load().check(*place, left.signed, bits, device, library.stream()) >= 0:
-            raise out_of_range(to_numpy(library, codes), "a", bits)
-    return rows
-
-
-def _weights(b: Any, bits: object, device: int) -> tuple[int, Weights]:
-    """a's bits, and b packed on the device. Precondition: a CudaPackedMatrix is there already."""
-    if isinstance(b, CudaPackedMatrix):
-        return bit_pair(bits, b.bits)[0], b._weights
-    if isinstance(b, PackedMatrix):
-        a_bits, _ = bit_pair(bits, b.bits)
-        packed: object = move(b, f"cuda:{device}")
-    else:
-        a_bits, b_bits = bit_pair(bits)
-        packed = pack_for_gpu(b, b_bits, f"cuda:{device}")
-    assert isinstance(packed, CudaPackedMatrix)
-    return a_bits, packed._weights
+def _cuda_epilogue(call: Call, views: dict[str, View | None]) -> Any:
+    """The epilogue as the kernels take it, its columns on the device."""
+    module = native.load()
+    given = call.epilogue
+    if given is None:
+        return module.Epilogue()
+    scales, bias = views["scale"], views["bias"]
+    return module.Epilogue(
+        kind="quantized" if "out_bits" in given else "float32",
+        scale=1.0 if scales is not None else float(np.asarray(given["scale"]).reshape(())),
+        scales=0 if scales is None else scales.pointer,
+        relu=given["relu"],
+        out_bits=given.get("out_bits", 8),
+        out_signed=given.get("out_signed", False),
+        out_zero=given.get("out_zero", 0),
+        **{} if bias is None else {"float_bias" if bias.dtype == "float32" else "bias": bias.pointer},
+    )
 
 
 def _not_bytes(dtype: str) -> TypeError:
@@ -167,7 +222,7 @@ def _rows(view: View) -> _Rows | None:
     outer = [(length, stride) for length, stride in zip(view.shape[:-1], view.strides[:-1], strict=True) if length > 1]
     if any(stride != inner * length for (_, stride), (length, inner) in pairwise(outer)):
         return None
-    # One row may be taken as far from the next as suits the copy engine.
+    # With one row any stride will do: here one that suits the copy engine.
     stride = outer[-1][1] if outer else _padded(columns)
     return _Rows(view.pointer, m, columns, stride, view) if stride >= columns else None
 
@@ -177,7 +232,7 @@ def _padded(length: int) -> int:
 
 
 def _column(name: str, value: Any, device: int) -> View:
-    """Where an array of one value a column lies, of the right dtype, on the right device, without gaps."""
+    """Where an array of one value per column lies, of the right dtype, on the right device, without gaps."""
     library = library_of(value)
     view = library.view(value)
     wanted = _COLUMN_DTYPES[name]
@@ -189,7 +244,7 @@ def _column(name: str, value: Any, device: int) -> View:
 
 
 def _on_host(name: str, view: View, weights: Weights) -> np.ndarray[Any, Any]:
-    """What is checked in the place of an array on the device: its values if they may be waited for, else some that pass."""
+    """Stands for an array on the device in the checks: its values if they may be waited for, else some that pass."""
     if config.cuda_check:
         values = to_numpy(library_of(view.array), view.array)
         if name == "b_zero" and values.size:
@@ -197,14 +252,9 @@ def _on_host(name: str, view: View, weights: Weights) -> np.ndarray[Any, Any]:
             if int(values.min()) < low or int(values.max()) > high:
                 raise ValueError(f"b_zero holds values outside {low}..{high}: on a GPU zero points lie in the interval of b")
         return values
-    # Zero points lie in b's interval: then |b - b_zero| goes no further than from one end of it to the other.
+    # Zero points lie in b's interval, so |b - b_zero| is at most its width: what its lower end gives.
     fill = {"b_zero": interval(weights.bits, weights.signed)[0], "scale": 1, "bias": 0}[name]
     return np.full(view.shape, fill, dtype=view.dtype)
-
-
-def _vectors(zero_b: Any, epilogue: Epilogue | None) -> dict[str, Any]:
-    factors, shifts = (None, None) if epilogue is None else epilogue[:2]
-    return {"b_zero": zero_b, "scale": factors, "bias": shifts}
 
 
 def _device_column(library: Library, name: str, there: View | None, value: Any, n: int) -> View | None:
@@ -221,7 +271,7 @@ def _device_column(library: Library, name: str, there: View | None, value: Any, 
 
 def _check_out(out: Any, library: Library, device: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if isinstance(library, Host):
-        make_target(out, (math.prod(shape[:-1]), shape[-1]), shape, dtype)
+        make_target(out, shape, dtype)
         return
     if not on_gpu(out) or type(library_of(out)) is not type(library):
         raise TypeError(
@@ -237,7 +287,7 @@ def _check_out(out: Any, library: Library, device: int, shape: tuple[int, ...], 
 
 
 def _free_target(out: View, read: list[View]) -> _Rows | None:
-    """`out` as rows, unless a kernel cannot write so, or would write over what it still reads."""
+    """`out` as rows; None where a kernel cannot write to it, or would overwrite what it still reads."""
     extent = _extent(out)
     if any(begin < extent[1] and extent[0] < end for begin, end in map(_extent, read)):
         return None
@@ -253,66 +303,15 @@ def _extent(view: View) -> tuple[int, int]:
     return view.pointer + sum(min(span, 0) for span in spans), view.pointer + sum(max(span, 0) for span in spans) + size
 
 
-def _start(
-    library: Library,
-    rows: _Rows,
-    signed: bool,
-    a_bits: int,
-    weights: Weights,
-    zero_a: int,
-    zero_b: Any,
-    epilogue: Epilogue | None,
-    columns: dict[str, View | None],
-    written: _Rows,
-    kernel: str | None,
-) -> None:
-    """Put the product on the stream."""
-    module = native.load()
-    pointers = {name: 0 if view is None else view.pointer for name, view in columns.items()}
-    size = module.workspace(weights, rows.m, a_bits, signed, _is_aligned(rows), bool(pointers["b_zero"] or zero_b), kernel)
-    # The owner goes when this function ends, while the kernels may not have begun: allocators hand memory on in the order of the stream.
-    address, _owner = library.workspace(size) if size else (0, None)
-    kind, factor, relu, width, is_signed, zero = "int32", 1.0, False, 0, False, 0
-    if epilogue is not None:
-        factors, _, relu, width, is_signed, zero = epilogue
-        kind = "quantized" if width else "float32"
-        factor = 1.0 if pointers["scale"] else float(np.asarray(factors).reshape(()))
-    bias = columns["bias"]
-    floats = bias is not None and bias.dtype == "float32"
-    module.gemm(
-        rows.pointer,
-        rows.m,
-        rows.stride,
-        signed,
-        a_bits,
-        weights,
-        zero_a,
-        0 if pointers["b_zero"] else int(zero_b),
-        pointers["b_zero"],
-        written.pointer,
-        written.stride,
-        kind,
-        factor,
-        pointers["scale"],
-        0 if floats else pointers["bias"],
-        pointers["bias"] if floats else 0,
-        relu,
-        width,
-        is_signed,
-        zero,
-        address,
-        size,
-        library.stream(),
-        kernel,
+def _activations(rows: _Rows, signed: bool, bits: int, zero: int = 0) -> Activations:
+    activations: Activations = native.load().Activations(
+        pointer=rows.pointer, m=rows.m, row_stride=rows.stride, bits=bits, signed=signed, zero=zero
     )
-
-
-def _is_aligned(rows: _Rows) -> bool:
-    return rows.pointer % 16 == 0 and rows.stride % 16 == 0
+    return activations
 
 
 def _hand_over(library: Library, result: Any, out: Any, target: _Rows | None) -> Any:
-    """The result as the caller wants it."""
+    """The result where the caller expects it: in `out`, on the host, or new on the device."""
     if isinstance(library, Host):
         array = to_numpy(library, result)
         if out is None:
@@ -324,29 +323,3 @@ def _hand_over(library: Library, result: Any, out: Any, target: _Rows | None) ->
     if target is None:
         library.assign(out, result)
     return out
-
-
-def _report(
-    rows: _Rows, signed: bool, a_bits: int, weights: Weights, *, b_zero_point: bool, kernel: str | None, dtype: np.dtype[Any]
-) -> None:
-    """One line on stderr. No time: nobody waits for the device."""
-    machine = native.devices()[weights.device]
-    m, n, k = rows.m, weights.n, weights.k
-    choice = native.load().pick(
-        m,
-        n,
-        k,
-        a_bits,
-        signed,
-        weights.bits,
-        machine["arch"],
-        machine["sms"],
-        _is_aligned(rows),
-        kernel,
-        b_signed=weights.signed,
-        b_zero_point=b_zero_point,
-    )
-    signs = "s" if signed else "u", "s" if weights.signed else "u"
-    sys.stderr.write(
-        f"ulp: {choice['kernel']} MxNxK={m}x{n}x{k} a={signs[0]}{a_bits} b={signs[1]}{weights.bits} -> {dtype} on cuda:{weights.device}\n"
-    )

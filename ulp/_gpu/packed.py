@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ulp import _core
-from ulp._validate import IntArray, check_range, no_integers, out_of_range
-from ulp.packed import PackedMatrix, check_matrix, weight_codes
+from ulp._matrix import Matrix, move
+from ulp._validate import IntArray, check_matrix, check_range, no_integers, out_of_range, weight_codes
 
 from . import native
 from .arrays import View, library_of, on_gpu, to_numpy
@@ -19,96 +18,48 @@ if TYPE_CHECKING:
 BYTES = ("uint8", "int8", "bool")
 
 
-class CudaPackedMatrix:
-    """A (K, N) matrix of 1- to 8-bit integers in the memory of a GPU, `bits` bits a value, padded to 128 in K and 16 in N. Immutable.
+class CudaPackedMatrix(Matrix):
+    """A (K, N) matrix of 1- to 8-bit integers in the memory of a GPU, `bits` bits per value, padded to 128 in K and 16 in N. Immutable.
 
     Made by `ulp.pack(b, bits=..., device="cuda")`, from an array on the device, or by `PackedMatrix.to("cuda")`. Pickling works, by way of
     the CPU: it unpickles to the device of the same number. To save it to a file, `matrix.to("cpu").save(path)`.
     """
 
-    __slots__ = ("_weights",)
+    __slots__ = ()
 
-    _weights: Weights
+    _packed: Weights
 
     def __init__(self, weights: Weights) -> None:
         if not isinstance(weights, native.load().Weights):
             raise TypeError('a CudaPackedMatrix comes from ulp.pack(b, bits=..., device="cuda") or PackedMatrix.to("cuda")')
-        object.__setattr__(self, "_weights", weights)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a CudaPackedMatrix is immutable: cannot set {name!r}")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"a CudaPackedMatrix is immutable: cannot delete {name!r}")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(K, N)."""
-        return self._weights.k, self._weights.n
-
-    @property
-    def ndim(self) -> int:
-        """Always 2."""
-        return 2
-
-    @property
-    def bits(self) -> int:
-        """Bits a value, 1..8."""
-        return self._weights.bits
-
-    @property
-    def signed(self) -> bool:
-        """Whether values are signed: two's complement, or -1 and +1 at 1 bit."""
-        return self._weights.signed
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8 or int8: the dtype of `unpack()`, and of the values that `pack` was given."""
-        return np.dtype(np.int8 if self._weights.signed else np.uint8)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the stored values, without the channel sums."""
-        return self._weights.nbytes
+        super().__init__(weights)
 
     @property
     def device(self) -> str:
         """Where it is: "cuda:0"."""
-        return f"cuda:{self._weights.device}"
+        return f"cuda:{self._index}"
+
+    @property
+    def _index(self) -> int:
+        return self._packed.device
 
     def unpack(self) -> IntArray:
         """The values as a new (K, N) numpy array of `dtype`. Waits for the device."""
-        return self._weights.unpack()
+        return self._packed.unpack()
 
     def to(self, device: str) -> Any:
         """A `PackedMatrix` of the same values for device="cpu"; for another GPU a copy there; for its own the matrix itself."""
-        return move(self, device)
-
-    def __repr__(self) -> str:
-        k, n = self.shape
-        sign = "signed" if self.signed else "unsigned"
-        return f"CudaPackedMatrix(shape=({k}, {n}), bits={self.bits}, {sign}, nbytes={self.nbytes}, device='{self.device}')"
-
-    def __copy__(self) -> CudaPackedMatrix:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> CudaPackedMatrix:
-        return self
+        return super().to(device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return move, (self.to("cpu"), self.device)
 
 
-def move(matrix: PackedMatrix | CudaPackedMatrix, device: object) -> PackedMatrix | CudaPackedMatrix:
-    """The matrix on a device: itself where it is there already."""
-    index = native.device_index(device)
-    here = place(matrix)
-    # "cuda" without a number is any GPU.
-    if index == here or (index is not None and here is not None and device == "cuda"):
-        return matrix
-    if index is None:
-        return PackedMatrix(_core.pack(matrix.unpack(), matrix.bits))
-    return CudaPackedMatrix(native.load().Weights.from_host(matrix.unpack(), matrix.bits, index))
+def _from_host(values: IntArray, bits: int, index: int | None) -> CudaPackedMatrix:
+    return CudaPackedMatrix(native.load().Weights.from_host(values, bits, index))
+
+
+Matrix._makers["cuda"] = _from_host
 
 
 def pack_for_gpu(b: Any, bits: int, device: object) -> CudaPackedMatrix | None:
@@ -128,7 +79,7 @@ def pack_for_gpu(b: Any, bits: int, device: object) -> CudaPackedMatrix | None:
         b = to_numpy(library, b)
     codes = weight_codes(b, bits)
     check_range(codes, "b", bits, codes.dtype == np.int8)
-    return CudaPackedMatrix(native.load().Weights.from_host(codes, bits, index))
+    return _from_host(codes, bits, index)
 
 
 def _pack_there(library: Any, b: Any, view: View, bits: int) -> Weights:
@@ -147,15 +98,15 @@ def _pack_there(library: Any, b: Any, view: View, bits: int) -> Weights:
 
 def place(x: Any) -> int | None:
     """The number of the CUDA device that an operand lies on; None for the CPU."""
-    if isinstance(x, CudaPackedMatrix):
-        return x._weights.device
+    if isinstance(x, Matrix):
+        return x._index
     return library_of(x).device(x) if on_gpu(x) else None
 
 
 def common_device(device: object, operands: dict[str, Any]) -> int | None:
-    """The device that a call runs on, where `device` is the caller's wish or None; None for the CPU.
+    """The number of the GPU that a call runs on; None for the CPU. `device` is the caller's argument, or None.
 
-    With a wish, operands on the CPU are copied. ValueError where an operand is on another device than the rest.
+    With a device given, operands on the CPU are copied. ValueError where an operand is on another device than the rest.
     """
     places = {name: place(x) for name, x in operands.items()}
     on_devices = {name: where for name, where in places.items() if where is not None}

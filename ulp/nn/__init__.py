@@ -16,7 +16,8 @@ from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .quantizer import Quantizer
 from .shapes import LayerError
 from .structure import Add, BatchNorm2d, Concat, Dropout, Flatten, Identity, Quantize, ReLU, ReLU6
-from .weighted import Conv2d, Linear, manual_seed
+from .weighted import Conv2d, Linear
+from .weights import manual_seed
 
 __all__ = [
     "AdaptiveAvgPool2d",

@@ -1,4 +1,4 @@
-"""`compile`: a network as one plan of integer steps, `CompiledNetwork`, which runs it, and `load`, which reads one that was saved."""
+"""`compile` turns a network into one plan of integer steps, `CompiledNetwork` runs it, and `load` reads one that was saved."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class ProfileRow:
     shape: tuple[int, ...]
     """height, width, channels of the result; of a float operator whatever it gives"""
     macs: int
-    """Multiply-accumulates that the layer is defined by; Winograd does with fewer"""
+    """Multiply-accumulates by the definition of the layer; Winograd needs fewer"""
     ms: float
     share: float
     """Of the whole time, 0..1"""
 
     @property
     def gmacs(self) -> float:
-        """Multiply-accumulates a nanosecond, which is 10^9 a second."""
+        """Multiply-accumulates per nanosecond: 10^9 per second."""
         return self.macs / (self.ms * 1e6) if self.ms else 0.0
 
 
@@ -144,7 +144,7 @@ class CompiledNetwork:
     run = __call__
 
     def profile(self, x: Any) -> Profile:
-        """Run once on x, as a call would, and tell how long each step took. The first run of a plan is slower than the next."""
+        """Run once on x, as a call would, and return how long each step took. The first run of a plan is slower than the next."""
         array, _ = self._input(x)
         if len(self.input_shape) == 1:
             array = array.reshape(*array.shape, 1, 1)
@@ -168,8 +168,8 @@ class CompiledNetwork:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a file for `load`; what was there before is replaced as a whole.
 
-        The file holds weights of b bits in b bits each, and nothing of this CPU but the ways in which convolutions are computed.
-        Raises TypeError where results go into a tuple, list or dict of another class, or under keys that are no strings.
+        The file holds b bits per weight, and nothing of this CPU but the methods that compute its convolutions.
+        Raises TypeError where results go into a subclass of tuple, list or dict, or under keys that are not strings.
         """
         arrays: Arrays = {}
         saved.write_file(path, saved.to_parts(_KIND, self.document(arrays), arrays))
@@ -220,12 +220,12 @@ class CompiledNetwork:
 
     @property
     def memory(self) -> int:
-        """Bytes of the activations of one run; each thread that runs the network at the same time takes as many."""
+        """Bytes of the activations of one run; each thread that runs the network at the same time needs as many."""
         return int(self._plan.arena_bytes)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates an image."""
+        """Multiply-accumulates per image."""
         return sum(step["macs"] for step in self._plan.steps())
 
     def __str__(self) -> str:
@@ -279,20 +279,20 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     mode: "fp32": bit for bit what the layers give one after another (but a batch normalisation is folded into its convolution, which
         rounds elsewhere); "threshold": each code by integer thresholds that say exactly what real arithmetic on the same float32 scales
         and biases would give, without its roundings. Where a step adds a shortcut, averages or makes floats, both modes compute alike.
-    hint: "latency": all threads work on one image; "throughput": one image a thread (one `group` a thread), where a call brings several.
+    hint: "latency": all threads work on one image; "throughput": one image (one `group`) per thread, where a call brings several.
     group: images that go through the steps together, where a call brings as many; 1..65536.
-    tune: time the ways to compute each convolution (direct, Winograd) here and now and keep the fastest; False: by rule, which compiles
-        in a fraction of the time. The results are the same.
+    tune: time the methods of each convolution (direct, Winograd) here and now and keep the fastest; False: choose by rule, which takes
+        a fraction of the time. The results are the same.
     codes_in: the input is uint8 codes (N, C, H, W) or (N, features), by the result's `input_quantizer`; all layers that read it must agree
         on one quantizer.
     codes_out: results are uint8 codes, by the Quantize layers in which the network must then end.
 
-    forward is called once with a symbol in place of the input, which layers of ulp.nn take and nothing else does: no operators, no numpy.
+    forward is called once with a symbol in place of the input. Only layers of ulp.nn take it: no operators, no numpy.
     It may return one result, or a tuple, a list or a dict of them.
     Raises ValueError for a wrong argument, and LayerError, naming the layer, where shapes do not fit, where a layer is dynamic or not
     calibrated, and where integers cannot do what the network asks: a batch normalisation that follows no convolution, an Add whose first
     operand is a ReLU, a max pooling or the input, a max pooling whose floats are the result; each message says where a Quantize would help.
-    Where others read the input of a ReLU, too, it costs an elementwise step, or the convolution a second time if both results are floats.
+    A ReLU whose input has other readers, too, costs an elementwise step, or a second run of the convolution if both results are floats.
     """
     if mode not in ("fp32", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'fp32' or 'threshold'")
@@ -319,9 +319,9 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
 def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX_BYTES) -> CompiledNetwork:
     """A network that `CompiledNetwork.save` wrote, from its file or from the file's bytes. Nothing in it is executed.
 
-    Its results are those of the network that was saved. Weights are laid out for this CPU, whatever CPU wrote the file.
-    tune: time the ways to compute each convolution here and now. False: those that the file names if it was written under the ISA of now,
-        by rule otherwise.
+    Its results are those of the network that was saved, on any CPU.
+    tune: time the methods of each convolution here and now. False: take those of the file if it was written under the ISA in force, else
+        choose by rule.
     max_bytes: the most that the activations of one run may take; a file that asks for more is refused.
     Raises ValueError, naming what is wrong, where the file is no saved network, is damaged, is of a later version or exceeds max_bytes, and
     OSError where it cannot be read.

@@ -1,7 +1,7 @@
 """The graph that a network becomes before it is lowered to a plan: nodes of one result each, in an order in which they can run.
 
-Layers record it (trace.py), other front ends may build it directly; passes.py rewrites it and lower.py turns it into steps. All values are
-floats as far as the graph is concerned. An operation that multiplies carries the quantizer of its input; that is where integers come from.
+Layers record it (trace.py), other front ends build it directly; passes.py rewrites it and lower.py turns it into steps. All values in the
+graph are floats. An operation that multiplies holds the quantizer of its input, so that it can run in integers.
 
 Shapes are of one image, as torch has them: (channels, height, width), or (features,).
 """
@@ -26,15 +26,15 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """What the network is given."""
+    """The network's input."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Integers int8 of shape (O, ...) with a zero point for all, and what turns a sum into a value.
 
-    The value is float32(sum + start[o]) * float32(input scale * scale[o]) + float32(bias[o]). scale and bias: float64 (O,), so that what is
-    folded in is rounded once; start: int32 (O,), a bias of integers. At 1 bit the integers are -1 and +1 and the zero point is 0.
+    The value is float32(sum + start[o]) * float32(input scale * scale[o]) + float32(bias[o]). scale and bias: float64 (O,), so that folding
+    other factors in rounds only once; start: int32 (O,), an integer bias. At 1 bit the integers are -1 and +1 and the zero point is 0.
     """
 
     integers: npt.NDArray[np.int8]
@@ -85,7 +85,8 @@ class Clamp:
 class MaxPool:
     """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`.
 
-    falls: bool (C,), channels that are to have the least value; None: none. What is scaled by less than 0 behind a pooling is so in front.
+    falls: bool (C,), channels whose minimum is taken instead; None: none. They are scaled by a negative factor behind the pooling, and a
+        decreasing function turns the maximum into the minimum.
     """
 
     rows: Indices
@@ -171,7 +172,7 @@ class Graph:
 
     @classmethod
     def start(cls, shape: Shape) -> Graph:
-        """A graph that has its input only."""
+        """A graph with nothing but its input."""
         node = Node(Input(), [], shape, "input", "Input")
         return cls(node, nodes=[node])
 
@@ -182,7 +183,7 @@ class Graph:
         return node
 
     def sort(self) -> None:
-        """Drop what no output needs (never the input), and bring the rest into an order in which it can run."""
+        """Drop nodes that no output needs (never the input), and order the others so that they can run."""
         order: list[Node] = [self.input]
         seen = {id(self.input)}
         stack = [(node, False) for node in reversed(self.outputs)]

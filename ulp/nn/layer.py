@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ulp._validate import bit_width
 
 from .graph import Quantize, Shape
+from .lower import lower
 from .module import Module
 from .observer import Observer
 from .quantizer import FloatArray, Quantizer, from_range
@@ -19,8 +20,8 @@ from .shapes import LayerError
 from .trace import Symbol, Trace, record
 
 _FLOAT32 = np.dtype(np.float32)
-# Plans of one layer that are kept, one a shape of input; the oldest goes first.
-_MOST_PLANS = 32
+# How many plans a layer keeps, one per input shape; the oldest is dropped first.
+_MAX_PLANS = 32
 
 
 def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], Any]]:
@@ -49,7 +50,7 @@ def _same(x: Any) -> Any:
 class Layer(Module):
     """A module that computes: `_compute` for arrays, `_record` for symbols. Setting any attribute drops its cached plans."""
 
-    # What a layer has worked out for a shape of input: plans mostly, so their name.
+    # What a layer computed for an input shape: mostly plans.
     _plans: dict[Shape, Any]
 
     def __init__(self) -> None:
@@ -58,14 +59,14 @@ class Layer(Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # A new dict: another thread may still be about to fill the old one.
+        # A new dict: another thread may still write to the old one.
         object.__setattr__(self, "_plans", {})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": {}}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """`forward`: a layer has no layers to name in an error."""
+        """`forward`. Errors need no names of layers here, as in `Module`: a layer contains none."""
         return self.forward(*args, **kwargs)
 
     def forward(self, *inputs: Any) -> Any:
@@ -74,7 +75,8 @@ class Layer(Module):
             if isinstance(inputs[0], Symbol):
                 return self._record(*inputs)
             array, back = as_input(inputs[0])
-            return back(self._compute(array, *(as_input(x, f"input {i}")[0] for i, x in enumerate(inputs[1:], 2))))
+            result = self._compute(array, *(as_input(x, f"input {i}")[0] for i, x in enumerate(inputs[1:], 2)))
+            return back(np.asarray(result))  # numpy makes scalars of arrays without dimensions
         except LayerError as error:
             error.layer = error.layer or self
             raise
@@ -83,9 +85,9 @@ class Layer(Module):
         """What has been made for the key, or make()."""
         made = self._plans.get(key)
         if made is None:
-            plans = self._plans  # before `make`: an attribute set meanwhile has put another dict in its place
+            plans = self._plans  # read before `make`: setting an attribute meanwhile replaces the dict
             made = make()
-            if len(plans) >= _MOST_PLANS:
+            if len(plans) >= _MAX_PLANS:
                 plans.pop(next(iter(plans)), None)
             plans[key] = made
         return made
@@ -100,10 +102,10 @@ class Layer(Module):
 class QuantizedInput(Layer):
     """A layer that quantizes its input (Add: its second one), by a fixed quantizer or by each call's range.
 
-    act_bits: 1..8. act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration (or, where
-    dynamic, the call) sees a negative value. act_asymmetric: the zero point lies wherever the range wants it. dynamic: the range of each
+    act_bits: 1..8. act_signed: False: codes represent 0.0 and above; True: negative values as well; None: signed if calibration (or, where
+    dynamic, the call) sees a negative value. act_asymmetric: any zero point, as the range requires. dynamic: the range of each
     call's whole input, no calibration; such a layer cannot be compiled.
-    quantizer: None until `calibrate`, `load_state_dict` or an assignment sets it; once set it holds, for dynamic layers, too.
+    quantizer: None until `calibrate`, `load_state_dict` or an assignment sets it; once set it is used, also by dynamic layers.
     """
 
     def __init__(self, act_bits: int, act_signed: bool | None, act_asymmetric: bool, dynamic: bool) -> None:
@@ -125,6 +127,11 @@ class QuantizedInput(Layer):
         if name == "quantizer" and value is not None and value.bits != self.act_bits:
             raise ValueError(f"quantizer has {value.bits} bits, but act_bits={self.act_bits}")
         super().__setattr__(name, value)
+
+    @property
+    def observable(self) -> bool:
+        """Whether `calibrate` finds a range for the layer: not where each call finds its own."""
+        return not self.dynamic
 
     def input_quantizer(self) -> Quantizer:
         """The fixed quantizer, or LayerError."""
@@ -206,7 +213,7 @@ class PlannedLayer(QuantizedInput):
         return result
 
     def _settle(self) -> None:
-        """Decide what is still open, before a plan is made."""
+        """Fix what is undecided (random weights) before a plan is made."""
 
     def _check(self, shape: Shape, given: Shape) -> None:
         """LayerError unless `shape` is one image that the layer takes; `given` is what the caller passed."""
@@ -231,8 +238,6 @@ def check_finite(x: FloatArray) -> None:
 
 def plan_of(shape: Shape, layer: Module, build: Callable[[Symbol], Symbol], codes_in: bool = False) -> Callable[[Any], list[FloatArray]]:
     """A function that runs the small network which `build` records for one image of `shape`."""
-    from .lower import lower  # lowering knows nothing of layers; layers only need it to run by themselves
-
     trace = Trace(layer, shape)
     trace.graph.outputs = [build(Symbol(trace, trace.graph.input, 1)).node]
     return lower(trace.graph, codes_in=codes_in).runner()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from .calibrate import calibrate
 from .graph import Shape
 from .quantizer import as_float32
 from .shapes import LayerError
@@ -16,7 +17,7 @@ Self = TypeVar("Self", bound="Module")
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict(strict=False)` did not find, and what it had no use for."""
+    """Keys that `load_state_dict(strict=False)` did not find, and keys that it did not use."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -25,19 +26,19 @@ class IncompatibleKeys(NamedTuple):
 class Module:
     """A network, or a part of one. Subclass it, assign layers to attributes and write `forward`, as with `torch.nn.Module`.
 
-    There is nothing to train: no gradients, no modes, no devices. `train()` and `eval()` exist so that code written for torch runs.
+    It is for inference: no gradients, no modes, no devices. `train()` and `eval()` exist so that code written for torch runs.
     """
 
     _modules: dict[str, Module]
 
     def __new__(cls: type[Self], *_args: Any, **_kwargs: Any) -> Self:
-        """Ready for attributes even where a subclass forgets super().__init__()."""
+        """A module that takes attributes even if a subclass does not call super().__init__()."""
         module = super().__new__(cls)
         object.__setattr__(module, "_modules", {})
         return module
 
     def __init__(self) -> None:
-        """Nothing; here for `super().__init__()`."""
+        """Nothing: it exists for `super().__init__()`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Module):
@@ -146,7 +147,7 @@ class Module:
 
         Where there is no "act_scale", a layer keeps the quantizer that it has: calibrate again after loading other weights.
         Nothing is changed if an error is raised: LayerError (a RuntimeError) in torch's words where keys are missing or unexpected
-        (only with `strict`), where shapes differ or a value is not finite.
+        (only with `strict`), where shapes differ or a value is not a finite real number.
         """
         parts = [(f"{name}." if name else "", module) for name, module in self.named_modules()]
         missing: list[str] = []
@@ -171,7 +172,7 @@ class Module:
                     continue
                 try:
                     values[key] = as_float32(state_dict[name], name)
-                except ValueError as error:
+                except (TypeError, ValueError) as error:
                     problems.append(f"{error}.")
             taken.append((module, values))
         unexpected = [name for name in state_dict if name not in used]
@@ -189,10 +190,13 @@ class Module:
 
     def calibrate(self: Self, batches: Any, method: str = "mse", **options: Any) -> Self:
         """Find the ranges of all quantizers from sample inputs: see `ulp.nn.calibrate`. Returns the network."""
-        from .calibrate import calibrate
-
         calibrate(self, batches, method, **options)
         return self
+
+    @property
+    def observable(self) -> bool:
+        """Whether `calibrate` finds a range for this module."""
+        return False
 
     def extra_repr(self) -> str:
         """What stands between the brackets where the module is printed."""

@@ -1,4 +1,4 @@
-"""What a calibration remembers of a tensor: its extremes and a histogram that grows with the values."""
+"""What a calibration records of a tensor: its extremes and a histogram whose range grows with the values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .quantizer import FloatArray, Quantizer, from_range
 
 METHODS = ("minmax", "percentile", "mse")
 
-# Bins a side. The histogram reaches to a power of two, so at least half of them are used: finer than 8 bits by a factor of 16.
+# Bins per side. The histogram reaches to a power of two, so at least half of them are used: finer than 8 bits by a factor of 16.
 _BINS = 4096
 
 
 class Observer:
-    """Least and largest value, and how many values lie in each of 2 * 4096 equal bins around 0. Exact zeros are counted apart."""
+    """The smallest and largest value, and a histogram of 2 * 4096 equal bins around 0. Exact zeros are counted apart."""
 
     def __init__(self) -> None:
         self.low = math.inf
@@ -66,7 +66,7 @@ class Observer:
             return from_range(self.low, self.high, bits, signed, asymmetric)
         if method == "percentile":
             return from_range(self._percentile(100 - percentile), self._percentile(percentile), bits, signed, asymmetric)
-        return self._least_squares(bits, signed, asymmetric)
+        return self._by_squared_error(bits, signed, asymmetric)
 
     def _points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Values in ascending order with their counts: the middle of each bin that is not empty, and 0."""
@@ -85,14 +85,14 @@ class Observer:
         total = np.cumsum(counts)
         return float(values[min(len(values) - 1, int(np.searchsorted(total, percentile / 100 * total[-1])))])
 
-    def _least_squares(self, bits: int, signed: bool, asymmetric: bool) -> Quantizer:
+    def _by_squared_error(self, bits: int, signed: bool, asymmetric: bool) -> Quantizer:
         values, counts = self._points()
         points = values.astype(np.float32)
-        best, least = from_range(self.low, self.high, bits, signed, asymmetric), math.inf
-        # Heavy tails at 2 bits want a small share of the range; from 6 bits on nearly all of it.
+        best, min_error = from_range(self.low, self.high, bits, signed, asymmetric), math.inf
+        # With heavy tails, 2 bits are best on a small share of the range, 6 bits and more on nearly all of it.
         for share in np.geomspace(1 / 64, 1, 128):
             candidate = from_range(self.low * share, self.high * share, bits, signed, asymmetric)
             error = float((np.square(points - candidate.round_trip(points), dtype=np.float64) * counts).sum())
-            if error < least:
-                best, least = candidate, error
+            if error < min_error:
+                best, min_error = candidate, error
         return best

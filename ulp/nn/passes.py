@@ -1,4 +1,4 @@
-"""Rewriting a graph before it is lowered: what does nothing goes, batch normalisation is folded, quantizers move in front of pooling."""
+"""Rewriting a graph before it is lowered: identities are dropped, batch normalisation is folded, pooling moves in front of quantizers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
 def _fold_batch_norm(node: Node) -> Node:
     """(sum * scale + bias) * g + h = sum * (scale * g) + (bias * g + h), in float64.
 
-    A convolution that others use, too, stays beside the folded one. Behind a Quantize it becomes a depthwise convolution of ones.
+    A convolution with other users stays beside the folded one. Behind a Quantize it becomes a depthwise convolution of ones.
     """
     if not isinstance(node.op, BatchNorm):
         return node
@@ -55,7 +55,7 @@ def _fold_batch_norm(node: Node) -> Node:
 
 
 def _quantize_after_pool(node: Node) -> Node:
-    """pool(quantize(x)) = quantize(pool(x)): the pooling then works on codes whatever follows."""
+    """pool(quantize(x)) = quantize(pool(x)): the pooling then works on codes, whatever follows."""
     if isinstance(node.op, (MaxPool, Gather)) and isinstance(node.inputs[0].op, Quantize):
         source = node.inputs[0]
         pooled = Node(node.op, source.inputs, node.shape, node.name, node.kind)

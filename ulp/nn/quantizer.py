@@ -1,11 +1,11 @@
 """From floats to codes: the quantizer of a tensor of activations, the ranges it is made from, and the quantization of weights.
 
-Activations are unsigned codes u of `bits` bits with one scale and one zero point a tensor:
+Activations are unsigned codes u of `bits` bits with one scale and one zero point per tensor:
 
-    u = clamp(rint(x * (1 / scale)) + zero, 0, 2^bits - 1),     u stands for (u - zero) * scale
+    u = clamp(rint(x * (1 / scale)) + zero, 0, 2^bits - 1),     u represents (u - zero) * scale
 
-in float32 throughout, 1 / scale rounded first, halves to even. Weights are two's complement (at one bit -1 and +1) with a scale a channel
-or one for all.
+in float32 throughout, 1 / scale rounded first, halves to even. Weights are two's complement (at one bit -1 and +1) with one scale per
+channel or one for all.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ WeightRange = Literal["full", "narrow"]
 _SMALLEST_SCALE = 2.0**-126
 _LARGEST_SCALE = 2.0**126
 _ZERO = np.float32(0)
+_ONE = np.float32(1)
 
 
 def positive_scale(value: object, name: str) -> float:
     """`value` rounded to float32, as a float. ValueError unless it and its inverse are positive normal float32 numbers."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}={value!r}: expected a number, not {type(value).__name__}")
     with np.errstate(over="ignore"):  # infinity is refused below
         scale = float(np.float32(value))  # type: ignore[arg-type]  # numpy's TypeError says what does not convert
     if not _SMALLEST_SCALE <= scale <= _LARGEST_SCALE:
@@ -40,16 +43,19 @@ def positive_scale(value: object, name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that stands for 0.0.
+    """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that represents 0.0.
 
-    bipolar: for binary networks: 2 bits with the zero 1, of which x >= 0 takes the code 2, which stands for `scale`, and any other x the
-        code 0, which stands for -scale; the code 1 is left for padding.
+    bipolar: for binary networks, 2 bits with the zero 1: x >= 0 becomes the code 2 (`scale`), any other x the code 0 (-scale); the code 1
+        is used by padding only.
+    ties_to_odd: x * (1 / scale) halfway between two integers is rounded to the odd one. So QONNX and Brevitas round where their zero point
+        is odd: rint(x / scale + zero).
     """
 
     bits: int
     scale: float
     zero: int = 0
     bipolar: bool = False
+    ties_to_odd: bool = field(default=False, repr=False)
     _terms: tuple[np.float32, np.float32, np.float32, np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -72,9 +78,14 @@ class Quantizer:
             return np.asarray(np.where(x >= 0, np.float32(2), _ZERO))
         inverse, zero, levels, _ = self._terms
         with np.errstate(over="ignore"):  # what leaves float32 is clamped
-            steps: FloatArray = np.multiply(x, inverse)
+            steps: FloatArray = np.asarray(np.multiply(x, inverse))  # of a scalar, numpy makes no array
         # In place, and without np.clip: half the time of a small array.
-        np.rint(steps, out=steps)
+        if self.ties_to_odd:
+            np.add(steps, _ONE, out=steps)
+            np.rint(steps, out=steps)
+            np.subtract(steps, _ONE, out=steps)
+        else:
+            np.rint(steps, out=steps)
         np.add(steps, zero, out=steps)
         np.maximum(steps, _ZERO, out=steps)
         np.minimum(steps, levels, out=steps)
@@ -91,12 +102,12 @@ class Quantizer:
         return int(self.codes(np.array([x], np.float32))[0])
 
     def values(self, codes: npt.NDArray[np.uint8]) -> FloatArray:
-        """What codes stand for, float32."""
+        """The float32 values that codes represent."""
         steps: FloatArray = (codes.astype(np.int16) - np.int16(self.zero)).astype(np.float32)
         return np.asarray(steps * np.float32(self.scale))
 
     def round_trip(self, x: FloatArray) -> FloatArray:
-        """What remains of finite float32 values: values(codes(x))."""
+        """Finite float32 values rounded to the grid: values(codes(x))."""
         _, zero, _, scale = self._terms
         steps = self._steps(x)
         np.subtract(steps, zero, out=steps)
@@ -104,9 +115,9 @@ class Quantizer:
         return steps
 
     def effective_clamp(self, low: float, high: float) -> tuple[float, float]:
-        """The part of clamp(x, low, high) that codes can show; the other bound becomes infinite.
+        """The bounds of clamp(x, low, high) that change a code; the others become infinite.
 
-        A ReLU in front of unsigned codes says nothing new: they begin at 0.
+        A ReLU in front of unsigned codes changes none: they begin at 0.
         """
         return (low if self.code(low) > 0 else -math.inf), (high if self.code(high) < self.levels else math.inf)
 
@@ -116,7 +127,7 @@ def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetr
 
     signed: False: codes from 0.0 up; True (of 2 bits or more): zero = 2^(bits - 1), as in two's complement; None: signed if low < 0 and
         bits > 1.
-    asymmetric: the zero point lies wherever the range wants it; `signed` is not looked at.
+    asymmetric: any zero point, as the range requires; `signed` is ignored.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     levels = 2**bits - 1
@@ -132,7 +143,7 @@ def from_range(low: float, high: float, bits: int, signed: bool | None, asymmetr
 
 
 def _safe_scale(scale: float) -> float:
-    # A tensor that was always zero has no scale; any will do.
+    # A tensor of zeros has no scale; any scale is right.
     return float(np.float32(scale)) if scale >= _SMALLEST_SCALE else 1.0
 
 
@@ -140,8 +151,8 @@ def _safe_scale(scale: float) -> float:
 class WeightOptions:
     """How floats become weights of `bits` bits.
 
-    per_channel: a scale an output channel, or one for all.
-    method: "mse" looks for the scale with the least squared error; "minmax" covers the largest weight.
+    per_channel: one scale per output channel, or one for all.
+    method: "mse" finds the scale with the smallest squared error; "minmax" covers the largest weight.
     range: "full" uses -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out, so that the interval is symmetric.
     One bit is -1 or +1 times mean |w| (Rastegari et al., XNOR-Net, 2016, section 3.1), whatever method and range say.
     """
@@ -173,7 +184,7 @@ def quantize_weight(weight: FloatArray, options: WeightOptions) -> tuple[npt.NDA
         return np.zeros(weight.shape, np.int8), np.ones(channels, np.float32)
     integers = np.empty(rows.shape, np.int8)
     scales = np.empty(len(rows), np.float32)
-    block = max(1, 2**18 // rows.shape[1])  # rows whose copies stay in the cache
+    block = max(1, 2**18 // rows.shape[1])  # so many rows that their copies stay in the cache
     for i in range(0, len(rows), block):
         part = rows[i : i + block]
         scales[i : i + block] = _scales(part, options)
@@ -190,7 +201,7 @@ def to_integers(rows: FloatArray, scales: FloatArray, options: WeightOptions) ->
     low, high = options.interval
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         steps = np.rint(rows / scales[:, None])
-    # A scale of zero says that the channel is zero.
+    # A channel with a scale of zero is zero.
     if not scales.all():
         steps = np.nan_to_num(steps, posinf=0.0, neginf=0.0)
     return np.asarray(np.clip(steps, low, high).astype(np.int8))
@@ -204,24 +215,24 @@ def _scales(rows: FloatArray, options: WeightOptions) -> FloatArray:
     reach = np.asarray(np.where(reach >= _SMALLEST_SCALE, reach, 1.0))
     if options.method == "minmax":
         return np.asarray(reach.astype(np.float32))
-    return _least_squares(rows, reach, low, high)
+    return _by_squared_error(rows, reach, low, high)
 
 
-def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, high: int) -> FloatArray:
-    """The scale of each row with the least sum of (w - scale * integer)^2.
+def _by_squared_error(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, high: int) -> FloatArray:
+    """The scale of each row with the smallest sum of (w - scale * integer)^2.
 
-    A grid of shares of `reach` finds the valley; from there the best scale for fixed integers, <w, q> / <q, q>, and the best integers for
-    a fixed scale take turns, which never raises the error.
+    A grid search over shares of `reach` gives the start. Then two steps alternate, neither of which raises the error: the best scale for
+    fixed integers, <w, q> / <q, q>, and the best integers for a fixed scale.
     """
     rows = (rows / reach[:, None]).astype(np.float32)  # no square leaves float32
     best = np.ones(len(rows))
-    least = np.full(len(rows), np.inf)
+    min_error = np.full(len(rows), np.inf)
 
     def attempt(scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         q = np.clip(np.rint(rows / scales[:, None].astype(np.float32)), low, high)
         error = np.square(rows - q * scales[:, None].astype(np.float32)).sum(axis=1, dtype=np.float64)
-        better = error < least
-        least[better] = error[better]
+        better = error < min_error
+        min_error[better] = error[better]
         best[better] = scales[better]
         across = (rows * q).sum(axis=1, dtype=np.float64)
         square = np.square(q).sum(axis=1, dtype=np.float64)
@@ -237,10 +248,19 @@ def _least_squares(rows: FloatArray, reach: npt.NDArray[np.float64], low: int, h
 
 
 def as_float32(x: Any, name: str) -> FloatArray:
-    """A contiguous float32 copy of an array or tensor, from any device. ValueError where a value is not finite."""
+    """A contiguous float32 copy of real numbers, an array or a tensor on any device.
+
+    TypeError for complex numbers, text and other objects, ValueError where a value is not finite.
+    """
     if hasattr(x, "detach"):
+        if x.is_complex():
+            raise TypeError(f"{name} has dtype {x.dtype}: expected real numbers")
         x = x.detach().cpu().float().numpy()
-    array = np.array(x, dtype=np.float32, order="C")
+    given = np.asarray(x)
+    if given.dtype.kind in "cSUMm":
+        raise TypeError(f"{name} has dtype {given.dtype}: expected real numbers")
+    with np.errstate(over="ignore"):  # infinity is refused below
+        array = np.array(given, dtype=np.float32, order="C")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds a NaN or an infinity")
     return array

@@ -16,7 +16,6 @@ import json
 import mmap
 import os
 import threading
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -75,7 +74,7 @@ def parsed(source: Source, kind: str) -> tuple[dict[str, Any], Arrays]:
 
 
 def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
-    """Write the parts beside `path`, then put them in its place: nobody ever sees half a file."""
+    """Write the parts beside `path`, then replace `path` by them: a reader never sees half a file."""
     target = Path(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -92,7 +91,7 @@ def name_of(source: Source) -> str:
 
 
 def _contents(source: Source) -> memoryview:
-    """The bytes of a file, which is mapped as long as somebody looks at them, or of what is in memory."""
+    """The bytes of a file, which stays mapped as long as they are referred to, or of what is in memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return memoryview(source).cast("B")
     with Path(source).open("rb") as file:
@@ -126,7 +125,7 @@ def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int
     if len(labels) != len(steps):
         raise ValueError(f"{len(labels)} labels for {len(steps)} steps")
     shapes = [_shape(shape) for shape in known["output_shapes"]]
-    found = [step["out_shape"] for step in steps if step["name"] == "output"]
+    found = [step["out_shape"] for step in steps if step["kind"] == "output"]
     if len(shapes) != len(found):
         raise ValueError(f"{len(shapes)} output shapes for {len(found)} outputs")
     input_shape = _shape(known["input_shape"])
@@ -162,7 +161,7 @@ def _label(label: object) -> Label:
 
 
 def _quantizer_document(quantizer: Quantizer) -> dict[str, Any]:
-    return {field.name: getattr(quantizer, field.name) for field in fields(quantizer) if field.init}
+    return {name: getattr(quantizer, name) for name in ("bits", "scale", "zero", "bipolar")}
 
 
 def _quantizer_from(document: object) -> Quantizer:

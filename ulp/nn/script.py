@@ -1,13 +1,14 @@
-"""What was asked of a plan, in order: so that it can be asked of another one, in another process and on another CPU.
+"""The calls that built a plan, in order: they build the same plan in another process and on another CPU.
 
-A script as a document is a list of calls of `_core.Plan`, [name, argument, ...], each argument as JSON has it, but for
+A script as a document is a list of calls of `_core.Plan`, [name, argument, ...]. A step's arguments are its fields, in the order of
+`_core.plan_steps()`, to which new ones are only appended. Each is as JSON has it, but for
 
     {"$array": name}                                         an array of the file
     {"$packed": name, "k": K, "n": N, "bits": b, "signed": s}  packed weights, whose bytes are an array of the file
     {"$float": "inf"}                                          and "-inf", "nan"
 
-The packed weights are the b bits a weight that every kernel expands from (csrc/pack/layout.h), the same on every CPU; what a kernel wants
-besides is made when the plan is.
+Packed weights take b bits per weight, in the layout that every kernel expands from (csrc/pack/layout.h), the same on every CPU; what a
+kernel needs besides is made when the plan is.
 """
 
 from __future__ import annotations
@@ -24,29 +25,32 @@ from ulp._validate import integer
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_TENSORS = ("codes", "floats")
-_STEPS = ("input_floats", "input_codes", "conv", "depthwise", "linear", "max_pool", "window_mean", "rescale", "gather", "output")
-# A network of some thousand layers is beyond all that is known; laying out buffers takes the square of the steps.
-MOST_CALLS = 2**14
+# The arguments of each call, in the order of saved files.
+_TENSORS = {"codes": ("height", "width", "channels", "bits", "zero", "scale"), "floats": ("height", "width", "channels")}
+_STEPS = _core.plan_steps()
+_FIELDS = _TENSORS | _STEPS
+
+# Known networks have some hundred layers; the time to lay out buffers grows with the square of the steps.
+MAX_CALLS = 2**14
 
 
 class Script:
-    """A plan that remembers what was asked of it. Its methods are those of `_core.Plan` that build one."""
+    """A plan that records how it is built. Its methods are those of `_core.Plan` that build one; arguments go by name."""
 
     def __init__(self, plan: Any) -> None:
         self.plan = plan
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.calls: list[tuple[str, dict[str, Any]]] = []
         self.group = 1
         self.throughput = False
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in _TENSORS + _STEPS:
+        if name not in _FIELDS:
             raise AttributeError(name)
         method = getattr(self.plan, name)
 
-        def call(*args: Any) -> Any:
-            result = method(*args)
-            self.calls.append((name, args))
+        def call(**fields: Any) -> Any:
+            result = method(**fields)
+            self.calls.append((name, fields))
             return result
 
         return call
@@ -57,54 +61,59 @@ class Script:
         self.plan.finalize(group, throughput, tune)
 
     def has(self, name: str) -> bool:
-        """Whether this was asked of the plan."""
+        """Whether the plan has a step of this kind."""
         return any(called == name for called, _ in self.calls)
 
     def document(self, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
         """The script as JSON has it. What it refers to is put into `arrays`, under names that begin with `prefix`.
 
-        With each convolution goes the way that computes it now, and the ISA for which that was chosen: it may have been timed.
+        Each convolution is stored with the method that computes it now, and the document with the ISA for which it was chosen: it may
+        have been chosen by timing.
         """
-        methods = iter(self.plan.steps())
+        steps = iter(self.plan.steps())
         names: dict[int, str] = {}
         calls = []
-        for i, (name, args) in enumerate(self.calls):
-            step = next(methods) if name in _STEPS else None
+        for i, (name, fields) in enumerate(self.calls):
+            step = next(steps) if name in _STEPS else None
             if step is not None and name == "conv":
-                args = (*args[:-1], "winograd" if step["method"].startswith("winograd") else step["method"])  # noqa: PLW2901
-            calls.append([name, *(encode(arg, arrays, f"{prefix}{i}.{name}.{j}", names) for j, arg in enumerate(args))])
+                fields = fields | {"method": "winograd" if step["method"].startswith("winograd") else step["method"]}  # noqa: PLW2901
+            arguments = (fields.get(field) for field in _FIELDS[name])
+            calls.append([name, *(encode(value, arrays, f"{prefix}{i}.{name}.{j}", names) for j, value in enumerate(arguments))])
         return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
 
 
 def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, *, tune: bool, max_bytes: int) -> Script:
-    """A finished plan from what `Script.document` gave, and the script of it; `plan` is an empty one.
+    """A finished plan from what `Script.document` gave, and its script; `plan` is an empty one.
 
-    tune: time the ways of each convolution here and now. Otherwise those of the document are taken where it comes from this ISA, and where
-    not, or where they do not exist here, those that the rules prefer.
-    max_bytes: what the activations of one run may take. Tuning runs the plan, so what is not trusted is replayed without it first.
-    ValueError where the document is none, or asks for what a plan refuses.
+    tune: time the methods of each convolution here and now. Otherwise the document's methods are used if it comes from this ISA and they
+    exist here, else those that the rules prefer.
+    max_bytes: what the activations of one run may take. Tuning runs the plan, so a document that is not trusted is replayed without first.
+    ValueError where the document is malformed, or the plan refuses a call.
     """
     if not isinstance(document, dict) or not isinstance(document.get("calls"), list):
         raise ValueError("a plan is an object with a list of calls")
-    if len(document["calls"]) > MOST_CALLS:
-        raise ValueError(f"it has {len(document['calls'])} calls; at most {MOST_CALLS} are taken")
+    if len(document["calls"]) > MAX_CALLS:
+        raise ValueError(f"it has {len(document['calls'])} calls; at most {MAX_CALLS} are accepted")
     script = Script(plan)
     decode = Decoder(arrays, max_bytes)
     hints = not tune and document.get("isa") == _core.isa()
     elements = 0
     for i, call in enumerate(document["calls"]):
-        if not isinstance(call, list) or not call or call[0] not in _TENSORS + _STEPS:
-            raise ValueError(f"call {i} is no list that begins with one of {', '.join(_TENSORS + _STEPS)}")
-        name: str = call[0]
+        if not isinstance(call, list) or not call or not isinstance(call[0], str) or call[0] not in _FIELDS:
+            raise ValueError(f"call {i} is no list that begins with one of {', '.join(_FIELDS)}")
+        name = call[0]
         try:
-            args = [decode(arg) for arg in call[1:]]
+            arguments = [decode(arg) for arg in call[1:]]
             if name in _TENSORS:
-                elements += math.prod(integer(side, "a side", 1, 2**24) for side in args[:3])
+                elements += math.prod(integer(side, "a side", 1, 2**24) for side in arguments[:3])
                 check_bytes(elements, max_bytes)
-            if name == "conv" and args:
-                _add_conv(script, args, hints)
+            if len(arguments) > len(_FIELDS[name]):
+                raise ValueError(f"it has {len(arguments)} arguments, at most {len(_FIELDS[name])} are known")
+            fields = dict(zip(_FIELDS[name], arguments, strict=False))
+            if name == "conv":
+                _add_conv(script, fields, hints)
             else:
-                getattr(script, name)(*args)
+                getattr(script, name)(**fields)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"call {i}, {name}: {_first_line(error)}") from None
     try:
@@ -115,17 +124,22 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
     return script
 
 
-def _add_conv(script: Script, args: list[Any], hints: bool) -> None:
-    """Add a convolution by its method where that is possible, by rule otherwise: a method says how fast it is, never what comes out."""
-    *rest, method = args
-    if hints and isinstance(method, str):
+def _add_conv(script: Script, fields: dict[str, Any], hints: bool) -> None:
+    """Add a convolution by its method where that is possible, by rule otherwise: the method changes the speed, never the result."""
+    if hints and isinstance(fields.get("method"), str):
         try:
-            script.conv(*rest, method)
+            script.conv(**fields)
         except ValueError:
-            pass  # and if it was not the method, the next line says so
+            pass  # if the method was not the reason, the last line raises it again
         else:
             return
-    script.conv(*rest, None)
+    if "method" in fields:
+        fields = fields | {"method": None}
+    script.conv(**fields)
+
+
+# Deeper than any value of a call, an attribute or a constant.
+_MAX_DEPTH = 8
 
 
 class Decoder:
@@ -141,38 +155,50 @@ class Decoder:
         self.packed: dict[str, tuple[dict[str, Any], _core.Packed]] = {}
         self.table_bytes = 0
 
-    def __call__(self, value: Any) -> Any:
-        """The value that was encoded."""
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        """The value that was encoded, which lies `depth` deep in another one."""
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"a value is nested more than {_MAX_DEPTH} deep")
         if isinstance(value, list):
-            return [self(item) for item in value]
+            return [self(item, depth + 1) for item in value]
         if not isinstance(value, dict):
             return value
         if value.keys() == {"$float"}:
-            if value["$float"] not in ("inf", "-inf", "nan"):
+            if not isinstance(value["$float"], str) or value["$float"] not in ("inf", "-inf", "nan"):
                 raise ValueError(f"{value['$float']!r} is neither 'inf', '-inf' nor 'nan'")
             return float(value["$float"])
         if value.keys() == {"$array"}:
             name = value["$array"]
-            if name in self.used:  # so that a small file stays small
-                raise ValueError(f"array {name!r} is used twice")
             return self._array(name).copy()
         if value.keys() == {"$packed", "k", "n", "bits", "signed"}:
             return self._weights(value)
-        return {key: self(item) for key, item in value.items()}
+        return {key: self(item, depth + 1) for key, item in value.items()}
 
     def _array(self, name: object) -> npt.NDArray[Any]:
         if not isinstance(name, str) or name not in self.arrays:
-            raise ValueError(f"the file holds no array {name!r}")
+            raise ValueError(f"the file holds no array {name!r:.100}")
+        if name in self.used:  # so that a small file stays small
+            raise ValueError(f"array {name!r} is used twice")
         self.used.add(name)
         return self.arrays[name]
 
+    def _unpacked(self, name: str, value: dict[str, Any]) -> _core.Packed:
+        k, n, bits, signed = (value[key] for key in ("k", "n", "bits", "signed"))
+        data = self._array(name)
+        if data.dtype != np.uint8 or type(signed) is not bool:
+            raise ValueError(f"the packed weights {name!r} are {data.dtype} with signed={signed!r}, expected uint8 with true or false")
+        try:
+            k, n, bits = (integer(size, what, 0, 2**31) for size, what in ((k, "k"), (n, "n"), (bits, "bits")))
+        except TypeError as error:
+            raise ValueError(f"the packed weights {name!r}: {error}") from None
+        return _core.from_data(data, k, n, bits, signed)
+
     def _weights(self, value: dict[str, Any]) -> _core.Packed:
         name = value["$packed"]
+        if not isinstance(name, str):
+            raise ValueError(f"the file holds no array {name!r:.100}")
         if name not in self.packed:
-            if name in self.used:
-                raise ValueError(f"array {name!r} is used twice")
-            sizes = (value[key] for key in ("k", "n", "bits", "signed"))
-            self.packed[name] = value, _core.from_data(self._array(name), *sizes)
+            self.packed[name] = value, self._unpacked(name, value)
         known, packed = self.packed[name]
         if known != value:
             raise ValueError(f"the packed weights {name!r} are used at different sizes")

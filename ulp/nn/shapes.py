@@ -18,7 +18,7 @@ _LARGEST = 4096
 
 
 class LayerError(ValueError, RuntimeError):
-    """What a layer was given does not fit it, or it is not ready. Torch raises RuntimeError in these words, numpy ValueError: it is both.
+    """The input does not fit a layer, or the layer is not ready. Torch raises RuntimeError here, numpy ValueError: this is both.
 
     layer: where it happened, if that is known; name: the layer's name in the network that was called.
     """
@@ -46,8 +46,15 @@ def shape_text(shape: Sequence[int]) -> str:
     return "[" + ", ".join(str(side) for side in shape) + "]"
 
 
+def dimension(dim: int, ndim: int) -> int:
+    """`dim` of an array of `ndim` dimensions as 0 or more. LayerError, in torch's words, where there is no such dimension."""
+    if not -ndim <= dim < ndim:
+        raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
+    return dim % ndim
+
+
 def same_padding(kernel: Pair, dilation: Pair) -> Sides:
-    """Torch's padding='same': what is odd goes to the bottom and to the right."""
+    """Torch's padding='same': an odd pixel goes to the bottom and to the right."""
     total_y, total_x = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
     return total_y // 2, total_x // 2, total_y - total_y // 2, total_x - total_x // 2
 

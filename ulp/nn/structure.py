@@ -13,13 +13,12 @@ from ulp._validate import integer
 from .graph import Add as AddOp
 from .graph import BatchNorm, Clamp, Op, Shape
 from .graph import Concat as ConcatOp
-from .graph import Flatten as FlattenOp
 from .graph import Identity as IdentityOp
 from .graph import Quantize as QuantizeOp
 from .layer import Layer, QuantizedInput
 from .quantizer import FloatArray, as_float32
-from .shapes import LayerError, shape_text
-from .trace import Symbol, record
+from .shapes import LayerError, dimension, shape_text
+from .trace import Symbol, record, record_flatten
 
 
 class Elementwise(Layer):
@@ -94,22 +93,15 @@ class Flatten(Layer):
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x = inputs[0]
-        first, last = (self._dimension(dim, x.ndim) for dim in (self.start_dim, self.end_dim))
+        first, last = (dimension(dim, max(x.ndim, 1)) for dim in (self.start_dim, self.end_dim))
         if first > last:
             raise LayerError("flatten() has invalid args: start_dim cannot come after end_dim")
+        if x.ndim == 0:
+            return x.reshape(1)  # as in torch
         return x.reshape(*x.shape[:first], -1 if x.size else math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
 
     def _record(self, *inputs: Symbol) -> Symbol:
-        x = inputs[0]
-        first, last = (self._dimension(dim, x.ndim) for dim in (self.start_dim, self.end_dim))
-        if (first, last) != (1, x.ndim - 1):
-            raise LayerError(f"Flatten({self.start_dim}, {self.end_dim}) cannot be compiled: use Flatten(1), which keeps the images apart")
-        return record(FlattenOp(), (math.prod(x.node.shape),), self, x)
-
-    def _dimension(self, dim: int, ndim: int) -> int:
-        if not -ndim <= dim < ndim:
-            raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
-        return dim % ndim
+        return record_flatten(inputs[0], self.start_dim, self.end_dim, self)
 
     def extra_repr(self) -> str:
         """As torch's."""
@@ -133,9 +125,9 @@ class Concat(Layer):
 
     def _axis(self, shapes: list[Shape]) -> int:
         first, ndim = shapes[0], len(shapes[0])
-        if not -ndim <= self.dim < ndim:
-            raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {self.dim})")
-        axis = self.dim % ndim
+        if ndim == 0:
+            raise LayerError("zero-dimensional tensor (at position 0) cannot be concatenated")
+        axis = dimension(self.dim, ndim)
         for i, shape in enumerate(shapes[1:], 1):
             if len(shape) != ndim:
                 raise LayerError(f"Tensors must have same number of dimensions: got {ndim} and {len(shape)}")
@@ -233,14 +225,22 @@ class Quantize(QuantizedInput):
 class BatchNorm2d(Layer):
     """(x - running_mean) / sqrt(running_var + eps) * weight + bias, channel by channel, by the statistics of training.
 
-    Takes and gives float32 (N, C, H, W). Arguments as for torch.nn.BatchNorm2d; `momentum` is accepted and ignored. Compiled, it becomes
-    part of the Conv2d right before it, or works on the codes of a Quantize right before it; behind anything else it cannot be compiled.
+    Takes and gives float32 (N, C, H, W). Arguments as for torch.nn.BatchNorm2d; `momentum` is accepted and ignored. Compiled, the layer
+    becomes part of the Conv2d right before it, or works on the codes of a Quantize right before it; behind anything else it cannot be
+    compiled.
     """
 
     _terms: tuple[FloatArray, FloatArray] | None
 
     def __init__(
-        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if not track_running_stats:
@@ -253,14 +253,15 @@ class BatchNorm2d(Layer):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.weight: FloatArray | None = np.ones(num_features, np.float32) if affine else None
-        self.bias: FloatArray | None = np.zeros(num_features, np.float32) if affine else None
+        self.bias: FloatArray | None = np.zeros(num_features, np.float32) if affine and bias else None
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
 
     @classmethod
     def from_float(cls, layer: Any) -> BatchNorm2d:
         """A layer like `layer` (a torch.nn.BatchNorm2d, or what has its attributes)."""
-        made = cls(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        bias = layer.bias is not None
+        made = cls(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, bias=bias)
         made.load_state_dict({name: getattr(layer, name) for name in made._parameters() | made._buffers()})
         return made
 
@@ -309,9 +310,7 @@ class BatchNorm2d(Layer):
         return {"running_mean": self.running_mean.copy(), "running_var": self.running_var.copy()}
 
     def _parameters(self) -> dict[str, FloatArray]:
-        if self.weight is None or self.bias is None:
-            return {}
-        return {"weight": self.weight.copy(), "bias": self.bias.copy()}
+        return {name: term.copy() for name, term in (("weight", self.weight), ("bias", self.bias)) if term is not None}
 
     def _state(self) -> dict[str, npt.NDArray[Any]]:
         return {**self._parameters(), **self._buffers()}
@@ -327,4 +326,5 @@ class BatchNorm2d(Layer):
 
     def extra_repr(self) -> str:
         """As torch's."""
-        return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
+        bias = ", bias=False" if self.affine and self.bias is None else ""
+        return f"{self.num_features}, eps={self.eps}, affine={self.affine}{bias}"

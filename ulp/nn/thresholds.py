@@ -4,8 +4,9 @@ A step's code is, over the real numbers,
 
     code(acc) = clamp(rint(clamp(acc * m + b, low, high) / s) + zero, 0, 2^bits - 1),    halves to even
 
-with m, b, low, high and s the very values of its float32 parameters. It grows with acc where m > 0 and falls where m < 0, so it is known
-from the sums at which it steps: code = how many thresholds are <= acc, or <= ~acc = -acc - 1 for m < 0.
+with m, b, low, high and s the exact values of its float32 parameters (halves to odd for a quantizer with `ties_to_odd`). It rises with acc
+where m > 0 and falls where m < 0, so it is known from the sums at which it steps: code = how many thresholds are <= acc, or
+<= ~acc = -acc - 1 for m < 0.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def thresholds(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """(int32 (N, 2^bits - 1) ascending, flip bool (N,)) for finite float32 scale m and bias b of shape (N,).
 
-    A threshold of -2^31 is always reached, one of 2^31 - 1 never: no sum that a plan admits is as large.
+    A threshold of -2^31 is always reached, one of 2^31 - 1 never: plans refuse sums that large.
     """
     if quantizer.bipolar:  # 0.0 reaches codes 1 and 2, nothing reaches 3
         even = np.ones(3, np.bool_)
         bounds = np.array([0.0, 0.0, np.inf])
     else:
         steps = np.arange(1, quantizer.levels + 1) - quantizer.zero  # rint(v / s) must be at least this
-        even = steps % 2 == 0  # then a tie rounds up to it
+        even = (steps % 2 == 0) != quantizer.ties_to_odd  # then a tie rounds up to it
         bounds = (steps - 0.5) * np.float64(quantizer.scale)  # exact: 10 bits times 24
     m, b = scale.astype(np.float64)[:, None], bias.astype(np.float64)[:, None]
     flip = scale < 0
@@ -48,14 +49,14 @@ def thresholds(
 
     reached = (b > bounds) | ((b == bounds) & even)
     found = np.where(m == 0, np.where(reached, -np.inf, np.inf), found)
-    # What the clamp alone decides.
+    # Steps that the clamp alone decides.
     found[:, [_reaches(low, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = -np.inf
     found[:, [not _reaches(high, bound, bool(e)) for bound, e in zip(bounds, even, strict=True)]] = np.inf
     return np.clip(found, INT32_MIN, INT32_MAX).astype(np.int32), flip
 
 
 def _first(at: Fraction, flip: bool, even: bool) -> int:
-    """The least acc (or ~acc) that reaches the step whose boundary is the sum `at`; a tie reaches it if the step is even."""
+    """The smallest acc (or ~acc) that reaches the step whose boundary is the sum `at`; a tie reaches it if the step is even."""
     if flip:
         last = math.floor(at)  # the largest sum that still reaches it
         if last == at and not even:

@@ -1,14 +1,17 @@
-"""Recording a network: it is called once with a symbol in place of an array, and every layer notes itself in a graph."""
+"""Recording a network: it is called once with a symbol in place of an array, and every layer adds itself to a graph."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NoReturn
 
 import numpy as np
 
-from .graph import Graph, Node, Op, Shape
+from ulp._validate import integer
+
+from .graph import Flatten, Graph, Node, Op, Shape
 from .module import Module
-from .shapes import LayerError
+from .shapes import LayerError, dimension
 
 
 class Trace:
@@ -19,15 +22,18 @@ class Trace:
         self._names = {id(module): name for name, module in network.named_modules()}
         self._calls: dict[str, int] = {}
 
-    def name(self, layer: Module) -> str:
-        """The layer's name in the network; a second call of the same layer gets ":2", a layer made inside forward its class."""
-        name = self._names.get(id(layer)) or type(layer).__name__.lower()
+    def name(self, layer: Module | str) -> str:
+        """The layer's name in the network, or for a layer that is not part of it, or known by its class only, the class in lower case.
+
+        A second call of the same layer gets ":2".
+        """
+        name = self._names.get(id(layer)) or kind_of(layer).lower()
         calls = self._calls[name] = self._calls.get(name, 0) + 1
         return name if calls == 1 else f"{name}:{calls}"
 
 
 class Symbol:
-    """Stands for the result of a layer while a network is traced. It has a shape and no values."""
+    """The result of a layer while a network is traced. It has a shape and no values."""
 
     def __init__(self, trace: Trace, node: Node, batch: int) -> None:
         self.trace = trace
@@ -55,10 +61,8 @@ class Symbol:
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Symbol:
         """As torch's `Tensor.flatten`; only flatten(1), the images one by one."""
-        from .structure import Flatten
-
-        result: Symbol = Flatten(start_dim, end_dim)(self)
-        return result
+        start_dim, end_dim = integer(start_dim, "start_dim", -64, 63), integer(end_dim, "end_dim", -64, 63)
+        return record_flatten(self, start_dim, end_dim, "Flatten")
 
     def _unknown(self, what: str) -> NoReturn:
         raise self._error(what)
@@ -72,7 +76,7 @@ class Symbol:
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._unknown("a numpy function")
 
-    __array_ufunc__ = None  # numpy's operators then ask Symbol's
+    __array_ufunc__ = None  # numpy then leaves operators to Symbol
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
@@ -103,10 +107,22 @@ class Symbol:
     __rtruediv__ = __truediv__
 
 
-def record(op: Op, shape: Shape, layer: Module, *inputs: Symbol, kind: str = "") -> Symbol:
-    """The symbol of a layer's result."""
+def kind_of(layer: Module | str) -> str:
+    """The class of a layer, which may be given by that name."""
+    return layer if isinstance(layer, str) else type(layer).__name__
+
+
+def record(op: Op, shape: Shape, layer: Module | str, *inputs: Symbol, kind: str = "") -> Symbol:
+    """The symbol of a layer's result. layer: itself, or the name of its class."""
     trace = inputs[0].trace
     if any(x.trace is not trace for x in inputs):
         raise LayerError("a symbol of another trace: forward must not keep results between calls")
-    node = trace.graph.add(op, [x.node for x in inputs], shape, trace.name(layer), kind or type(layer).__name__)
+    node = trace.graph.add(op, [x.node for x in inputs], shape, trace.name(layer), kind or kind_of(layer))
     return Symbol(trace, node, inputs[0].batch)
+
+
+def record_flatten(x: Symbol, start_dim: int, end_dim: int, layer: Module | str) -> Symbol:
+    """The symbol of Flatten(start_dim, end_dim). LayerError unless it flattens each image as a whole."""
+    if (dimension(start_dim, x.ndim), dimension(end_dim, x.ndim)) != (1, x.ndim - 1):
+        raise LayerError(f"Flatten({start_dim}, {end_dim}) cannot be compiled: use Flatten(1), which keeps the images apart")
+    return record(Flatten(), (math.prod(x.node.shape),), layer, x)

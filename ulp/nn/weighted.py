@@ -2,226 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ulp._validate import as_array, bit_width, describe_interval, integer, interval
+from ulp._validate import bit_width, integer
 
 from .floats import conv
 from .graph import Conv, Gather, Pair, Shape, Sides
 from .graph import Linear as LinearOp
 from .graph import Weights as GraphWeights
-from .layer import PlannedLayer, plan_of
-from .quantizer import (
-    FloatArray,
-    Quantizer,
-    WeightMethod,
-    WeightOptions,
-    WeightRange,
-    as_float32,
-    quantize_weight,
-    to_integers,
-)
+from .quantizer import FloatArray, Quantizer, WeightMethod, WeightOptions, WeightRange
 from .shapes import IntOrPair, LayerError, check_image, conv_size, pair, same_padding, shape_text
 from .trace import Symbol, record
+from .weights import Weighted
 
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-
-_rng = np.random.default_rng()
-_rng_lock = threading.Lock()
-
-
-def manual_seed(seed: int) -> None:
-    """Seed the generator of random weights, which layers draw on first use where none are loaded."""
-    global _rng
-    with _rng_lock:
-        _rng = np.random.default_rng(seed)
-
-
-W = TypeVar("W", bound="Weighted")
-
-
-class Weighted(PlannedLayer):
-    """Integers, a scale an output channel, a bias. Without weights given, random ones are drawn on first use, as wide as torch's."""
-
-    def __init__(
-        self,
-        weight_shape: Shape,
-        bias: bool,
-        options: WeightOptions,
-        act_bits: int | None,
-        act_signed: bool | None,
-        act_asymmetric: bool,
-        dynamic: bool,
-    ) -> None:
-        if act_bits is None:
-            if options.bits == 1:
-                raise TypeError(
-                    f"{type(self).__name__}: act_bits is needed where bits=1, as binary networks differ in it: pass act_bits=1 (XNOR-Net), "
-                    f"act_bits=2, or act_bits=8"
-                )
-            act_bits = options.bits
-        super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
-        self.bits = options.bits
-        self.weight_options = options
-        self._shape = weight_shape
-        self._has_bias = bool(bias)
-        self._integers: npt.NDArray[np.int8] | None = None
-        self._scale: FloatArray | None = None
-        self._bias: FloatArray | None = None
-
-    def _drawn(self) -> tuple[npt.NDArray[np.int8], FloatArray, FloatArray | None]:
-        if self._integers is None or self._scale is None:
-            self._draw()
-        assert self._integers is not None
-        assert self._scale is not None
-        return self._integers, self._scale, self._bias
-
-    def _settle(self) -> None:
-        self._drawn()
-
-    def _draw(self) -> None:
-        """Uniform integers and biases, of the width of torch's own initial weights, 1 / sqrt(fan in)."""
-        low, high = self.weight_options.interval
-        bound = 1 / np.sqrt(max(1, int(np.prod(self._shape[1:]))))
-        with _rng_lock:
-            if self._integers is not None:
-                return  # another thread has
-            if self.bits == 1:
-                integers = (2 * _rng.integers(0, 2, self._shape, np.int8) - 1).astype(np.int8)
-            else:
-                integers = _rng.integers(max(low, -high), high + 1, self._shape, np.int8)
-            bias = _rng.uniform(-bound, bound, self._shape[0]).astype(np.float32) if self._has_bias else None
-            self._set(integers, np.full(self._shape[0], bound / high, np.float32), bias)
-
-    def _set(self, integers: npt.NDArray[np.int8], scale: FloatArray, bias: FloatArray | None) -> None:
-        for array in (integers, scale, bias):
-            if array is not None:
-                array.flags.writeable = False  # plans are made from them
-        self._bias = bias
-        self._scale = scale
-        self._integers = integers
-
-    @property
-    def weight_int(self) -> npt.NDArray[np.int8]:
-        """The integers, int8, of the weight's shape; read-only."""
-        return self._drawn()[0]
-
-    @property
-    def weight_scale(self) -> FloatArray:
-        """One float32 scale an output channel; read-only."""
-        return self._drawn()[1]
-
-    @property
-    def weight(self) -> FloatArray:
-        """weight_int * weight_scale, a float32 copy. Assigning floats (array or tensor) of the same shape quantizes them."""
-        integers, scale, _ = self._drawn()
-        return integers * scale.reshape(-1, *(1,) * (integers.ndim - 1))
-
-    @weight.setter
-    def weight(self, value: Any) -> None:
-        array = as_float32(value, "weight")
-        if array.shape != self._shape:
-            raise LayerError(f"weight has shape {shape_text(array.shape)}, expected {shape_text(self._shape)}")
-        self._set(*quantize_weight(array, self.weight_options), self._drawn()[2] if self._has_bias else None)
-
-    @property
-    def bias(self) -> FloatArray | None:
-        """float32 (O,), read-only, or None. May be assigned where the layer has one."""
-        return self._drawn()[2]
-
-    @bias.setter
-    def bias(self, value: Any) -> None:
-        if (value is not None) != self._has_bias:
-            raise LayerError(f"bias={'a value' if value is not None else None}, but the layer was made with bias={self._has_bias}")
-        if value is not None:
-            array = as_float32(value, "bias")
-            if array.shape != self._shape[:1]:
-                raise LayerError(f"bias has shape {shape_text(array.shape)}, expected {shape_text(self._shape[:1])}")
-            integers, scale, _ = self._drawn()
-            self._set(integers, scale, array)
-
-    def _take_quantized(self: W, integers: object, scale: object, bias: object, act_scale: object, act_zero: object) -> W:
-        array = as_array(integers, "weight_int")
-        if array.dtype.kind not in "iub":
-            raise TypeError(f"weight_int has dtype {array.dtype}: expected integers")
-        if array.shape != self._shape:
-            raise LayerError(f"weight_int has shape {shape_text(array.shape)}, expected {shape_text(self._shape)}")
-        low, high = interval(self.bits, signed=True)
-        outside = (array < low) | (array > high) | ((array == 0) if self.bits == 1 else False)
-        if outside.any():
-            raise ValueError(f"weight_int holds {array[outside].flat[0]}, which is outside {describe_interval(self.bits, signed=True)}")
-        scales = np.array(np.broadcast_to(as_float32(scale, "weight_scale"), self._shape[:1]))
-        self._set(array.astype(np.int8), scales, None)
-        if bias is not None:
-            self.bias = bias
-        if act_scale is not None:
-            self.quantizer = Quantizer(self.act_bits, float(act_scale), integer(act_zero, "act_zero", 0, 2**self.act_bits - 1))  # type: ignore[arg-type]  # float says what does not convert
-        return self
-
-    def graph_weights(self) -> GraphWeights:
-        """The weights as a graph holds them."""
-        integers, scale, bias = self._drawn()
-        shift = np.zeros(self._shape[0]) if bias is None else bias.astype(np.float64)
-        return GraphWeights(integers, self.bits, scale.astype(np.float64), shift)
-
-    def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
-        """The layer in a graph, with another quantizer and other weights than its own."""
-        raise NotImplementedError
-
-    def _record(self, *inputs: Symbol) -> Symbol:
-        self._check(inputs[0].node.shape, inputs[0].shape)
-        return self._nodes(inputs[0], self.input_quantizer(), self.graph_weights())
-
-    def _dynamic(self, x: FloatArray) -> FloatArray:
-        quantizer = self.quantizer_for(x)
-        integers, scale, bias = self._drawn()
-        # A scale of 1 on both sides: float32 sums, to which this call's scale is applied here as a plan would.
-        ones = Quantizer(self.act_bits, 1.0, quantizer.zero)
-        channels = self._shape[0]
-        weights = GraphWeights(integers, self.bits, np.ones(channels), np.zeros(channels))
-        run = self._planned(
-            (-1, quantizer.zero, *x.shape[1:]),
-            lambda: plan_of(x.shape[1:], self, lambda s: self._nodes(s, ones, weights), codes_in=True),
-        )
-        result: FloatArray = run(quantizer.codes(x))[0]
-        sides = (1,) * (result.ndim - 2)
-        result *= (np.float32(quantizer.scale) * scale).reshape(-1, *sides)
-        result += np.zeros(1, np.float32) if bias is None else bias.reshape(-1, *sides)
-        return result
-
-    def _parameters(self) -> dict[str, FloatArray]:
-        bias = self.bias
-        return {"weight": self.weight} if bias is None else {"weight": self.weight, "bias": bias.copy()}
-
-    def _state(self) -> dict[str, npt.NDArray[Any]]:
-        return {**self._parameters(), "weight_scale": self.weight_scale.copy(), **super()._state()}
-
-    def _expected(self) -> dict[str, tuple[Shape, bool]]:
-        own = {"weight": (self._shape, True), "weight_scale": (self._shape[:1], False)}
-        if self._has_bias:
-            own["bias"] = (self._shape[:1], True)
-        return {**own, **super()._expected()}
-
-    def _assign(self, values: dict[str, FloatArray]) -> None:
-        super()._assign(values)
-        if "weight" in values:
-            weight = values["weight"]
-            if "weight_scale" in values:
-                scale = values["weight_scale"]
-                integers = to_integers(weight.reshape(len(weight), -1), scale, self.weight_options).reshape(weight.shape)
-            else:
-                integers, scale = quantize_weight(weight, self.weight_options)
-            old = self._bias if self._has_bias and self._integers is not None else None
-            self._set(integers, scale, values.get("bias", old) if self._has_bias else None)
-        elif "bias" in values:
-            self.bias = values["bias"]
-
-    def _bits_repr(self) -> str:
-        return f"{'' if self._has_bias else ', bias=False'}, bits={self.bits}, {self._act_repr()}"
 
 
 class Conv2d(Weighted):
@@ -232,17 +29,17 @@ class Conv2d(Weighted):
 
     How the layer quantizes its input:
     act_bits: 1..8, `bits` by default; with bits=1 it must be given.
-    act_signed: False: codes stand for 0.0 and up; True: for negative values, too; None: signed if calibration sees a negative value (never
-    at act_bits=1).
-    act_asymmetric: the zero point lies wherever the range wants it, instead of at 0 or in the middle.
+    act_signed: False: codes represent 0.0 and above; True: negative values as well; None: signed if calibration sees a negative value
+    (never at act_bits=1).
+    act_asymmetric: any zero point, as the range requires, instead of 0 or the middle.
     dynamic: by the range of each call's whole input, without calibration; such a layer cannot be compiled.
 
     How floats become weights:
-    per_channel: a scale an output channel, or one for all. weight_method: "mse" looks for the scale with the least squared error, "minmax"
-    covers the largest weight. weight_range: "full" is -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out. At one bit
-    a weight becomes its sign times the mean |w| of its channel (of all without per_channel), whatever the last two say.
+    per_channel: one scale per output channel, or one for all. weight_method: "mse" finds the scale with the smallest squared error,
+    "minmax" covers the largest weight. weight_range: "full" is -2^(bits-1) .. 2^(bits-1) - 1, "narrow" leaves the lowest value out.
+    At one bit a weight becomes its sign times the mean |w| of its channel (of all without per_channel), whatever the last two say.
 
-    `weight_int`, `weight_scale` and `quantizer` hold what was made of them. Until weights are loaded or assigned they are random.
+    The results are `weight_int`, `weight_scale` and `quantizer`. Weights are random until some are loaded or assigned.
     The result is float32(sum of integer products) * float32(act_scale * weight_scale) + bias, the sum exact; a padded pixel is 0.0.
     Raises LayerError where the input does not fit or no range is known (see `calibrate`), ValueError for a NaN or an infinity.
     """
@@ -377,8 +174,8 @@ class Conv2d(Weighted):
             )
         if self.padding_mode in ("reflect", "circular"):
             for axis, sides in ((1, self.sides[::2]), (2, self.sides[1::2])):
-                most = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
-                if max(sides) > most:
+                max_pad = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
+                if max(sides) > max_pad:
                     raise LayerError(
                         f"Padding size should be less than the corresponding input dimension, but got: padding {sides} "
                         f"at dimension {axis + 1} of input {shape_text(given)}"

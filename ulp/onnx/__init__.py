@@ -13,13 +13,13 @@ from ulp._validate import integer
 from ulp.nn.compiled import Hint
 from ulp.nn.saved import is_saved
 
-from .build import Built, Compilation, FloatStage, IntegerStage, build
+from .build import Built, Compilation, build
 from .limits import Limits
 from .model import Model, OnnxError, Port
-from .network import LayerRow, OnnxNetwork
+from .network import OnnxNetwork, load_saved
 from .normalise import normalise
 from .reader import read
-from .saved import load as load_saved
+from .stages import FloatStage, IntegerStage, LayerRow
 from .table import layer_rows, without_compute
 
 __all__ = ["FloatStage", "IntegerStage", "LayerRow", "Limits", "OnnxError", "OnnxNetwork", "load"]
@@ -30,7 +30,7 @@ def load(
     *,
     strict: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    mode: str = "requantise",
+    mode: str = "requantize",
     hint: Hint = "latency",
     group: int = 1,
     tune: bool | None = None,
@@ -40,19 +40,19 @@ def load(
 
     source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
         hint and group of then, and needs no package onnx.
-    strict: refuse a model of which anything that computes would run in floats, and say why each would.
+    strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}. A batch size needs none.
-    mode: "requantise": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
+    mode: "requantize": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
         onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
     hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
     limits: how large a file may be, and what it may ask for.
 
-    Integer layers are exact. What has no integers (an activation that nobody quantized, a softmax) runs by operators of numpy, in between;
-    print() the result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
+    Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between as numpy operators; print() the
+    result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
     Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
-    if mode not in ("requantise", "threshold"):
-        raise ValueError(f"mode={mode!r}: expected 'requantise' or 'threshold'")
+    if mode not in ("requantize", "requantise", "threshold"):
+        raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
     if hint not in ("latency", "throughput"):
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
     group = integer(group, "group", 1, 2**16)

@@ -1,17 +1,16 @@
-"""From a model to stages: which nodes run in integers, as one plan a part, and which by float operators.
+"""From a model to stages: which nodes run in integers, one plan per integer part, and which as float operators.
 
-Nodes are taken in the order in which they can run. A quantizer of a float tensor begins an integer part with that tensor as its root, and
-an operation whose operands lie in one part joins it if a rule of rules.py can say it as graph nodes; else it becomes a float stage. So a
-part depends on its root alone, and stages never wait for each other in a circle. Where a decision turns out to be wrong later (a pooling
-whose floats somebody wants), the node is marked and everything is built anew.
+Nodes are visited in an order in which they can run. A quantizer of a float tensor starts an integer part with that tensor as its root. A
+node whose operands lie in one part joins it if a rule of rules/ turns it into graph nodes; otherwise it becomes a float stage. So a part
+depends on its root only, and stages never depend on each other in a circle. If a decision turns out to be wrong later (the floats of a
+pooling of codes are needed), the node is marked and the model is built again.
 
-Shapes come from running: float nodes compute once on zeros for a batch of one.
+Shapes come from running: float nodes compute once on zeros for a batch of one (probe.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,50 +18,31 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
-from ulp.nn.quantizer import Quantizer
 
-from . import quantizers, rules
+from . import probe, rules
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
-from .operators import OPERATORS
-from .parts import Part, Value, without_floats
-from .weights import NotInteger, QuantizedConstant
+from .parts import Part, without_floats
+from .rules import quantizers
+from .scope import Scope
+from .stages import FloatStage, IntegerStage, Stage
+from .weights import NotInteger
 
 # Samples of float tensors up to this size keep their values: shapes and indices are among them.
 _SMALL = 4096
 
 _COMPUTED_BATCH = "the batch size is computed with"
 
-# How often a model is built with some more of its nodes in floats; then all of them are.
+# After so many attempts, each with more nodes in floats, all nodes run in floats.
 _ATTEMPTS = 16
 
-# What takes elements of a shape, or puts them together, and does not compute with them.
+# Operators that pick or join elements of a shape and do not compute with them.
 _PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape")
 
 
 @dataclass(frozen=True)
-class IntegerStage:
-    """One plan: from `source`, float32 (N, ...), to `results`, float32 (N, ...)."""
-
-    source: str
-    results: tuple[str, ...]
-    compiled: CompiledNetwork
-
-
-@dataclass(frozen=True)
-class FloatStage:
-    """One node that runs by an operator of numpy, and why it is not integer."""
-
-    node: Node
-    reason: str
-
-
-Stage = IntegerStage | FloatStage
-
-
-@dataclass(frozen=True)
 class Compilation:
-    """How parts become plans; the arguments of `ulp.load`."""
+    """How parts become plans: arguments of `ulp.load`."""
 
     mode: Mode = "requantise"
     hint: Hint = "latency"
@@ -85,7 +65,7 @@ def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compila
     floats: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
         builder = Builder(model, shapes, compilation, limits, floats)
-        # A file's numbers may be NaN, infinite or too large: rules look at what comes of them, so numpy need not warn.
+        # A file's numbers may be NaN, infinite or too large. Rules check the results, so numpy does not warn.
         with np.errstate(all="ignore"):
             built = builder.build()
         if built is not None:
@@ -99,7 +79,7 @@ def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compila
 
 
 class Builder:
-    """One attempt. `floats`: nodes that may not be integer, and why; `wrong`: those of which that turns out only now."""
+    """One attempt. floats: nodes that must run in floats, and why; wrong: nodes that this attempt found to be among them."""
 
     def __init__(
         self, model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits, floats: dict[str, str]
@@ -109,31 +89,22 @@ class Builder:
         self.limits = limits
         self.floats = floats
         self.wrong: dict[str, str] = {}
-        self.constants: dict[str, Array] = dict(model.constants)
-        self.folded_bytes = self.result_bytes = 0
-        self.quantized: dict[str, QuantizedConstant] = {}
-        self.values: dict[str, Value] = {}
-        self.parts: dict[str, Part] = {}
-        self.grids: dict[str, Quantizer] = {}  # of float tensors that hold codes of a quantizer
-        self.samples: dict[str, Array] = {}
+        self.scope = Scope(model, shapes, limits)
         self.steps: list[FloatStage] = []
-        self.float_steps: dict[str, Node] = {}  # by their first result
-        self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
+        self.folded_bytes = 0
+        # Constants that hold a 0 in place of the batch size, and the Shape that it came from.
         self.markers: dict[str, str] = {}
-        self.used: dict[str, int] = {}
-        for name in [name for node in model.nodes for name in node.inputs] + [port.name for port in model.outputs]:
-            self.used[name] = self.used.get(name, 0) + 1
-        for port in model.inputs:
-            self.samples[port.name] = np.broadcast_to(np.zeros((), port.dtype), shapes[port.name])
+        self.used: Counter[str] = Counter(name for node in model.nodes for name in node.inputs)
+        self.used.update(port.name for port in model.outputs)
 
     def build(self) -> Built | None:
-        """All nodes, then all plans; None if a node was taken for integer that cannot be."""
+        """All nodes, then all plans; None if a node in an integer part cannot run in integers."""
         try:
             for node in self.model.nodes:
-                if any(self.used.get(name) for name in node.outputs) and not self.fold(node):
+                if any(self.used[name] for name in node.outputs) and not self.fold(node):
                     self.place(node)
         except OnnxError:
-            if not self.wrong:  # else it may be for what is wrong
+            if not self.wrong:  # else a wrong node may be the cause
                 raise
             return None
         for port in self.model.outputs:
@@ -143,53 +114,37 @@ class Builder:
     # Constants.
 
     def fold(self, node: Node) -> bool:
-        """Compute a node whose inputs are all known; quantized ones keep their integers."""
-        if not all(not name or name in self.constants or name in self.quantized for name in node.inputs) or not node.inputs:
+        """Compute a node whose inputs are all known; quantized constants keep their integers. False where they are not."""
+        if not all(not name or name in self.scope.constants or name in self.scope.quantized for name in node.inputs) or not node.inputs:
             return self.fold_shape(node)
-        known = quantizers.constant(self, node) or rules.moved_constant(self, node)
+        known = quantizers.constant(self.scope, node) or rules.moved_constant(self.scope, node)
         if known is not None:
-            self.quantized[node.outputs[0]] = known
+            self.scope.quantized[node.outputs[0]] = known
             return True
-        results = self.run(node, [self.constant(name) for name in node.inputs])
+        results = self.scope.run(node, [self.scope.constant(name) for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
-            self.constants[name] = result
+            self.scope.constants[name] = result
             self.folded_bytes += result.nbytes
             self.limits.check_constants(self.folded_bytes)
             self.mark(node, name)
         return True
 
     def fold_shape(self, node: Node) -> bool:
-        """The shape of a tensor in a part is known but for its batch. There is a 0 for it: to Reshape, the side that its input has."""
-        if node.op_type != "Shape" or node.attributes or node.name in self.floats or node.inputs[0] not in self.values:
+        """Fold the Shape of a tensor in a part: known but for the batch, whose place holds 0, which Reshape takes as its input's side."""
+        if node.op_type != "Shape" or node.attributes or node.name in self.floats or node.inputs[0] not in self.scope.values:
             return False
-        self.constants[node.outputs[0]] = np.array((0, *self.values[node.inputs[0]].node.shape), np.int64)
+        self.scope.constants[node.outputs[0]] = np.array((0, *self.scope.values[node.inputs[0]].node.shape), np.int64)
         self.markers[node.outputs[0]] = node.name
         return True
 
     def mark(self, node: Node, name: str) -> None:
-        """Follow that 0 through a folded node. Where arithmetic would take it for a number, the shape is not folded."""
+        """Follow that 0 through a folded node. If arithmetic would use it as a number, the Shape must not be folded."""
         shape = next((self.markers[source] for source in node.inputs if source in self.markers), None)
-        if shape is None or (node.op_type in _PICKS and self.constants[name].all()):
+        if shape is None or (node.op_type in _PICKS and self.scope.constants[name].all()):
             return
         if node.op_type not in _PICKS:
             self.wrong[shape] = _COMPUTED_BATCH
         self.markers[name] = shape
-
-    def constant(self, name: str) -> Array | None:
-        """A known tensor as an array of its own type; None where it is left out."""
-        if not name:
-            return None
-        if name not in self.constants:
-            self.constants[name] = self.quantized[name].values()
-        return self.constants[name]
-
-    def is_constant(self, name: str) -> bool:
-        """Whether the tensor is known."""
-        return name in self.constants or name in self.quantized
-
-    def run(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        """The node's results by its float operator."""
-        return bound(node, self.model.opset, self.limits)(*arrays)
 
     # Parts.
 
@@ -201,114 +156,76 @@ class Builder:
                 raise NotInteger(self.floats[node.name])
             if rule is None:
                 raise NotInteger(f"there are no integers for {node.op_type}")
-            if any(self.used.get(name) for name in node.outputs[1:]):
+            if any(self.used[name] for name in node.outputs[1:]):
                 raise NotInteger(f"its result {node.outputs[1]!r} is used")
-            self.values[node.outputs[0]] = rule(self, node)
+            self.scope.values[node.outputs[0]] = rule(self.scope, node)
         except NotInteger as why:
             self.float_stage(node, str(why))
-
-    def value(self, name: str) -> Value:
-        """A tensor as a part has it. NotInteger where it is none of quantized values or what layers made of them."""
-        if name in self.values:
-            return self.values[name]
-        if name not in self.grids:
-            raise NotInteger("its input is not quantized")
-        part = self.part(name)
-        quantizer = self.grids[name]
-        node = part.graph.add(ir.Quantize(quantizer), [part.graph.input], part.graph.input.shape, name, "Quantize")
-        self.values[name] = Value(part, node, quantizer)
-        return self.values[name]
-
-    def part(self, root: str) -> Part:
-        """The part of a float tensor."""
-        if root not in self.parts:
-            sample = self.samples[root]
-            shape = sample.shape[1:]
-            if sample.dtype != np.float32:
-                raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
-            if len(shape) not in (1, 3) or 0 in shape:
-                raise NotInteger(f"its input has shape {list(sample.shape)}, and only (N, features) and (N, C, H, W) become integers")
-            self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
-        return self.parts[root]
-
-    def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
-        """A graph node for an ONNX node."""
-        try:
-            self.limits.check_tensor(shape, 4)
-        except OnnxError as error:
-            raise OnnxError(f"{node}: {error}") from error
-        self.made(node, math.prod(shape))
-        if not isinstance(op, ir.Quantize):
-            self.layers[node.name] = (op, shape)
-        return part.graph.add(op, list(inputs), shape, node.name, node.op_type)
-
-    def made(self, node: Node, nbytes: int) -> None:
-        """Count what a node makes against its limit."""
-        self.result_bytes += nbytes
-        try:
-            self.limits.check_results(self.result_bytes)
-        except OnnxError as error:
-            raise OnnxError(f"{node}: {error}") from error
 
     # Float stages.
 
     def float_stage(self, node: Node, reason: str) -> None:
         """Have an operator of numpy compute the node."""
+        scope = self.scope
         for name in node.inputs:
-            if name and not self.is_constant(name):
+            if name and not scope.is_constant(name):
                 self.float_tensor(name)
         for i, name in enumerate(node.inputs):
             if name in self.markers and not (node.op_type == "Reshape" and i == 1 and not node.attributes.get("allowzero", 0)):
                 self.wrong[self.markers[name]] = _COMPUTED_BATCH
         self.steps.append(FloatStage(node, reason))
-        self.float_steps[node.outputs[0]] = node
-        arrays = [self.constant(name) if self.is_constant(name) or not name else self.sample(name) for name in node.inputs]
-        for name, result in zip(node.outputs, self.run(node, arrays), strict=False):
-            self.made(node, result.nbytes)
+        scope.float_nodes[node.outputs[0]] = node
+        for name, result in zip(node.outputs, self.probe(node), strict=False):
+            scope.count(node, result.nbytes)
             if name:
-                self.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
-        grid = quantizers.grid_of(self, node)
+                scope.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
+        grid = quantizers.grid_of(self.scope, node)
         if grid is not None:
-            self.grids[node.outputs[0]] = grid
+            scope.grids[node.outputs[0]] = grid
 
-    def sample(self, name: str) -> Array:
-        """A tensor of the right shape and type for a batch of one; its values mean something only where it is small."""
-        if name not in self.samples:
-            value = self.values[name]
-            dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
-            batch = self.samples[value.part.root].shape[0]
-            self.samples[name] = np.broadcast_to(np.zeros((), dtype), (batch, *value.node.shape))
-        return self.samples[name]
+    def probe(self, node: Node) -> tuple[Array, ...]:
+        """The results' samples; nothing where their shapes depend on values that only a call has."""
+        scope = self.scope
+        known = [not name or scope.is_constant(name) or name in scope.true_samples for name in node.inputs]
+        if any(name in scope.unshaped for name in node.inputs) or not probe.has_shape(node, known):
+            scope.unshaped.update(node.outputs)
+            return ()
+        samples = [scope.constant(name) if not name or scope.is_constant(name) else scope.sample(name) for name in node.inputs]
+        if probe.gives_values(node, known):
+            scope.true_samples.update(node.outputs)
+        return scope.run(node, probe.arrays(node, samples, known))
 
     def float_tensor(self, name: str) -> None:
-        """See to it that a tensor exists outside of its part."""
-        if name not in self.values or name in self.grids:
+        """Have a tensor of a part exist outside of it, as a result of the part."""
+        scope = self.scope
+        if name not in scope.values or name in scope.grids:
             return
-        value = self.values[name]
+        value = scope.values[name]
         wrong = without_floats(value.node)
         if wrong is not None:
-            self.wrong[wrong.name] = "its floats are wanted, and its input is not quantized"
+            self.wrong[wrong.name] = "its floats are needed, and its input is not quantized"
         if value.integers is None:
             value.part.results[name] = value.node
             return
-        if name in self.float_steps:
+        if name in scope.float_nodes:
             return
         assert value.grid is not None
         floats = f"{name}/float"
         value.part.results[floats] = value.node
         scale, zero = f"{name}/scale", f"{name}/zero"
-        self.constants[scale] = np.float32(value.grid.scale).reshape(())
-        self.constants[zero] = np.asarray(value.grid.zero + value.integers.low, value.integers.dtype)
+        scope.constants[scale] = np.float32(value.grid.scale).reshape(())
+        scope.constants[zero] = np.asarray(value.grid.zero + value.integers.low, value.integers.dtype)
         quantize = Node("QuantizeLinear", name, (floats, scale, zero), (name,))
         self.steps.append(FloatStage(quantize, "its integers leave the integer part"))
-        self.float_steps[name] = quantize
+        scope.float_nodes[name] = quantize
 
     # Plans.
 
     def finish(self) -> Built | None:
-        """Only what outputs need, each plan right behind its root. None if a part has no plan."""
+        """The stages that outputs need, each plan right behind its root. None if a part has no plan."""
+        scope = self.scope
         needed: set[str] = set()
-        of_result = {name: part for part in self.parts.values() for name in part.results}
+        of_result = {name: part for part in scope.parts.values() for name in part.results}
 
         def need(name: str) -> None:
             while name not in needed:
@@ -324,13 +241,13 @@ class Builder:
                 for name in step.node.inputs:
                     need(name)
         plans: dict[str, IntegerStage] = {}
-        for part in self.parts.values():
+        for part in scope.parts.values():
             names = tuple(name for name in part.results if name in needed)
             layers = [node.name for node in part.graph.nodes]
             try:
                 if names:
                     plans[part.root] = self.stage(part, names)
-            except ValueError as error:  # what no rule has foreseen
+            except ValueError as error:  # a case that no rule refuses
                 self.wrong.update((name, str(error)) for name in layers)
         if self.wrong:
             return None
@@ -339,8 +256,10 @@ class Builder:
             stages.append(step)
             stages += [plans.pop(name) for name in step.node.outputs if name in plans]
         read = {name for step in kept for name in step.node.inputs} | {port.name for port in self.model.outputs}
-        constants = {name: array for name in sorted(read) if name and self.is_constant(name) and (array := self.constant(name)) is not None}
-        return Built(stages, constants, self.layers)
+        constants = {
+            name: array for name in sorted(read) if name and scope.is_constant(name) and (array := scope.constant(name)) is not None
+        }
+        return Built(stages, constants, scope.layers)
 
     def stage(self, part: Part, names: tuple[str, ...]) -> IntegerStage:
         """The plan of a part that makes these results. ValueError where integers cannot do it after all."""
@@ -348,23 +267,3 @@ class Builder:
         how = self.compilation
         lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune)
         return IntegerStage(part.root, names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))
-
-
-def bound(node: Node, opset: int, limits: Limits) -> Callable[..., tuple[Array, ...]]:
-    """The node's operator as a function of its inputs. OnnxError, naming the node, where there is none or it refuses."""
-    operator = OPERATORS.get(node.op_type)
-    if operator is None:
-        known = ", ".join(sorted(OPERATORS))
-        raise OnnxError(f"{node}: there is no operator {node.op_type}. Those that there are: {known}, and QLinear operators")
-    try:
-        function = operator.bind(node.attributes, opset, inputs=len(node.inputs), outputs=max(1, len(node.outputs)), limits=limits)
-    except OnnxError as error:
-        raise OnnxError(f"{node}: {error}") from error
-
-    def run(*arrays: Array | None) -> tuple[Array, ...]:
-        try:
-            return function(*arrays)
-        except OnnxError as error:
-            raise OnnxError(f"{node}: {error}") from error
-
-    return run

@@ -1,4 +1,4 @@
-"""How much a model may ask for. A file states sizes in a few bytes; these bounds are looked at before anything is made."""
+"""Limits of what a model may need. A file states sizes in a few bytes; they are checked against these limits before anything is made."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from dataclasses import dataclass, fields
 from ulp._validate import integer
 from ulp.onnx.model import OnnxError
 
+# Of numpy's functions that broadcast.
+MAX_DIMENSIONS = 32
+
 
 @dataclass(frozen=True)
 class Limits:
     """What `ulp.load` accepts. Raise what a model of yours needs: `ulp.load(path, limits=ulp.onnx.Limits(tensor_bytes=8 << 30))`.
 
     file_bytes: the model's file; protobuf itself ends at 2 GiB, larger models keep their weights in external data.
-    fields: of the protobuf: names, sides, attributes, unpacked numbers. Each takes a few bytes in a file, and up to some hundred in memory.
+    fields: fields of the protobuf: names, sides, attributes, unpacked numbers. Each takes a few bytes in a file, and up to some
+        hundred in memory.
     nodes: nodes of the graph.
     tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
     constant_bytes: all initialisers and folded constants together.
-    result_bytes: all that nodes make of a batch of one, together: floats, and a byte a value where they run in integers.
+    result_bytes: all results of nodes for a batch of one together: floats, or one byte per value for nodes in integers.
     """
 
     file_bytes: int = 2**31
@@ -44,8 +48,20 @@ class Limits:
             raise OnnxError(f"what the nodes make takes more than the limit result_bytes={self.result_bytes}")
 
     def check_tensor(self, shape: Sequence[int], itemsize: int) -> None:
+        """OnnxError where an array of this shape would take more than tensor_bytes, or is none that numpy makes."""
+        self.check_size(shape, itemsize)
+        if len(shape) > MAX_DIMENSIONS:
+            raise OnnxError(f"a tensor of {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
+        # Without elements, too, sides have to fit an address.
+        if math.prod(side or 1 for side in shape) * itemsize >= 2**62:
+            raise OnnxError(f"a tensor of {_sides(shape)} has sides that are too large, even if it is empty")
+
+    def check_size(self, shape: Sequence[int], itemsize: int) -> None:
         """OnnxError where an array of this shape would take more than tensor_bytes."""
         size = math.prod(shape) * itemsize
         if size > self.tensor_bytes:
-            sides = "x".join(str(side) for side in shape)
-            raise OnnxError(f"a tensor of {sides:.100} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")
+            raise OnnxError(f"a tensor of {_sides(shape)} takes {size} bytes, more than the limit tensor_bytes={self.tensor_bytes}")
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return f"{'x'.join(str(side) for side in shape):.100}"

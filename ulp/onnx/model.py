@@ -1,4 +1,4 @@
-"""A model as the loader knows it: nodes, tensors that are known, ports. Nothing of protobuf lies behind this line."""
+"""A model in the loader's own types: nodes, constants, ports. Nothing refers to protobuf from here on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class OnnxError(ValueError):
-    """A file that is damaged, or asks for what is not supported. Says which node, what it holds, what is allowed, and what would help."""
+    """A file that is damaged or not supported. The message names the node, what it holds, what is allowed, and what would help."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +40,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the model. A side of the shape that the file leaves open is a name or None; no shape at all: None."""
+    """An input or output of the model. A side of the shape that the file leaves open is a name or None; no shape at all: None.
+
+    dtype: of the caller's arrays. float16 is computed in float32.
+    """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...] | None
+
+    @property
+    def computed(self) -> np.dtype[Any]:
+        """The type in which the model computes with the tensor."""
+        return np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
 
 
 @dataclass

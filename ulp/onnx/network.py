@@ -5,37 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ulp.nn import saved
 from ulp.nn.compiled import Profile, ProfileRow, table
-from ulp.nn.saved import write_file
 from ulp.nn.shapes import LayerError
 
-from .build import IntegerStage, Stage, bound
+from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One node of the model. bits: of its weights and of what it reads, 0 for floats; nbytes: of its packed weights."""
-
-    name: str
-    op_type: str
-    integer: bool
-    reason: str
-    """Why it runs in floats; "" where it does not"""
-    bits: tuple[int, int] = (0, 0)
-    shape: tuple[int, ...] = ()
-    """Of its result, for one image; () where that is not known"""
-    nbytes: int = 0
+from .stages import IntegerStage, LayerRow, Stage, bound
 
 
 class OnnxNetwork:
-    """A model that runs: integer parts as plans, what is left by operators of numpy. Any number of threads may call it at once.
+    """A model that runs: integer parts as plans, other nodes as numpy operators. Any number of threads may call it at once.
 
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row a node of the model; print() shows
     them as a table. integer: whether all of it is one plan.
@@ -93,14 +79,13 @@ class OnnxNetwork:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a file that `ulp.load` reads in milliseconds, without the package onnx and on any CPU."""
-        from .saved import to_parts
-
-        write_file(path, to_parts(self))
+        saved.write_file(path, to_parts(self._contents()))
 
     def __reduce__(self) -> Any:
-        from .saved import load, to_parts
+        return load_saved, (b"".join(to_parts(self._contents())),)
 
-        return load, (b"".join(to_parts(self)),)
+    def _contents(self) -> Contents:
+        return Contents(self.inputs, self.outputs, self.stages, self.constants, self.layers, self.opset)
 
     def profile(self, *arrays: Any, **named: Any) -> Profile:
         """Run once, and tell how long each step took. Float operators are steps called "float"."""
@@ -158,17 +143,13 @@ class OnnxNetwork:
 
     def _results(self, tensors: dict[str, Array]) -> Any:
         if len(self.outputs) == 1:
-            return tensors[self.outputs[0].name]
-        return {port.name: tensors[port.name] for port in self.outputs}
+            return _finished(self.outputs[0], tensors[self.outputs[0].name])
+        return {port.name: _finished(port, tensors[port.name]) for port in self.outputs}
 
 
 def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
-    """x as the input wants it. sides: what names of sides stand for in this call."""
-    array = np.asarray(x)
-    if array.dtype != port.dtype:
-        if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
-            raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
-        array = array.astype(port.dtype)
+    """x as the model computes with it. sides: the sizes of named sides in this call."""
+    array = _typed(port, x)
     if port.shape is not None:
         fits = array.ndim == len(port.shape)
         for side, expected in zip(array.shape, port.shape, strict=False):
@@ -176,7 +157,26 @@ def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
             fits = fits and known in (None, side)
         if not fits:
             raise ValueError(f"{port.name} has shape {list(array.shape)}: expected {_shape_text(port.shape)}")
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array, port.computed)
+
+
+def _typed(port: Port, x: Any) -> Array:
+    """x in the input's type. TypeError unless it has that, or both are floats."""
+    array = np.asarray(x)
+    if array.dtype == port.dtype:
+        return array
+    if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
+        raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
+    with np.errstate(over="ignore"):
+        return array.astype(port.dtype)
+
+
+def _finished(port: Port, array: Array) -> Array:
+    """A result in the type that the file gives it."""
+    if port.dtype != np.float16 or array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):  # to infinity, as in the file's own type
+        return array.astype(np.float16)
 
 
 def _shape_text(shape: tuple[int | str | None, ...]) -> str:
@@ -211,7 +211,7 @@ def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Arr
 
 
 def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
-    """Of each stage, the tensors that nobody wants afterwards."""
+    """Per stage, the tensors that no later stage reads."""
     drops: list[list[str]] = []
     seen = set(kept)
     for stage in reversed(stages):
@@ -222,16 +222,31 @@ def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
 
 
 def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
-    """One call of the plan where there is nothing else: no dictionary of tensors, no batch size but the caller's."""
+    """A function that only calls the plan, if there is nothing else: without a dictionary of tensors, for any batch size."""
     if len(network.stages) != 1 or len(network.inputs) != 1 or len(network.outputs) != 1:
         return None
     stage = network.stages[0]
     if not isinstance(stage, IntegerStage) or stage.source != network.inputs[0].name or stage.results != (network.outputs[0].name,):
         return None
-    compiled = stage.compiled
+    compiled, source, result = stage.compiled, network.inputs[0], network.outputs[0]
 
     def run(x: Any) -> Array:
-        result: Array = compiled(x)[0]
-        return result
+        made: Array = compiled(x)[0]
+        return made
 
-    return run
+    def run_halves(x: Any) -> Array:
+        return _finished(result, run(_typed(source, x)))
+
+    return run_halves if np.float16 in (source.dtype, result.dtype) else run
+
+
+def load_saved(source: saved.Source, *, tune: bool = False, limits: Limits | None = None) -> OnnxNetwork:
+    """What `OnnxNetwork.save` wrote, from a file or its bytes. Arguments as for `document.from_file`.
+
+    Raises OnnxError, naming what is wrong, where the file is no saved network or damaged, and OSError where it cannot be read.
+    """
+    limits = limits or Limits()
+    try:
+        return OnnxNetwork(*from_file(source, tune=tune, limits=limits), limits)
+    except ValueError as error:
+        raise OnnxError(f"{saved.name_of(source)} cannot be loaded: {error}") from None

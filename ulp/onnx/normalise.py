@@ -1,6 +1,6 @@
-"""Quantized operators as DequantizeLinear, the float operator and QuantizeLinear, so that one form is left to understand.
+"""Rewriting quantized operators as DequantizeLinear, the float operator and QuantizeLinear, so that rules see one form only.
 
-Only operators whose scales and zero points are constants: others stay as they are, and run as they are.
+This applies to operators whose scales and zero points are constants. Others stay, and run as they are.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class _Writer:
         """Whether all these inputs, of those that are given, are constants."""
         return all(not name or name in self.constants for name in names)
 
-    def name(self, wish: str) -> str:
-        """A name that nothing has."""
-        while wish in self.names:
-            wish += "'"
-        self.names.add(wish)
-        return wish
+    def name(self, wanted: str) -> str:
+        """`wanted`, or something like it that nothing is called yet."""
+        while wanted in self.names:
+            wanted += "'"
+        self.names.add(wanted)
+        return wanted
 
-    def constant(self, wish: str, value: Array) -> str:
-        name = self.name(wish)
+    def constant(self, wanted: str, value: Array) -> str:
+        name = self.name(wanted)
         self.constants[name] = value
         return name
 

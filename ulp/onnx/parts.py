@@ -14,7 +14,7 @@ from ulp.nn.quantizer import Quantizer
 
 @dataclass(eq=False)
 class Part:
-    """A graph of integer layers that depends on one tensor, and which of its nodes' floats are wanted under which names."""
+    """A graph of integer layers that depends on one tensor. results: nodes whose floats are used outside, by the name of the tensor."""
 
     root: str
     graph: ir.Graph
@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Integers:
-    """What QuantizeLinear gives: dtype's integers code + low, of `origin` quantized (None: of nothing that is left as it was)."""
+    """The result of QuantizeLinear: integers code + low of this dtype. origin: the node that was quantized, None if values moved since."""
 
     dtype: np.dtype[Any]
     low: int
@@ -34,8 +34,7 @@ class Integers:
 class Value:
     """A tensor inside a part.
 
-    grid: the quantizer whose codes it holds exactly, if it is known to. integers: where the tensor is integers and not the floats that they
-    stand for.
+    grid: the quantizer on whose grid all values lie, if known. integers: given if the tensor is integers and not their floats.
     """
 
     part: Part
@@ -45,7 +44,7 @@ class Value:
 
 
 def _ends(node: ir.Node, passes: tuple[type, ...]) -> Iterator[ir.Node]:
-    """What the node's result goes back to through operations of these kinds, each node once; graphs may be deep, and paths many."""
+    """The nodes that the result depends on through operations of these kinds, each once. Iterative: graphs may be deep, with many paths."""
     seen: set[int] = set()
     stack = [node]
     while stack:

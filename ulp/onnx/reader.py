@@ -1,7 +1,7 @@
 """From a file, bytes or a ModelProto to a checked `Model`. Whatever the file holds, it ends in a model or in an OnnxError.
 
-No size that a file declares is believed before it is compared with what is there and with the limits, nothing recurses, and of other files
-only those in the model's folder are opened.
+A size that a file declares is compared with the data and with the limits before it is used; nothing recurses; and no files are opened but
+those in the model's folder.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Limits
+from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
-from .tensors import HALVES, NARROW, dtype_of, read_tensor
+from .tensors import FLOAT16, HALVES, NARROW, dtype_of, read_tensor
 from .wire import check_wire
 
 _LONGEST_NAME = 4096
 
 # Domains of ONNX's own operators, which may be left out.
 _STANDARD = ("", "ai.onnx")
-# Operators that other domains have, too, and mean the same by: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
+# Operators that other domains define in the same way: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
+# QONNX's newer name of Quant.
+_ALIASES = {"IntQuant": "Quant"}
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
 
 # The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
@@ -178,10 +180,14 @@ class _Reader:
         if repeated is not None:
             raise OnnxError(f"{what} has the attribute {repeated!r:.60} twice")
         attributes = {a.name: self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs) for a in proto.attribute}
+        if op_type == "Cast":
+            if "through" in attributes:
+                raise OnnxError(f"{what}: the attribute 'through' is unknown")
+            attributes["through"] = attributes.get("to") if attributes.get("to") in HALVES else 0
         for operator, key in _TYPE_ATTRIBUTES:
             if op_type == operator and attributes.get(key) in HALVES:
                 attributes[key] = 1
-        return Node(op_type, name, inputs, outputs, attributes, proto.domain)
+        return Node(_ALIASES.get(op_type, op_type), name, inputs, outputs, attributes, proto.domain)
 
     def attribute(self, proto: Any, what: str, outputs: tuple[str, ...]) -> Any:
         kinds = self.onnx.AttributeProto
@@ -212,12 +218,14 @@ class _Reader:
             raise OnnxError(f"{what} is no tensor")
         tensor = proto.type.tensor_type
         dtype = dtype_of(tensor.elem_type, what)
+        if tensor.elem_type == FLOAT16:
+            dtype = np.dtype(np.float16)
         shape = None
         if tensor.HasField("shape"):
-            # Some writers have 0 or -1 where a side is open.
-            shape = tuple(d.dim_value if d.dim_value > 0 else d.dim_param[:_LONGEST_NAME] or None for d in tensor.shape.dim)
-            if len(shape) > 32:
-                raise OnnxError(f"{what} has {len(shape)} dimensions: expected 32 at most")
+            # Some writers give an open side as 0 or -1.
+            shape = tuple(d.dim_value if d.dim_value > 0 else _side_name(d.dim_param) for d in tensor.shape.dim)
+            if len(shape) > MAX_DIMENSIONS:
+                raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
             self.limits.check_tensor([side for side in shape if isinstance(side, int)], dtype.itemsize)
         return Port(name, dtype, shape)
 
@@ -238,11 +246,11 @@ def _check_node(node: Node, opset: int) -> None:
             OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
         elif node.op_type in _QLINEAR:
             expected = _QLINEAR[node.op_type]
-            least = expected.index(".")
+            min_inputs = expected.index(".")
             given = all(name or kind != "x" for name, kind in zip(node.inputs, expected, strict=False))
-            if not least <= len(node.inputs) <= len(expected) or not given:
+            if not min_inputs <= len(node.inputs) <= len(expected) or not given:
                 raise OnnxError(
-                    f"inputs {list(node.inputs)!s:.200}: expected {least} to {len(expected)}, none of tensors and scales left out"
+                    f"inputs {list(node.inputs)!s:.200}: expected {min_inputs} to {len(expected)}, none of tensors and scales left out"
                 )
         elif node.op_type == "QLinearConcat" and (len(node.inputs) < 5 or len(node.inputs) % 3 != 2 or not all(node.inputs)):
             raise OnnxError(f"{len(node.inputs)} inputs: expected a scale and a zero point, and three of each tensor")
@@ -265,6 +273,11 @@ def _checked_name(name: str | bytes, what: str) -> str:
     if isinstance(name, bytes) or not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise OnnxError(f"{what} has the name {name!r:.100}: expected 1 to {_LONGEST_NAME} printable characters")
     return name
+
+
+def _side_name(name: str) -> str | None:
+    """The name of an open side. None where it says nothing: several writers call all open sides "?"."""
+    return name[:_LONGEST_NAME] if any(character.isalnum() for character in name) else None
 
 
 def _text(value: bytes, what: str) -> str:
@@ -291,7 +304,7 @@ def _unique_names(protos: Any) -> list[str]:
 
 
 def _sorted(nodes: list[Node], known: set[str]) -> list[Node]:
-    """Nodes in an order in which they can run, which ONNX asks for and some writers do not keep to; else in that of the file."""
+    """Nodes in an order in which they can run. ONNX requires it of the file, whose order is kept if it is one."""
     makers: dict[str, int] = {}
     for i, node in enumerate(nodes):
         for name in node.outputs:

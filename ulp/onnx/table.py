@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ulp.nn.graph import Conv, Linear
 
-from .build import Built, FloatStage
+from .build import Built
 from .model import Model, Node
-from .network import LayerRow
+from .stages import FloatStage, LayerRow
 
 # Quantizers, and what only moves elements: neither counts as computing in floats.
 _QUANTIZERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")
@@ -23,7 +23,7 @@ def without_compute(node: Node) -> bool:
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:
-    """One row a node that runs; those of constants and quantizers inside of integer parts are left out."""
+    """One row per node that runs, but for constants and for quantizers inside integer parts."""
     floats = {stage.node.name: stage for stage in built.stages if isinstance(stage, FloatStage)}
     rows = []
     for node in model.nodes:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .limits import Limits
+from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, OnnxError
 
 # Numbers of TensorProto.DataType, in a file for good: those that numpy has ...
@@ -22,7 +22,8 @@ _PLAIN = {
 NARROW: dict[int, tuple[int, bool]] = {21: (4, False), 22: (4, True), 25: (2, False), 26: (2, True)}
 # ... and the one that is the upper half of a float32.
 _BFLOAT16 = 16
-HALVES = (10, _BFLOAT16)
+FLOAT16 = 10
+HALVES = (FLOAT16, _BFLOAT16)
 
 # In which list of a TensorProto numbers lie where they are not raw, by their type.
 _LISTS = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
@@ -46,13 +47,14 @@ def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits) -> A
     dtype = dtype_of(kind, what)
     if min(shape, default=0) < 0:
         raise OnnxError(f"{what} has the shape {list(shape)!s:.100}: expected sides of 0 or more")
-    if len(shape) > 32:
-        raise OnnxError(f"{what} has {len(shape)} dimensions: expected 32 at most")
+    if len(shape) > MAX_DIMENSIONS:
+        raise OnnxError(f"{what} has {len(shape)} dimensions: expected {MAX_DIMENSIONS} at most")
     if proto.HasField("segment"):
         raise OnnxError(f"{what} is one segment of a tensor, which is not supported")
-    limits.check_tensor(shape, dtype.itemsize)
+    limits.check_size(shape, dtype.itemsize)
     count = math.prod(shape)
     raw = _raw(proto, what, folder, _nbytes(kind, count))
+    limits.check_tensor(shape, dtype.itemsize)
     codes = _listed(proto, kind, count, what) if raw is None else np.frombuffer(raw, _stored(kind))
     return _decoded(codes, kind, count).reshape(shape)
 

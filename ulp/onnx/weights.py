@@ -1,4 +1,4 @@
-"""Constants that are integers with scales: what quantizers make of weights and biases, and the weights of a layer."""
+"""Constants that are integers with scales: quantized weights and biases, and the weights of a layer made of them."""
 
 from __future__ import annotations
 

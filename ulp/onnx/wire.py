@@ -1,4 +1,4 @@
-"""A look at a protobuf before it is parsed: empty messages take two bytes in a file, and a hundred times that once they are objects."""
+"""Checking a protobuf before it is parsed: an empty message takes two bytes in a file, and a hundred times that as an object."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 from .limits import Limits
 from .model import OnnxError
 
-# As deep as protobuf's own parser goes.
+# The depth at which protobuf's own parser stops.
 _DEEPEST = 100
 
-# What a field of bytes can hold, besides another message, for which its descriptor stands.
+# The contents of a field of bytes; for another message its descriptor is used.
 _TEXT, _RAW, _NUMBERS = "text", "raw", "numbers"
 _Schema: TypeAlias = dict[int, Any]
 _Schemas: TypeAlias = dict[str, _Schema]
@@ -61,7 +61,7 @@ def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
 
 
 def _schema(descriptor: Any, known: _Schemas) -> _Schema:
-    """What lies in the fields of a message, by their numbers; protobuf's own tables take ten times as long to ask."""
+    """What lies in the fields of a message, by their numbers; lookups in protobuf's own tables take ten times as long."""
     if descriptor.full_name not in known:
         known[descriptor.full_name] = {field.number: _content(field) for field in descriptor.fields}
     return known[descriptor.full_name]
@@ -74,7 +74,7 @@ def _content(field: Any) -> Any:
 
 
 def _check_text(text: bytes, position: int) -> None:
-    # Protobuf hands out bytes where text is none, and nobody expects them.
+    # For text that is not UTF-8 protobuf returns bytes, which no code behind it expects.
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def _check_text(text: bytes, position: int) -> None:
 
 
 def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where it ends."""
+    """A varint, 7 bits per byte, and the position behind it."""
     value = shift = 0
     while position < end and shift < 70:
         byte = data[position]

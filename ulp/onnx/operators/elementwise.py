@@ -68,7 +68,7 @@ def erf(x: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    # exp of what is not positive cannot overflow.
+    # exp of a number of 0 or less cannot overflow.
     small = np.exp(-np.abs(x))
     return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
 
@@ -236,7 +236,7 @@ def dropout_by_attribute(call: Call, x: Array) -> Array | tuple[Array, Array]:
 
 
 def _kept(call: Call, x: Array) -> Array | tuple[Array, Array]:
-    """X, and if it is wanted the mask that says so of every element."""
+    """X, and for a second output the mask, true everywhere."""
     return x if call.outputs == 1 else (x, np.ones(x.shape, bool))
 
 
@@ -248,6 +248,7 @@ def dropout(call: Call, x: Array, ratio: Array | None = None, training: Array | 
     return _kept(call, x)
 
 
+_FLOAT16, _BFLOAT16 = 10, 16
 _CAST_TYPES: dict[int, npt.DTypeLike] = {
     1: np.float32,
     2: np.uint8,
@@ -272,9 +273,23 @@ def cast_type(number: int) -> np.dtype[Any]:
     return np.dtype(_CAST_TYPES[number])
 
 
-@operator("Cast", "X:any", to=integer(required=True), saturate=integer(1), round_mode=string("up"))
+@operator("Cast", "X:any", to=integer(required=True), saturate=integer(1), round_mode=string("up"), through=integer(0))
 def cast(call: Call, x: Array) -> Array:
-    """To another type, as C does; saturate and round_mode only matter to types of 8 bits and less that are not cast to here."""
+    """To another type, as C does; saturate and round_mode only matter to types of 8 bits and less that are not cast to here.
+
+    through: the number of a type of half width that values are rounded to on the way. The reader sets it: halves are computed in float32.
+    """
     dtype = cast_type(call["to"])
     call.allow(x.shape, dtype)
+    if call["through"] == _FLOAT16:
+        x = x.astype(np.float16)  # to infinity from 65520 on
+    elif call["through"] == _BFLOAT16:
+        x = _as_bfloat16(x.astype(np.float32))
     return x.astype(dtype)
+
+
+def _as_bfloat16(x: npt.NDArray[np.float32]) -> Array:
+    """Rounded to the upper half of float32's bits, halves to even."""
+    bits = x.view(np.uint32)
+    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), x, rounded.view(np.float32))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import ulp
+from ulp._gemm import gemm
 from ulp._validate import interval
 from ulp.nn.floats import windows
 from ulp.onnx.model import OnnxError
@@ -30,14 +30,21 @@ _LARGEST_K = (2**31 - 1) // (255 * 255)
 
 
 def check_scale(scale: Array, name: str) -> None:
-    """OnnxError unless all scales are finite and above 0."""
+    """OnnxError unless all scales are finite and above 0: QONNX's."""
     wrong = ~(np.isfinite(scale) & (scale > 0))
     if wrong.any():
         raise OnnxError(f"{name} holds {scale[wrong][0]}: expected finite scales above 0")
 
 
+def check_factor(scale: Array, name: str) -> None:
+    """OnnxError unless all scales are finite and not 0: ONNX's own may be negative."""
+    wrong = ~(np.isfinite(scale) & (scale != 0))
+    if wrong.any():
+        raise OnnxError(f"{name} holds {scale[wrong][0]}: expected finite scales other than 0")
+
+
 def _spread(call: Call, parameter: Array, x: Array, name: str) -> Array:
-    """A scale or zero point so that it broadcasts with X: one for all, one for each index along `axis`, or one a block there."""
+    """A scale or zero point so that it broadcasts with X: one for all, one per index along `axis`, or one per block there."""
     if parameter.size == 1:
         return parameter.reshape(())
     axis, block = axis_of(call["axis"], x.ndim), call["block_size"]
@@ -49,7 +56,7 @@ def _spread(call: Call, parameter: Array, x: Array, name: str) -> Array:
         return parameter.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
     blocks = tuple(-(-side // block) if i == axis else side for i, side in enumerate(x.shape))
     if parameter.shape != blocks:
-        raise OnnxError(f"{name} has shape {list(parameter.shape)}: expected {list(blocks)}, one a block of {block} along axis {axis}")
+        raise OnnxError(f"{name} has shape {list(parameter.shape)}: expected {list(blocks)}, one per block of {block} along axis {axis}")
     return np.asarray(np.take(parameter, np.arange(x.shape[axis]) // block, axis))
 
 
@@ -67,7 +74,7 @@ _BLOCKS: dict[str, Attribute] = {"axis": integer(1), "block_size": integer(0, lo
 )
 def quantize_linear(call: Call, x: Array, scale: Array, zero: Array | None = None) -> Array:
     """clamp(rint(x / y_scale) + y_zero_point), halves to even, to the interval of output_dtype or else of the zero point's type."""
-    check_scale(scale, "y_scale")
+    check_factor(scale, "y_scale")
     dtype, low, high = _code_interval(call["output_dtype"], zero)
     if call["precision"] not in (0, *_FLOAT_TYPES):
         raise OnnxError(f"precision={call['precision']}: expected one of {sorted(_FLOAT_TYPES)}")
@@ -85,7 +92,7 @@ def quantize_linear(call: Call, x: Array, scale: Array, zero: Array | None = Non
 
 
 def _code_interval(output_dtype: int, zero: Array | None) -> tuple[np.dtype[Any], int, int]:
-    """The array's type of codes, their least and their largest."""
+    """The array's type of codes, their smallest and their largest."""
     if output_dtype:
         if output_dtype not in _CODE_TYPES:
             raise OnnxError(f"output_dtype={output_dtype}: expected one of {sorted(_CODE_TYPES)}, integers of 2, 4, 8 or 16 bits")
@@ -102,7 +109,7 @@ def _code_interval(output_dtype: int, zero: Array | None) -> tuple[np.dtype[Any]
 @operator("DequantizeLinear", "x:stored x_scale:float x_zero_point:stored?", _BLOCKS, since=10, output_dtype=integer(0))
 def dequantize_linear(call: Call, x: Array, scale: Array, zero: Array | None = None) -> Array:
     """(x - x_zero_point) * x_scale, of output_dtype or else of the scale's type."""
-    check_scale(scale, "x_scale")
+    check_factor(scale, "x_scale")
     if call["output_dtype"] not in (0, *_FLOAT_TYPES):
         raise OnnxError(f"output_dtype={call['output_dtype']}: expected one of {sorted(_FLOAT_TYPES)}")
     dtype = np.dtype(_FLOAT_TYPES[call["output_dtype"]]) if call["output_dtype"] else scale.dtype
@@ -137,7 +144,7 @@ def _products(a: Array, b: Array, a_zero: int, b_zero: int | npt.NDArray[np.int3
     total = np.zeros((a.shape[0], b.shape[1]), np.int32)
     for k in range(0, a.shape[1], _LARGEST_K):
         part = slice(k, k + _LARGEST_K)
-        total += ulp.gemm(a[:, part], b[part], bits=8, a_zero=a_zero, b_zero=b_zero)
+        total += gemm(a[:, part], b[part], bits=8, a_zero=a_zero, b_zero=b_zero)
     return total
 
 
@@ -175,12 +182,12 @@ def _conv_sums(call: Call, x: Array, w: Array, x_zero: Array | None, w_zero: Arr
 
 @operator("ConvInteger", "x:byte w:byte2 x_zero_point:byte? w_zero_point:byte2?", CONV_ATTRIBUTES, since=10)
 def conv_integer(call: Call, x: Array, w: Array, x_zero: Array | None = None, w_zero: Array | None = None) -> Array:
-    """int32 sums of (x - x_zero_point) * (w - w_zero_point); w_zero_point: one, or one an output channel."""
+    """int32 sums of (x - x_zero_point) * (w - w_zero_point); w_zero_point: one, or one per output channel."""
     return _conv_sums(call, x, w, x_zero, w_zero)
 
 
 def _matmul_sums(call: Call, a: Array, b: Array, a_zero: Array | None, b_zero: Array | None) -> npt.NDArray[np.int32]:
-    """The sums of numpy.matmul, exact. Zero points: one, or one a row of a and one a column of b."""
+    """The sums of numpy.matmul, exact. Zero points: one, or one per row of a and one per column of b."""
     if a.ndim == 0 or b.ndim == 0:
         raise OnnxError("A and B have one dimension or more")
     left, right = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
@@ -209,7 +216,7 @@ def matmul_integer(call: Call, a: Array, b: Array, a_zero: Array | None = None, 
 def _requantize(sums: npt.NDArray[np.int32], x_scale: Array, w_scale: Array, y_scale: Array, y_zero: Array) -> Array:
     """clamp(rint(float32(sum) * (x_scale * w_scale / y_scale)) + y_zero) in float32; the scales broadcast with the sums."""
     for scale, name in ((x_scale, "the first input's scale"), (w_scale, "the second input's scale"), (y_scale, "y_scale")):
-        check_scale(scale, name)
+        check_factor(scale, name)
     if y_scale.size != 1 or y_zero.size != 1:
         raise OnnxError(f"y_scale has shape {list(y_scale.shape)} and y_zero_point {list(y_zero.shape)}: expected scalars")
     factor = x_scale.astype(np.float32) * w_scale.astype(np.float32) / y_scale.astype(np.float32).reshape(())
@@ -261,7 +268,7 @@ def qlinear_conv(
 def qlinear_matmul(
     call: Call, a: Array, a_scale: Array, a_zero: Array, b: Array, b_scale: Array, b_zero: Array, y_scale: Array, y_zero: Array
 ) -> Array:
-    """A product from codes to codes; scales and zero points: one, or one a row of a and one a column of b."""
+    """A product from codes to codes; scales and zero points: one, or one per row of a and one per column of b."""
     sums = _matmul_sums(call, a, b, a_zero, b_zero)
     rows = a.shape[-2] if a.ndim > 1 else 1
     columns = b.shape[-1] if b.ndim > 1 else 1
@@ -273,6 +280,11 @@ def _away(rounded: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda x: np.sign(x) * rounded(np.abs(x))
 
 
+def _dpu(x: Array) -> Array:
+    """As AMD's DPU rounds: halves to even where positive, up where negative."""
+    return np.where((x < 0) & (x - np.floor(x) == 0.5), np.ceil(x), np.rint(x))
+
+
 _ROUNDING: dict[str, Callable[[Array], Array]] = {
     "ROUND": np.rint,
     "HALF_EVEN": np.rint,
@@ -282,6 +294,9 @@ _ROUNDING: dict[str, Callable[[Array], Array]] = {
     "DOWN": np.trunc,
     "HALF_UP": _away(lambda x: np.floor(x + 0.5)),
     "HALF_DOWN": _away(lambda x: np.ceil(x - 0.5)),
+    # Brevitas has these two besides QONNX's.
+    "ROUND_TO_ZERO": np.trunc,
+    "DPU": _dpu,
 }
 
 
@@ -293,7 +308,7 @@ def rounding(mode: str) -> Callable[[Array], Array]:
 
 
 def _clamped(call: Call, steps: Array, bits: Array) -> Array:
-    """Rounded behind clamping (in place), as QONNX has it, to the interval of `bits`, signed and narrow."""
+    """Clamped (in place) to the interval of `bits`, signed and narrow, then rounded: the order of QONNX."""
     width = float(bits.reshape(()))
     if not 1 <= width <= 32:
         raise OnnxError(f"a bit width of {width}: expected 1 to 32")
@@ -303,12 +318,18 @@ def _clamped(call: Call, steps: Array, bits: Array) -> Array:
     return rounding(call["rounding_mode"])(np.clip(steps, low, high, out=steps))
 
 
+def _parameters(x: Array, *parameters: Array) -> tuple[Array, ...]:
+    """Parameters in x's type: some writers have them as integers or as float64."""
+    return tuple(parameter.astype(x.dtype, copy=False) for parameter in parameters)
+
+
 _QONNX: dict[str, Attribute] = {"signed": integer(1), "narrow": integer(1), "rounding_mode": Attribute("string", "ROUND")}
 
 
-@operator("Quant", "x:float scale:float zero_point:float bit_width:float", _QONNX)
+@operator("Quant", "x:float scale:parameter zero_point:parameter2 bit_width:parameter3", _QONNX)
 def quant(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array:
     """(q - zero_point) * scale, q = round(clamp(x / scale + zero_point)) being an integer of bit_width bits; of one signed: -1 or +1."""
+    scale, zero = _parameters(x, scale, zero)
     check_scale(scale, "scale")
     if np.broadcast_shapes(x.shape, scale.shape, zero.shape) != x.shape:
         raise OnnxError(f"scale of shape {list(scale.shape)} and zero_point of {list(zero.shape)} do not broadcast to x of {list(x.shape)}")
@@ -324,9 +345,10 @@ def quant(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array
     return np.asarray(np.multiply(codes, scale, out=codes))
 
 
-@operator("BipolarQuant", "x:float scale:float")
+@operator("BipolarQuant", "x:float scale:parameter")
 def bipolar_quant(_: Call, x: Array, scale: Array) -> Array:
     """scale where x >= 0, else -scale."""
+    (scale,) = _parameters(x, scale)
     check_scale(scale, "scale")
     if np.broadcast_shapes(x.shape, scale.shape) != x.shape:
         raise OnnxError(f"scale of shape {list(scale.shape)} does not broadcast to x of {list(x.shape)}")
@@ -335,7 +357,7 @@ def bipolar_quant(_: Call, x: Array, scale: Array) -> Array:
 
 @operator(
     "Trunc",
-    "x:float scale:float zero_point:float in_bit_width:float out_scale_or_width:float out_bit_width:float?",
+    "x:float scale:parameter zero_point:parameter2 in_bit_width:parameter3 out_scale_or_width:parameter4 out_bit_width:parameter5?",
     signed=integer(1),
     narrow=integer(0),
     rounding_mode=Attribute("string", "FLOOR"),
@@ -346,6 +368,7 @@ def trunc(call: Call, x: Array, scale: Array, zero: Array, in_bits: Array, fifth
     With five inputs (QONNX's first definition) the fifth is the width that remains, and the result keeps the scale; with six (the second)
     it is the result's scale, a power of two times the first, and codes are clamped to the width.
     """
+    scale, zero, fifth = _parameters(x, scale, zero, fifth)
     check_scale(scale, "scale")
     steps = np.rint(x / scale + zero)
     if out_bits is None:

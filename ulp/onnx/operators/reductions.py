@@ -136,7 +136,7 @@ _softmax("LogSoftmax", True)
 
 
 def _channelwise(x: Array, *vectors: Array) -> list[Array]:
-    """Vectors of one element a channel, so that they broadcast with X of (N, C, ...)."""
+    """Vectors of one element per channel, so that they broadcast with X of (N, C, ...)."""
     if x.ndim < 2:
         raise OnnxError(f"X has shape {list(x.shape)}: expected (N, C, ...)")
     channels = x.shape[1]

@@ -1,7 +1,7 @@
-"""The table of float operators: what it says of each, how one is bound to a node, and what is checked before it computes.
+"""The table of float operators: the definition of each, how one is bound to a node, and what is checked before it computes.
 
 An operator is a function of numpy arrays. Its row names its inputs with their types, its attributes with their defaults, and the opset
-from which this definition holds. `bind` looks at everything that a file says of a node once; what is then called checks the arrays.
+from which this definition holds. `bind` checks once what a file says of a node; the function that it returns checks the arrays.
 """
 
 from __future__ import annotations
@@ -47,18 +47,19 @@ _TYPES = {
     "sum": _dtypes("int32"),
     "code": _dtypes("int8 uint8 int16 uint16"),
     "stored": _dtypes("int8 uint8 int16 uint16 int32"),
+    "parameter": _FLOATS + _SIGNED + _UNSIGNED,
     "real": _dtypes("float16 float32 float64 int32"),
 }
 
 _DEFAULT_LIMITS = Limits()
 
-# Whatever numpy says of arrays that do not fit each other. Anything else is a mistake of ours and stays visible.
-_NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError)
+# What numpy raises for arrays that do not fit each other. Anything else is a bug of ours and is not caught.
+_NUMPY_ERRORS = (ValueError, IndexError, TypeError, OverflowError, ZeroDivisionError, MemoryError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """What a node may say under one name. `default` is what it means to say nothing; `choices` are the strings that are understood."""
+    """An attribute that nodes may have. default: its value where it is left out; choices: the strings that are known."""
 
     kind: Literal["int", "float", "string", "ints", "floats", "tensor"]
     default: Any = None
@@ -104,7 +105,7 @@ class Input:
 
     @classmethod
     def parse(cls, text: str) -> Input:
-        """What stands between two blanks of a row's inputs."""
+        """One of the words of a row's inputs."""
         name, word = text.rstrip("?*").split(":")
         return cls(name, word, _TYPES[word.rstrip("0123456789")], text.endswith("?"), text.endswith("*"))
 
@@ -120,7 +121,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Call:
-    """What a node says besides its inputs: every attribute, given or by default, the opset, and how many results are wanted."""
+    """A node without its inputs: every attribute, given or by default, the opset, and how many results the node has."""
 
     attributes: Mapping[str, Any]
     opset: int
@@ -140,7 +141,7 @@ Function: TypeAlias = Callable[..., "Array | tuple[Array, ...]"]
 
 @dataclass(frozen=True)
 class Row:
-    """The definition of an operator from opset `since` on. `outputs` is the most that a node can have, -1 any number."""
+    """The definition of an operator from opset `since` on. `outputs`: how many a node can have at most, -1 for any number."""
 
     since: int
     inputs: tuple[Input, ...]
@@ -149,7 +150,7 @@ class Row:
     function: Function
 
     def check_node(self, inputs: Sequence[object], outputs: int, attributes: Mapping[str, object]) -> None:
-        """OnnxError unless a node may look so. inputs: what is false is left out."""
+        """OnnxError unless a node may have these inputs, outputs and attributes. inputs: a false one is left out."""
         self.check_counts(len(inputs), outputs)
         self.check_attributes(attributes)
         for i, given in enumerate(inputs):
@@ -161,10 +162,10 @@ class Row:
         return self.inputs[min(i, len(self.inputs) - 1)]
 
     def check_counts(self, inputs: int, outputs: int) -> None:
-        """OnnxError unless a node may have so many."""
+        """OnnxError unless a node may have this many inputs and outputs."""
         needed = sum(not i.optional for i in self.inputs)
-        most = math.inf if any(i.repeated for i in self.inputs) else len(self.inputs)
-        if not needed <= inputs <= most:
+        max_inputs = math.inf if any(i.repeated for i in self.inputs) else len(self.inputs)
+        if not needed <= inputs <= max_inputs:
             names = ", ".join(i.name + ("..." if i.repeated else " (optional)" if i.optional else "") for i in self.inputs) or "none"
             raise OnnxError(f"{inputs} inputs, expected {names}")
         if outputs < 1 or 0 <= self.outputs < outputs:
@@ -240,7 +241,10 @@ class Operator:
                 shapes = ", ".join("none" if a is None else str(list(a.shape)) for a in arrays)
                 raise OnnxError(f"inputs of shapes {shapes} do not fit: {error}") from error
             # numpy gives scalars for arrays of no dimension.
-            return tuple(np.asarray(result) for result in (results if isinstance(results, tuple) else (results,)))
+            made = tuple(np.asarray(result) for result in (results if isinstance(results, tuple) else (results,)))
+            for array in made:
+                limits.check_tensor(array.shape, array.dtype.itemsize)
+            return made
 
         return run
 

@@ -11,7 +11,7 @@ from ulp.onnx.model import OnnxError
 
 from .registry import Array, Attribute, Call, integer, integers, number, operator, string
 
-# The most elements of shapes, axes and sizes.
+# The maximum number of elements of shapes, axes and sizes.
 _LONGEST = 2**14
 
 

@@ -1,0 +1,1 @@
+"""What the result files say: tables, plots, documents, headers of costs."""

@@ -1,0 +1,189 @@
+"""What the result files say as documents: README.md's table, docs/performance.md, and the full report beside the result files.
+
+Only the text between a pair of markers is written; the rest of a document belongs to its author.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cuda import report as cuda
+from bench.runs.options import GEMM_PAIRS
+from bench.runs.results import Cell, Group, Result
+
+from . import modelled, networks, onnx_models, products
+from .tables import Table
+
+BEGIN = "<!-- speed:begin -->"
+END = "<!-- speed:end -->"
+MODELLED_BEGIN = "<!-- modelled:begin -->"
+MODELLED_END = "<!-- modelled:end -->"
+MAIN_SIZE = "512x512x512"
+PERFORMANCE = "docs/performance.md"
+FULL_REPORT = "REPORT.md"
+# Of all tables those that docs/performance.md shows; every table is in the full report.
+SHOWN = (
+    "512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Convolutions at W3A3",
+    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Models from ONNX", "Exactness",
+)  # fmt: skip
+
+
+class ReportError(RuntimeError):
+    """A document cannot be written or checked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the documents are made from: the result files by what they measured, and the modelled figures of ARM where there are any."""
+
+    results: dict[str, Result]
+    modelled: dict[str, Any] | None = None
+
+
+def _main_group(gemm: Result) -> Group | None:
+    return gemm.find(MAIN_SIZE) or (gemm.groups[-1] if gemm.groups else None)
+
+
+def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]:
+    """Every table that the result files at hand allow, in the order in which they are read; the peers' exactness at the end if wanted."""
+    made: list[Table] = []
+    if gemm := results.get("gemm"):
+        if main := _main_group(gemm):
+            made += [products.speed_table(gemm, main), products.peers_table(gemm, main)]
+        if len(gemm.groups) > 1:
+            made.append(products.sizes_table(gemm))
+    if gemv := results.get("gemv"):
+        for g in gemv.groups:
+            made += [products.gemv_table(gemv, g), products.peers_table(gemv, g)]
+    if small := results.get("small"):
+        made += [products.small_table(g) for g in small.groups]
+    if threads := results.get("threads"):
+        made += [products.threads_table(g) for g in threads.groups]
+    if kernels := results.get("kernels"):
+        shapes = dict.fromkeys(g.name.rsplit(" ", 1)[0] for g in kernels.groups)
+        made += [products.kernel_table(kernels, shape) for shape in shapes]
+    if conv := results.get("conv"):
+        made += networks.conv_tables(conv)
+    if of_networks := results.get("networks"):
+        made += networks.network_tables(of_networks)
+    if onnx := results.get("onnx"):
+        made += onnx_models.tables(onnx)
+    if of_cuda := results.get("cuda"):
+        made += cuda.tables(of_cuda, results.get("cuda_kernels"))
+    first = next((r for r in results.values() if r.peers), None)
+    if first and exactness:
+        made.append(products.exactness_table(first))
+    return [t for t in made if t.rows]
+
+
+def provenance(result: Result) -> str:
+    """One sentence: machine, system, compiler, date, commit."""
+    env = result.environment
+    where = env["machine"]
+    caches = ", ".join(f"{name} {size}" for name, size in where.get("caches", {}).items())
+    versions = ", ".join(f"{name} {version}" for name, version in env["packages"].items())
+    commit = (env.get("commit") or "unknown")[:12] + (" with local changes" if env.get("dirty") else "")
+    clock = f" at {result.clock_ghz:.2f} GHz" if result.clock_ghz else ""
+    compiler = env["ulp"].get("compiler", env.get("bench_compiler", ""))
+    return (
+        f"Measured {env['date'][:10]} by `{env['command']}` on {where['cpu']} ({where.get('family', '')}){clock}; {caches}; {env['os']}; "
+        f"{compiler}; {versions}; commit {commit}."
+    )
+
+
+def readme_section(results: dict[str, Result]) -> str:
+    """README.md's table: the usual bit pairs at 512x512x512, each with its rate and its ratios to four peers.
+
+    ReportError where `run gemm` has left no result file.
+    """
+    gemm = results.get("gemm")
+    main = gemm and _main_group(gemm)
+    if not gemm or not main:
+        raise ReportError("no result file of products: python -m bench run gemm")
+    peers = (main.fastest("int8"), main.find("QNNPACK"), main.find("gemmlowp"), main.fastest("fp32"))
+    header = ("", "GMAC/s", "over the fastest int8", "over QNNPACK", "over gemmlowp", "over the fastest FP32")
+    rows = [
+        (cell.label, f"{cell.rate.median:.0f}", *(_times(cell, peer) for peer in peers))
+        for bits in GEMM_PAIRS
+        if (cell := next((c for c in main.of_kind("ulp") if c.bits == bits), None))
+    ]
+    env = gemm.environment
+    fastest = {"int8": peers[0], "FP32": peers[3]}
+    named = "".join(f"; the fastest {kind} is {peer.name}, {peer.rate.median:.0f} GMAC/s" for kind, peer in fastest.items() if peer)
+    note = f"Medians on one core of {env['machine']['cpu']}, {env['date'][:10]}{named}."
+    return Table(main.name, header, rows, note).markdown()
+
+
+def _times(cell: Cell, peer: Cell | None) -> str:
+    return f"{cell.over(peer).median:.1f}x" if peer else "-"
+
+
+def performance_section(results: dict[str, Result]) -> str:
+    """The measured tables of docs/performance.md."""
+    chosen = [t for t in tables(results) if t.title.startswith(SHOWN)]
+    path = f"bench/results/{FULL_REPORT}"
+    more = f"Peers' own figures, more shapes, every kernel at every pair: [{path}](../{path}); plots beside it."
+    return _document(results, chosen, more)
+
+
+def full_report(sources: Sources) -> str:
+    """All tables, as a page of its own."""
+    closing = "Written by `python -m bench report` from the JSON beside it."
+    parts = ["# Benchmark report", _document(sources.results, tables(sources.results), closing)]
+    if sources.modelled:
+        parts += ["## ARM, modelled", modelled.section(sources.modelled)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str) -> str:
+    if not results:
+        raise ReportError("no result files: python -m bench run all")
+    legend = (
+        "Ratios are medians over rounds of the ratio within a round, [p10-p90]; rates are medians (best decile). The int8 peers get "
+        "activations of 0..127, where the saturating ones are exact; `ulp` is exact everywhere."
+    )
+    first = results.get("gemm") or next(iter(results.values()))
+    return "\n\n".join([*(t.markdown() for t in chosen), legend, provenance(first), closing])
+
+
+def with_section(text: str, body: str, begin: str = BEGIN, end: str = END, name: str = "the document") -> str:
+    """The text with the part between the markers replaced. ReportError unless there is exactly one pair of markers, in order."""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ReportError(f"{name} needs one line {begin} and after it one line {end}")
+    return re.sub(re.escape(begin) + r".*?" + re.escape(end), lambda _: f"{begin}\n{body}\n{end}", text, flags=re.DOTALL)
+
+
+def _new_readme(path: Path, sources: Sources) -> str:
+    return with_section(_read(path), readme_section(sources.results), name=path.name)
+
+
+def _new_performance(path: Path, sources: Sources) -> str:
+    text = with_section(_read(path), performance_section(sources.results), name=path.name)
+    if sources.modelled:
+        text = with_section(text, modelled.section(sources.modelled), MODELLED_BEGIN, MODELLED_END, path.name)
+    return text
+
+
+def _read(path: Path) -> str:
+    if not path.exists():
+        raise ReportError(f"no {path.name} to put the tables into")
+    return path.read_text(encoding="utf-8")
+
+
+def outdated(readme: Path, performance: Path, sources: Sources) -> list[Path]:
+    """Those of the two documents that do not say what the results say."""
+    new = {readme: _new_readme(readme, sources), performance: _new_performance(performance, sources)}
+    return [path for path, text in new.items() if _read(path) != text]
+
+
+def write(readme: Path, performance: Path, sources: Sources) -> list[Path]:
+    """Fill both documents between their markers, and return those that changed. Neither is written if one cannot be."""
+    new = {readme: _new_readme(readme, sources), performance: _new_performance(performance, sources)}
+    changed = [path for path, text in new.items() if _read(path) != text]
+    for path in changed:
+        path.write_text(new[path], encoding="utf-8")
+    return changed

@@ -1,0 +1,1 @@
+"""How things are measured, and the result files."""

@@ -1,0 +1,52 @@
+// What the files of the bindings share: how numpy arrays and numbers become the core's types, and the errors that say why not.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "pack/pack.h"
+
+namespace ulp::bindings {
+
+namespace py = pybind11;
+
+// The Python layer words the error, with the index; here it is only noticed.
+struct OutOfRange : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+inline std::string shape_of(const py::array& x) {
+  std::string s = "(";
+  for (py::ssize_t i = 0; i < x.ndim(); ++i) s += (i ? ", " : "") + std::to_string(x.shape(i));
+  return s + (x.ndim() == 1 ? ",)" : ")");
+}
+
+inline MatrixView view_of(const py::array& x, const char* name) {
+  const char kind = x.dtype().kind();
+  if (x.itemsize() != 1 || (kind != 'u' && kind != 'i')) throw py::type_error(std::string(name) + " must be uint8 or int8");
+  if (x.ndim() != 2) throw py::value_error(std::string(name) + " must have 2 dimensions, has shape " + shape_of(x));
+  return {static_cast<const uint8_t*>(x.data()), x.shape(0), x.shape(1), x.strides(0), x.strides(1), kind == 'i'};
+}
+
+inline Encoding encoding_of(int bits, bool is_signed, const char* name) {
+  if (!valid_bits(bits)) throw py::value_error(std::string(name) + " = " + std::to_string(bits) + " is outside [1, 8]");
+  return {bits, is_signed};
+}
+
+inline BitpackedLayout layout_of(int64_t k, int64_t n, int bits) {
+  encoding_of(bits, false, "bits");
+  constexpr int64_t kMaxSide = int64_t{1} << 31;
+  if (k < 0 || n < 0 || k > kMaxSide || n > kMaxSide) {
+    throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is outside [0, 2^31] on a side");
+  }
+  const double bytes = (static_cast<double>(k) + 32) * (static_cast<double>(n) + 8) * bits / 8;
+  if (bytes > 1e15) throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is too large");
+  return {k, n, bits};
+}
+
+void bind_gemm(py::module_& m);  // bindings_gemm.cpp
+
+}  // namespace ulp::bindings

@@ -1,0 +1,214 @@
+// The part of _core that holds plans (plan/plan.h). The contract is ulp/_core.pyi.
+#include "bindings_plan.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings_plan_fields.h"
+#include "plan/plan.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace ulp_bindings;
+using ulp::Plan;
+using ulp::StepKind;
+
+// A plan as Python holds it: with what a call needs of its ports.
+//
+// A plan that grows is guarded by the GIL, a finalized one never changes; `busy` keeps other threads away while finalize works without it.
+struct PlanHolder {
+  Plan plan;
+  bool busy = false;
+  bool ready = false;
+  py::object input_dtype;
+  std::vector<py::object> output_dtypes;
+
+  Plan& open() {
+    if (busy) throw py::value_error("the plan is being finalized by another thread");
+    return plan;
+  }
+  const Plan& open() const { return const_cast<PlanHolder*>(this)->open(); }
+
+  // No Python code runs once the fields are read, so the plan stays what it is while it is checked.
+  void add(const StepKind& kind, const py::dict& given) {
+    std::unique_ptr<ulp::Step> step = kind.make();
+    read_fields(given, step->fields(), kind.name);
+    open().add(kind, std::move(step));
+  }
+
+  void finalize(int64_t group, bool throughput, bool tune) {
+    open();
+    busy = true;
+    try {
+      const py::gil_scoped_release release;
+      plan.finalize(group, throughput, tune);
+    } catch (...) {
+      busy = false;
+      throw;
+    }
+    busy = false;
+    const auto dtype = [](const ulp::Port& port) -> py::object {
+      return port.is_codes ? py::dtype::of<uint8_t>() : py::dtype::of<float>();
+    };
+    input_dtype = dtype(plan.input_port());
+    for (const ulp::Port& port : plan.output_ports()) output_dtypes.push_back(dtype(port));
+    ready = true;
+  }
+};
+
+// x must be a C-contiguous array of dtype and shape (images, *shape).
+void check_array(const py::array& x, const py::object& dtype, int64_t images, const std::vector<int64_t>& shape, const char* name) {
+  if (!x.dtype().is(dtype) && !x.dtype().equal(dtype)) {
+    throw py::type_error(std::string(name) + " has dtype " + std::string(py::str(x.dtype())) + ", expected " + std::string(py::str(dtype)));
+  }
+  bool fits = x.ndim() == static_cast<py::ssize_t>(shape.size()) + 1 && (images < 0 || x.shape(0) == images);
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = x.shape(static_cast<py::ssize_t>(i) + 1) == shape[i];
+  if (!fits) {
+    std::string expected = images < 0 ? "(N" : "(" + std::to_string(images);
+    for (const int64_t s : shape) expected += ", " + std::to_string(s);
+    throw py::value_error(std::string(name) + " has shape " + shape_text(x) + ", expected " + expected + ")");
+  }
+  if (!(x.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " must be C-contiguous");
+  if (reinterpret_cast<uintptr_t>(x.data()) % static_cast<size_t>(x.itemsize()))
+    throw py::value_error(std::string(name) + " must be aligned");
+}
+
+py::list run(const PlanHolder& h, const py::object& input, const py::object& outputs, int64_t* step_ns) {
+  if (!h.ready) throw py::value_error("the plan is not finalized");
+  if (!py::isinstance<py::array>(input)) throw py::type_error("x: expected a numpy array, got " + type_name(input));
+  const auto x = py::reinterpret_borrow<py::array>(input);
+  check_array(x, h.input_dtype, -1, h.plan.input_port().shape, "x");
+  const auto& ports = h.plan.output_ports();
+  const int64_t images = x.shape(0);
+  py::list results;
+  std::vector<void*> data;
+  const bool given = !outputs.is_none();
+  if (given && sequence_of(outputs, "outputs", "arrays").size() != ports.size()) {
+    throw py::value_error("outputs has " + std::to_string(py::len(outputs)) + " arrays, expected " + std::to_string(ports.size()));
+  }
+  const auto share = [](const py::array& one, const py::array& other) {
+    const auto* a = static_cast<const uint8_t*>(one.data());
+    const auto* b = static_cast<const uint8_t*>(other.data());
+    return a < b + other.nbytes() && b < a + one.nbytes();
+  };
+  for (size_t i = 0; i < ports.size(); ++i) {
+    py::array result;
+    if (given) {
+      const py::object item = outputs[py::int_(i)];
+      if (!py::isinstance<py::array>(item)) throw py::type_error("outputs: expected numpy arrays, got " + type_name(item));
+      result = py::reinterpret_borrow<py::array>(item);
+      check_array(result, h.output_dtypes[i], images, ports[i].shape, "outputs");
+      if (!result.writeable()) throw py::value_error("outputs: an array is read-only");
+      if (share(result, x)) throw py::value_error("outputs: an array shares memory with x, which is still read when it is written");
+      for (const py::handle& other : results) {
+        if (share(result, py::reinterpret_borrow<py::array>(other))) throw py::value_error("outputs: two arrays share memory");
+      }
+    } else {
+      std::vector<py::ssize_t> shape{images};
+      shape.insert(shape.end(), ports[i].shape.begin(), ports[i].shape.end());
+      result = py::array(py::reinterpret_borrow<py::dtype>(h.output_dtypes[i]), shape);
+    }
+    data.push_back(result.mutable_data());
+    results.append(result);
+  }
+  const void* from = x.data();
+  {
+    py::gil_scoped_release release;
+    h.plan.run({from, images}, data.data(), step_ns);
+  }
+  return results;
+}
+
+py::dict info_of(const Plan& plan, const ulp::PlannedStep& s) {
+  const ulp::Effects& e = s.effects;
+  const int source = e.reads.empty() ? -1 : e.reads[0];
+  std::vector<int> targets;
+  for (const ulp::Slice& target : e.writes) targets.push_back(target.tensor);
+  const ulp::Tensor& shown = plan.tensors()[static_cast<size_t>(targets.empty() ? source : targets[0])];
+  py::dict d;
+  d["kind"] = s.kind->name;
+  d["name"] = s.kind->shown;
+  d["method"] = s.step->method();
+  d["source"] = source;
+  d["targets"] = targets;
+  d["macs"] = e.macs;
+  d["a_bits"] = e.a_bits;
+  d["w_bits"] = e.w_bits;
+  d["out_shape"] = py::make_tuple(shown.height, shown.width, shown.channels);
+  return d;
+}
+
+// The names of the fields of each kind of step.
+py::dict plan_steps() {
+  py::dict kinds;
+  for (const StepKind& kind : ulp::step_kinds()) {
+    py::list names;
+    for (const ulp::Field& field : kind.make()->fields()) names.append(field.name);
+    kinds[kind.name] = py::tuple(names);
+  }
+  return kinds;
+}
+
+}  // namespace
+
+void bind_plan(py::module_& m) {
+  py::register_exception<ulp::NotFinite>(m, "NotFinite", PyExc_ValueError);
+  py::register_exception<ulp::CodeOutOfRange>(m, "CodeOutOfRange", PyExc_ValueError);
+  m.def("plan_steps", &plan_steps);
+
+  using Object = const py::object&;
+  py::class_<PlanHolder> plan(m, "Plan");
+  plan.def(py::init<>())
+      .def(
+          "codes",
+          [](PlanHolder& h, Object height, Object width, Object channels, Object bits, Object zero, Object scale) {
+            const int size[] = {int_of(height, "height"), int_of(width, "width"), int_of(channels, "channels")};
+            const int b = int_of(bits, "bits"), z = int_of(zero, "zero");
+            const float s = float_of(scale, "scale");
+            return h.open().codes(size[0], size[1], size[2], b, z, s);
+          },
+          py::arg("height"), py::arg("width"), py::arg("channels"), py::arg("bits"), py::arg("zero"), py::arg("scale"))
+      .def(
+          "floats",
+          [](PlanHolder& h, Object height, Object width, Object channels) {
+            const int size[] = {int_of(height, "height"), int_of(width, "width"), int_of(channels, "channels")};
+            return h.open().floats(size[0], size[1], size[2]);
+          },
+          py::arg("height"), py::arg("width"), py::arg("channels"))
+      .def(
+          "finalize",
+          [](PlanHolder& h, Object group, Object throughput, Object tune) {
+            h.finalize(int_of(group, "group"), flag_of(throughput, "throughput"), flag_of(tune, "tune"));
+          },
+          py::arg("group"), py::arg("throughput"), py::arg("tune") = py::bool_(false))
+      .def(
+          "run", [](const PlanHolder& h, Object x, Object outputs) { return run(h, x, outputs, nullptr); }, py::arg("x"),
+          py::arg("outputs") = py::none())
+      .def(
+          "profile",
+          [](const PlanHolder& h, Object x) {
+            py::array_t<int64_t> ns(static_cast<py::ssize_t>(h.open().steps().size()));
+            std::fill_n(ns.mutable_data(), ns.size(), 0);
+            py::list results = run(h, x, py::none(), ns.mutable_data());
+            return py::make_tuple(results, ns);
+          },
+          py::arg("x"))
+      .def("steps",
+           [](const PlanHolder& h) {
+             py::list steps;
+             for (const ulp::PlannedStep& s : h.open().steps()) steps.append(info_of(h.plan, s));
+             return steps;
+           })
+      .def_property_readonly("arena_bytes", [](const PlanHolder& h) { return h.open().arena_bytes(); })
+      .def_property_readonly("weight_bytes", [](const PlanHolder& h) { return h.open().weight_bytes(); });
+  // One method per kind of step, whose arguments are its fields.
+  for (const StepKind& kind : ulp::step_kinds()) {
+    plan.def(kind.name, [&kind](PlanHolder& h, const py::kwargs& given) { h.add(kind, given); });
+  }
+}

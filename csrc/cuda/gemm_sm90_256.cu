@@ -1,7 +1,0 @@
-#include "cuda/gemm_sm90.cuh"
-
-namespace ulp::cuda {
-
-Sm90Kernel sm90_256(bool unsigned_a, int bits) { return find_sm90<256>(unsigned_a, bits); }
-
-}  // namespace ulp::cuda

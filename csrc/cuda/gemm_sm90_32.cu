@@ -1,7 +1,0 @@
-#include "cuda/gemm_sm90.cuh"
-
-namespace ulp::cuda {
-
-Sm90Kernel sm90_32(bool unsigned_a, int bits) { return find_sm90<32>(unsigned_a, bits); }
-
-}  // namespace ulp::cuda

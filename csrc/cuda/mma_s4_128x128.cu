@@ -1,0 +1,7 @@
+#include "cuda/gemm_mma.cuh"
+
+namespace ulp::cuda {
+
+MmaKernel mma_s4_128x128(int bits) { return find_mma<MmaLarge, true>(bits); }
+
+}  // namespace ulp::cuda

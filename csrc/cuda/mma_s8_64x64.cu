@@ -1,0 +1,7 @@
+#include "cuda/gemm_mma.cuh"
+
+namespace ulp::cuda {
+
+MmaKernel mma_s8_64x64(int bits) { return find_mma<MmaMedium, false>(bits); }
+
+}  // namespace ulp::cuda

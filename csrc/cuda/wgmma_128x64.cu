@@ -1,0 +1,7 @@
+#include "cuda/gemm_sm90.cuh"
+
+namespace ulp::cuda {
+
+Sm90Kernel wgmma_128x64(bool unsigned_a, int bits) { return find_sm90<64>(unsigned_a, bits); }
+
+}  // namespace ulp::cuda

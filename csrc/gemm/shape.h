@@ -1,0 +1,21 @@
+// A product without its data: what selects a kernel, on a CPU as on a GPU.
+#pragma once
+
+#include <cstdint>
+
+#include "../pack/bits.h"
+
+namespace ulp {
+
+struct Shape {
+  int64_t m;
+  int64_t n;
+  int64_t k;
+  Encoding a;
+  Encoding b;
+};
+
+// int32: the exact sums. float32, quantized: scaled, see ops/fused.h.
+enum class OutputKind { int32, float32, quantized };
+
+}  // namespace ulp

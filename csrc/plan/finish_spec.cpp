@@ -1,0 +1,112 @@
+#include "finish_spec.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "step.h"
+
+namespace ulp {
+namespace {
+
+bool all_finite(const Floats& values, float factor) {
+  return std::all_of(values.values.begin(), values.values.end(), [factor](float v) { return std::isfinite(v * factor); });
+}
+
+void check_thresholds(const Checks& plan, const Thresholds& t, int64_t channels, int64_t levels) {
+  if (t.values.shape != std::array<int64_t, 2>{channels, levels} || t.flip.size() != channels)
+    plan.refuse(": expected " + std::to_string(channels) + " x " + std::to_string(levels) + " thresholds");
+  for (int64_t c = 0; c < channels; ++c) {
+    const auto begin = t.values.values.begin() + c * levels;
+    if (!std::is_sorted(begin, begin + levels)) plan.refuse(": the thresholds of channel " + std::to_string(c) + " do not ascend");
+  }
+}
+
+}  // namespace
+
+void FinishSpec::check(const Checks& plan, const Shape& shape) {
+  if (shape.has_scale) {
+    if (scale.size() != shape.channels || bias.size() != shape.channels)
+      plan.refuse(": scale and bias must have " + std::to_string(shape.channels) + " values");
+    if (!start.empty() && start.size() != shape.channels) plan.refuse(": start must have " + std::to_string(shape.channels) + " values");
+  } else {
+    if (!scale.empty() || !bias.empty()) plan.refuse(" takes no scale and no bias");
+    if (!start.empty()) plan.refuse(" takes no start");
+  }
+  if (!positive_normal(unit)) plan.refuse(": unit must be a positive normal float32");
+  // With all products finite no sum of them is a NaN.
+  if (!all_finite(scale, 2147483648.0f) || !all_finite(bias, 1.0f)) plan.refuse(": bias and 2^31 * scale must be finite in float32");
+  if (!(low <= high)) plan.refuse(": low must not be above high");
+  if (targets.empty() || targets.size() > kMaxTargets)
+    plan.refuse(": expected 1.." + std::to_string(kMaxTargets) + " targets, got " + std::to_string(targets.size()));
+  if (thresholds.size() != targets.size()) {
+    plan.refuse(": finish['thresholds'] has " + std::to_string(thresholds.size()) + " entries, expected one for each of the " +
+                std::to_string(targets.size()) + " targets");
+  }
+  if (residual) {
+    const Tensor& r = plan.readable(*residual, shape.channels);
+    if (!r.is_codes) plan.refuse(": the residual must hold codes");
+    if (!std::isfinite(r.scale / unit * 255.0f)) plan.refuse(": 255 * the residual's scale / unit is not finite");
+    if (r.height != shape.height || r.width != shape.width) plan.refuse(": the residual has another shape");
+  }
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const Tensor& t = plan.tensor(targets[i].tensor);
+    if (targets[i].tensor == shape.source || (residual && targets[i].tensor == residual->tensor))
+      plan.refuse(": a tensor that is read cannot be a target");
+    if (!t.is_codes && unit != 1.0f) plan.refuse(": a target of floats needs the unit 1");
+    if (t.is_codes && !positive_normal(unit / t.scale)) plan.refuse(": unit / a target's scale is no normal float32");
+    if (!thresholds[i]) continue;
+    if (!t.is_codes) plan.refuse(": thresholds need a target of codes");
+    if (residual) plan.refuse(": thresholds do not go with a residual");
+    check_thresholds(plan, *thresholds[i], shape.channels, t.max_code());
+    thresholds[i]->flip_masks.clear();
+    for (const uint8_t flip : thresholds[i]->flip.values) thresholds[i]->flip_masks.push_back(flip ? -1 : 0);
+  }
+  plan.writable(targets, shape.channels, shape.height, shape.width);
+}
+
+std::vector<int> FinishSpec::reads(int source) const {
+  if (residual) return {source, residual->tensor};
+  return {source};
+}
+
+Output FinishSpec::output(const Context& c) const {
+  Output o;
+  o.ops = &c.ops;
+  o.scale = scale.values.data();
+  o.bias = bias.empty() ? nullptr : bias.values.data();
+  o.start = start.empty() ? nullptr : start.values.data();
+  o.low = low;
+  o.high = high;
+  if (residual) {
+    const Tensor& t = c.tensor(residual->tensor);
+    const ImageView<uint8_t> codes = c.codes(*residual);
+    o.residual = codes.data;
+    o.residual_place = codes.strides;
+    o.residual_scale = t.scale / unit;
+    o.residual_zero = t.zero;
+  }
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const Tensor& t = c.tensor(targets[i].tensor);
+    Target& target = o.targets[i];
+    if (t.is_codes) {
+      const ImageView<uint8_t> codes = c.codes(targets[i]);
+      target.codes = codes.data;
+      target.inverse = unit / t.scale;
+      target.zero = t.zero;
+      target.max_code = t.max_code();
+      if (thresholds[i]) {
+        target.thresholds = thresholds[i]->values.values.data();
+        target.flip = thresholds[i]->flip_masks.data();
+      }
+      o.places[i] = codes.strides;
+    } else {
+      const ImageView<float> floats = c.floats(targets[i]);
+      target.floats = floats.data;
+      o.places[i] = floats.strides;
+    }
+  }
+  o.target_count = static_cast<int>(targets.size());
+  return o;
+}
+
+}  // namespace ulp

@@ -1,0 +1,60 @@
+// The epilogue of a step as it is described: what becomes of its sums (ops.h: Finish), and into which tensors the results go.
+#pragma once
+
+#include <limits>
+
+#include "../ops/output.h"
+#include "fields.h"
+
+namespace ulp {
+
+class Checks;
+struct Context;
+
+// Of one target: code = number of values[c] that are <= (flip[c] ? ~acc : acc).
+struct Thresholds {
+  Windows values;  // channels x max_code, ascending
+  Flags flip;
+  std::vector<int32_t> flip_masks{};  // set by FinishSpec::check: -1 where `flip` is set, else 0
+};
+
+struct FinishSpec {
+  Floats scale, bias;  // per channel; empty in steps that have a scale of their own
+  Ints start;          // per channel, added to the sums; empty: nothing
+  // What the values of the epilogue count in: scales of what is read are divided by it, the inverses of the targets' scales multiplied.
+  float unit = 1.0f;
+  float low = -std::numeric_limits<float>::infinity();
+  float high = std::numeric_limits<float>::infinity();
+  std::optional<Slice> residual;
+  std::vector<Slice> targets;
+  std::vector<std::optional<Thresholds>> thresholds;  // per target; none: the tensor's quantizer decides
+
+  FieldList fields() {
+    constexpr bool optional = true;
+    return {{"scale", &scale, optional},
+            {"bias", &bias, optional},
+            {"start", &start, optional},
+            {"unit", &unit, optional},
+            {"residual", &residual},
+            {"low", &low},
+            {"high", &high},
+            {"targets", &targets},
+            {"thresholds", &thresholds}};
+  }
+
+  // The image of `channels` channels that the step gives, and the tensor that it reads. has_scale: whether scale and bias are wanted.
+  struct Shape {
+    int64_t height, width, channels;
+    int source;
+    bool has_scale = true;
+  };
+  // Throws std::invalid_argument.
+  void check(const Checks& plan, const Shape& shape);
+  // The tensors that the step reads: its source and the residual.
+  std::vector<int> reads(int source) const;
+
+  // The epilogue of a group of images that runs.
+  Output output(const Context& c) const;
+};
+
+}  // namespace ulp

@@ -1,0 +1,100 @@
+// The input, float32 (images, channels, height, width), becomes the codes of 1 to 4 tensors of height x width x channels:
+//
+//     code = clamp(rint(x * (1 / scale)) + zero, 0, max_code)
+//
+// halves to even; with `divide` by x / scale, as ONNX defines it. NotFinite where x holds a NaN or an infinity.
+#include <atomic>
+
+#include "../../gemm/scratch.h"
+#include "../step.h"
+
+namespace ulp {
+namespace {
+
+struct InputFloatsStep final : Step {
+  int channels = 0, height = 0, width = 0;
+  std::vector<int> targets;
+  bool divide = false;
+
+  FieldList fields() override {
+    constexpr bool optional = true;
+    return {{"channels", &channels}, {"height", &height}, {"width", &width}, {"targets", &targets}, {"divide", &divide, optional}};
+  }
+
+  std::string method() const override { return "quantize"; }
+
+  Effects check(const Checks& plan) override {
+    check_sides(height, width, channels);
+    if (targets.empty() || targets.size() > kMaxTargets)
+      plan.refuse(": expected 1.." + std::to_string(kMaxTargets) + " targets, got " + std::to_string(targets.size()));
+    Effects e;
+    for (const int id : targets) {
+      const int has = plan.codes(id).channels;
+      if (has != channels) {
+        plan.refuse(": target " + std::to_string(id) + " has " + std::to_string(has) + " channels, expected " + std::to_string(channels));
+      }
+      e.writes.push_back({id, 0});
+    }
+    e.channels = channels;
+    plan.writable(e.writes, channels, height, width);
+    e.input = Port(Tensor{height, width, channels, false, 0, 0, 1.0f}, false);
+    return e;
+  }
+
+  void run(const Context& c) const override {
+    const int64_t plane = int64_t{height} * width;
+    const float* x = static_cast<const float*>(c.input) + c.first_image * channels * plane;
+    std::atomic<bool> finite{true};
+    for_rows(c, height, channels * plane, [&](int64_t i, int64_t begin, int64_t end) {
+      for (int64_t y = begin; y < end; ++y) {
+        Target row_of[kMaxTargets] = {};
+        for (size_t t = 0; t < targets.size(); ++t) {
+          const Tensor& to = c.tensor(targets[t]);
+          row_of[t].codes = c.codes(targets[t]).row(i, y);
+          row_of[t].pixel = to.strides.pixel;
+          row_of[t].inverse = divide ? 1.0f : 1.0f / to.scale;
+          row_of[t].zero = to.zero;
+          row_of[t].max_code = to.max_code();
+        }
+        const float* row = x + i * channels * plane + y * width;
+        const int count = static_cast<int>(targets.size());
+        if (!(divide ? quantize_divided(c, row, row_of) : c.ops.quantize(row, plane, width, channels, row_of, count))) finite.store(false);
+      }
+    });
+    if (!finite.load()) throw NotFinite("the input holds a NaN or an infinity");
+  }
+
+  // One row of the image, divided by each target's scale before it is quantized.
+  bool quantize_divided(const Context& c, const float* row, const Target* row_of) const {
+    thread_local Scratch memory;
+    float* quotients;
+    memory.lay_out(scratch_array(quotients, int64_t{channels} * width));
+    bool finite = true;
+    for (size_t t = 0; t < targets.size(); ++t) {
+      const float scale = c.tensor(targets[t]).scale;
+      for (int64_t n = 0; n < channels; ++n) divide_row(row + n * height * width, scale, quotients + n * width);
+      finite &= c.ops.quantize(quotients, width, width, channels, row_of + t, 1);
+    }
+    return finite;
+  }
+
+  // A quotient that would leave float32 is clamped first, to 2^8 steps; an infinity or a NaN stays what it is.
+  void divide_row(const float* from, float scale, float* to) const {
+    if (scale >= 1.0f) {
+      for (int64_t x = 0; x < width; ++x) to[x] = from[x] / scale;
+      return;
+    }
+    const float max = 256.0f * scale;
+    for (int64_t x = 0; x < width; ++x) {
+      const float v = from[x];
+      const float clamped = v > max ? max : v < -max ? -max : v;
+      to[x] = (v - v == 0 ? clamped : v) / scale;
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Step> make_input_floats() { return std::make_unique<InputFloatsStep>(); }
+
+}  // namespace ulp

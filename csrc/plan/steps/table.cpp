@@ -1,0 +1,26 @@
+// The kinds of steps. A new one is a file beside this one, its `make_...` and a row here, and its contract in ulp/_core.pyi.
+#include "../step.h"
+
+namespace ulp {
+
+using MakeStep = std::unique_ptr<Step>();
+MakeStep make_input_floats, make_input_codes, make_conv, make_depthwise, make_linear, make_max_pool, make_window_mean, make_rescale,
+    make_gather, make_output;
+
+const std::vector<StepKind>& step_kinds() {
+  static const std::vector<StepKind> kinds = {
+      {"input_floats", "input", make_input_floats},
+      {"input_codes", "input", make_input_codes},
+      {"conv", "conv", make_conv},
+      {"depthwise", "depthwise", make_depthwise},
+      {"linear", "linear", make_linear},
+      {"max_pool", "max_pool", make_max_pool},
+      {"window_mean", "window_mean", make_window_mean},
+      {"rescale", "rescale", make_rescale},
+      {"gather", "gather", make_gather},
+      {"output", "output", make_output},
+  };
+  return kinds;
+}
+
+}  // namespace ulp

@@ -1,0 +1,124 @@
+"""Breaks the CUDA kernels on purpose, one line at a time, and holds the emulator to noticing each break.
+
+Each row below is a line of a kernel, what it becomes, and a product that depends on it. A mutant must end in a fault or in wrong sums; the
+same products on the sound kernels must end in neither. A row whose line is no longer in the kernel fails: it has to follow the kernel.
+
+Only the one instance that a product runs is compiled anew; everything else comes from the archives beside the module that
+`ULP_CUDA_EMULATED` names. So a mutant takes about a second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+EMULATOR = Path(__file__).resolve().parents[1]
+CSRC = EMULATOR.parents[1] / "csrc"
+COMPILE = [os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-w", "-Wno-psabi", "-ffp-contract=off", "-fvisibility=hidden"]
+
+RING = "90 64 1024 3072 4 4 wgmma_128x64"  # more blocks of k than stages
+PAIRS = "90 128 256 3072 4 4 wgmma_128x128"  # blocks share activations
+SPLIT = "90 64 256 4096 4 4 wgmma_128x64"  # sums meet in a cluster
+TILES = "90 64 4096 256 4 4 wgmma_128x64"  # several tiles per block
+MMA = "80 64 64 1024 4 4 mma_s4_64x64"
+
+# The instance of a kernel that its products run, for 4-bit signed operands.
+INSTANCES = {
+    "wgmma_128x64": "Sm90Kernel wgmma_128x64(bool, int) { return gemm_sm90<4, 64, false>; }",
+    "wgmma_128x128": "Sm90Kernel wgmma_128x128(bool, int) { return gemm_sm90<4, 128, false>; }",
+    "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, true>; }",
+}
+
+
+class Mutant(NamedTuple):
+    """One change of one header, and the product that shows it."""
+
+    header: str
+    line: str
+    becomes: str
+    product: str
+
+    @property
+    def kernel(self) -> str:
+        """The row of the table that the product runs on."""
+        return self.product.split()[-1]
+
+
+def _hopper(line: str, becomes: str, product: str) -> Mutant:
+    return Mutant("gemm_sm90.cuh", line, becomes, product)
+
+
+MUTANTS = [
+    _hopper("ptx::barrier_wait(own.full(ring.stage), ring.phase);\n  const Words", "const Words", RING),
+    _hopper("ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);", "", RING),
+    _hopper("  __syncwarp();\n  if (lane < p.multicast)", "  if (lane < p.multicast)", RING),
+    _hopper("if (!first) sm90_release(p, own, before, lane);", "sm90_release(p, own, ring.stage, lane);", RING),
+    _hopper("ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();", RING),
+    _hopper("step(odd, false);", "step(even, false);", RING),
+    _hopper("ptx::wgmma_fence();", "", RING),
+    _hopper("ptx::wgmma_wait<0>();", "", RING),
+    _hopper("bytes + kTokens * kBlock)", "bytes + kTokens * kBlock / 2)", RING),
+    _hopper("bytes + kTokens * kBlock)", "bytes + kTokens * kBlock * 2)", RING),
+    _hopper("ptx::fence_barrier_init();", "", RING),
+    _hopper("  __syncwarp();\n  ptx::cluster_sync();", "", RING),
+    _hopper("lower_registers<40>", "lower_registers<48>", RING),
+    _hopper("if (lane < p.multicast) ptx::", "if (lane < 2) ptx::", RING),
+    _hopper("kSm90ConsumerWarps * p.multicast", "kSm90ConsumerWarps", PAIRS),
+    _hopper("own.rank_channel * rows * kBlock;", "0;", PAIRS),
+    _hopper("if (p.splits * p.multicast > 1) ptx::cluster_sync();", "", PAIRS),
+    _hopper("if (p.splits * p.multicast > 1) ptx::cluster_sync();", "", SPLIT),
+    _hopper("if (p.splits == 1) ptx::barrier_sync(1 + group, 128);", "", TILES),
+    Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
+    Mutant("gemm_mma.cuh", "    __syncthreads();  // everybody", "  // everybody", MMA),
+    Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16", "(4 * pair + lane / 8) * 16", MMA),
+]
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    """Where the emulator and the emulated kernels lie, compiled."""
+    module = os.environ.get("ULP_CUDA_EMULATED")
+    if not module:
+        pytest.skip("ULP_CUDA_EMULATED does not name the emulated module, which cmake -DULP_CUDA_EMULATOR=ON builds with its archives")
+    return Path(module).resolve().parent
+
+
+def run(program: Path, product: str) -> str:
+    """What a program found wrong; "" for nothing."""
+    done = subprocess.run([program, *product.split()], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in (0, 1), done
+    assert (done.returncode == 0) == (done.stdout == "")
+    return done.stdout.split("\n")[0]
+
+
+def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
+    """The program `emulated_product` with a broken kernel."""
+    text = (CSRC / "cuda" / mutant.header).read_text("utf-8")
+    assert text.count(mutant.line) == 1, f"{mutant.header} has {text.count(mutant.line)} times {mutant.line!r}: the row must follow it"
+    (scratch / "cuda").mkdir()
+    (scratch / "cuda" / mutant.header).write_text(text.replace(mutant.line, mutant.becomes), "utf-8")
+    source, program = scratch / "kernel.cpp", scratch / "program"
+    source.write_text(f'#include "cuda/{mutant.header}"\nnamespace ulp::cuda {{\n{INSTANCES[mutant.kernel]}\n}}\n', "utf-8")
+    # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
+    archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
+    folders = [f"-I{path}" for path in (scratch, EMULATOR, CSRC)]
+    subprocess.run([*COMPILE, *folders, source, *archives, "-pthread", "-o", program], check=True)
+    return program
+
+
+@pytest.mark.parametrize("product", sorted({mutant.product for mutant in MUTANTS}))
+def test_sound_kernels_are_exact(build: Path, product: str) -> None:
+    """The products alone find nothing."""
+    assert run(build / "emulated_product", product) == ""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{mutant.line.strip()} -> {mutant.becomes}" for mutant in MUTANTS])
+def test_a_broken_kernel_is_noticed(build: Path, tmp_path: Path, mutant: Mutant) -> None:
+    """A fault or wrong sums."""
+    found = run(break_kernel(mutant, build, tmp_path), mutant.product)
+    assert re.search("sums are wrong|block|deadlock", found), found or "nobody noticed"

@@ -1,0 +1,353 @@
+"""What a plan must compute, step by step, in plain numpy: integers in int64, everything else in float32, one operation at a time.
+
+`ReferencePlan` has the methods of `ulp._core.Plan` and gives the same bits. It shares nothing with ulp but the format of packed weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp import _core
+
+Array = npt.NDArray[Any]
+F32 = np.float32
+
+
+@dataclass
+class Tensor:
+    """One image, (height, width, channels); bits = 0 says floats."""
+
+    height: int
+    width: int
+    channels: int
+    bits: int = 0
+    zero: int = 0
+    scale: float = 1.0
+
+    def quantize(self, v: Array, unit: float = 1) -> Array:
+        with np.errstate(over="ignore"):
+            return self.steps(v * (F32(unit) / F32(self.scale)))
+
+    def steps(self, v: Array) -> Array:
+        return np.asarray(np.clip(np.rint(v) + F32(self.zero), 0, 2**self.bits - 1).astype(np.uint8))
+
+    def values(self, codes: Array, unit: float = 1) -> Array:
+        return np.asarray((codes.astype(np.int64) - self.zero).astype(F32) * (F32(self.scale) / F32(unit)))
+
+
+class ReferencePlan:
+    """The same methods and meaning as `_core.Plan`."""
+
+    arena_bytes = 0
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self.weight_bytes = 0
+        self._steps: list[tuple[dict[str, Any], Callable[[dict[int, Array]], None]]] = []
+        self._outputs: list[tuple[int, bool]] = []
+        self._input: tuple[np.dtype[Any], tuple[int, ...]] | None = None
+        self._final = False
+
+    # Tensors.
+
+    def codes(self, height: int, width: int, channels: int, bits: int, zero: int, scale: float) -> int:
+        assert 1 <= bits <= 8
+        assert 0 <= zero < 2**bits
+        assert float(F32(scale)) == scale > 0
+        self.tensors.append(Tensor(height, width, channels, bits, zero, scale))
+        return len(self.tensors) - 1
+
+    def floats(self, height: int, width: int, channels: int) -> int:
+        self.tensors.append(Tensor(height, width, channels))
+        return len(self.tensors) - 1
+
+    # Steps.
+
+    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = False) -> None:
+        assert self._input is None
+        self._input = np.dtype(F32), (channels, height, width)
+
+        def run(env: dict[int, Array]) -> None:
+            x = env[-1].transpose(1, 2, 0)
+            if not np.isfinite(x).all():
+                raise ValueError("the input holds a NaN or an infinity")
+            for t in targets:
+                q = self.tensors[t]
+                self._write(env, (t, 0), q.steps(x / F32(q.scale)) if divide else q.quantize(x))
+
+        self._add("input_floats", run, targets=targets)
+
+    def input_codes(self, *, tensor: int, nhwc: bool) -> None:
+        assert self._input is None
+        t = self.tensors[tensor]
+        self._input = np.dtype(np.uint8), (t.height, t.width, t.channels) if nhwc else (t.channels, t.height, t.width)
+
+        def run(env: dict[int, Array]) -> None:
+            x = env[-1] if nhwc else env[-1].transpose(1, 2, 0)
+            if (x >= 2**t.bits).any():
+                raise ValueError(f"the input holds codes beyond {2**t.bits - 1}")
+            self._write(env, (tensor, 0), x)
+
+        self._add("input_codes", run, targets=[tensor])
+
+    def conv(
+        self,
+        *,
+        source: int,
+        source_channel: int,
+        weights: _core.Packed,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        weight_zero: int,
+        finish: dict[str, Any],
+        method: str | None,
+    ) -> None:
+        t = self.tensors[source]
+        w = _core.unpack(weights).astype(np.int64) - weight_zero
+        stretch = kernel[1] * t.channels
+        if t.channels < 4 and kernel[1] > 1 and dilation[1] == 1 and len(w) == kernel[0] * (stretch + -stretch % 4):
+            # Pixels without padded channels: only a row of the kernel is padded.
+            assert source_channel == 0
+            w = w.reshape(kernel[0], -1, weights.n)
+            assert not w[:, stretch:].any()
+            w = w[:, :stretch].reshape(*kernel, t.channels, weights.n)
+        else:
+            w = w.reshape(*kernel, -1, weights.n)
+            assert w.shape[2] % 4 == 0
+            assert source_channel + w.shape[2] - 3 <= t.channels
+        channels = w.shape[2]
+        self.weight_bytes += weights.nbytes
+
+        def run(env: dict[int, Array]) -> None:
+            a = env[source].astype(np.int64) - t.zero
+            a = np.concatenate([a, np.zeros((t.height, t.width, 3), np.int64)], axis=2)[:, :, source_channel : source_channel + channels]
+            self._finish(env, window_products(a, kernel, stride, padding, dilation, lambda p, y, x: p @ w[y, x]), finish)
+
+        self._add("conv", run, source, finish["targets"], method or "reference", w_bits=weights.bits, k=w[..., 0].size)
+
+    def depthwise(
+        self,
+        *,
+        source: int,
+        weights: Array,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        finish: dict[str, Any],
+    ) -> None:
+        t = self.tensors[source]
+        assert weights.dtype == np.int8
+        assert weights.shape[2] == t.channels
+        w = weights.astype(np.int64)
+        self.weight_bytes += weights.nbytes
+
+        def run(env: dict[int, Array]) -> None:
+            a = env[source].astype(np.int64) - t.zero
+            self._finish(env, window_products(a, w.shape[:2], stride, padding, dilation, lambda p, y, x: p * w[y, x]), finish)
+
+        self._add("depthwise", run, source, finish["targets"], w_bits=8, k=w[..., 0].size)
+
+    def linear(self, *, source: int, weights: _core.Packed, weight_zero: int, finish: dict[str, Any], kernel: str | None) -> None:
+        t = self.tensors[source]
+        pad = -t.channels % 4
+        w = _core.unpack(weights).astype(np.int64).reshape(t.height, t.width, t.channels + pad, weights.n)[:, :, : t.channels] - weight_zero
+        self.weight_bytes += weights.nbytes
+
+        def run(env: dict[int, Array]) -> None:
+            a = env[source].astype(np.int64) - t.zero
+            self._finish(env, a.reshape(1, 1, -1) @ w.reshape(-1, weights.n), finish)
+
+        self._add("linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=w[..., 0].size)
+
+    def max_pool(
+        self,
+        *,
+        source: int,
+        target: tuple[int, int],
+        rows: Array,
+        columns: Array,
+        dilation: tuple[int, int],
+        takes_min: Array | None = None,
+    ) -> None:
+        assert (rows[:, 0] < rows[:, 1]).all()
+        assert (columns[:, 0] < columns[:, 1]).all()
+
+        def run(env: dict[int, Array]) -> None:
+            def extreme(window: Array) -> Array:
+                largest = window.max(axis=(0, 1))
+                return np.asarray(largest if takes_min is None else np.where(takes_min, window.min(axis=(0, 1)), largest))
+
+            a = env[source]
+            out = [[extreme(a[y0 : y1 : dilation[0], x0 : x1 : dilation[1]]) for x0, x1 in columns] for y0, y1 in rows]
+            self._write(env, target, np.array(out))
+
+        self._add("max_pool", run, source, [target])
+
+    def window_mean(self, *, source: int, rows: Array, columns: Array, divisor: Array, finish: dict[str, Any]) -> None:
+        t = self.tensors[source]
+        assert divisor.dtype == F32
+        assert not {"scale", "bias"} & set(finish)
+
+        def run(env: dict[int, Array]) -> None:
+            a = env[source].astype(np.int64) - t.zero
+            sums = np.array([[a[y0:y1, x0:x1].sum(axis=(0, 1)) for x0, x1 in columns] for y0, y1 in rows])
+            self._finish(env, None, finish, sums.astype(F32) * (F32(t.scale) / F32(finish.get("unit", 1)) / divisor)[:, :, None])
+
+        self._add("window_mean", run, source, finish["targets"])
+
+    def rescale(self, *, source: int, finish: dict[str, Any]) -> None:
+        t = self.tensors[source]
+        assert not {"scale", "bias"} & set(finish)
+        unit = finish.get("unit", 1)
+        self._add("rescale", lambda env: self._finish(env, None, finish, t.values(env[source], unit)), source, finish["targets"])
+
+    def gather(self, *, source: int, source_channel: int, channels: int, target: tuple[int, int], rows: Array, columns: Array) -> None:
+        t = self.tensors[source]
+
+        def run(env: dict[int, Array]) -> None:
+            a = env[source][:, :, source_channel : source_channel + channels]
+            padded = np.pad(a, ((0, 1), (0, 1), (0, 0)), constant_values=t.zero)  # index -1 is the pad
+            self._write(env, target, padded[rows][:, columns])
+
+        self._add("gather", run, source, [target])
+
+    def output(self, *, tensor: int, nhwc: bool) -> None:
+        self._outputs.append((tensor, nhwc))
+        self._add("output", lambda _: None, tensor)
+
+    # Running.
+
+    def finalize(self, group: int, throughput: bool, tune: bool = False) -> None:
+        assert tune in (False, True)
+        assert group >= 1
+        assert throughput in (False, True)
+        assert self._input is not None
+        self._final = True
+
+    def run(self, x: Array, outputs: list[Array] | None = None) -> list[Array]:
+        return self._run(x, outputs)[0]
+
+    def profile(self, x: Array) -> tuple[list[Array], Array]:
+        return self._run(x, None)
+
+    def steps(self) -> list[dict[str, Any]]:
+        return [info for info, _ in self._steps]
+
+    def _run(self, x: Array, outputs: list[Array] | None) -> tuple[list[Array], Array]:
+        assert self._final
+        assert self._input is not None
+        assert (x.dtype, x.shape[1:]) == self._input, (x.dtype, x.shape, self._input)
+        images: list[list[Array]] = [[] for _ in self._outputs]
+        ns = np.zeros(len(self._steps), np.int64)
+        for image in x:
+            env = {-1: image}
+            for i, (_, run) in enumerate(self._steps):
+                begin = time.perf_counter_ns()
+                run(env)
+                ns[i] += time.perf_counter_ns() - begin
+            for found, (t, nhwc) in zip(images, self._outputs, strict=True):
+                found.append(env[t] if nhwc else env[t].transpose(2, 0, 1))
+        result = []
+        for i, (t, nhwc) in enumerate(self._outputs):
+            s = self.tensors[t]
+            shape = (len(x), s.height, s.width, s.channels) if nhwc else (len(x), s.channels, s.height, s.width)
+            out = np.empty(shape, np.uint8 if s.bits else F32) if outputs is None else outputs[i]
+            for j, value in enumerate(images[i]):
+                out[j] = value
+            result.append(out)
+        return result, ns
+
+    def _add(
+        self,
+        kind: str,
+        run: Callable[[dict[int, Array]], None],
+        source: int = -1,
+        targets: Any = (),
+        method: str = "reference",
+        w_bits: int = 0,
+        k: int = 0,
+    ) -> None:
+        assert not self._final
+        ids = [t if isinstance(t, int) else t[0] for t in targets]
+        # What a depthwise step calls k is one channel's taps; a convolution's has the channels read in it.
+        outputs = self.tensors[ids[0]] if ids else self.tensors[source]
+        info = {
+            "kind": kind,
+            "name": kind.partition("_")[0] if kind.startswith("input_") else kind,
+            "method": method,
+            "source": source,
+            "targets": ids,
+            "out_shape": (outputs.height, outputs.width, outputs.channels),
+            "macs": outputs.height * outputs.width * outputs.channels * k,
+            "a_bits": self.tensors[source].bits if source >= 0 else 0,
+            "w_bits": w_bits,
+        }
+        self._steps.append((info, run))
+
+    def _write(self, env: dict[int, Array], target: tuple[int, int], value: Array) -> None:
+        t = self.tensors[target[0]]
+        assert value.shape[:2] == (t.height, t.width)
+        if target[0] not in env:
+            env[target[0]] = np.full((t.height, t.width, t.channels), t.zero, np.uint8 if t.bits else F32)
+        assert target[1] + value.shape[2] <= t.channels
+        env[target[0]][:, :, target[1] : target[1] + value.shape[2]] = value
+
+    def _finish(self, env: dict[int, Array], acc: Array | None, finish: dict[str, Any], v: Array | None = None) -> None:
+        unit = finish.get("unit", 1)
+        if v is None:
+            assert acc is not None
+            if finish.get("start") is not None:
+                acc = acc + finish["start"].astype(np.int64)
+            assert np.abs(acc).max(initial=0) < 2**31
+            assert finish["scale"].dtype == finish["bias"].dtype == F32
+            assert finish["scale"].shape == finish["bias"].shape == acc.shape[2:]
+            v = acc.astype(F32) * finish["scale"] + finish["bias"]
+        assert v.dtype == F32
+        if finish["residual"] is not None:
+            r, channel = finish["residual"]
+            v = v + self.tensors[r].values(env[r][:, :, channel : channel + v.shape[2]], unit)
+        v = np.minimum(np.maximum(v, F32(finish["low"])), F32(finish["high"]))
+        for target, thresholds in zip(finish["targets"], finish["thresholds"], strict=True):
+            t = self.tensors[target[0]]
+            if thresholds is not None:
+                assert acc is not None
+                assert finish["residual"] is None
+                table, flip = thresholds
+                assert table.dtype == np.int32
+                assert table.shape == (v.shape[2], 2**t.bits - 1)
+                assert (np.diff(table.astype(np.int64), axis=1) >= 0).all()
+                turned = np.where(flip, ~acc, acc)
+                self._write(env, target, (table <= turned[..., None]).sum(axis=3).astype(np.uint8))
+            else:
+                assert t.bits or unit == 1
+                self._write(env, target, t.quantize(v, unit) if t.bits else v)
+
+
+def window_products(
+    a: Array,
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    product: Callable[[Array, int, int], Array],
+) -> Array:
+    """Sum over the taps (y, x) of product(the pixels under the tap, y, x). `a` has its zero point taken off: padding is 0."""
+    top, left, bottom, right = padding
+    padded = np.pad(a, ((top, bottom), (left, right), (0, 0)))
+    height = (padded.shape[0] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
+    width = (padded.shape[1] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    total: Any = 0
+    for y in range(kernel[0]):
+        for x in range(kernel[1]):
+            rows = slice(y * dilation[0], y * dilation[0] + (height - 1) * stride[0] + 1, stride[0])
+            columns = slice(x * dilation[1], x * dilation[1] + (width - 1) * stride[1] + 1, stride[1])
+            total = total + product(padded[rows, columns], y, x)
+    return np.asarray(total)

@@ -1,0 +1,47 @@
+"""Files that are replaced as a whole, by any number of processes and threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Have `write` fill a new file beside `path`, then put it in path's place: a reader sees the old file or the new one, whole.
+
+    The new file has a random name and must not exist (O_EXCL), so that neither another writer nor a link laid out in advance is written to.
+    Where `path` is a link, the link is replaced. OSError; the new file is then gone.
+    """
+    beside = path.with_name(f".ulp-{os.urandom(8).hex()}")
+    # Its permissions are those of any new file: tempfile would leave it readable by its owner only.
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Wait for all threads and processes that hold the directory locked, and hold it.
+
+    Nothing is held where the system or the file system has no such locks. OSError where the directory cannot be opened.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

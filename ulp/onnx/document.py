@@ -1,0 +1,160 @@
+"""The saved form of a loaded model: its plans (ulp/nn/saved.py), the nodes between them, and the table of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp.nn import saved
+from ulp.nn.compiled import CompiledNetwork
+from ulp.nn.saved import members
+from ulp.nn.script import Arrays, Decoder, encode
+
+from .limits import Limits
+from .model import Array, Node, Port
+from .stages import FloatStage, IntegerStage, LayerRow, Stage
+
+KIND = "OnnxNetwork"
+
+
+class Contents(NamedTuple):
+    """What a file holds: everything that an `OnnxNetwork` is made of, but for its limits."""
+
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    stages: Sequence[Stage]
+    constants: dict[str, Array]
+    layers: Sequence[LayerRow]
+    opset: int
+
+
+def to_parts(contents: Contents) -> saved.Parts:
+    """The parts of a file."""
+    arrays: Arrays = {}
+    document = {
+        "inputs": [_port_document(port) for port in contents.inputs],
+        "outputs": [_port_document(port) for port in contents.outputs],
+        "stages": [_stage_document(stage, arrays, f"{i}.") for i, stage in enumerate(contents.stages)],
+        "constants": [[name, encode(array, arrays, f"constant.{i}", {})] for i, (name, array) in enumerate(contents.constants.items())],
+        "layers": [list(dataclasses.astuple(row)) for row in contents.layers],
+        "opset": contents.opset,
+    }
+    return saved.to_parts(KIND, document, arrays)
+
+
+def from_file(source: saved.Source, *, tune: bool, limits: Limits) -> Contents:
+    """What `to_parts` made of a network, from a file or its bytes. Nothing in it is executed.
+
+    tune: as for `ulp.nn.load`. limits: what float operators may make; activations of a plan may take limits.tensor_bytes.
+    Raises ValueError, saying what is wrong, where the file is no saved network or damaged, and OSError where it cannot be read.
+    """
+    return _contents(*saved.parsed(source, KIND), tune, limits)
+
+
+def _contents(document: dict[str, Any], arrays: Arrays, tune: bool, limits: Limits) -> Contents:
+    known = members(document, "a network", inputs=list, outputs=list, stages=list, constants=list, layers=list, opset=int)
+    decode = Decoder(arrays, limits.tensor_bytes)
+    constants = {}
+    for pair in known["constants"]:
+        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError("a constant is a name and an array")
+        array = decode(pair[1])
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"the constant {pair[0]!r} is no array")
+        array.flags.writeable = False
+        constants[pair[0]] = array
+    inputs, outputs = ([_port(port) for port in known[name]] for name in ("inputs", "outputs"))
+    stages = [_stage(stage, arrays, decode, tune, limits) for stage in known["stages"]]
+    _check_names(inputs, outputs, stages, constants)
+    return Contents(inputs, outputs, stages, constants, [_layer(row) for row in known["layers"]], known["opset"])
+
+
+def _check_names(inputs: list[Port], outputs: list[Port], stages: list[Stage], constants: Mapping[str, Array]) -> None:
+    """ValueError where a stage reads a tensor that nothing before it makes."""
+    made = {*constants, *(port.name for port in inputs)}
+    for stage in stages:
+        reads = [stage.source] if isinstance(stage, IntegerStage) else [name for name in stage.node.inputs if name]
+        unknown = [name for name in reads if name not in made]
+        if unknown:
+            raise ValueError(f"a stage reads {unknown[0]!r}, which nothing before it makes")
+        made.update(stage.results if isinstance(stage, IntegerStage) else stage.node.outputs)
+    for port in outputs:
+        if port.name not in made:
+            raise ValueError(f"nothing makes the output {port.name!r}")
+
+
+def _port_document(port: Port) -> list[Any]:
+    return [port.name, port.dtype.str, None if port.shape is None else list(port.shape)]
+
+
+def _port(port: object) -> Port:
+    if not isinstance(port, list) or len(port) != 3 or not isinstance(port[0], str) or not isinstance(port[1], str):
+        raise ValueError(f"{port!r} is no input or output")
+    name, dtype, shape = port
+    if dtype[:1] not in ("<", "|") or dtype[1:2] not in ("f", "i", "u", "b"):
+        raise ValueError(f"{name!r} has dtype {dtype!r}")
+    sides_known = shape is None or (isinstance(shape, list) and all(side is None or type(side) in (int, str) for side in shape))
+    try:
+        kind: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        sides_known = False
+    if not sides_known:
+        raise ValueError(f"{name!r} has dtype {dtype!r} and shape {shape!r}")
+    return Port(name, kind, None if shape is None else tuple(shape))
+
+
+def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, Any]:
+    if isinstance(stage, IntegerStage):
+        return {"source": stage.source, "results": list(stage.results), "compiled": stage.compiled.document(arrays, prefix)}
+    node = stage.node
+    return {
+        "op_type": node.op_type,
+        "name": node.name,
+        "inputs": list(node.inputs),
+        "outputs": list(node.outputs),
+        "attributes": [[key, encode(value, arrays, f"{prefix}{key}", {})] for key, value in node.attributes.items()],
+        "domain": node.domain,
+        "reason": stage.reason,
+    }
+
+
+def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits: Limits) -> Stage:
+    if isinstance(document, dict) and "compiled" in document:
+        known = members(document, "a stage of integers", source=str, results=list, compiled=dict)
+        compiled = CompiledNetwork.from_document(known["compiled"], arrays, tune=tune, max_bytes=limits.tensor_bytes)
+        if len(compiled.output_shapes) != len(known["results"]):
+            raise ValueError(f"{len(known['results'])} names for {len(compiled.output_shapes)} results")
+        return IntegerStage(known["source"], _texts(known["results"]), compiled)
+    known = members(
+        document, "a stage of floats", op_type=str, name=str, inputs=list, outputs=list, attributes=list, domain=str, reason=str
+    )
+    attributes = {}
+    for pair in known["attributes"]:
+        if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise ValueError("an attribute is a name and a value")
+        value = decode(pair[1])
+        if isinstance(value, dict) or value is None:
+            raise ValueError(f"the attribute {pair[0]!r} has no value")
+        attributes[pair[0]] = tuple(value) if isinstance(value, list) else value
+    node = Node(known["op_type"], known["name"], _texts(known["inputs"]), _texts(known["outputs"]), attributes, known["domain"])
+    return FloatStage(node, known["reason"])
+
+
+def _texts(values: list[Any]) -> tuple[str, ...]:
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r} are no names")
+    return tuple(values)
+
+
+def _layer(row: object) -> LayerRow:
+    kinds = [str, str, bool, str, list, list, int]
+    if not isinstance(row, list) or [type(value) for value in row] != kinds:
+        raise ValueError(f"{row!r} is no row of the table of layers")
+    name, op_type, integer, reason, bits, shape, nbytes = row
+    if not all(type(value) is int for value in (*bits, *shape)) or len(bits) != 2:
+        raise ValueError(f"{row!r} is no row of the table of layers")
+    return LayerRow(name, op_type, integer, reason, (bits[0], bits[1]), tuple(shape), nbytes)

@@ -1,0 +1,52 @@
+"""Which ONNX nodes are integer layers: one rule per operator, from the node to graph nodes of ulp.nn. NotInteger says why one is not.
+
+A rule sees the scope, in which its inputs are values of an integer part or constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ulp.onnx.model import Node
+from ulp.onnx.parts import Value
+from ulp.onnx.scope import Scope
+
+from . import elementwise, layers, moves, pooling, quantizers
+from .moves import moved_constant
+
+__all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
+
+Rule = Callable[[Scope, Node], Value]
+
+RULES: dict[str, Rule] = {
+    "Quant": quantizers.quant,
+    "BipolarQuant": quantizers.bipolar_quant,
+    "QuantizeLinear": quantizers.quantize_linear,
+    "DequantizeLinear": quantizers.dequantize_linear,
+    "Cast": quantizers.cast,
+    "Conv": layers.conv,
+    "Gemm": layers.gemm,
+    "MatMul": layers.matmul,
+    "BatchNormalization": elementwise.batch_normalization,
+    "Mul": elementwise.multiply,
+    "Div": elementwise.divide,
+    "Sub": elementwise.subtract,
+    "Add": elementwise.add,
+    "Relu": elementwise.relu,
+    "Clip": elementwise.clip,
+    "MaxPool": pooling.max_pool,
+    "GlobalMaxPool": pooling.global_max_pool,
+    "AveragePool": pooling.average_pool,
+    "GlobalAveragePool": pooling.global_average_pool,
+    "ReduceMean": pooling.reduce_mean,
+    "Reshape": moves.reshape,
+    "Flatten": moves.reshape,
+    "Squeeze": moves.reshape,
+    "Unsqueeze": moves.reshape,
+    "Identity": moves.identity,
+    "Dropout": moves.identity,
+    "Concat": moves.concat,
+    "Resize": moves.resize,
+    "Upsample": moves.resize,
+    "Pad": moves.pad,
+}

@@ -1,0 +1,157 @@
+"""What follows layers: batch normalisation, arithmetic with constants, shortcuts, ReLU and Clip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ulp.nn import graph as ir
+from ulp.onnx.model import Array, Node, OnnxError
+from ulp.onnx.parts import Value, takes_sum
+from ulp.onnx.scope import Scope
+from ulp.onnx.weights import NotInteger
+
+from . import quantizers
+from .operands import floats_of, known, on_grid
+
+
+def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
+    """x * scale[c] + shift[c], which becomes part of the layer in front.
+
+    A max pooling in between stays behind it. Where scale[c] < 0, the pooling then takes the minimum of the channel.
+    """
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise NotInteger("its constants are not finite")
+    return Value(x.part, _affine(scope, node, x, x.node, scale, shift))
+
+
+def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, shift: Array) -> ir.Node:
+    op = ir.BatchNorm(scale, shift)
+    if x.grid is not None:
+        if ir.layout(source)[2] != len(scale):
+            raise NotInteger("it scales a flattened image")
+        return scope.add(node, op, [on_grid(scope, node, x)], x.part, source.shape)
+    pools = []
+    while isinstance(source.op, ir.MaxPool):
+        pools.append((source.op, source.shape))
+        source = source.inputs[0]
+    if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)):
+        raise NotInteger("no layer whose weights it could become part of comes right before it")
+    made = scope.add(node, op, [source], x.part, source.shape)
+    for pool, shape in reversed(pools):
+        falls = (scale < 0) ^ (False if pool.falls is None else pool.falls)
+        made = scope.add(node, replace(pool, falls=falls if falls.any() else None), [made], x.part, shape)
+    return made
+
+
+def batch_normalization(scope: Scope, node: Node) -> Value:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias."""
+    x = floats_of(scope, node.inputs[0])
+    if node.attributes.get("training_mode", 0):
+        raise NotInteger("it is in training mode")
+    parameters = []
+    for name, what in zip(node.inputs[1:5], ("scale", "bias", "mean", "variance"), strict=True):
+        known(scope, name, what)
+        array = scope.constant(name)
+        assert array is not None
+        if array.shape != (x.node.shape[0],):
+            raise OnnxError(f"{node}: its {what} has shape {list(array.shape)}, expected [{x.node.shape[0]}]")
+        parameters.append(array.astype(np.float64))
+    gamma, beta, mean, variance = parameters
+    with np.errstate(all="ignore"):
+        scale = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
+    return affine(scope, node, x, scale, beta - mean * scale)
+
+
+def _per_channel(array: Array, shape: ir.Shape) -> Array:
+    """A constant operand as float64 (C,). NotInteger where it differs by pixel."""
+    sides = (1,) * (1 + len(shape) - array.ndim) + array.shape
+    if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != 1) or sides[1] not in (1, shape[0]):
+        raise NotInteger(f"its constant of shape {list(array.shape)} is none of one value a channel")
+    return np.broadcast_to(array.astype(np.float64).reshape(-1), (shape[0],))
+
+
+def _operands(scope: Scope, node: Node) -> tuple[Value, Array, bool]:
+    """(value, constant (C,), whether the constant comes first)"""
+    first = scope.is_constant(node.inputs[0])
+    if not first and not scope.is_constant(node.inputs[1]):
+        raise NotInteger("both of its operands are computed")
+    x = floats_of(scope, node.inputs[1 if first else 0])
+    array = scope.constant(node.inputs[0 if first else 1])
+    assert array is not None
+    return x, _per_channel(array, x.node.shape), first
+
+
+def multiply(scope: Scope, node: Node) -> Value:
+    """x * constant."""
+    x, constant, _ = _operands(scope, node)
+    return affine(scope, node, x, constant, np.zeros_like(constant))
+
+
+def divide(scope: Scope, node: Node) -> Value:
+    """x / constant."""
+    x, constant, first = _operands(scope, node)
+    if first:
+        raise NotInteger("it divides by what is computed")
+    with np.errstate(all="ignore"):
+        return affine(scope, node, x, 1 / constant, np.zeros_like(constant))
+
+
+def subtract(scope: Scope, node: Node) -> Value:
+    """x - constant, or constant - x."""
+    x, constant, first = _operands(scope, node)
+    one = np.ones_like(constant)
+    return affine(scope, node, x, -one, constant) if first else affine(scope, node, x, one, -constant)
+
+
+def add(scope: Scope, node: Node) -> Value:
+    """A shortcut, or x + constant."""
+    if any(scope.is_constant(name) for name in node.inputs):
+        x, constant, _ = _operands(scope, node)
+        return affine(scope, node, x, np.ones_like(constant), constant)
+    one, other = (floats_of(scope, name) for name in node.inputs)
+    if one.part is not other.part:
+        raise NotInteger("its operands come from different integer parts")
+    if one.node.shape != other.node.shape:
+        raise NotInteger("its operands have different shapes")
+    if other.grid is None:
+        one, other = other, one
+    if other.grid is None:
+        raise NotInteger("neither of its operands is quantized")
+    first = on_grid(scope, node, one)
+    if not takes_sum(first):
+        raise NotInteger("neither operand is a layer's result to which the other, quantized one could be added")
+    if ir.layout(first) != ir.layout(other.node):
+        raise NotInteger("it adds a flattened image to what never was one")
+    return Value(one.part, scope.add(node, ir.Add(other.grid), [first, other.node], one.part, one.node.shape))
+
+
+def relu(scope: Scope, node: Node) -> Value:
+    """max(x, 0)."""
+    x = floats_of(scope, node.inputs[0])
+    return Value(x.part, scope.add(node, ir.Clamp(0.0, math.inf), [x.node], x.part, x.node.shape), x.grid)
+
+
+def clip(scope: Scope, node: Node) -> Value:
+    """Bounds for floats; or, between QuantizeLinear and DequantizeLinear, fewer bits."""
+    bounds = [-math.inf, math.inf]
+    for i, key in enumerate(("min", "max")):
+        if node.input(i + 1):
+            bounds[i] = scope.scalar(node.input(i + 1), key)
+        elif key in node.attributes:
+            bounds[i] = float(node.attributes[key])
+    x = scope.value(node.inputs[0])
+    if not bounds[0] <= bounds[1]:
+        raise NotInteger(f"its bounds {bounds[0]:g} and {bounds[1]:g} leave nothing")
+    if x.integers is not None:
+        return quantizers.clip_integers(scope, node, x, bounds[0], bounds[1])
+    made = scope.add(node, ir.Clamp(bounds[0], bounds[1]), [x.node], x.part, x.node.shape)
+    on_grid = x.grid is not None and all(_is_code(x.grid, bound) for bound in bounds)
+    return Value(x.part, made, x.grid if on_grid else None)
+
+
+def _is_code(grid: Any, bound: float) -> bool:
+    return math.isinf(bound) or float(grid.round_trip(np.array([bound], np.float32))[0]) == np.float32(bound)

@@ -1,0 +1,72 @@
+"""Layers with weights: Conv, Gemm and MatMul of codes with integers."""
+
+from __future__ import annotations
+
+import math
+
+from ulp.nn import graph as ir
+from ulp.onnx.model import Array, Node, OnnxError
+from ulp.onnx.parts import Value
+from ulp.onnx.scope import Scope
+from ulp.onnx.weights import NotInteger, QuantizedConstant, layer_weights
+
+from .operands import image_of, known, quantized_of, quantized_weights, window_geometry
+
+
+def conv(scope: Scope, node: Node) -> Value:
+    """Conv of codes with integers."""
+    x = quantized_of(scope, node.inputs[0])
+    assert x.grid is not None
+    q = quantized_weights(scope, node.inputs[1])
+    channels, *sides = image_of(x)
+    groups = int(node.attributes.get("group", 1))
+    if q.integers.ndim != 4 or q.integers.shape[1] * groups != channels or len(q.integers) % groups:
+        raise OnnxError(f"{node}: weights of shape {list(q.integers.shape)} in {groups} groups do not fit {channels} channels")
+    g = window_geometry(scope, node, (channels, *sides), q.integers.shape[2:])
+    bias = known(scope, node.input(2), "bias") if node.input(2) else None
+    op = ir.Conv(
+        layer_weights(q, x.grid, bias),
+        x.grid,
+        (g.stride[0], g.stride[1]),
+        (g.before[0], g.before[1], g.after[0], g.after[1]),
+        (g.dilation[0], g.dilation[1]),
+        groups,
+    )
+    return Value(x.part, scope.add(node, op, [x.node], x.part, (len(q.integers), *g.out)))
+
+
+def _product(scope: Scope, node: Node, weights: QuantizedConstant, bias: QuantizedConstant | Array | None) -> Value:
+    """A linear layer with integers (O, features)."""
+    x = quantized_of(scope, node.inputs[0])
+    assert x.grid is not None
+    if len(x.node.shape) != 1:
+        raise NotInteger("only matrices are multiplied in integers, not stacks of them")
+    if weights.integers.ndim != 2 or weights.integers.shape[1] != x.node.shape[0]:
+        raise OnnxError(f"{node}: weights of shape {list(weights.integers.shape)} do not fit {x.node.shape[0]} features")
+    op = ir.Linear(layer_weights(weights, x.grid, bias), x.grid)
+    return Value(x.part, scope.add(node, op, [x.node], x.part, (len(weights.integers),)))
+
+
+def _transposed(weights: QuantizedConstant) -> QuantizedConstant:
+    return QuantizedConstant(weights.integers.T, weights.scale.T, weights.zero.T)
+
+
+def gemm(scope: Scope, node: Node) -> Value:
+    """Gemm of codes with integers."""
+    get = node.attributes.get
+    if get("alpha", 1.0) != 1 or get("beta", 1.0) != 1 or get("transA", 0):
+        raise NotInteger("its alpha or beta is not 1, or it transposes its input")
+    weights = quantized_weights(scope, node.inputs[1])
+    bias = known(scope, node.input(2), "bias") if node.input(2) else None
+    shape = () if bias is None else bias.integers.shape if isinstance(bias, QuantizedConstant) else bias.shape
+    if math.prod(shape) not in (1, shape[-1] if shape else 1):
+        raise NotInteger("its bias differs by row")
+    return _product(scope, node, weights if get("transB", 0) else _transposed(weights), bias)
+
+
+def matmul(scope: Scope, node: Node) -> Value:
+    """MatMul of codes with integers."""
+    weights = quantized_weights(scope, node.inputs[1])
+    if weights.integers.ndim != 2:
+        raise NotInteger("only matrices are multiplied in integers, not stacks of them")
+    return _product(scope, node, _transposed(weights), None)

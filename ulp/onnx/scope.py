@@ -1,0 +1,143 @@
+"""What is known of a model's tensors while it is built: all that the rules of rules/ see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ulp.nn import graph as ir
+from ulp.nn.quantizer import Quantizer
+
+from .limits import Limits
+from .model import Array, Model, Node, OnnxError
+from .parts import Part, Value
+from .stages import bound
+from .weights import NotInteger, QuantizedConstant
+
+
+class Scope:
+    """Tensors by name, each as what it is.
+
+    constants: known arrays; quantized: known integers with scales (an array of their values may be in `constants`, too).
+    values: tensors inside integer parts; parts: the integer parts by the tensor that they read.
+    grids: quantizers of float tensors outside of parts that hold values of codes.
+    samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values are where `true_samples` says so.
+    unshaped: tensors outside of parts whose shapes depend on values that only a call has.
+    float_nodes: nodes that run in floats, by their first result. layers: by the name of a node, the last graph node that it became.
+    """
+
+    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, ...]], limits: Limits) -> None:
+        self.opset = model.opset
+        self.bits: Mapping[str, int] = model.bits
+        self.limits = limits
+        self.constants: dict[str, Array] = dict(model.constants)
+        self.quantized: dict[str, QuantizedConstant] = {}
+        self.values: dict[str, Value] = {}
+        self.parts: dict[str, Part] = {}
+        self.grids: dict[str, Quantizer] = {}
+        self.samples: dict[str, Array] = {}
+        for port in model.inputs:
+            self.samples[port.name] = np.broadcast_to(np.zeros((), port.computed), shapes[port.name])
+        self.true_samples: set[str] = set()
+        self.unshaped: set[str] = set()
+        self.float_nodes: dict[str, Node] = {}
+        self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
+        self._result_bytes = 0
+
+    # Constants.
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the tensor is known."""
+        return name in self.constants or name in self.quantized
+
+    def constant(self, name: str) -> Array | None:
+        """A known tensor as an array of its own type; None where it is left out."""
+        if not name:
+            return None
+        if name not in self.constants:
+            self.constants[name] = self.quantized[name].values()
+        return self.constants[name]
+
+    def array(self, name: str, what: str) -> Array:
+        """A known tensor. NotInteger where it is computed."""
+        array = self.constant(name) if self.is_constant(name) else None
+        if array is None:
+            raise NotInteger(f"its {what} is computed, not constant")
+        return array
+
+    def scalar(self, name: str, what: str) -> float:
+        """A constant of one element. NotInteger where it is computed or has more."""
+        array = self.array(name, what)
+        if array.size != 1:
+            raise NotInteger(f"its {what} has {array.size} values, and activations have one")
+        return float(array.reshape(-1)[0])
+
+    def run(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        """The node's results by its float operator."""
+        return bound(node, self.opset, self.limits)(*arrays)
+
+    # Integer parts.
+
+    def value(self, name: str) -> Value:
+        """A tensor as a part has it. NotInteger unless it holds quantized values or what layers made of them."""
+        if name in self.values:
+            return self.values[name]
+        if name not in self.grids:
+            raise NotInteger("its input is not quantized")
+        part = self.part(name)
+        quantizer = self.grids[name]
+        node = part.graph.add(ir.Quantize(quantizer), [part.graph.input], part.graph.input.shape, name, "Quantize")
+        self.values[name] = Value(part, node, quantizer)
+        return self.values[name]
+
+    def part(self, root: str) -> Part:
+        """The part that reads a float tensor."""
+        if root not in self.parts:
+            sample = self.sample(root)
+            shape = sample.shape[1:]
+            if sample.dtype != np.float32:
+                raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
+            if len(shape) not in (1, 3) or 0 in shape:
+                raise NotInteger(f"its input has shape {list(sample.shape)}, and only (N, features) and (N, C, H, W) become integers")
+            self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
+        return self.parts[root]
+
+    def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
+        """A graph node for an ONNX node."""
+        try:
+            self.limits.check_tensor(shape, 4)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+        self.count(node, math.prod(shape))
+        if not isinstance(op, ir.Quantize):
+            self.layers[node.name] = (op, shape)
+        return part.graph.add(op, list(inputs), shape, node.name, node.op_type)
+
+    def count(self, node: Node, nbytes: int) -> None:
+        """Count what a node makes against the limit of all results."""
+        self._result_bytes += nbytes
+        try:
+            self.limits.check_results(self._result_bytes)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+
+    # Tensors outside of parts.
+
+    def true_sample(self, name: str) -> Array:
+        """A small tensor with its values: a shape, or what was computed from shapes. NotInteger where only a call has them."""
+        if name not in self.true_samples:
+            raise NotInteger("its shape is computed from values that only a call has")
+        return self.sample(name)
+
+    def sample(self, name: str) -> Array:
+        """A tensor of the right shape and type for a batch of one; see `samples`. NotInteger where the shape is not known."""
+        if name in self.unshaped:
+            raise NotInteger("its shape depends on values that only a call has")
+        if name not in self.samples:
+            value = self.values[name]
+            dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
+            batch = self.samples[value.part.root].shape[0]
+            self.samples[name] = np.broadcast_to(np.zeros((), dtype), (batch, *value.node.shape))
+        return self.samples[name]

@@ -1,0 +1,69 @@
+"""What a loaded network runs in turn: integer stages, one plan each, and float stages, one operator each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ulp.nn.compiled import CompiledNetwork
+
+from .limits import Limits
+from .model import Array, Node, OnnxError
+from .operators import OPERATORS
+
+
+@dataclass(frozen=True)
+class IntegerStage:
+    """One plan: from `source`, float32 (N, ...), to `results`, float32 (N, ...)."""
+
+    source: str
+    results: tuple[str, ...]
+    compiled: CompiledNetwork
+
+
+@dataclass(frozen=True)
+class FloatStage:
+    """One node that runs by an operator of numpy, and why it is not integer."""
+
+    node: Node
+    reason: str
+
+
+Stage: TypeAlias = IntegerStage | FloatStage
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One row of the table of layers: a node of the model and how it runs. bits: of its weights and of its input, 0 for floats."""
+
+    name: str
+    op_type: str
+    integer: bool
+    reason: str
+    """Why it runs in floats; "" where it does not"""
+    bits: tuple[int, int] = (0, 0)
+    shape: tuple[int, ...] = ()
+    """Of its result, for one image; () where that is not known"""
+    nbytes: int = 0
+    """Of its packed weights"""
+
+
+def bound(node: Node, opset: int, limits: Limits) -> Callable[..., tuple[Array, ...]]:
+    """The node's operator as a function of its inputs. OnnxError, naming the node, where there is none or it refuses."""
+    operator = OPERATORS.get(node.op_type)
+    if operator is None:
+        known = ", ".join(sorted(OPERATORS))
+        raise OnnxError(f"{node}: there is no operator {node.op_type}. Those that there are: {known}, and QLinear operators")
+    try:
+        function = operator.bind(node.attributes, opset, inputs=len(node.inputs), outputs=max(1, len(node.outputs)), limits=limits)
+    except OnnxError as error:
+        raise OnnxError(f"{node}: {error}") from error
+
+    def run(*arrays: Array | None) -> tuple[Array, ...]:
+        try:
+            return function(*arrays)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+
+    return run
