@@ -39,7 +39,7 @@ class Direct final : public Conv {
       const int64_t image = index / panel_parts / row_parts;
       const ImageRows::Part rows(rows_, prepared, image, out_rows);
       const FinishSink sink(output, image, shape_.out_width);
-      for (int64_t panel = panels.begin; panel < panels.end; ++panel) loop_.run(rows, panel, sink);
+      loop_.run(rows, panels, sink);
     });
   }
 

@@ -117,7 +117,7 @@ void run_task(const Job& job, int64_t index) {
   MatrixRows a(job, scratch);
   for (int64_t m = rows.begin; m < rows.end; m += job.mc) {
     a.pack({m, std::min(m + job.mc, rows.end)});
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel) job.loop.run(a, panel, job.sink);
+    job.loop.run(a, panels, job.sink);
   }
 }
 

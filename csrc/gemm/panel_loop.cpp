@@ -11,27 +11,14 @@ namespace {
 constexpr int64_t kGatheredSumBytes = 12 * 1024;
 constexpr int64_t kStridedSumBytes = 4 * 1024;
 
-// Cuts rows into tiles of nearly equal height, the taller ones first, each but the last of whole groups. No division per tile, which would
-// cost as much as storing its sums.
-class Tiles {
- public:
-  Tiles(int64_t rows, int64_t mr, int64_t group) : rows_(rows), group_(group) {
-    const int64_t tiles = ceil_div(rows, mr);
-    const int64_t groups = ceil_div(rows, group);
-    shorter_ = groups / tiles;
-    taller_ = groups % tiles;
-  }
-
-  Range after(Range tile) {
-    const int64_t groups = shorter_ + (taller_-- > 0 ? 1 : 0);
-    return {tile.end, std::min(tile.end + groups * group_, rows_)};
-  }
-
- private:
-  int64_t rows_, group_, shorter_, taller_;
-};
-
 }  // namespace
+
+Tiles::Tiles(int64_t rows, int64_t mr, int64_t group) : rows_(rows), group_(group) {
+  const int64_t tiles = ceil_div(rows, mr);
+  const int64_t groups = ceil_div(rows, group);
+  shorter_ = groups / tiles;
+  taller_ = groups % tiles;
+}
 
 PanelLoop::PanelLoop(const Operands& operands, const Kernel& kernel)
     : operands_(operands),
@@ -61,32 +48,115 @@ bool PanelLoop::skip_padding(int64_t segment_k, int64_t used_k) {
 }
 
 Columns PanelLoop::columns(int64_t panel) const {
-  const Range bitpacked = part(weights().panels(), panels_, panel);
+  const Range bitpacked = panel_group_ == 1 ? Range{panel, panel + 1} : part(weights().panels(), panels_, panel);
   const int64_t n0 = bitpacked.begin * kPanelCols;
   const int64_t cols = std::min(weights().n, bitpacked.end * kPanelCols) - n0;
   return {n0, cols, static_cast<int>(ceil_div(cols, kUnitCols))};
 }
 
-// A K-block of a panel as the kernel reads it: expanded into `memory`, or where it lies.
-const uint8_t* PanelLoop::expand(int64_t panel, Range k_block, int units, uint8_t* memory) const {
+// One K-block of some columns as the kernel reads it: expanded into `memory`, or where it lies.
+const uint8_t* PanelLoop::expand(const Columns& columns, Range k_block, uint8_t* memory) const {
   const BitpackedLayout& layout = weights();
-  const int64_t first = part(layout.panels(), panels_, panel).begin;
+  const int64_t first = columns.n0 / kPanelCols;
   BitpackedSlice slice;
   slice.data = operands_.b->data.data() + layout.unit_offset(first, 0, 0);
   slice.panel_stride = kPanelUnits * layout.k_blocks() * layout.unit_bytes();
   slice.unit_bytes = layout.unit_bytes();
   slice.units_left = layout.units() - first * kPanelUnits;
-  slice.units = units;
+  slice.units = columns.units;
   slice.k_block = k_block.begin;
   slice.k_blocks = k_block.size();
   if (!kernel_.expand) return bitpacked_unit(slice, 0, 0);
   kernel_.expand(slice, memory);
   if (used_bytes_ > 0) {
-    const int64_t used = used_bytes_ * units;
-    const int64_t segment = segment_bytes_ * units;
+    const int64_t used = used_bytes_ * columns.units;
+    const int64_t segment = segment_bytes_ * columns.units;
     for (int64_t i = 1; i < segments_; ++i) std::memmove(memory + i * used, memory + i * segment, static_cast<size_t>(used));
   }
   return memory;
+}
+
+void PanelLoop::run(const RowSource& source, Range panels, const Sink& sink) const {
+  const bool gathers = source.blocks != nullptr;
+  const int64_t max_units = panel_group_ * kPanelUnits;
+  const int64_t max_width = max_units * kUnitCols;
+  Work work{source, sink, Tiles(source.count, mr_, kernel_.row_group)};
+  work.unit_bytes = max_units * kernel_.panel_bytes;
+  work.put_rows = std::max<int64_t>((gathers ? kGatheredSumBytes : kStridedSumBytes) / (4 * max_width) / mr_, 1) * mr_;
+  work.keeps_sums = !gathers && k_blocks_ > 1;
+  thread_local Scratch scratch;
+  scratch.lay_out(scratch_array(work.panel, (gathers ? weights().k_blocks() : kc_) * work.unit_bytes),
+                  scratch_array(work.sums, (work.keeps_sums ? source.count : work.put_rows) * max_width),
+                  scratch_array(work.col, max_width));
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) run_panel(columns(panel), work);
+}
+
+void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
+  const RowSource& source = work.source;
+  const bool gathers = source.blocks != nullptr;
+  make_col_terms(operands_, zero_points_, kernel_, columns, work.col);
+  Tile t{};
+  t.units = columns.units;
+  t.spill_every = kernel_.spill_every;
+  t.table = kernel_.table;
+  t.step_bias = kernel_.step_bias;
+  t.col = work.col;
+  t.shift = zero_points_.shift;
+  const int64_t block_rows = gathers ? work.put_rows : source.count;
+  for (Range block{0, 0}; block.end < source.count;) {
+    block = {block.end, std::min(block.end + block_rows, source.count)};
+    const Rows rows = source.rows(block);
+    for (int64_t i = 0; i < k_blocks_; ++i) {
+      const Range k = k_block(i);
+      uint8_t* place = work.panel + (gathers ? k.begin * work.unit_bytes : 0);
+      t.b = gathers && block.begin > 0 ? place : expand(columns, k, place);
+      t.k = std::min(weights().k - k.begin * kUnitK, k.size() * kUnitK);
+      t.accumulate = i > 0;
+      Gather gather{};
+      if (gathers) {
+        const std::vector<Run>& runs = (*source.blocks)[static_cast<size_t>(i)].runs;
+        gather = {rows.gathered, runs.data(), static_cast<int64_t>(runs.size())};
+        t.gather = &gather;
+        t.row = rows.terms;
+      } else {
+        t.a = rows.data + k.begin * kernel_.a_bytes;
+        t.a_stride = rows.stride;
+      }
+      run_tiles(columns, block, rows, i + 1 == k_blocks_, work, gathers ? Tiles(block.size()) : work.tiles, t);
+    }
+  }
+}
+
+// All tiles of a block of rows along one K-block; after the last one, their sums go to the sink. `t` has what they share.
+void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles,
+                          Tile& t) const {
+  const int64_t width = columns.width();
+  const Sink& sink = work.sink;
+  const int64_t m0 = work.source.first + block.begin;
+  // Whole tiles of plain sums go straight to their place, the others to the sink, some rows at a time.
+  const bool plain = sink.plain && !zero_points_.t_b_varies && columns.cols == width;
+  t.ldc = plain ? sink.plain_stride : width;
+  const uint8_t* a = t.a;
+  int64_t waiting = 0;  // from which row on finished sums wait
+  for (Range tile{0, 0}; tile.end < block.size();) {
+    tile = tiles.after(tile);
+    t.rows = static_cast<int>(tile.size());
+    if (!t.gather) {
+      t.a = a + tile.begin * t.a_stride;
+      t.row = rows.terms + tile.begin;
+    }
+    if (plain) {
+      t.c = sink.plain + (m0 + tile.begin) * sink.plain_stride + columns.n0;
+    } else {
+      t.c = work.sums + (work.keeps_sums ? tile.begin : tile.begin - waiting) * width;
+    }
+    kernel_.run(t);
+    const bool full = tile.end == block.size() || tile.end - waiting + mr_ > work.put_rows;
+    if (plain || !finished || !full) continue;
+    int32_t* sums = work.sums + (work.keeps_sums ? waiting * width : 0);
+    put({m0 + waiting, tile.end - waiting, columns.n0, columns.cols, sums, width}, rows.sums + waiting, sink);
+    waiting = tile.end;
+  }
 }
 
 // Finished sums to the sink, with the part of the row term that differs by column.
@@ -100,79 +170,6 @@ void PanelLoop::put(const SumBlock& b, const uint32_t* row_sums, const Sink& sin
     }
   }
   sink.put(b);
-}
-
-void PanelLoop::run(const RowSource& source, int64_t panel, const Sink& sink) const {
-  const Columns columns = this->columns(panel);
-  const int64_t width = columns.width();
-  const bool gathers = source.blocks != nullptr;
-  // Whole tiles of plain sums go straight to their place, the others to the sink, some rows at a time.
-  const bool plain = sink.plain && !zero_points_.t_b_varies && columns.cols == width;
-  const int64_t sum_bytes = gathers ? kGatheredSumBytes : kStridedSumBytes;
-  const int64_t put_rows = std::max<int64_t>(sum_bytes / (4 * width) / mr_, 1) * mr_;
-  const int64_t block_rows = gathers ? put_rows : source.count;
-  const bool keeps_sums = !gathers && k_blocks_ > 1;  // of all rows, from a K-block to the next
-
-  thread_local Scratch scratch;
-  uint8_t* memory;
-  int32_t* sums;
-  int32_t* col;
-  const int64_t block_bytes = panel_group_ * kPanelUnits * kernel_.panel_bytes;  // of 32 k; kernels may expand whole bitpacked panels
-  scratch.lay_out(scratch_array(memory, (gathers ? weights().k_blocks() : kc_) * block_bytes),
-                  scratch_array(sums, (keeps_sums ? source.count : put_rows) * width), scratch_array(col, width));
-  make_col_terms(operands_, zero_points_, kernel_, columns, col);
-
-  Tile t{};
-  t.units = columns.units;
-  t.spill_every = kernel_.spill_every;
-  t.table = kernel_.table;
-  t.step_bias = kernel_.step_bias;
-  t.col = col;
-  t.shift = zero_points_.shift;
-  t.ldc = plain ? sink.plain_stride : width;
-
-  for (Range block{0, 0}; block.end < source.count;) {
-    block = {block.end, std::min(block.end + block_rows, source.count)};
-    const Rows rows = source.rows(block);
-    t.a_stride = rows.stride;
-    for (int64_t i = 0; i < k_blocks_; ++i) {
-      const Range k = k_block(i);
-      uint8_t* place = memory + (gathers ? k.begin * block_bytes : 0);
-      t.b = gathers && block.begin > 0 ? place : expand(panel, k, columns.units, place);
-      t.k = std::min(weights().k - k.begin * kUnitK, k.size() * kUnitK);
-      t.accumulate = i > 0;
-      Gather gather{};
-      if (gathers) {
-        const std::vector<Run>& runs = (*source.blocks)[static_cast<size_t>(i)].runs;
-        gather = {rows.gathered, runs.data(), static_cast<int64_t>(runs.size())};
-        t.gather = &gather;
-      }
-      int64_t waiting = 0;  // from which row on finished sums wait
-      Tiles tiles(block.size(), gathers ? block.size() : mr_, kernel_.row_group);
-      for (Range tile{0, 0}; tile.end < block.size();) {
-        tile = tiles.after(tile);
-        t.rows = static_cast<int>(tile.size());
-        t.row = rows.terms ? rows.terms + tile.begin : nullptr;
-        if (!gathers) t.a = rows.data + tile.begin * rows.stride + k.begin * kernel_.a_bytes;
-        if (plain) {
-          t.c = sink.plain + (source.first + block.begin + tile.begin) * sink.plain_stride + columns.n0;
-        } else {
-          t.c = sums + (keeps_sums ? tile.begin : tile.begin - waiting) * width;
-        }
-        kernel_.run(t);
-        const bool full = tile.end == block.size() || tile.end - waiting + mr_ > put_rows;
-        if (plain || i + 1 < k_blocks_ || !full) continue;
-        const SumBlock done{source.first + block.begin + waiting,
-                            tile.end - waiting,
-                            columns.n0,
-                            columns.cols,
-                            sums + (keeps_sums ? waiting * width : 0),
-                            width};
-        put(done, rows.sums + waiting, sink);
-        waiting = tile.end;
-      }
-    }
-  }
 }
 
 }  // namespace ulp

@@ -47,6 +47,22 @@ class RowSource {
   const std::vector<GatheredBlock>* blocks = nullptr;  // where the rows are gathered, one per K-block
 };
 
+// Cuts rows into tiles of nearly equal height, the taller ones first, each but the last of whole groups. No division per tile, which would
+// cost as much as storing its sums.
+class Tiles {
+ public:
+  Tiles(int64_t rows, int64_t mr, int64_t group);
+  explicit Tiles(int64_t rows) : rows_(rows), group_(rows), shorter_(1), taller_(0) {}  // one tile
+
+  Range after(Range tile) {
+    const int64_t groups = shorter_ + (taller_-- > 0 ? 1 : 0);
+    return {tile.end, std::min(tile.end + groups * group_, rows_)};
+  }
+
+ private:
+  int64_t rows_, group_, shorter_, taller_;
+};
+
 // What is the same for all panels, rows and threads of a product.
 class PanelLoop {
  public:
@@ -63,12 +79,27 @@ class PanelLoop {
   // as they then must be of the rows, which are gathered.
   bool skip_padding(int64_t segment_k, int64_t used_k);
 
-  // The sums of all rows of the source in one panel. K is not 0.
-  void run(const RowSource& source, int64_t panel, const Sink& sink) const;
+  // The sums of all rows of the source in some panels. K is not 0.
+  void run(const RowSource& source, Range panels, const Sink& sink) const;
 
  private:
+  // What a thread works with, panel by panel.
+  struct Work {
+    const RowSource& source;
+    const Sink& sink;
+    Tiles tiles;               // of all rows, where they are strided
+    int64_t unit_bytes = 0;    // of a panel, per 32 k; some kernels expand whole bitpacked panels
+    int64_t put_rows = 0;      // whose sums are handed over together
+    bool keeps_sums = false;   // of all rows, from a K-block to the next
+    uint8_t* panel = nullptr;  // of one K-block; of all where rows are gathered, since several blocks of rows pass by
+    int32_t* sums = nullptr;
+    int32_t* col = nullptr;
+  };
+
   Columns columns(int64_t panel) const;
-  const uint8_t* expand(int64_t panel, Range k_block, int units, uint8_t* memory) const;
+  const uint8_t* expand(const Columns& columns, Range k_block, uint8_t* memory) const;
+  void run_panel(const Columns& columns, const Work& work) const;
+  void run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles, Tile& t) const;
   void put(const SumBlock& block, const uint32_t* row_sums, const Sink& sink) const;
 
   Operands operands_;

@@ -14,6 +14,8 @@
 // computed modulo 2^32: the final value fits int32 (pack/bits.h: SumBound), so it is right whatever wraps on the way.
 #pragma once
 
+#include <algorithm>
+
 #include "../pack/packed_matrix.h"
 #include "kernel.h"
 
@@ -72,6 +74,11 @@ struct Columns {
 
 // t_a (s_b X_b[n] + K t_b[n]) + start[n]; 0 in the columns up to the width that the matrix has not.
 inline void make_col_terms(const Operands& o, const ZeroPoints& z, const KernelAtBits& kernel, Columns c, int32_t* col) {
+  if (z.t_a == 0) {  // the usual case, which small products notice
+    std::fill_n(col, c.width(), 0);
+    if (o.start) std::copy_n(o.start + c.n0, c.cols, col);
+    return;
+  }
   const uint32_t* code_sums = o.b->code_sums.data() + c.n0;
   const uint32_t k = static_cast<uint32_t>(o.b->layout.k);
   const uint32_t per_code = z.t_a * z.s_b;

@@ -12,8 +12,8 @@ class FinishSink final : public Sink {
   FinishSink(const Output& output, int64_t image, int64_t width) : output_(output), image_(image), width_(width) {}
 
   void put(const SumBlock& b) const override {
-    int64_t y = b.m / width_;
-    int64_t x = b.m % width_;
+    int64_t y = b.m < width_ ? 0 : b.m / width_;  // a matrix saves the division
+    int64_t x = b.m - y * width_;
     for (int64_t r = 0; r < b.rows; ++y, x = 0) {
       const int64_t pixels = b.rows - r < width_ - x ? b.rows - r : width_ - x;
       output_.store(image_, y, x, pixels, b.n, b.cols, b.sums + r * b.ld, b.ld);
