@@ -6,7 +6,7 @@
 #include <limits>
 #include <utility>
 
-#include "../conv/winograd.h"
+#include "../conv/conv_methods.h"
 #include "../gemm/gemm.h"
 #include "../gemm/range.h"
 #include "../gemm/scratch.h"
@@ -74,8 +74,8 @@ class ConvStep final : public Step {
 
   // A method that cannot compute this is refused when the step is added, before the plan changes.
   void check_method() const {
-    if (method_ == "winograd") {
-      check_winograd(problem_);
+    if (const ConvMethod* named = find_conv_method(method_)) {
+      check(*named, problem_);
     } else if (!method_.empty() && method_ != "direct") {
       gather_kernel();
     }
@@ -98,14 +98,17 @@ class ConvStep final : public Step {
   std::vector<std::unique_ptr<Conv>> candidates() const {
     const bool any = method_.empty();
     std::vector<std::unique_ptr<Conv>> ways;
-    if (method_ == "winograd") {
-      ways.push_back(make_winograd(problem_));
+    if (const ConvMethod* named = find_conv_method(method_)) {
+      ways.push_back(make_conv(*named, problem_));
     } else if (any || method_ == "direct") {
       const std::vector<const Kernel*> kernels = direct_kernels(gemm_shape());
       for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) ways.push_back(make_direct(problem_, *kernels[i]));
-      if (any && why_not_winograd(problem_).empty()) {
-        ways.push_back(make_winograd(problem_));
-        if (prefer_winograd(problem_)) std::swap(ways.front(), ways.back());
+      if (any) {
+        for (const ConvMethod& method : conv_methods()) {
+          if (!why_not(method, problem_).empty()) continue;
+          ways.push_back(make_conv(method, problem_));
+          if (method.prefer(problem_)) std::swap(ways.front(), ways.back());
+        }
       }
     } else {
       ways.push_back(make_direct(problem_, gather_kernel()));
@@ -172,6 +175,7 @@ class DepthwiseStep final : public Step {
   }
 
   void run(const Context& c) const override {
+    const DepthwiseMethod& method = depthwise_method();
     const Output output = make_output(finish_, c);
     const CodeImages source = c.source({source_, 0}).from(-shape_.pad_top, -shape_.pad_left);
     const int64_t macs = shape_.pixels() * shape_.taps() * shape_.channels * c.images;
@@ -187,9 +191,9 @@ class DepthwiseStep final : public Step {
           const int64_t channels = std::min<int64_t>(kChannels, shape_.channels - n0);
           for (int64_t x = 0; x < shape_.out_width; x += kPixels) {
             const int64_t pixels = std::min<int64_t>(kPixels, shape_.out_width - x);
-            c.ops.depthwise({source.pixel(i, y * shape_.stride_y, x * shape_.stride_x) + n0, shape_.stride_x * source.strides.pixel,
-                             taps_.data(), static_cast<int>(taps_.size()), weights_.data() + n0, stride_, max_product_, start_.data() + n0,
-                             pixels, channels, acc, kChannels});
+            method.run({source.pixel(i, y * shape_.stride_y, x * shape_.stride_x) + n0, shape_.stride_x * source.strides.pixel,
+                        taps_.data(), static_cast<int>(taps_.size()), weights_.data() + n0, stride_, max_product_, start_.data() + n0,
+                        pixels, channels, acc, kChannels});
             output.store(i, y, x, pixels, n0, channels, acc, kChannels);
           }
         }
