@@ -17,7 +17,6 @@ namespace {
 
 struct IsaRow {
   Isa isa;
-  const char* name;
   bool (*runs_here)();
 };
 
@@ -61,13 +60,13 @@ bool has_i8mm() { return false; }
 // Best first.
 const IsaRow kIsas[] = {
 #if defined(ULP_X86)
-    {Isa::avx2, "avx2", has_avx2},
+    {Isa::avx2, has_avx2},
 #elif defined(ULP_ARM64)
-    {Isa::i8mm, "i8mm", has_i8mm},
-    {Isa::dotprod, "dotprod", has_dotprod},
-    {Isa::neon, "neon", always},
+    {Isa::i8mm, has_i8mm},
+    {Isa::dotprod, has_dotprod},
+    {Isa::neon, always},
 #endif
-    {Isa::baseline, "baseline", always},
+    {Isa::baseline, always},
 };
 
 const IsaRow& detected() {
@@ -91,22 +90,31 @@ std::string join(const std::vector<std::string>& names) {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  for (const IsaRow& row : kIsas) {
-    if (row.isa == isa) return row.name;
+  switch (isa) {
+    case Isa::avx2:
+      return "avx2";
+    case Isa::neon:
+      return "neon";
+    case Isa::dotprod:
+      return "dotprod";
+    case Isa::i8mm:
+      return "i8mm";
+    case Isa::baseline:
+      break;
   }
-  return "unknown";
+  return "baseline";
 }
 
 std::vector<std::string> known_isas() {
   std::vector<std::string> names;
-  for (const IsaRow& row : kIsas) names.push_back(row.name);
+  for (const IsaRow& row : kIsas) names.push_back(isa_name(row.isa));
   return names;
 }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const IsaRow& row : kIsas) {
-    if (row.isa <= detected().isa) names.push_back(row.name);
+    if (row.isa <= detected().isa) names.push_back(isa_name(row.isa));
   }
   return names;
 }
@@ -118,7 +126,7 @@ Isa current_isa() {
 
 void set_isa(const std::string& name) {
   for (const IsaRow& row : kIsas) {
-    if (name != row.name) continue;
+    if (name != isa_name(row.isa)) continue;
     if (row.isa > detected().isa) {
       throw std::invalid_argument("isa '" + name + "' is not available on this CPU; available: " + join(available_isas()));
     }

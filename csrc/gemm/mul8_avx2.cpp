@@ -30,18 +30,6 @@ static_assert(spill_every(3, 3) == 585 && spill_every(4, 4) == 136 && spill_ever
 static_assert(spill_every(6, 6) == 8 && spill_every(7, 7) == 2 && spill_every(8, 7) == 1 && spill_every(8, 8) == 0, "deferred widening");
 
 template <int bits>
-void expand8(const BitpackedSlice& s, uint8_t* panel) {
-  const __m256i centre = _mm256_set1_epi8(static_cast<char>(1 << (bits - 1)));
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; ++u) {
-      __m256i v[8];
-      decode<bits>(bitpacked_unit(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) { store(panel + ((kb * 8 + j) * s.units + u) * kVector, _mm256_sub_epi8(v[j], centre)); }
-    }
-  }
-}
-
-template <int bits>
 void expand16(const BitpackedSlice& s, uint8_t* panel) {
   const __m256i centre = _mm256_set1_epi16(1 << (bits - 1));
   // Bytes 0 and 1, or 2 and 3, of every four, each widened to 16 bits.
@@ -100,7 +88,7 @@ KernelAtBits bind(int a_bits, int b_bits) {
   b.step_k = Mul8::kStepK;
   b.any_start = true;
   b.panel_bytes = kUnitCodes;
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand8<decltype(bits)::value>; });
+  b.expand = for_bits(b_bits, [](auto bits) { return &expand_centred<decltype(bits)::value>; });
   b.run = run<Op<Mul8>>;
   return b;
 }
