@@ -60,29 +60,10 @@ struct Dot {
   static ULP_INLINE Vec widen(Vec acc) { return acc; }
 };
 
-void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
-  centre_rows(codes, stride, rows, k32, out, out_stride, 128);
-}
-
 }  // namespace
 
 bool supports(int, int) { return true; }
 
-KernelAtBits bind(int a_bits, int b_bits) {
-  KernelAtBits b;
-  b.centre_b = centre_of(b_bits);
-  b.spill_every = 1 << 30;  // nothing to spill
-  b.max_kc = 512;
-  b.step_k = Dot::kStepK;
-  b.any_start = true;
-  b.panel_bytes = kUnitCodes;
-  if (a_bits == 8) {
-    b.centre_a = 128;
-    b.pack_a = centre_a;
-  }
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand_signed<decltype(bits)::value, false>; });
-  b.run = run<Dot>;
-  return b;
-}
+KernelAtBits bind(int a_bits, int b_bits) { return bind_signed(a_bits, b_bits, Dot::kStepK, run<Dot>); }
 
 }  // namespace ulp::dot_dotprod
