@@ -4,7 +4,8 @@
 //   Panel: code - 2^(b-1) as s8, 8 columns x 4 k in two registers (multiply_neon.h): sdot takes a 32-bit lane of A against each column's.
 //   KernelAtBits: four products go to s32, which wraps modulo 2^32, as the driver expects.
 //
-// Ceiling: 24 sums, two registers of panel and three of A: 24 sdot and 8.75 loads a step, so the two sdot a cycle of a Neoverse N1 bind.
+// Ceiling: 24 sums, two registers of panel and three of A: 24 sdot and 8.75 loads per step, so the two sdot per cycle of a Neoverse N1
+// bind.
 #include "multiply_neon.h"
 
 namespace ulp::dot_dotprod {

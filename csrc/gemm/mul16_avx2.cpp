@@ -1,7 +1,7 @@
 // mul16 on AVX2: vpmaddwd, tile 3 x 32, exact for every pair; meant for W8A8, where vpmaddubsw would saturate.
 //
 //   A and panel: 16-bit elements in the order of k, so the panel has two vectors where mul8 has one: | k0 k1 | of eight columns, | k2 k3 |.
-//   KernelAtBits: two products of at most 255 * 128 a step go to int32, whose wrap-around is the modulo 2^32 that the driver expects.
+//   KernelAtBits: two products of at most 255 * 128 per step go to int32, whose wrap-around is the modulo 2^32 that the driver expects.
 //   Ceiling: half of mul8's, 24 multiply-accumulates a cycle.
 #include "tile_multiply_avx2.h"
 

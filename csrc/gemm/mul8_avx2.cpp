@@ -7,9 +7,9 @@
 //   KernelAtBits. A step adds two products of at most m = (2^a - 1) 2^(b-1) to an s16 lane, so spill_every = floor(32767 / (2 m)) steps are
 //   exact: 585 for W3A3, 136 for W4A4, 33, 8, 2 for W5A5, W6A6, W7A7, and none for W8A8.
 //
-//   Ceiling on Zen 3: 2 x 12 vector operations a step at 3.03 a cycle = 7.9 cycles for 384 multiply-accumulates, 48 a cycle. Twelve
-//   accumulators leave four registers: rows 0 and 1 share each load of B, row 2 takes B from memory, 11 loads a step where two a cycle may
-//   go.
+//   Ceiling on Zen 3: 2 x 12 vector operations per step at 3.03 per cycle = 7.9 cycles for 384 multiply-accumulates, 48 per cycle. Twelve
+//   accumulators leave four registers: rows 0 and 1 share each load of B, row 2 takes B from memory, 11 loads per step where two per cycle
+//   may go.
 #include "tile_multiply_avx2.h"
 
 namespace ulp::mul8_avx2 {
