@@ -16,7 +16,7 @@ namespace {
 // Transformed inputs that stay in the second-level cache while all panels of weights pass by.
 constexpr int64_t kInputBytes = 300 * 1024;
 
-// Sums of a block of tiles on their way to the epilogue.
+// Sums of a block of tiles on their way to the finish.
 constexpr int64_t kSumBytes = 32 * 1024;
 
 // Tiles that share each part's weights on their way through the first-level cache.
@@ -85,7 +85,7 @@ class Winograd final : public Conv {
     for (int i = 0; i < kWinogradParts; ++i) {
       const uint8_t* part = u + i * u_part();
       const int64_t before = steps_[i];
-      // Ever more runs; those of the least length are exact whatever the weights.
+      // Ever more runs; those of the shortest length are exact whatever the weights.
       for (int64_t runs = ceil_div(steps, steps_[i]); steps_[i] > min_steps_[i]; runs += 1 + runs / 16) {
         steps_[i] = std::max(ceil_div(steps, runs), min_steps_[i]);
         if (2 * added_ * kernels_.largest_sum(part, units, steps, steps_[i]) <= 32767) break;

@@ -43,7 +43,7 @@ struct WinogradKernels {
   void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part);
   // The same from the bitpacked data of all columns in the slice, where channels are `blocks` times 32.
   void (*expand)(const BitpackedSlice& slice, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part);
-  // Of a part's lanes of two weights a step, the largest sum in any run of the positive weights, or of |w| of the negative ones. Runs are
+  // Of a part's lanes of two weights per step, the largest sum in any run of the positive weights, or of |w| of the negative ones. Runs are
   // of `run` steps, from step 0 on.
   int64_t (*largest_sum)(const uint8_t* u, int units, int64_t steps, int64_t run);
   // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.

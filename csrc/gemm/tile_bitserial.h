@@ -4,11 +4,11 @@
 //     2017)
 //
 //   A: for each 32 k, the planes of a row, one 32-bit word each: bit j of byte i is k = 4 j + i.
-//   Panel: for each 32 k and unit, the planes of 8 columns, such a word a column:  | k-block 0: unit 0: plane 0, 1 .. | unit 1: ...
+//   Panel: for each 32 k and unit, the planes of 8 columns, one such word per column:  | k-block 0: unit 0: plane 0, 1 .. | unit 1: ...
 //   One vector is 8 columns x 32 k = 256 bit-products. The order of k is that of the bitpacked data of 1-bit weights (pack/layout.h), which
 //   are their own panel; of others each plane is gathered from the eight vectors byte by byte.
 //
-// KernelAtBits. A byte of the count grows by at most 8 a step, so 31 K-blocks of 32 fit a u8: 248.
+// KernelAtBits. A byte of the count grows by at most 8 per step, so 31 K-blocks of 32 fit a u8: 248.
 //
 // An instruction set has defined, besides bitpacked_<isa>.h:
 //   plane_word(codes, plane)   uint32_t: plane `plane` of 32 codes, in the order above

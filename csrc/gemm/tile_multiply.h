@@ -3,7 +3,7 @@
 //
 //   Acc               what a row's sums of 8 columns gather in
 //   kRows, kUnits     rows, and units of 8 columns, that registers hold sums of
-//   kStepK            k of a step, which takes 4 bytes of packed A and 32 bytes of panel a unit:  | step 0: unit 0 .. 3 | step 1: ...
+//   kStepK            k of a step, which takes 4 bytes of packed A and 32 bytes of panel per unit:  | step 0: unit 0 .. 3 | step 1: ...
 //   multiply(a, b, stride, pieces, count, acc)
 //                     acc[rows][units] = the steps of the pieces, counted from the rows' starts `a`; b moves on, by `stride` a step
 //   widen(acc)        8 int32, as a Vec

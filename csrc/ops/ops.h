@@ -56,7 +56,8 @@ struct Finish {
   int target_count;
 };
 
-// One window of an image: rows y0 .. y1 - 1 in steps of `row_step`, likewise columns, of codes at `a` (pixel 0, 0). Not empty.
+// One window of an image: rows y0 .. y1 - 1 in steps of y_step, columns x0 .. x1 - 1 in steps of x_step, of codes at `a` (pixel 0, 0). Not
+// empty.
 struct Window {
   const uint8_t* a;
   int64_t row;    // bytes from a row to the next
