@@ -1,5 +1,5 @@
 // PYBIND11_MODULE(_cuda): registers, checks numbers and pointers, releases the GIL. No CUDA types and no arithmetic. The contract is
-// ulp/_cuda.pyi. ULP_CUDA_MODULE is the module's name: another build of the same bindings can stand beside it.
+// ulp/_cuda.pyi. ULP_CUDA_MODULE names the module, so that another build of the bindings (tools/cuda_emulator) can be loaded beside it.
 #include "cuda/api.h"
 
 #include <pybind11/numpy.h>
@@ -46,7 +46,7 @@ Encoding encoding_of(int bits, bool is_signed, const char* name) {
   return {bits, is_signed};
 }
 
-// Of `count` elements of `size` bytes, unless there are none.
+// A pointer to `count` elements of `size` bytes: not null unless count is 0, and aligned.
 void check_pointer(Address address, int64_t count, size_t size, const char* name) {
   if (count > 0 && address == 0) refuse(std::string(name) + " is null");
   if (address % size != 0)
@@ -69,7 +69,7 @@ void check_device(int device) {
 
 const char* name_or_null(const std::optional<std::string>& kernel) { return kernel ? kernel->c_str() : nullptr; }
 
-// ------------------------------------------------------------------------------------------------------------------ what is there
+// ---------------------------------------------------------------------------------------------------------- devices and kernels
 
 py::dict build_info() {
   py::dict facts;
@@ -122,7 +122,7 @@ std::unique_ptr<Weights> weights_from_host(const py::array& b, int bits, int dev
   const Encoding e = encoding_of(bits, view.is_signed, "bits");
   check_device(device);
   py::gil_scoped_release release;
-  // In Python, values have been checked; here again, because what the kernels do with others is undefined.
+  // Checked in Python, and here again, as the kernels' results for other values are undefined.
   if (!ulp::in_range(view, e)) throw ulp::cuda::OutOfRange(-1);
   return std::make_unique<Weights>(ulp::cuda::pack_on_host(view, e, device));
 }
@@ -161,7 +161,7 @@ Activations new_activations(Address pointer, int64_t m, int64_t row_stride, int 
   return {at<const void>(pointer), side(m, "m"), row_stride, encoding_of(bits, is_signed, "bits"), zero};
 }
 
-// That a's m rows of k bytes are there.
+// Pointer and stride of a for m rows of k bytes.
 void check_activations(const Activations& a, int64_t k) {
   check_pointer(address_of(a.data), a.m * k, 1, "a");
   check_stride(a.row_stride, a.m, k, "row_stride");
@@ -243,7 +243,7 @@ DeviceMemory buffer_from_numpy(const py::array& array, int device) {
   return memory;
 }
 
-// C-contiguous.
+// Of C-contiguous device memory.
 py::array to_numpy(Address pointer, const std::vector<py::ssize_t>& shape, const py::dtype& dtype, int device, Address stream) {
   py::array out(dtype, shape);
   const py::ssize_t size = out.nbytes();
@@ -255,7 +255,7 @@ py::array to_numpy(Address pointer, const std::vector<py::ssize_t>& shape, const
   return out;
 }
 
-// The ABI of DLPack 0.x (dmlc/dlpack), which every library that speaks it still gives where it is not asked for a later one.
+// The ABI of DLPack 0.x (dmlc/dlpack), which producers still return unless the consumer requests a later version.
 namespace dlpack {
 struct Tensor {
   void* data;
@@ -273,7 +273,7 @@ constexpr int32_t kCuda = 2;
 constexpr int32_t kCudaManaged = 13;
 }  // namespace dlpack
 
-// What a capsule describes; it keeps the memory, so the caller keeps it.
+// The description of a capsule's array. The capsule owns the memory, so the caller must keep it.
 py::dict describe_dlpack(const py::capsule& capsule) {
   if (capsule.name() == nullptr || std::string(capsule.name()) != "dltensor") throw py::type_error("not a DLPack capsule");
   const auto& tensor = *capsule.get_pointer<dlpack::Tensor>();
