@@ -127,6 +127,15 @@ def test_types_and_names_of_quant(op: str, scale: Any, zero: Any, bits: Any) -> 
     np.testing.assert_array_equal(network(x), sums_of(quant_reference(x, 0.25, 0, 4, 1, 0), weights[:, :, 0, 0]))
 
 
+@pytest.mark.parametrize("zero", [1.25, -0.5, 2.0])
+def test_constants_less_a_zero_point_that_is_no_integer(zero: float) -> None:
+    w = Writer((5,), opset=13)
+    values = (w.rng.integers(-20, 20, (1, 5)) / 8).astype(F32)
+    y = w.add("Add", "x", quant(w, w.constant(values), 0.25, zero, 4, signed=1))
+    expected = quant_reference(values, 0.25, zero, 4, 1, 0)
+    np.testing.assert_array_equal(ulp.load(w.model(y))(np.zeros((2, 5), F32)), expected.repeat(2, 0))
+
+
 @pytest.mark.parametrize(
     ("mode", "rounded"),
     [
