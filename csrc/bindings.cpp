@@ -1,4 +1,4 @@
-// PYBIND11_MODULE(_core): packed matrices, the table of kernels, settings. The contract is ulp/_core.pyi.
+// The module _core: packed matrices, the table of kernels, settings. The contract is ulp/_core.pyi.
 // Bindings register, convert numpy <-> views by named fields and release the GIL; no arithmetic.
 #include "bindings.h"
 
@@ -8,9 +8,12 @@
 #include <memory>
 
 #include "bindings_plan.h"
+#include "classes.h"
 #include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
+#include "gil.h"
+#include "ops/ops.h"
 
 #if defined(_WIN32)
 #define ULP_EXPORT extern "C" __declspec(dllexport)
@@ -31,7 +34,7 @@ std::unique_ptr<PackedMatrix> pack(const py::array& b, int bits) {
   const MatrixView view = view_of(b, "b");
   const Encoding e = encoding_of(bits, view.is_signed, "bits");
   layout_of(view.rows, view.cols, bits);
-  py::gil_scoped_release release;
+  const WithoutGil release;
   if (!in_range(view, e)) throw OutOfRange("b");
   return std::make_unique<PackedMatrix>(ulp::pack(view, e));
 }
@@ -41,7 +44,7 @@ py::array unpack(const PackedMatrix& m) {
                 std::vector<py::ssize_t>{m.layout.k, m.layout.n});
   uint8_t* data = static_cast<uint8_t*>(out.mutable_data());
   {
-    py::gil_scoped_release release;
+    const WithoutGil release;
     ulp::unpack(m, data);
   }
   return out;
@@ -56,7 +59,7 @@ std::unique_ptr<PackedMatrix> from_data(const py::array_t<uint8_t, py::array::c_
                           ",)");
   }
   const uint8_t* bytes = data.data();
-  py::gil_scoped_release release;
+  const WithoutGil release;
   return std::make_unique<PackedMatrix>(repack(bytes, layout, {bits, is_signed}));
 }
 
@@ -108,8 +111,9 @@ py::dict build_info() {
 }
 
 void bind_packed(py::module_& m) {
-  py::class_<PackedMatrix>(m, "Packed")
-      .def_property_readonly("k", [](const PackedMatrix& p) { return p.layout.k; })
+  py::class_<PackedMatrix> packed(m, "Packed");
+  made_in_core_only(packed);
+  packed.def_property_readonly("k", [](const PackedMatrix& p) { return p.layout.k; })
       .def_property_readonly("n", [](const PackedMatrix& p) { return p.layout.n; })
       .def_property_readonly("bits", [](const PackedMatrix& p) { return p.encoding.bits; })
       .def_property_readonly("signed", [](const PackedMatrix& p) { return p.encoding.is_signed; })
@@ -154,16 +158,53 @@ void bind_settings(py::module_& m) {
   m.def("build_info", build_info);
 }
 
+// What is made at its first use is made now: a child forked meanwhile by another thread would wait without end for it.
+void warm_up() {
+  ops(current_isa());
+  rank_kernels({1, 1, 1, {1, false}, {1, false}});
+}
+
+void fill(py::module_& m) {
+  m.doc() = "Native core of ulp; see ulp/_core.pyi.";
+  py::register_exception<OutOfRange>(m, "OutOfRange", PyExc_ValueError);
+  bind_packed(m);
+  bind_gemm(m);
+  bind_kernels(m);
+  bind_settings(m);
+  bind_plan(m);
+  warm_up();
+}
+
+// Py_mod_create. The module is made once; an import after its removal from sys.modules finds the same one, for types are registered once.
+PyObject* create(PyObject*, PyModuleDef*) {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "ulp cannot be imported in a sub-interpreter, only in the main one (under mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+    return nullptr;
+  }
+  static PyObject* made = nullptr;
+  if (!made) {
+    try {
+      PYBIND11_ENSURE_INTERNALS_READY
+      static py::module_::module_def definition;
+      auto m = py::module_::create_extension_module("ulp._core", nullptr, &definition);
+      fill(m);
+      made = m.release().ptr();
+    }
+    PYBIND11_CATCH_INIT_EXCEPTIONS
+  }
+  Py_INCREF(made);
+  return made;
+}
+
 }  // namespace
 
 }  // namespace ulp::bindings
 
-PYBIND11_MODULE(_core, m) {
-  m.doc() = "Native core of ulp; see ulp/_core.pyi.";
-  pybind11::register_exception<ulp::bindings::OutOfRange>(m, "OutOfRange", PyExc_ValueError);
-  ulp::bindings::bind_packed(m);
-  ulp::bindings::bind_gemm(m);
-  ulp::bindings::bind_kernels(m);
-  ulp::bindings::bind_settings(m);
-  bind_plan(m);
+// In place of PYBIND11_MODULE, whose function has Python's state prepared before it can be asked which interpreter this is, which in a
+// sub-interpreter never ends. In two phases, so that `create` runs in each interpreter.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  static PyModuleDef_Slot slots[] = {{Py_mod_create, reinterpret_cast<void*>(ulp::bindings::create)}, {0, nullptr}};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "ulp._core", nullptr, 0, nullptr, slots, nullptr, nullptr, nullptr};
+  return PyModuleDef_Init(&definition);
 }

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "bindings.h"
+#include "gil.h"
 #include "ops/finish_sink.h"
 #include "ops/fused.h"
 
@@ -160,7 +161,7 @@ struct Output {
 };
 
 void run(const Call& call, const Sink& sink) {
-  py::gil_scoped_release release;
+  const WithoutGil release;
   if (!in_range(call.problem.a, call.problem.a_encoding)) throw OutOfRange("a");
   ulp::gemm(call.problem, *call.kernel, sink);
   last_kernel_name = call.kernel->name;

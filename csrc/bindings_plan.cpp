@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bindings_plan_fields.h"
+#include "classes.h"
+#include "gil.h"
 #include "plan/plan.h"
 
 namespace py = pybind11;
@@ -46,7 +48,7 @@ struct PlanHolder {
     open();
     busy = true;
     try {
-      const py::gil_scoped_release release;
+      const ulp::bindings::WithoutGil release;
       plan.finalize(group, throughput, tune);
     } catch (...) {
       busy = false;
@@ -119,7 +121,7 @@ py::list run(const PlanHolder& h, const py::object& input, const py::object& out
   }
   const void* from = x.data();
   {
-    py::gil_scoped_release release;
+    const ulp::bindings::WithoutGil release;
     h.plan.run({from, images}, data.data(), step_ns);
   }
   return results;
@@ -164,6 +166,7 @@ void bind_plan(py::module_& m) {
 
   using Object = const py::object&;
   py::class_<PlanHolder> plan(m, "Plan");
+  ulp::bindings::made_by_init(plan);
   plan.def(py::init<>())
       .def(
           "codes",

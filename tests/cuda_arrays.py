@@ -19,7 +19,7 @@ _allocations: list[tuple[int, int, object]] = []
 
 
 def new(shape: Any, dtype: Any) -> npt.NDArray[Any]:
-    """A new array in the memory of the device, at a multiple of 256 bytes, full of something."""
+    """A new array in device memory, at a multiple of 256 bytes, with arbitrary contents."""
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     if size == 0:

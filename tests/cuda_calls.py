@@ -13,7 +13,7 @@ import ulp
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What `ulp.gemm` takes after the operands, device style: arrays of N or scalars."""
+    """The epilogue as `ulp.gemm` takes it: arrays of N, or scalars."""
 
     scale: float | Array = 1.0
     bias: Array | None = None
@@ -30,7 +30,7 @@ class Epilogue:
 
 
 class Cuda:
-    """The native module with numpy in front of it."""
+    """The native module with numpy operands and results."""
 
     def __init__(self, native: Any) -> None:
         self.native = native
@@ -55,7 +55,7 @@ class Cuda:
         m, k = a.shape
         weights = b if isinstance(b, self.native.Weights) else self.native.Weights.from_host(b, bits[1], 0)
         stride = (k + 15) // 16 * 16 if row_stride is None else row_stride
-        # 0xFF between the rows: who reads there is wrong.
+        # 0xFF between the rows, which no kernel may use.
         host = np.full(offset + max(m, 1) * max(stride, 1) + 16, 0xFF, dtype=np.uint8)
         rows = np.lib.stride_tricks.as_strided(host[offset:], (m, k), (stride, 1))
         rows[...] = a.view(np.uint8)

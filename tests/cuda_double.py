@@ -1,4 +1,4 @@
-"""Stands in for the module `ulp._cuda` where no other is: numpy behind the same functions (ulp/_cuda.pyi), device memory in host memory.
+"""A stand-in for the module `ulp._cuda`: the same functions (ulp/_cuda.pyi) in numpy, with host memory as device memory.
 
 It keeps the tests of the Python side running everywhere. What the kernels compute is tested with the kernels themselves.
 """

@@ -1,4 +1,4 @@
-"""The builds of the GPU bindings that tests can run: the numpy double, the emulator's where `ULP_CUDA_EMULATED` names it, a real GPU's."""
+"""The builds of the GPU bindings that tests can run: the numpy double, the emulated one that `ULP_CUDA_EMULATED` names, a real GPU's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_EMULATOR = (
 
 
 def builds() -> list[str]:
-    """Those of "double" and "emulated" that are there."""
+    """The available ones of "double" and "emulated"."""
     return ["double", "emulated"] if os.environ.get("ULP_CUDA_EMULATED") else ["double"]
 
 
@@ -28,7 +28,7 @@ def load(build: str) -> Any:
 
 
 def load_emulated() -> Any:
-    """The module that runs the kernels on the CPU, or None where `ULP_CUDA_EMULATED` does not name it."""
+    """The module that runs the kernels on the CPU, or None if `ULP_CUDA_EMULATED` is not set."""
     path = os.environ.get("ULP_CUDA_EMULATED", "")
     if not path or "_cuda_emulated" in sys.modules:
         return sys.modules.get("_cuda_emulated")

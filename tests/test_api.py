@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,10 +87,21 @@ def test_bipolar() -> None:
 def test_kernel_names_follow_the_grammar(kernel: ulp.Kernel) -> None:
     """<technique>_<isa>_<mr>x<nr>; files of the baseline ISA say scalar, because that is how they are written."""
     isa = "scalar" if kernel.isa == "baseline" else kernel.isa
-    assert re.fullmatch(r"[a-z][a-z0-9]*(_p[12])?", kernel.technique)
+    assert re.fullmatch(r"[a-z][a-z0-9]*(_p[124])?", kernel.technique)
     assert kernel.name == f"{kernel.technique}_{isa}_{kernel.mr}x{kernel.nr}"
     assert kernel.pairs <= set(ALL_PAIRS)
     assert kernel.pairs
+
+
+def test_every_row_of_every_isa_has_a_name_of_the_grammar_and_a_file() -> None:
+    csrc = Path(__file__).parents[1] / "csrc" / "gemm"
+    rows = re.findall(r'\{"(\w+)", "(\w+)", Isa::(\w+), (\d+), (\d+),', (csrc / "kernels.cpp").read_text(encoding="utf-8"))
+    assert {kernel.name for kernel in ulp.kernels()} < {name for name, *_ in rows}
+    for name, technique, isa, mr, nr in rows:
+        stem = f"{technique}_{'scalar' if isa == 'baseline' else isa}"
+        assert re.fullmatch(r"[a-z][a-z0-9]*(_p[124])?", technique), name
+        assert name == f"{stem}_{mr}x{nr}"
+        assert (csrc / f"{stem}.cpp").is_file(), name
 
 
 def test_kernel_table() -> None:

@@ -16,7 +16,7 @@ from bench.reports import documents
 from bench.reports import networks as network_tables
 from bench.reports.tables import geomean
 from bench.runs import memory, results
-from bench.subjects import convolutions, graph, layerwise, models, networks, ulp_networks
+from bench.subjects import convolutions, graph, installed, layerwise, models, networks, ulp_networks
 from bench.subjects.convolutions import Convolution
 from bench.subjects.interface import Library, NetworkRuntime, WrongResultError
 from tools.reference.plan import ReferencePlan
@@ -197,6 +197,7 @@ def test_network_peer_gives_the_scores(peer: type[NetworkRuntime], model: models
 def test_network_of_ulp_comes_back_from_its_file(bits: tuple[int, int], model: models.Model, tmp_path: Path) -> None:
     _skip_unless_ulp()
     contestant = ulp_networks.UlpNetwork(bits)
+    assert contestant.version() == installed.version()
     path = contestant.build(model, tmp_path)
     x = model.images()
     state = contestant.load("tiny", path, x, 1)

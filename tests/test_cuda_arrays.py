@@ -456,7 +456,7 @@ def test_errors(put: Any) -> None:
         with pytest.raises(kind, match=f"(?s){message}") as caught:
             call()
         assert type(caught.value) is kind, name
-        # The message is the whole story: no chain of internal exceptions before it.
+        # The message says everything: no internal exceptions are chained to it.
         assert caught.value.__cause__ is None, name
         assert caught.value.__suppress_context__ or caught.value.__context__ is None, name
 

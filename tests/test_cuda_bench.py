@@ -404,12 +404,12 @@ def _nvml() -> Any:
 
 
 class _Bridge:
-    """The emulated module for operands in the host's memory, which the emulator rightly refuses: they are copied there and back."""
+    """The emulated module for operands in host memory, which the emulator refuses: they are copied to its memory and back."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.Weights = types.SimpleNamespace(from_device=self._pack)
-        # Kept as they are given, for the copied operands.
+        # Records of the given fields, to be repeated with the copied operands.
         self.Activations = types.SimpleNamespace
         self.Epilogue = functools.partial(types.SimpleNamespace, kind="int32")
 

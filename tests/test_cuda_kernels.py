@@ -20,7 +20,7 @@ from reference import ALL_PAIRS, SIGNS, Array, assert_exact, dtype, interval, ma
 WGMMA = ["wgmma_128x256", "wgmma_128x128", "wgmma_128x64", "wgmma_128x32", "wgmma_128x16"]
 S4 = ["mma_s4_128x128", "mma_s4_64x64", "mma_s4_64x16"]
 S8 = ["mma_s8_128x128", "mma_s8_64x64", "mma_s8_64x16"]
-# An architecture that runs each family; every one that has instructions of its own is among them.
+# (architecture, kernel): every kernel on one architecture at least, and all architectures whose instructions differ.
 ON = (
     [(90, kernel) for kernel in WGMMA] + [(arch, kernel) for arch in (75, 80) for kernel in S4 + S8] + [(120, kernel) for kernel in S8[-1:]]
 )
@@ -113,7 +113,7 @@ def test_every_kernel_at_the_edges_of_its_tiles(cuda: Cuda, emulator: Emulator, 
 
 @pytest.mark.parametrize("sms", [1, 3, 132])
 def test_tiles_splits_and_clusters_however_many_multiprocessors(cuda: Cuda, emulator: Emulator, sms: int) -> None:
-    # Few multiprocessors: blocks take tile after tile, in pairs and alone. Many: K is split, in clusters and in slices.
+    # Few multiprocessors: thread blocks compute several tiles each, in pairs and alone. Many: K is split, in clusters and in slices.
     seen = set()
     for arch, m, n, k in ((90, 300, 600, 128), (90, 10, 140, 2000), (80, 20, 70, 1500)):
         emulator.configure(arch, sms)
@@ -129,7 +129,8 @@ def test_tiles_splits_and_clusters_however_many_multiprocessors(cuda: Cuda, emul
 
 @pytest.mark.parametrize(("arch", "kernel"), [(90, "wgmma_128x16"), (80, "mma_s8_64x16"), (75, "mma_s4_64x16")])
 def test_sums_at_the_edge_of_the_accumulators(cuda: Cuda, emulator: Emulator, arch: int, kernel: str) -> None:
-    # What the accumulator holds is 2^(8 - bits) times the sum; it must be split where the sum itself would fit by far.
+    # The accumulator holds 2^(8 - bits) times the sum, so K must be split although the sum itself fits. mma_s8 is the same code on every
+    # architecture, so one of them is enough.
     emulator.configure(arch)
     widths = [(4, 4), (4, 1)] if kernel in S4 else [(8, 8), (8, 4), (8, 1)]
     for bits in widths:
@@ -190,7 +191,7 @@ def test_a_split_product_is_finished_as_on_the_cpu(cuda: Cuda, emulator: Emulato
 
 @pytest.mark.parametrize("kernel", S8)
 def test_activations_anywhere(cuda: Cuda, emulator: Emulator, kernel: str) -> None:
-    # Rows at odd addresses are gathered byte by byte; what lies between them is not read into the result.
+    # Rows at odd addresses are gathered byte by byte; bytes between the rows do not enter the result.
     emulator.configure(80)
     for offset, stride in ((0, 133), (1, 150), (5, 160), (16, 144), (3, 133)):
         a, b = operands(offset, 9, 20, 133, (8, 4), (True, True))
@@ -232,14 +233,14 @@ def test_shared_memory_is_read_and_written_without_bank_conflicts(
 
 
 def stored(b: Array, bits: int) -> npt.NDArray[np.int64]:
-    """What layout.h says is stored of each weight: codes of `bits` bits."""
+    """The stored codes of weights by layout.h: `bits` bits each."""
     values = b.astype(np.int64) - (0 if b.dtype == np.int8 else 2 ** (bits - 1))
     codes: npt.NDArray[np.int64] = (b < 0).astype(np.int64) if bits == 1 and b.dtype == np.int8 else values & (2**bits - 1)
     return codes
 
 
 def packed_by_the_picture(b: Array, bits: int) -> Array:
-    """csrc/cuda/layout.h, word for word, one bit at a time."""
+    """The layout as the comment in csrc/cuda/layout.h says it, one field at a time."""
     k, n = b.shape
     blocks, strips = -(-k // 128), -(-n // 16)
     codes = np.zeros((blocks * 128, strips * 16), np.int64)

@@ -18,17 +18,17 @@ from pathlib import Path
 
 import pytest
 
-# Of a thread, in bytes. A few instances of gemm_mma spill what they need only before or after their loop.
+# Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop.
 MOST_STACK = {"gemm_sm90": 0, "gemm_mma": 32}
 LAST_BEFORE_HOPPER = 89
 
 Kernel = tuple[str, str, str]
-"""Architecture ("sm_90a"), name, template arguments as they are mangled."""
+"""Architecture ("sm_90a"), name, mangled template arguments."""
 
 
 @dataclass
 class Code:
-    """What a disassembly says of one kernel."""
+    """The disassembly of one kernel."""
 
     instructions: Counter[str] = field(default_factory=Counter)
 
@@ -137,13 +137,16 @@ def test_no_spills(resources: dict[Kernel, dict[str, int]]) -> None:
 def test_registers_are_those_that_a_block_can_have(resources: dict[Kernel, dict[str, int]]) -> None:
     for (arch, name, arguments), usage in resources.items():
         if name == "gemm_sm90":
-            assert usage["REG"] == 168, (arch, arguments)  # 65536 over 384 threads, rounded down to eights; setmaxnreg shares them out
+            assert usage["REG"] == 168, (
+                arch,
+                arguments,
+            )  # 65536 / 384 threads, rounded down to a multiple of 8; setmaxnreg redistributes them
         elif name == "gemm_mma":
             assert usage["REG"] <= 255, (arch, arguments)
 
 
 def test_tensor_cores(architectures: list[str]) -> None:
-    """One architecture of each kind, for the disassembler takes its time: Turing, Ada, Hopper, and the newest."""
+    """One architecture per kind, as the disassembler is slow: Turing, Ada, Hopper, and the newest."""
     kinds = [arch for arch in architectures if arch in ("sm_75", "sm_89", "sm_90a")]
     chosen = dict.fromkeys([*(kinds or architectures[:1]), architectures[-1]])
     for arch in chosen:
@@ -158,6 +161,6 @@ def test_tensor_cores(architectures: list[str]) -> None:
                 elif number(arch) <= LAST_BEFORE_HOPPER:
                     assert types == {"S4.S4"}, (arch, arguments, types)
                 else:
-                    # Never picked there, and never to be emulated: it stops instead.
+                    # Never selected there, and must not be emulated: it traps.
                     assert not types, (arch, arguments, types)
                     assert code.of("BPT"), (arch, arguments)

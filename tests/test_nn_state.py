@@ -386,6 +386,16 @@ def test_batch_norm_without_bias(torch: Any) -> None:
     assert nn.BatchNorm2d(3, affine=False).bias is None
 
 
+def test_quantizers_of_layers_round_ties_to_even() -> None:
+    odd = nn.Quantizer(8, 0.5, 3, ties_to_odd=True)
+    assert odd.codes(np.array([0.25, 0.75, 1.25], np.float32)).tolist() == [4, 4, 6]  # rint(x / scale + zero)
+    assert repr(odd) == repr(nn.Quantizer(8, 0.5, 3))
+    with pytest.raises(ValueError, match="ties_to_odd"):
+        nn.Quantize().quantizer = odd
+    with pytest.raises(TypeError, match=r"scale='0\.5': expected a number"):
+        nn.Quantizer(8, "0.5")  # type: ignore[arg-type]
+
+
 def test_scalars(torch: Any) -> None:
     quantizer = nn.Quantizer(8, 0.5, 0)
     add, quantize = nn.Add(), nn.Quantize()

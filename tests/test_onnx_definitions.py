@@ -43,9 +43,9 @@ def quant(
     return w.add(op, x, *parameters, domain="onnx.brevitas", signed=signed, narrow=narrow, rounding_mode=mode)
 
 
-def conv_of_eighths(w: Writer, x: str, channels: int) -> tuple[str, Array]:
-    """A 1 x 1 convolution with 4-bit weights in eighths, whose sums of quarters are exact; and its weights."""
-    weights = w.rng.integers(-7, 8, (6, channels, 1, 1)).astype(F32) / 8
+def conv_of_eighths(w: Writer, x: str, channels: int, outputs: int = 6) -> tuple[str, Array]:
+    """A 1 x 1 convolution with 4-bit weights in eighths, whose sums are exact in float32; and its weights."""
+    weights = w.rng.integers(-7, 8, (outputs, channels, 1, 1)).astype(F32) / 8
     name = quant(w, w.constant(weights), 1 / 8, 0, 4, signed=1)
     return w.add("Conv", x, name), weights[:, :, 0, 0]
 
@@ -127,6 +127,15 @@ def test_types_and_names_of_quant(op: str, scale: Any, zero: Any, bits: Any) -> 
     np.testing.assert_array_equal(network(x), sums_of(quant_reference(x, 0.25, 0, 4, 1, 0), weights[:, :, 0, 0]))
 
 
+@pytest.mark.parametrize("zero", [1.25, -0.5, 2.0])
+def test_constants_less_a_zero_point_that_is_no_integer(zero: float) -> None:
+    w = Writer((5,), opset=13)
+    values = (w.rng.integers(-20, 20, (1, 5)) / 8).astype(F32)
+    y = w.add("Add", "x", quant(w, w.constant(values), 0.25, zero, 4, signed=1))
+    expected = quant_reference(values, 0.25, zero, 4, 1, 0)
+    np.testing.assert_array_equal(ulp.load(w.model(y))(np.zeros((2, 5), F32)), expected.repeat(2, 0))
+
+
 @pytest.mark.parametrize(
     ("mode", "rounded"),
     [
@@ -144,6 +153,57 @@ def test_rounding_modes_of_brevitas(mode: str, rounded: list[int]) -> None:
         y = quant(w, w.constant(steps / 4) if constant else "x", 0.25, 0, 4, signed=1, mode=mode)
         result = ulp.load(w.model(w.add("Add", "x", y) if constant else y))(steps / 4)
         np.testing.assert_array_equal(result - (steps / 4 if constant else 0), np.array([rounded], F32) / 4)
+
+
+ROUNDINGS: dict[str, Any] = {
+    "ROUND": np.rint,
+    "FLOOR": np.floor,
+    "CEIL": np.ceil,
+    "DOWN": np.trunc,
+    "UP": lambda x: np.sign(x) * np.ceil(np.abs(x)),
+    "HALF_UP": lambda x: np.sign(x) * np.floor(np.abs(x) + F32(0.5)),
+    "HALF_DOWN": lambda x: np.sign(x) * np.ceil(np.abs(x) - F32(0.5)),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_quantizers(seed: int) -> None:
+    """Of inputs, of constants, of sums with and without a shortcut: with any zero point and width, in integers or not."""
+    rng = np.random.default_rng(seed)
+    integer = 0
+    for case in range(60):
+        w = Writer((4, 5, 5), seed=case, opset=13)
+        form = rng.choice(["input", "constant", "sums", "shortcut"])
+        bits, signed, narrow = float(rng.choice([1, 2, 3, 4, 5, 6, 7, 8, 8, 12, 2.5])), int(rng.integers(2)), int(rng.integers(2))
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0.0, 2**bits - 1)
+        zero = float(rng.choice([0, np.floor(rng.uniform(low, high)), np.floor(rng.uniform(low, high)), F32(rng.uniform(low, high))]))
+        scale = float(2.0 ** rng.integers(-4, 2))
+        rounding = str(rng.choice(list(ROUNDINGS))) if rng.random() < 0.3 else "ROUND"
+        x = (rng.integers(-60, 60, (2, 4, 5, 5)) / 16).astype(F32)
+        options: dict[str, Any] = {"signed": signed, "narrow": narrow, "mode": rounding}
+        if form == "input":
+            y, given = quant(w, "x", scale, zero, bits, **options), x
+        elif form == "constant":
+            given = x[:1]
+            y = w.add("Add", "x", quant(w, w.constant(given), scale, zero, bits, **options))
+        else:
+            a = quant(w, "x", 1 / 16, 0, 7, signed=1)
+            codes = quant_reference(x, 1 / 16, 0, 7, 1, 0)
+            y, weights = conv_of_eighths(w, a, 4, 4)
+            given = sums_of(codes, weights)
+            if form == "shortcut":
+                y, given = w.add("Add", y, a), given + codes
+            y = quant(w, y, scale, zero, bits, **options)
+        steps = given / F32(scale) + F32(zero)
+        low, high = low + (narrow and signed), high - (narrow and not signed)
+        codes = ROUNDINGS[rounding](np.clip(steps, F32(low), F32(high)))
+        if signed and bits == 1:
+            codes = np.where(steps >= 0, F32(1), F32(-1))
+        expected = (codes - F32(zero)) * F32(scale) + (x if form == "constant" else F32(0))
+        network = ulp.load(w.model(y), mode=str(rng.choice(MODES)), tune=False)
+        integer += network.integer
+        np.testing.assert_array_equal(network(x), expected, err_msg=f"{form} {bits} {scale} {zero} {options}")
+    assert integer > 5
 
 
 def halves(nodes: list[Any], kinds: tuple[int, int], shape: list[Any], *constants: Any) -> Any:

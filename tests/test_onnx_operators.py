@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -161,3 +164,25 @@ def test_zero_points_of_rows_and_columns() -> None:
     for zeros in (rows, rows[:, None]):
         (result,) = OPERATORS["MatMulInteger"]({}, 21, a, b, zeros, columns)
         assert (result == exact).all()
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "half_pixel_symmetric", "asymmetric"])
+@pytest.mark.parametrize("nearest", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_resize_takes_the_pixel_nearest_to_the_exact_coordinate(coordinates: str, nearest: str) -> None:
+    half = Fraction(1, 2)
+    rounded: Callable[[Fraction], int] = {
+        "floor": math.floor,
+        "ceil": math.ceil,
+        "round_prefer_floor": lambda x: math.ceil(x - half),
+        "round_prefer_ceil": lambda x: math.floor(x + half),
+    }[nearest]
+    for side, quarters in itertools.product(range(1, 8), range(1, 14)):
+        scale = Fraction(quarters, 4)
+        out = math.floor(side * scale)
+        middle = Fraction(side, 2) * (1 - out / (scale * side)) if coordinates == "half_pixel_symmetric" else Fraction(0)
+        offset = Fraction(0) if coordinates == "asymmetric" else half
+        expected = [min(max(rounded((y + offset) / scale - offset + middle), 0), side - 1) for y in range(out)]
+        attributes = {"mode": "nearest", "coordinate_transformation_mode": coordinates, "nearest_mode": nearest}
+        x = np.arange(side, dtype=np.float32).reshape(1, 1, side)
+        scales = np.array([1, 1, float(scale)], np.float32)
+        assert OPERATORS["Resize"](attributes, 19, x, None, scales)[0].reshape(-1).tolist() == expected, (side, scale)

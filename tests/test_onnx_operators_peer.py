@@ -143,8 +143,9 @@ def test_resize(mode: str, coordinates: str, nearest: str, by_scales: bool, seed
         attributes["nearest_mode"] = nearest
     # ONNX's own cases scale corners by the size before it is rounded down, onnxruntime by that of the result.
     assume(not (by_scales and coordinates == "align_corners"))
-    # Steps of 1/4 are exact, so that neither of the two sees a coordinate beside the middle of two pixels.
-    scales = np.array([1, 1, *rng.integers(2, 12, 2) / 4], np.float32)
+    # Where rounding decides, the two may differ: test_onnx_operators.py compares with exact coordinates.
+    rounds = mode == "nearest" and coordinates == "half_pixel_symmetric"
+    scales = np.array([1, 1, *(rng.choice([0.5, 1, 2, 4], 2) if rounds else rng.integers(2, 12, 2) / 4)], np.float32)
     sizes = np.array([1, 2, *rng.integers(1, 12, 2)], np.int64)
     compare("Resize", attributes, [x, None, scales, None] if by_scales else [x, None, None, sizes], tolerance=1e-3)
 

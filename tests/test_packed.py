@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import itertools
 import json
@@ -118,6 +119,12 @@ def test_pickle(bits: int, signed: bool, protocol: int) -> None:
         assert again == w
         assert (again.dtype, again.shape) == (w.dtype, w.shape)
         assert_exact(again.unpack(), w.unpack(), "pickled")
+
+
+def test_functions_that_pickles_name_stay_where_they_were() -> None:
+    """A pickle holds the module and name of the function that rebuilds it."""
+    for module, name in (("ulp.packed", "_rebuild"), ("ulp._gpu.packed", "move")):
+        assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_pickle_out_of_band() -> None:

@@ -263,6 +263,32 @@ def test_images_without_padded_channels(isa: str, channels: int) -> None:
                 assert_same(got, want, f"{method}, W{w_bits}A{a_bits}, kernel {kernel}, output")
 
 
+@pytest.mark.parametrize(
+    ("channels", "width", "kernel", "padding"), [(3, 32, 3, 0), (1, 28, 5, 2), (3, 8, 3, 1), (2, 16, 3, 0), (3, 26, 7, 3)]
+)
+@pytest.mark.parametrize("bits", [(8, 8), (8, 3), (3, 8)])
+def test_row_sums_where_the_padding_of_k_reaches_past_a_row(
+    channels: int, width: int, kernel: int, padding: int, bits: tuple[int, int]
+) -> None:
+    """Rows without padded channels that fill whole vectors: kernels pack them, and row sums must count what is packed behind the last."""
+    a_bits, w_bits = bits
+    rng = np.random.default_rng(width)
+    row = kernel * channels
+    w = rng.integers(0, 2**w_bits, (kernel, row, 19)).astype(np.uint8)
+    weight_zero = int(rng.integers(1, 2**w_bits - 1))
+    w = np.pad(w, ((0, 0), (0, -row % 4), (0, 0)), constant_values=weight_zero)
+    packed = _core.pack(np.ascontiguousarray(w.reshape(-1, 19)), w_bits)
+    x = rng.integers(0, 2**a_bits, (2, 9, width, channels)).astype(np.uint8)
+    geometry = {"kernel": (kernel, kernel), "padding": (padding,) * 4, "weight_zero": weight_zero}
+    zero = 2 ** (a_bits - 1)
+    want = expected(conv_plan(x, a_bits, zero, packed, 19, None, **geometry), x)
+    for isa in ulp.available_isas():
+        ulp.set_isa(isa)
+        for method in [None, *gathering(a_bits, w_bits, tight=True)]:
+            got = native(conv_plan(x, a_bits, zero, packed, 19, method, **geometry), 2).run(x)
+            assert_same(got, want, f"{isa} {method}, output")
+
+
 # Linear layers, whose results take one of two ways.
 
 

@@ -1,7 +1,7 @@
 """Typed view of the native module for GPUs, which is built with -DULP_CUDA=ON. `ulp._gpu` wraps it; nothing here is public.
 
-Pointers are addresses in a device's memory; a stream is a cudaStream_t as an int, 0 the default one. Strides are in bytes unless the text
-says otherwise. ValueError for numbers that do not fit, RuntimeError with the driver's reason, MemoryError where the device is full.
+Pointers are addresses in a device's memory; a stream is a cudaStream_t as an int, 0 is the default one. Strides are in bytes unless the
+text says otherwise. ValueError for numbers that do not fit, RuntimeError with the driver's reason, MemoryError if the device is full.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 class OutOfRange(ValueError):  # noqa: N818  # the name of the native class, which users meet as ValueError
-    """A value lies outside its interval. args[0]: index of the first one, counted row by row, or -1 where it is not known."""
+    """A value lies outside its interval. args[0]: index of the first one, counted row by row, or -1 if it is not known."""
 
 class Weights:
     """b (k, n), packed for the tensor cores (csrc/cuda/layout.h), on one device."""
@@ -40,7 +40,7 @@ class Weights:
     def to_host(self) -> npt.NDArray[np.uint8]:
         """The packed bytes, a copy."""
     def sums(self) -> npt.NDArray[np.int32]:
-        """The channel sums of what is stored, (n,), a copy."""
+        """The channel sums of the stored values, (n,), a copy."""
     def unpack(self) -> npt.NDArray[Any]:
         """The values, (k, n) uint8 or int8, in host memory."""
 
@@ -87,7 +87,7 @@ def build_info() -> dict[str, str]:
     """cuda (version), architectures, kernels."""
 
 def devices() -> list[dict[str, Any]]:
-    """name, arch (10 * major + minor), sms, memory (bytes) of each. RuntimeError with the driver's reason where there is none."""
+    """name, arch (10 * major + minor), sms, memory (bytes) of each. RuntimeError with the driver's reason if there is none."""
 
 def current_device() -> int:
     """Of the calling thread."""
@@ -110,9 +110,9 @@ def pick(
     b_signed: bool = ...,
     b_zero_point: bool = ...,
 ) -> dict[str, Any]:
-    """What a call would run: kernel, tile (m, n, k), grid (x, y, z), splits, shared_bytes, workspace_bytes, clocks (modelled), text.
+    """The choice for a call: kernel, tile (m, n, k), grid (x, y, z), splits, shared_bytes, workspace_bytes, clocks (modelled), text.
 
-    Asks no device. kernel: a name, also with the parts of K: "wgmma_128x16/4".
+    Asks no device. kernel: a name, also with a number of parts of K: "wgmma_128x16/4".
     aligned: rows of a start at multiples of 16 bytes. b_zero_point: some b_zero is not 0. ValueError for a kernel that cannot.
     """
 
@@ -146,4 +146,4 @@ def to_numpy(pointer: int, shape: Sequence[int], dtype: np.dtype[Any], device: i
     """A copy of a C-contiguous array in a device's memory. Waits for the stream."""
 
 def dlpack(capsule: object) -> dict[str, Any]:
-    """What a capsule of `__dlpack__` describes: pointer, shape, strides (elements), typestr ("|i1"), device. It keeps the memory."""
+    """The array of a capsule of `__dlpack__`: pointer, shape, strides (elements), typestr ("|i1"), device. The capsule owns the memory."""

@@ -123,7 +123,7 @@ def cublaslt_job(libraries: Path, found: tuple[Path, Path] | None, cuda: Path | 
 
 
 def cutlass_jobs(libraries: Path, includes: Sequence[Path], capability: str) -> list[Job]:
-    """CUTLASS's tiles, a library each."""
+    """CUTLASS's tiles, one library per tile."""
     targets = [libraries / f"{CUTLASS}_{i}.so" for i in range(CUTLASS_VARIANTS)]
     if not includes:
         return [Job(target, missing="no headers: pip install nvidia-cutlass==4.2.0.0, or --cutlass") for target in targets]

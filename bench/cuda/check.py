@@ -257,7 +257,7 @@ def save(path: Path, device: Device, seed: int, stages: Sequence[Stage]) -> None
 
 
 def summary(stages: Sequence[dict[str, Any]]) -> list[str]:
-    """One line a stage, and its failures."""
+    """One line per stage, and its failures."""
     lines = []
     for stage in stages:
         verdict = f"{len(stage['failures'])} WRONG" if stage["failures"] else "exact"

@@ -99,7 +99,7 @@ class Call:
             raise WrongResultError(f"{self.name} is wrong {when}")
 
     def captured(self, calls: int | None = None) -> Captured:
-        """As one graph of at least one call a slot, which has run and written the right results. WrongResultError."""
+        """As one graph of at least one call per slot, which has run and written the right results. WrongResultError."""
         count = work.calls_in_graph(len(self.outs), self.least_ns) if calls is None else calls
         replay = _graph(lambda: [self.run(i % len(self.outs)) for i in range(count)], lambda: self.run(0))
         # Twice: what a kernel leaves in its workspace must not spoil the next run.

@@ -45,7 +45,7 @@ class Bench:
         self.directory: Path = args.out
         self.not_run: list[dict[str, str]] = []
         self.kept: dict[str, list[Call]] = {}
-        self.copy_rate = 0.0  # bytes a ns
+        self.copy_rate = 0.0  # bytes per ns
         self.result = Result(what, environment(args, self.gpu), {"clocks": {}, "not_run": self.not_run, "cut": False}, None, {}, [])
         self.peers = [peer(args.libraries) for peer in peers.INT8] if what == "cuda" else []
         for peer in self.peers:

@@ -47,7 +47,7 @@ class Epilogue:
         return np.dtype(self.kind)
 
     def expected(self, sums: npt.NDArray[np.int64]) -> Array:
-        """The result of exact sums (m, n): every float operation rounded once, in the order of csrc/ops/fused.h."""
+        """The result of exact sums (m, n): every float operation rounded once, in the order of the CPU's kernels."""
         if self.kind == "int32":
             return sums.astype(np.int32)
         biased = sums if self.bias is None else sums + self.bias

@@ -53,7 +53,7 @@ def device(result: Result) -> Gpu:
 
 
 def copy_rate(result: Result) -> float | None:
-    """Bytes a ns of the large copy, read and written both counted."""
+    """Bytes per ns of the large copy, read and written both counted."""
     group = result.find("copy")
     cell = group.find("copy 1 GiB") if group else None
     return cell.nbytes / cell.time.median if cell else None
@@ -75,7 +75,7 @@ def ceiling(result: Result, group: Group, cell: Cell) -> tuple[float, str]:
 
 
 def tops(cell: Cell) -> float:
-    """10^12 operations a second, two a multiply-accumulate."""
+    """10^12 operations per second, two per multiply-accumulate."""
     return 2 * cell.macs / cell.time.median / 1e3
 
 
@@ -330,7 +330,7 @@ def tables(result: Result, sweep: Result | None = None, most_picks: int | None =
 
 
 def check_lines(checks: dict[str, Any] | None, sanitizers: dict[str, str] | None) -> list[str]:
-    """What was checked, a line each."""
+    """What was checked, one line per check."""
     lines = []
     if checks:
         from .check import summary

@@ -15,7 +15,7 @@ PREFILL_ROWS = (256, 512, 1024, 2048, 4096)
 DECODE_PAIRS = ((4, 4), (8, 4), (8, 3), (8, 2), (8, 1))  # (a_bits, b_bits)
 PREFILL_PAIRS = ((4, 4), (8, 4))
 
-# Multiply-accumulates of one multiprocessor a clock, dense: (int8, int4 where both operands have 4 bits or fewer), by NVIDIA's data sheets.
+# Dense multiply-accumulates per multiprocessor and clock: (int8, int4 where both operands have 4 bits or fewer), by NVIDIA's data sheets.
 TENSOR_MACS = {
     75: (1024, 2048),
     80: (2048, 4096),
@@ -112,7 +112,7 @@ def calls_in_graph(slot_count: int, call_ns: float) -> int:
 
 
 def decode() -> Iterator[tuple[tuple[int, int], int]]:
-    """((N, K), M) of every decode group, a layer at a time; the layers that the targets name first."""
+    """((N, K), M) of every decode group, one layer at a time; the layers that the targets name first."""
     ordered = [*TARGET_LAYERS, *(layer for layer in LAYERS if layer not in TARGET_LAYERS)]
     return ((layer, rows) for layer in ordered for rows in DECODE_ROWS)
 

@@ -186,6 +186,9 @@ class UlpNetwork(NetworkRuntime):
             return None
         return "the ulp that is installed has no ulp.nn.compile: pip install ."
 
+    def version(self) -> str:
+        return installed.version()  # a core built in place has no package metadata
+
     def network(self, model: Model) -> tuple[Any, UlpNN]:
         """The network with the model's weights, calibrated, and the facade that made it."""
         nn = UlpNN(self.bits[1], self.bits[0])

@@ -1,4 +1,4 @@
-// Ops::depthwise on AVX2, 32 channels at a time over all pixels.
+// Depthwise convolution on AVX2, 32 channels at a time over all pixels.
 //
 //   Taps are taken in pairs. A pair's weights are interleaved channel by channel, w[t][c], w[t + 1][c], and so are the codes of a pixel's
 //   two taps; one vpmaddubsw then gives the sums of two products of 16 channels (with 16-bit operands and vpmaddwd, of 8 channels).
@@ -7,8 +7,9 @@
 // Bounds. A 16-bit sum of n pairs is at most 2 n * max_product: run() spills it to 32 bits every floor(32767 / (2 * max_product)) pairs,
 // and takes vpmaddwd, whose 32-bit sums wrap as the contract says, where that is less than 2 (8-bit codes by 7 or 8 bits).
 #include "../ops/ops_avx2.h"
+#include "depthwise.h"
 
-namespace ulp::ops_avx2 {
+namespace ulp::depthwise_avx2 {
 namespace {
 
 constexpr int kPart = 32;  // pairs whose weights are interleaved at a time
@@ -224,7 +225,8 @@ uint8_t* interleave(const int8_t* w0, const int8_t* w1, bool wide, uint8_t* out)
 
 }  // namespace
 
-void depthwise(const Depthwise& d) {
+void run(const Depthwise& d);
+void run(const Depthwise& d) {
   alignas(64) uint8_t weights[4 * kPart * kVector];
   int64_t taps[2 * kPart];
   const int spill_every = accumulation_length(32767, 2, d.max_product > 0 ? d.max_product : 1);
@@ -252,4 +254,4 @@ void depthwise(const Depthwise& d) {
   }
 }
 
-}  // namespace ulp::ops_avx2
+}  // namespace ulp::depthwise_avx2

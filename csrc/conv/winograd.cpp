@@ -2,29 +2,21 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "../gemm/range.h"
 #include "../gemm/scratch.h"
 #include "../pack/pack.h"
-#include "winograd_kernels.h"
 
 namespace ulp {
-
-#if defined(ULP_X86)
-namespace winograd_avx2 {
-const WinogradKernels& kernels();
-}
-#endif
 
 namespace {
 
 // Transformed inputs that stay in the second-level cache while all panels of weights pass by.
 constexpr int64_t kInputBytes = 300 * 1024;
 
-// Sums of a block of tiles on their way to the epilogue.
+// Sums of a block of tiles on their way to the finish.
 constexpr int64_t kSumBytes = 32 * 1024;
 
 // Tiles that share each part's weights on their way through the first-level cache.
@@ -32,49 +24,31 @@ constexpr int64_t kGroupTiles = 9;
 
 constexpr int kGrowth[4] = {2, 3, 3, 2};  // of a weight by 2G
 
-const WinogradKernels* winograd_kernels() {
-#if defined(ULP_X86)
-  if (current_isa() >= Isa::avx2) return &winograd_avx2::kernels();
-#endif
-  return nullptr;
-}
-
-// The kernel whose panels transform_weights reads.
-const Kernel* panel_kernel() {
-  for (const Kernel& k : kernel_table()) {
-    if (std::string(k.technique) == "mul8" && k.isa == Isa::avx2) return &k;
-  }
-  return nullptr;
-}
-
-int64_t part_flush(int a_bits, Encoding w, int part) {
+int64_t part_steps(int a_bits, Encoding w, int part) {
   const int largest = std::max(-w.min(), w.max()) * kGrowth[part / 4] * kGrowth[part % 4];
   return accumulation_length(32767, 2, 4 * ((1 << a_bits) - 1) * largest);
 }
 
 class Winograd final : public Conv {
  public:
-  explicit Winograd(const ConvProblem& p)
-      : shape_(p.shape),
-        weights_(p.weights),
-        kernels_(*winograd_kernels()),
-        expand_(panel_kernel()->bind(1, p.weights.encoding.bits).expand) {
+  Winograd(const ConvProblem& p, const WinogradKernels& kernels, const char* name)
+      : shape_(p.shape), weights_(p.weights), kernels_(kernels), name_(name) {
     const Encoding w = p.weights.encoding;
     bipolar_ = w.bipolar();
     added_ = 2 * ((1 << p.a_bits) - 1);
-    for (int i = 0; i < kWinogradParts; ++i) least_flush_[i] = part_flush(p.a_bits, w, i);
+    for (int i = 0; i < kWinogradParts; ++i) min_steps_[i] = part_steps(p.a_bits, w, i);
     tiles_y_ = (shape_.out_height + 1) / 2;
     tiles_x_ = (shape_.out_width + 1) / 2;
     v_tile_ = round_up(shape_.channels, 32);
     make_constants(p.a_zero);
   }
 
-  const char* method() const override { return "winograd_avx2_2x2"; }
+  const char* method() const override { return name_; }
 
   // Runs as long as these weights allow. Shorter ones begin at other steps than the longer ones that were exact for the panels before, so
   // every panel is looked at once more after the last that made runs shorter.
   int64_t bind(const ImageStrides&) override {
-    std::fill_n(flush_, kWinogradParts, shape_.channels / 4);
+    std::fill_n(steps_, kWinogradParts, shape_.channels / 4);
     AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
     AlignedBytes raw(static_cast<size_t>(raw_bytes()));
     const int64_t panels = weights_.layout.panels();
@@ -110,13 +84,13 @@ class Winograd final : public Conv {
     bool shorter = false;
     for (int i = 0; i < kWinogradParts; ++i) {
       const uint8_t* part = u + i * u_part();
-      const int64_t before = flush_[i];
-      // Ever more runs; those of the least length are exact whatever the weights.
-      for (int64_t runs = ceil_div(steps, flush_[i]); flush_[i] > least_flush_[i]; runs += 1 + runs / 16) {
-        flush_[i] = std::max(ceil_div(steps, runs), least_flush_[i]);
-        if (2 * added_ * kernels_.largest_sum(part, units, steps, flush_[i]) <= 32767) break;
+      const int64_t before = steps_[i];
+      // Ever more runs; those of the shortest length are exact whatever the weights.
+      for (int64_t runs = ceil_div(steps, steps_[i]); steps_[i] > min_steps_[i]; runs += 1 + runs / 16) {
+        steps_[i] = std::max(ceil_div(steps, runs), min_steps_[i]);
+        if (2 * added_ * kernels_.largest_sum(part, units, steps, steps_[i]) <= 32767) break;
       }
-      shorter |= flush_[i] < before;
+      shorter |= steps_[i] < before;
     }
     return shorter;
   }
@@ -178,7 +152,7 @@ class Winograd final : public Conv {
                          layout.k_blocks()};
     const int64_t step = int64_t{units} * kVector;
     if (shape_.channels % kUnitK) {
-      expand_(slice, raw);
+      kernels_.expand_raw(slice, raw);
       const int64_t steps = shape_.channels / 4;
       kernels_.transform_weights(raw, steps * step, steps * units, bipolar_, u, u_part);
       return;
@@ -223,7 +197,7 @@ class Winograd final : public Conv {
         for (int64_t t = 0; t < tiles; t += kGroupTiles) {
           const int64_t group = std::min(kGroupTiles, tiles - t);
           for (int i = 0; i < kWinogradParts; ++i) {
-            kernels_.multiply(v + i * v_part + (first + t) * v_tile_, v_tile_, group, u + i * u_part, units, steps, flush_[i],
+            kernels_.multiply(v + i * v_part + (first + t) * v_tile_, v_tile_, group, u + i * u_part, units, steps, steps_[i],
                               m + i * kGroupTiles * kPanelCols, kPanelCols);
           }
           for (int64_t g = 0; g < group; ++g) {
@@ -242,11 +216,11 @@ class Winograd final : public Conv {
   ConvShape shape_;
   const PackedMatrix& weights_;
   const WinogradKernels& kernels_;
-  void (*expand_)(const BitpackedSlice&, uint8_t*);
+  const char* name_;
   bool bipolar_;
   int added_;
-  int64_t least_flush_[kWinogradParts];
-  int64_t flush_[kWinogradParts] = {};
+  int64_t min_steps_[kWinogradParts];
+  int64_t steps_[kWinogradParts] = {};
   int64_t tiles_y_, tiles_x_;
   int64_t v_tile_;
   std::vector<int32_t> constants_;
@@ -259,10 +233,9 @@ std::string why_not_winograd(const ConvProblem& p) {
   if (s.kernel_y != 3 || s.kernel_x != 3) return "takes 3 x 3 kernels only";
   if (s.stride_y != 1 || s.stride_x != 1 || s.dilation_y != 1 || s.dilation_x != 1) return "takes stride 1 and dilation 1 only";
   if (s.tight) return "takes 4 channels or more";
-  if (!winograd_kernels()) return "needs avx2";
   const Encoding w = p.weights.encoding;
   if (!w.is_signed || p.w_zero != 0) return "takes signed weights without a zero point only";
-  if (w.bits > 4 || p.a_bits > 6 || part_flush(p.a_bits, w, 5) < 1) {
+  if (w.bits > 4 || p.a_bits > 6 || part_steps(p.a_bits, w, 5) < 1) {
     return "would overflow at W" + std::to_string(w.bits) + "A" + std::to_string(p.a_bits);
   }
   // It sums four times the result.
@@ -275,20 +248,14 @@ std::string why_not_winograd(const ConvProblem& p) {
 // By the measurements in bench/NOTES.md: with few channels the transforms weigh more than the multiplies they save, against lookups of
 // 1-bit weights it always loses, against those of W2A2 with few channels or tiles.
 bool prefer_winograd(const ConvProblem& p) {
-  if (!why_not_winograd(p).empty() || p.shape.channels < 24) return false;
+  if (p.shape.channels < 24) return false;
   const int w_bits = p.weights.encoding.bits;
   if (w_bits == 1 && p.a_bits <= 4) return false;
   return !(w_bits == 2 && p.a_bits <= 2 && (p.shape.channels < 64 || p.shape.pixels() < 180));
 }
 
-void check_winograd(const ConvProblem& p) {
-  const std::string reason = why_not_winograd(p);
-  if (!reason.empty()) throw std::invalid_argument("method 'winograd' cannot run here: it " + reason);
-}
-
-std::unique_ptr<Conv> make_winograd(const ConvProblem& p) {
-  check_winograd(p);
-  return std::make_unique<Winograd>(p);
+std::unique_ptr<Conv> make_winograd(const ConvProblem& p, const WinogradKernels& kernels, const char* name) {
+  return std::make_unique<Winograd>(p, kernels, name);
 }
 
 }  // namespace ulp

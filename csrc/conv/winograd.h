@@ -1,22 +1,20 @@
-// 3 x 3 convolutions by Winograd's F(2x2, 3x3); the algebra is in winograd_kernels.h.
+// 3 x 3 convolutions by Winograd's F(2x2, 3x3); the algebra is in winograd_kernels.h, the table row in conv_methods.cpp.
 #pragma once
 
 #include <string>
 
 #include "conv.h"
+#include "winograd_kernels.h"
 
 namespace ulp {
 
-// Empty where it can convolve this here, else why not.
+// Empty where it can convolve this, given an ISA with kernels; else why not.
 std::string why_not_winograd(const ConvProblem& problem);
 
-// Whether it is expected to be faster than the direct way.
+// Whether it is expected to be faster than the direct way, where it can convolve this.
 bool prefer_winograd(const ConvProblem& problem);
 
-// Throws std::invalid_argument with why_not_winograd, unless that is empty.
-void check_winograd(const ConvProblem& problem);
-
-// Throws likewise.
-std::unique_ptr<Conv> make_winograd(const ConvProblem& problem);
+// Precondition: why_not_winograd(problem) is empty.
+std::unique_ptr<Conv> make_winograd(const ConvProblem& problem, const WinogradKernels& kernels, const char* name);
 
 }  // namespace ulp

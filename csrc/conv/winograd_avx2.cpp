@@ -77,6 +77,8 @@ void transform_weights(const uint8_t* raw, int64_t raw_tap, int64_t vectors, boo
   transform_vectors<false>(raw, raw_tap, vectors, u, u_part);
 }
 
+void expand_raw(const BitpackedSlice& s, uint8_t* raw) { expand_signed_codes(static_cast<int>(s.unit_bytes / kVector))(s, raw); }
+
 template <int bits, bool bipolar>
 void expand_blocks(const BitpackedSlice& s, int64_t blocks, uint8_t* u, int64_t u_part) {
   const __m256i centre = _mm256_set1_epi8(1 << (bits - 1));
@@ -201,7 +203,7 @@ void transform_output(const int32_t* m, int64_t m_part, int64_t columns, const i
   }
 }
 
-constexpr WinogradKernels kKernels{transform_input, transform_weights, expand, largest_sum, multiply_part, transform_output};
+constexpr WinogradKernels kKernels{transform_input, expand_raw, transform_weights, expand, largest_sum, multiply_part, transform_output};
 
 }  // namespace
 

@@ -35,12 +35,15 @@ struct WinogradKernels {
   // v + part * v_part + tile * v_tile + channel; channels are written to the next multiple of 32.
   void (*transform_input)(const uint8_t* a, int64_t row, int64_t pixel, int64_t tiles, int64_t channels, int added, uint8_t* v,
                           int64_t v_part, int64_t v_tile);
-  // Panels of mul8 (gemm/mul8_avx2.cpp: code - 2^(b - 1)), tap t at raw + t * raw_tap, to u + part * u_part; `vectors` of 32 bytes a tap.
+  // Weights of up to 4 bits as signed bytes, code - 2^(b - 1), in the order of a bitpacked panel's vectors: | step 0: unit 0 .. 3 | step 1
+  // ..
+  void (*expand_raw)(const BitpackedSlice& slice, uint8_t* raw);
+  // Such panels, tap t at raw + t * raw_tap, to u + part * u_part; `vectors` of 32 bytes a tap.
   // bipolar: weights of -1 and +1 where the panel holds -1 and 0.
   void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part);
   // The same from the bitpacked data of all columns in the slice, where channels are `blocks` times 32.
   void (*expand)(const BitpackedSlice& slice, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part);
-  // Of a part's lanes of two weights a step, the largest sum in any run of the positive weights, or of |w| of the negative ones. Runs are
+  // Of a part's lanes of two weights per step, the largest sum in any run of the positive weights, or of |w| of the negative ones. Runs are
   // of `run` steps, from step 0 on.
   int64_t (*largest_sum)(const uint8_t* u, int units, int64_t steps, int64_t run);
   // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.

@@ -1,10 +1,11 @@
-// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. The .cu files beside it implement it.
+// Matrix products on a GPU, as the bindings see them: plain C++17, no CUDA types. Implemented by devices.cpp, memory.cpp, pack.cu, pick.cpp
+// and product.cu.
 //
-// Pointers are device addresses unless a comment says host. A Stream is a cudaStream_t. Every function makes the device that it works on
-// current and puts the caller's back before it returns or throws.
+// Pointers are device addresses unless a comment says host. A Stream is a cudaStream_t. Every function makes its device current and
+// restores the caller's before it returns or throws.
 //
-// The bindings check what they are given before they call: encodings are valid, 0 <= m, n, k <= kLargestSide, the device exists, strides
-// and pointers fit, sums stay in int32. Shapes may be empty: with n or m = 0 nothing is written, with k = 0 every sum is zero.
+// Preconditions, which the bindings check: encodings are valid, 0 <= m, n, k <= kLargestSide, the device exists, strides and pointers fit,
+// sums stay in int32. Shapes may be empty: with n or m = 0 nothing is written, with k = 0 every sum is zero.
 #pragma once
 
 #include <array>
@@ -24,10 +25,10 @@ namespace ulp::cuda {
 using Stream = void*;  // nullptr: the default stream
 
 inline constexpr int64_t kLargestSide = INT64_C(2147483647);
-// Of a workspace, of packed weights and of channel sums.
+// Alignment of a workspace, of packed weights and of channel sums, in bytes.
 inline constexpr size_t kAlignment = 256;
 
-// The runtime or the driver said no; what() is its reason in words.
+// The runtime or the driver refused; what() has its reason.
 struct DeviceError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -35,7 +36,7 @@ struct DeviceError : std::runtime_error {
 struct OutOfMemory : DeviceError {
   using DeviceError::DeviceError;
 };
-// A value lies outside the interval of its encoding: the first one, counted row by row.
+// A value lies outside the interval of its encoding. index: of the first such value, counted row by row.
 struct OutOfRange : std::runtime_error {
   explicit OutOfRange(int64_t at) : std::runtime_error("a value is out of range"), index(at) {}
   int64_t index;
@@ -43,7 +44,7 @@ struct OutOfRange : std::runtime_error {
 
 // ------------------------------------------------------------------------------------------------------------------------ devices
 
-// What the choice of a kernel depends on.
+// What the choice of a kernel knows of a device.
 struct Machine {
   int arch = 0;  // 10 * major + minor: 75, 80, 86, 89, 90, 100, 120
   int sms = 0;   // multiprocessors
@@ -55,22 +56,22 @@ struct Device {
   int64_t memory = 0;  // bytes
 };
 
-// Never empty: DeviceError with the driver's reason where there is none.
+// Never empty: throws DeviceError with the driver's reason if there is no device.
 std::vector<Device> devices();
-// Cheap: asked in every call. DeviceError where there is no such device.
+// Cheap, as every call asks. DeviceError if there is no such device.
 Machine machine_of(int device);
 // The calling thread's current device.
 int current_device();
-// (name, value): "cuda" the version built with, "architectures" the targets as in ULP_CUDA_ARCHITECTURES.
+// (name, value): "cuda" is the version of the toolkit, "architectures" the targets as in ULP_CUDA_ARCHITECTURES.
 std::vector<std::pair<std::string, std::string>> build_facts();
 
 // ------------------------------------------------------------------------------------------------------------------------- memory
 
-// Bytes of a device's memory, aligned to kAlignment, not initialised. Freed when nothing that was started before can still read them.
+// Bytes of a device's memory, aligned to kAlignment, not initialised. Freed once no work that was started earlier can still read them.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  DeviceMemory(int device, size_t size);  // OutOfMemory; size 0 takes none
+  DeviceMemory(int device, size_t size);  // OutOfMemory; size 0 allocates nothing
   DeviceMemory(DeviceMemory&& other) noexcept { *this = std::move(other); }
   DeviceMemory& operator=(DeviceMemory&& other) noexcept {
     std::swap(data_, other.data_);
@@ -90,27 +91,27 @@ class DeviceMemory {
   int device_ = 0;
 };
 
-// Into a device's memory; has happened on return.
+// Copies to a device's memory; complete on return.
 void upload(void* target, const void* host, size_t size, int device);
-// Out of it, when all that the stream was given before is done; has happened on return.
+// Copies from a device's memory after all earlier work of the stream; complete on return.
 void download(void* host, const void* source, size_t size, int device, Stream stream);
 
 // ------------------------------------------------------------------------------------------------------------------------ weights
 
-// b (K x N), packed on one device at bits / 8 bytes a value (layout.h).
+// b (K x N), packed on one device at bits / 8 bytes per value (layout.h).
 struct Weights {
   int64_t k = 0;
   int64_t n = 0;
   Encoding encoding{1, false};
   DeviceMemory data;
-  DeviceMemory sums;  // n int32: sums over k of what is stored (arguments.h)
+  DeviceMemory sums;  // n int32: sums over k of the stored values (arguments.h)
 };
 
 // b in host memory, any strides (bytes), values in the interval of e.
 Weights pack_on_host(const MatrixView& b, Encoding e, int device);
 // b in the device's memory, strides in bytes and not negative. Waits for the stream; OutOfRange with the index in K x N row by row.
 Weights pack_on_device(const MatrixView& b, Encoding e, int device, Stream stream);
-// The values, int8 or uint8 as the encoding says, row by row, into host memory.
+// Writes the values, int8 or uint8 as the encoding says, row by row to host memory.
 void unpack(const Weights& weights, uint8_t* host);
 
 // --------------------------------------------------------------------------------------------------------------------------- gemm
@@ -122,22 +123,22 @@ struct Situation {
   bool b_zero_point = false;  // some b_zero is not 0
 };
 
-// Pure: no device is asked. pick.cpp fills it, product.cu obeys it.
+// The choice for a call. Pure: no device is asked.
 struct Choice {
   std::string kernel;
   std::array<int, 3> tile{};  // m, n, k
   std::array<int64_t, 3> grid{};
   int splits = 1;  // parts of K
   int64_t shared_bytes = 0;
-  int64_t workspace_bytes = 0;  // what gemm must be given, all of it: slices of split sums, row sums of a
-  double clocks = 0;            // of the whole call, as modelled
-  std::string text;             // the choice explained, a few lines for people
+  int64_t workspace_bytes = 0;  // that gemm needs in all: slices of split sums, row sums of a
+  double clocks = 0;            // modelled, of the whole call
+  std::string text;             // the choice explained in a few lines
 };
 
 // Best first.
 std::vector<std::string> kernel_names();
-// kernel: a name, a name with the parts of K as in "wgmma_128x16/4", or nullptr for the best one. std::invalid_argument, worded for the
-// user, where the name is unknown (lists what is known) or cannot run this call on this machine.
+// kernel: a name, a name with a number of parts of K as in "wgmma_128x16/4", or nullptr for the best one. Throws std::invalid_argument with
+// a message for the user if the name is unknown (lists the known ones) or if the kernel cannot run this call on this machine.
 Choice pick(const Situation& situation, const Machine& machine, const char* kernel);
 
 // a: m rows of k bytes in a device's memory, columns adjacent.
@@ -152,7 +153,7 @@ struct Activations {
 // Whether every row starts at a multiple of 16 bytes.
 inline bool is_aligned(const Activations& a) { return reinterpret_cast<uintptr_t>(a.data) % 16 == 0 && a.row_stride % 16 == 0; }
 
-// csrc/ops/fused.h with device addresses, but for a scale that all columns share.
+// The CPU's epilogue with device addresses; a scale that all columns share is a plain number.
 struct DeviceEpilogue {
   OutputKind kind = OutputKind::int32;
   float scale = 1.0f;
@@ -171,13 +172,13 @@ struct DeviceProblem {
   int32_t b_zero = 0;
   const int32_t* b_zeros = nullptr;  // n; instead of b_zero
   DeviceEpilogue epilogue;
-  void* out = nullptr;     // m x n of the epilogue's type, columns adjacent; overlaps nothing that is read
+  void* out = nullptr;     // m x n of the epilogue's type, columns adjacent; overlaps no input
   int64_t out_stride = 0;  // elements
 };
 
-// Starts the product on the stream and returns: no allocation, no synchronisation, so that a stream that is being captured takes it.
-// workspace: pick(...).workspace_bytes for this very situation, at a multiple of kAlignment; its contents do not matter before or after.
-// std::invalid_argument where it is too small, or as pick.
+// Starts the product on the stream and returns. It neither allocates nor synchronises, so that a stream under capture accepts it.
+// workspace: pick(...).workspace_bytes of the same call, at a multiple of kAlignment; its contents do not matter before or after.
+// std::invalid_argument if it is too small, or as pick.
 void gemm(const DeviceProblem& problem, const char* kernel, void* workspace, size_t workspace_bytes, Stream stream);
 
 // Index, counted row by row, of the first of m x k values outside the interval of a's encoding, or -1. Waits for the stream.

@@ -1,6 +1,8 @@
 // PYBIND11_MODULE(_cuda): registers, checks numbers and pointers, releases the GIL. No CUDA types and no arithmetic. The contract is
-// ulp/_cuda.pyi. ULP_CUDA_MODULE is the module's name: another build of the same bindings can stand beside it.
+// ulp/_cuda.pyi. ULP_CUDA_MODULE names the module, so that another build of the bindings (tools/cuda_emulator) can be loaded beside it.
+#include "classes.h"
 #include "cuda/api.h"
+#include "gil.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -46,7 +48,7 @@ Encoding encoding_of(int bits, bool is_signed, const char* name) {
   return {bits, is_signed};
 }
 
-// Of `count` elements of `size` bytes, unless there are none.
+// A pointer to `count` elements of `size` bytes: not null unless count is 0, and aligned.
 void check_pointer(Address address, int64_t count, size_t size, const char* name) {
   if (count > 0 && address == 0) refuse(std::string(name) + " is null");
   if (address % size != 0)
@@ -69,7 +71,7 @@ void check_device(int device) {
 
 const char* name_or_null(const std::optional<std::string>& kernel) { return kernel ? kernel->c_str() : nullptr; }
 
-// ------------------------------------------------------------------------------------------------------------------ what is there
+// ---------------------------------------------------------------------------------------------------------- devices and kernels
 
 py::dict build_info() {
   py::dict facts;
@@ -121,8 +123,8 @@ std::unique_ptr<Weights> weights_from_host(const py::array& b, int bits, int dev
       static_cast<const uint8_t*>(b.data()), side(b.shape(0), "k"), side(b.shape(1), "n"), b.strides(0), b.strides(1), kind == 'i'};
   const Encoding e = encoding_of(bits, view.is_signed, "bits");
   check_device(device);
-  py::gil_scoped_release release;
-  // In Python, values have been checked; here again, because what the kernels do with others is undefined.
+  const ulp::bindings::WithoutGil release;
+  // Checked in Python, and here again, as the kernels' results for other values are undefined.
   if (!ulp::in_range(view, e)) throw ulp::cuda::OutOfRange(-1);
   return std::make_unique<Weights>(ulp::cuda::pack_on_host(view, e, device));
 }
@@ -133,7 +135,7 @@ std::unique_ptr<Weights> weights_from_device(Address pointer, int64_t k, int64_t
   check_pointer(pointer, side(k, "k") * side(n, "n"), 1, "b");
   if (stride_k < 0 || stride_n < 0) refuse("strides must not be negative");
   check_device(device);
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   const ulp::MatrixView view{at<const uint8_t>(pointer), k, n, stride_k, stride_n, is_signed};
   return std::make_unique<Weights>(ulp::cuda::pack_on_device(view, e, device, at<void>(stream)));
 }
@@ -141,7 +143,7 @@ std::unique_ptr<Weights> weights_from_device(Address pointer, int64_t k, int64_t
 py::array unpack(const Weights& w) {
   py::array out(w.encoding.is_signed ? py::dtype::of<int8_t>() : py::dtype::of<uint8_t>(), std::vector<py::ssize_t>{w.k, w.n});
   uint8_t* host = static_cast<uint8_t*>(out.mutable_data());
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   ulp::cuda::unpack(w, host);
   return out;
 }
@@ -150,7 +152,7 @@ template <class T>
 py::array_t<T> host_copy(const DeviceMemory& memory) {
   py::array_t<T> out(static_cast<py::ssize_t>(memory.size() / sizeof(T)));
   T* host = out.mutable_data();
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   ulp::cuda::download(host, memory.data(), memory.size(), memory.device(), nullptr);
   return out;
 }
@@ -161,7 +163,7 @@ Activations new_activations(Address pointer, int64_t m, int64_t row_stride, int 
   return {at<const void>(pointer), side(m, "m"), row_stride, encoding_of(bits, is_signed, "bits"), zero};
 }
 
-// That a's m rows of k bytes are there.
+// Pointer and stride of a for m rows of k bytes.
 void check_activations(const Activations& a, int64_t k) {
   check_pointer(address_of(a.data), a.m * k, 1, "a");
   check_stride(a.row_stride, a.m, k, "row_stride");
@@ -170,7 +172,7 @@ void check_activations(const Activations& a, int64_t k) {
 int64_t find_out_of_range(const Activations& a, int64_t k, int device, Address stream) {
   check_activations(a, side(k, "k"));
   check_device(device);
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   return ulp::cuda::find_out_of_range(a, k, device, at<void>(stream));
 }
 
@@ -221,7 +223,7 @@ void gemm(const Activations& a, const Weights& w, const DeviceEpilogue& epilogue
   check_pointer(workspace_at, workspace_bytes, ulp::cuda::kAlignment, "workspace");
   const ulp::cuda::DeviceProblem problem{a, &w, b_zero, at<const int32_t>(b_zeros), epilogue, at<void>(out), out_stride};
   if (a.m == 0 || w.n == 0) return;
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   ulp::cuda::gemm(problem, name_or_null(kernel), at<void>(workspace_at), static_cast<size_t>(workspace_bytes), at<void>(stream));
 }
 
@@ -230,7 +232,7 @@ void gemm(const Activations& a, const Weights& w, const DeviceEpilogue& epilogue
 DeviceMemory new_buffer(int64_t size, int device) {
   if (size < 0) refuse("nbytes = " + std::to_string(size));
   check_device(device);
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   return DeviceMemory(device, static_cast<size_t>(size));
 }
 
@@ -238,24 +240,24 @@ DeviceMemory buffer_from_numpy(const py::array& array, int device) {
   const auto contiguous = py::array::ensure(array, py::array::c_style);
   DeviceMemory memory = new_buffer(contiguous.nbytes(), device);
   const void* host = contiguous.data();
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   ulp::cuda::upload(memory.data(), host, memory.size(), device);
   return memory;
 }
 
-// C-contiguous.
+// Of C-contiguous device memory.
 py::array to_numpy(Address pointer, const std::vector<py::ssize_t>& shape, const py::dtype& dtype, int device, Address stream) {
   py::array out(dtype, shape);
   const py::ssize_t size = out.nbytes();
   check_pointer(pointer, size, 1, "pointer");
   check_device(device);
   void* host = out.mutable_data();
-  py::gil_scoped_release release;
+  const ulp::bindings::WithoutGil release;
   if (size > 0) ulp::cuda::download(host, at<const void>(pointer), static_cast<size_t>(size), device, at<void>(stream));
   return out;
 }
 
-// The ABI of DLPack 0.x (dmlc/dlpack), which every library that speaks it still gives where it is not asked for a later one.
+// The ABI of DLPack 0.x (dmlc/dlpack), which producers still return unless the consumer requests a later version.
 namespace dlpack {
 struct Tensor {
   void* data;
@@ -273,7 +275,7 @@ constexpr int32_t kCuda = 2;
 constexpr int32_t kCudaManaged = 13;
 }  // namespace dlpack
 
-// What a capsule describes; it keeps the memory, so the caller keeps it.
+// The description of a capsule's array. The capsule owns the memory, so the caller must keep it.
 py::dict describe_dlpack(const py::capsule& capsule) {
   if (capsule.name() == nullptr || std::string(capsule.name()) != "dltensor") throw py::type_error("not a DLPack capsule");
   const auto& tensor = *capsule.get_pointer<dlpack::Tensor>();
@@ -298,6 +300,7 @@ py::dict describe_dlpack(const py::capsule& capsule) {
 }  // namespace
 
 PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
+  using namespace ulp::bindings;
   m.doc() = "Matrix products on a GPU; see ulp/_cuda.pyi.";
 
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> out_of_range;
@@ -313,8 +316,9 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
     }
   });
 
-  py::class_<Weights>(m, "Weights", py::module_local())
-      .def_static("from_host", weights_from_host, py::arg("b"), py::arg("bits"), py::arg("device"))
+  py::class_<Weights> weights(m, "Weights", py::module_local());
+  made_in_core_only(weights);
+  weights.def_static("from_host", weights_from_host, py::arg("b"), py::arg("bits"), py::arg("device"))
       .def_static("from_device", weights_from_device, py::arg("pointer"), py::arg("k"), py::arg("n"), py::arg("stride_k"),
                   py::arg("stride_n"), py::arg("signed"), py::arg("bits"), py::arg("device"), py::arg("stream"))
       .def_readonly("k", &Weights::k)
@@ -327,21 +331,24 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
       .def("sums", [](const Weights& w) { return host_copy<int32_t>(w.sums); })
       .def("unpack", unpack);
 
-  py::class_<DeviceMemory>(m, "Buffer", py::module_local())
-      .def(py::init(&new_buffer), py::arg("nbytes"), py::arg("device"))
+  py::class_<DeviceMemory> buffer(m, "Buffer", py::module_local());
+  made_by_init(buffer);
+  buffer.def(py::init(&new_buffer), py::arg("nbytes"), py::arg("device"))
       .def_static("from_numpy", buffer_from_numpy, py::arg("array"), py::arg("device"))
       .def_property_readonly("pointer", [](const DeviceMemory& b) { return address_of(b.data()); })
       .def_property_readonly("nbytes", &DeviceMemory::size)
       .def_property_readonly("device", &DeviceMemory::device);
 
   // By name only, as most fields are integers.
-  py::class_<Activations>(m, "Activations", py::module_local())
-      .def(py::init(&new_activations), py::kw_only(), py::arg("pointer"), py::arg("m"), py::arg("row_stride"), py::arg("bits"),
-           py::arg("signed"), py::arg("zero") = 0);
-  py::class_<DeviceEpilogue>(m, "Epilogue", py::module_local())
-      .def(py::init(&new_epilogue), py::kw_only(), py::arg("kind") = "int32", py::arg("scale") = 1.0f, py::arg("scales") = 0,
-           py::arg("bias") = 0, py::arg("float_bias") = 0, py::arg("relu") = false, py::arg("out_bits") = 8, py::arg("out_signed") = false,
-           py::arg("out_zero") = 0);
+  py::class_<Activations> activations(m, "Activations", py::module_local());
+  made_by_init(activations);
+  activations.def(py::init(&new_activations), py::kw_only(), py::arg("pointer"), py::arg("m"), py::arg("row_stride"), py::arg("bits"),
+                  py::arg("signed"), py::arg("zero") = 0);
+  py::class_<DeviceEpilogue> epilogue(m, "Epilogue", py::module_local());
+  made_by_init(epilogue);
+  epilogue.def(py::init(&new_epilogue), py::kw_only(), py::arg("kind") = "int32", py::arg("scale") = 1.0f, py::arg("scales") = 0,
+               py::arg("bias") = 0, py::arg("float_bias") = 0, py::arg("relu") = false, py::arg("out_bits") = 8,
+               py::arg("out_signed") = false, py::arg("out_zero") = 0);
 
   m.def("build_info", build_info);
   m.def("devices", devices);

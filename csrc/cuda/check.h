@@ -1,4 +1,4 @@
-// Return codes of the runtime as exceptions, and the current device for a while.
+// Return codes of the runtime as exceptions, and a scope with another current device.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,7 +11,7 @@ namespace ulp::cuda {
 
 inline void check(cudaError_t error, const char* doing) {
   if (error == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());  // it is told here; the next call starts afresh
+  static_cast<void>(cudaGetLastError());  // clears it: the exception reports it
   const std::string message = std::string(doing) + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")";
   if (error == cudaErrorMemoryAllocation) throw OutOfMemory(message);
   throw DeviceError(message);

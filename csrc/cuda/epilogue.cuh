@@ -1,4 +1,4 @@
-// The end of every kernel: from exact sums to the stored result, a few neighbouring channels of one row at a time.
+// The end of every kernel: from exact sums to the stored result, for a few neighbouring channels of one row at a time.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,7 +9,7 @@
 
 namespace ulp::cuda {
 
-// Of kCount (2 or 4) channels, what does not depend on the row; read once for all rows that a lane finishes.
+// What does not depend on the row, for kCount (2 or 4) channels: read once for all rows that a lane finishes.
 template <int kCount>
 struct Channels {
   int first;  // a multiple of kCount
@@ -19,7 +19,7 @@ struct Channels {
   float scale[kCount];
   float float_bias[kCount];
 
-  // Sums are unsigned here and below: they may wrap on the way to a result that fits.
+  // Unsigned here and below: intermediate sums may wrap, the result fits.
   __device__ Channels(const Finish& f, int first_channel) : first(first_channel), count(max(0, min(kCount, f.n - first_channel))) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
@@ -38,7 +38,7 @@ struct Channels {
   }
 };
 
-// The row's part of the terms: X_a[m] - K a_zero.
+// The row's factor of w_term: X_a[m] - K a_zero.
 __device__ inline uint32_t row_term(const Finish& f, int row) {
   return f.row_sums != nullptr ? static_cast<uint32_t>(f.row_sums[row]) - static_cast<uint32_t>(f.row_shift) : 0;
 }
@@ -48,7 +48,7 @@ __device__ inline float finish_float(const Finish& f, float scaled, float bias) 
   return f.relu && v < 0.0f ? 0.0f : v;
 }
 
-// Clamped before it is rounded, as on the CPU: then the rounded value fits.
+// Clamped before rounding, as on the CPU, so that the rounded value fits.
 __device__ inline uint32_t finish_code(const Finish& f, float scaled) {
   const float low = static_cast<float>(f.low);
   const float high = static_cast<float>(f.high);

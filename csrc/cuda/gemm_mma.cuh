@@ -1,15 +1,15 @@
-// The product on mma.sync, for every architecture from Turing: 4-bit tensor cores where there are any and both operands fit (sm_75 to 89),
-// 8-bit ones otherwise. Weights are the A operand, 16 channels by k, unpacked in registers; activations the B operand, k by 8 rows of a
-// ("tokens"), brought by ldmatrix from swizzled shared memory. So a result fragment is 16 channels x 8 tokens.
+// The product with mma.sync, for every architecture from Turing: on 4-bit tensor cores (sm_75 to 89) if both operands fit, else on 8-bit
+// ones. Weights are the A operand, 16 channels by k, unpacked in registers. Activations are the B operand, k by 8 rows of a ("tokens"),
+// loaded by ldmatrix from swizzled shared memory. So a result fragment is 16 channels x 8 tokens.
 //
-// A block of threads makes a tile (tiles.h) of kChannels x kTokens. Its warps share out channels, tokens and, where the tile is small, the
-// blocks of k, whose sums are added in shared memory at the end. Buffers in shared memory form a ring of `stages`, each holding kWarpsK
-// blocks of k:
+// A thread block computes a tile of kChannels x kTokens (tiles.h). Its warps divide channels, tokens and, in small tiles, the blocks of k
+// among them; sums of different k are added in shared memory at the end. Shared memory holds a ring of `stages`, each with kWarpsK blocks
+// of k:
 //
-//     weights      [warp of k][strip][strip_bytes]       as in global memory: a warp's loads are 512 consecutive bytes
+//     weights      [warp of k][strip][strip_bytes]       as in global memory: a warp loads 512 consecutive bytes
 //     activations  [warp of k][token][8 pieces of 16 bytes, piece c of token r at c ^ (r % 8)]
 //
-// The 128-byte rows with their pieces exchanged let ldmatrix read eight rows of one piece without a bank conflict.
+// With the pieces of each 128-byte row permuted, ldmatrix reads the same piece of eight rows without a bank conflict.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -28,12 +28,12 @@
 
 namespace ulp::cuda {
 
-// Which part of the product a block of threads makes.
+// The part of the product that a thread block computes.
 template <typename Tile>
 struct MmaPlace {
-  const unsigned char* weights;  // of its strips, block 0
-  int64_t weights_stride;        // from block to block
-  int strips;                    // that exist, of kTileStrips
+  const unsigned char* weights;  // of its first strip, block 0
+  int64_t weights_stride;        // bytes from block to block
+  int strips;                    // existing ones of kTileStrips
   int channel;
   int token;
   int block_begin;
@@ -57,7 +57,7 @@ struct MmaPlace {
   }
 };
 
-// 16 bytes of activations from any address, by single bytes; those from `bytes` on are zero.
+// Loads 16 bytes of activations byte by byte, from any address; those from `bytes` on are zero.
 __device__ inline uint4 gather16(const unsigned char* from, int bytes) {
   uint32_t word[4] = {};
 #pragma unroll
@@ -67,7 +67,7 @@ __device__ inline uint4 gather16(const unsigned char* from, int bytes) {
   return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
-// Starts the copies of one stage, kWarpsK blocks of k from `block` on.
+// Starts the copies of one stage: kWarpsK blocks of k from `block` on.
 template <typename Tile, int kBits>
 __device__ inline void fetch_stage(const Arguments& p, const MmaPlace<Tile>& place, int block, uint32_t stage) {
   constexpr int kPieces = Tile::kTileStrips * strip_bytes(kBits) / 16;
@@ -96,7 +96,7 @@ __device__ inline void fetch_stage(const Arguments& p, const MmaPlace<Tile>& pla
   }
 }
 
-// acc += the products of one block of k that lie in shared memory.
+// acc += the products of one block of k in shared memory.
 template <typename Tile, int kBits, bool kNibbles>
 __device__ inline void multiply_block(const Arguments& p, uint32_t weights, uint32_t activations, int lane,
                                       int (&acc)[Tile::kStrips][Tile::kColumns][4]) {
@@ -106,7 +106,7 @@ __device__ inline void multiply_block(const Arguments& p, uint32_t weights, uint
   const int row = lane % 8;
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
-    constexpr int kProducts = kNibbles ? 1 : 2;  // of 64 k
+    constexpr int kProducts = kNibbles ? 1 : 2;  // instructions per 64 k
     uint32_t a[Tile::kStrips][kProducts][4];
 #pragma unroll
     for (int strip = 0; strip < Tile::kStrips; ++strip) {
@@ -139,7 +139,7 @@ __device__ inline void multiply_block(const Arguments& p, uint32_t weights, uint
   }
 }
 
-// Waits until at most `pending` groups of copies are under way; the instruction takes a constant.
+// Waits until at most `pending` groups of copies are under way. A switch, as the instruction takes a constant.
 __device__ inline void wait_copies_up_to(int pending) {
   switch (pending) {
     case 0:
@@ -160,7 +160,7 @@ template <typename Tile, int kBits, bool kNibbles>
 __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant__ Arguments p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if constexpr (kNibbles) {
-    __trap();  // no such unit: pick.cpp knows, and no code is made
+    __trap();  // there is no such unit, and pick.cpp never selects this
     return;
   }
 #endif
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
   const uint32_t own_weights = (warp_k * Tile::kTileStrips + warp_channels * Tile::kStrips) * strip_bytes(kBits);
   const uint32_t own_activations = Tile::weight_bytes(kBits) + (warp_k * Tile::kTokens + warp_tokens * Tile::kColumns * 8) * kBlock;
 
-  // |acc| <= K of the split * 128 * 128 (nibbles: 8 * 8) < 2^31, as blocks_per_split * kBlock <= kMaxSplitK: unpack.cuh.
+  // |acc| <= K of the split * 128 * 128 (nibbles: 8 * 8) < 2^31, as blocks_per_split * kBlock <= kMaxSplitK (unpack.cuh).
   int acc[Tile::kStrips][Tile::kColumns][4] = {};
 
   const int steps = (place.block_end - place.block_begin + Tile::kWarpsK - 1) / Tile::kWarpsK;
@@ -183,11 +183,11 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
     if (step < steps) fetch_stage<Tile, kBits>(p, place, place.block_begin + step * Tile::kWarpsK, shared + step * kStage);
     ptx::commit_copies();
   }
-  int filled = p.stages - 1;  // the stage that is filled next, modulo stages
+  int filled = p.stages - 1;  // the stage to fill next
   int used = 0;
   for (int step = 0; step < steps; ++step) {
     wait_copies_up_to(p.stages - 2);
-    __syncthreads();  // everybody's copies of this stage are there, and the stage filled next is no longer read
+    __syncthreads();  // all threads' copies of this stage have landed, and no thread still reads the stage to fill next
     const int next = step + p.stages - 1;
     if (next < steps) fetch_stage<Tile, kBits>(p, place, place.block_begin + next * Tile::kWarpsK, shared + filled * kStage);
     ptx::commit_copies();

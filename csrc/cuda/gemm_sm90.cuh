@@ -1,14 +1,14 @@
-// The product on Hopper (sm_90a): warpgroup products of signed bytes, weights unpacked in registers, activations in shared memory.
+// The product on Hopper (sm_90a) with wgmma: weights unpacked in registers to signed bytes, activations in shared memory.
 //
-// A block of threads makes tiles of 128 channels x kTokens. One warp of the first warpgroup brings, block of k by block of k, the weights
-// of the tile (one contiguous bulk copy: a panel of layout.h) and the activations (a box of a tensor map, 128-byte swizzled) into a ring of
-// stages; the two other warpgroups, 64 channels each, multiply. Each stage has two barriers: `full` counts the bytes, `empty` one arrival a
-// consumer warp. With weights as the A operand in registers the tensor cores read only the activations from shared memory, 64 of its 128
-// bytes a clock for tiles 64 tokens wide and more, and unpacking one block of k overlaps the products of the block before.
+// A thread block computes tiles of 128 channels x kTokens. One warp of the first warpgroup, the producer, copies one block of k after the
+// other to a ring of stages: the weights of the tile (one contiguous bulk copy: a panel of layout.h) and the activations (a box of a tensor
+// map, 128-byte swizzled). The two other warpgroups, the consumers, multiply 64 channels each. Each stage has two barriers: `full` counts
+// bytes, `empty` one arrival per consumer warp. As the weights are in registers, the tensor cores read only the activations from shared
+// memory: 64 of its 128 bytes per clock for tiles of 64 tokens and more. Unpacking a block of k overlaps the products of the one before.
 //
-// Blocks form clusters for two reasons, which combine. *Multicast*: two blocks with neighbouring channels and the same tokens bring half of
-// the activations each, for both; a stage is then empty when the consumers of both say so. *Splits*: where tiles are few (small M), several
-// blocks share the k of one tile; their sums meet through distributed shared memory, each block finishing a part of the tile.
+// Thread blocks form clusters for two reasons, which combine. *Multicast*: two blocks with neighbouring channels and the same tokens copy
+// half of the activations each, for both; a stage is empty once the consumers of both have released it. *Splits*: if tiles are few (small
+// M), several blocks share the k of one tile, exchange sums through distributed shared memory, and finish a part of the tile each.
 // The rank in the cluster is split * multicast + channel.
 //
 //     shared memory    [stage][activations: token rows of 128 bytes, swizzled | weights of 8 strips]   [barriers]   [sums, with splits]
@@ -31,7 +31,8 @@
 
 namespace ulp::cuda {
 
-// The tile with this number: groups of token tiles, within a group tokens fastest. `channel_tile` counts clusters of `multicast` tiles.
+// The place of a tile by its number: token tiles come in groups, and within a group tokens vary fastest. `channel_tile` counts in steps of
+// `multicast` tiles.
 struct Sm90Tile {
   int token_tile;
   int channel_tile;
@@ -46,7 +47,7 @@ struct Sm90Tile {
   }
 };
 
-// A position in the ring of stages, and the parity of the phase it is in.
+// A position in the ring of stages, and the parity of its barriers' phase.
 struct Sm90Ring {
   int stage = 0;
   uint32_t phase = 0;
@@ -59,7 +60,7 @@ struct Sm90Ring {
   }
 };
 
-// What a block of threads knows of itself.
+// A thread block: its place in the cluster and its shared memory.
 template <int kBits, int kTokens>
 struct Sm90Block {
   uint32_t shared;
@@ -90,18 +91,18 @@ struct Sm90Block {
   __device__ uint32_t activations(int stage) const { return shared + stage * sm90_stage_bytes(kBits, kTokens); }
   __device__ uint32_t weights(int stage) const { return activations(stage) + kTokens * kBlock; }
   __device__ uint32_t exchange() const { return barriers + sm90_barrier_bytes(); }
-  // The panel of weights of this block's part of a tile, which may not exist where channel tiles are not a multiple of the cluster.
+  // The panel of weights that this block multiplies. It may not exist if the channel tiles are not a multiple of the cluster.
   __device__ int panel(const Arguments& p, const Sm90Tile& tile) const { return tile.channel_tile * p.multicast + rank_channel; }
   __device__ int strips(const Arguments& p, int panel) const {
     return max(0, min(kPanelStrips, (p.n + kStrip - 1) / kStrip - panel * kPanelStrips));
   }
 };
 
-// A consumer's place.
+// The place of a consumer thread.
 struct Sm90Consumer {
-  int group;   // 0, 1: which half of the channels
-  int thread;  // of the warpgroup
-  int strip;   // of the panel, the warp's 16 channels
+  int group;   // its warpgroup, 0 or 1: which half of the channels
+  int thread;  // in the warpgroup
+  int strip;   // in the panel: the warp's 16 channels
   int lane;
 
   __device__ Sm90Consumer()
@@ -109,14 +110,14 @@ struct Sm90Consumer {
         thread(static_cast<int>(threadIdx.x) % 128),
         strip(static_cast<int>(threadIdx.x) / 32 - 4),
         lane(static_cast<int>(threadIdx.x) % 32) {}
-  // A warpgroup multiplies together, so it does where the first of its four strips exists.
+  // All four warps of a warpgroup multiply together, if the first of its four strips exists.
   __device__ bool works(int strips) const { return strips > 4 * group; }
 };
 
-// The copying warp, one lane of it.
+// The producer: one lane.
 template <int kBits, int kTokens>
 __device__ inline void sm90_produce(const CUtensorMap* map, const Arguments& p, const Sm90Block<kBits, kTokens>& own) {
-  const int rows = kTokens / p.multicast;  // that this block brings, for every block of its cluster with the same split
+  const int rows = kTokens / p.multicast;  // that this block copies, to every block of its cluster with the same split
   const uint16_t ranks = static_cast<uint16_t>(((1 << p.multicast) - 1) << (own.rank_split * p.multicast));
   const int64_t blocks = (p.k + kBlock - 1) / kBlock;
   Sm90Ring ring;
@@ -125,9 +126,9 @@ __device__ inline void sm90_produce(const CUtensorMap* map, const Arguments& p, 
     const int panel = own.panel(p, tile);
     const uint32_t bytes = own.strips(p, panel) * strip_bytes(kBits);
     const unsigned char* weights = p.weights + panel * blocks * (kPanelStrips * strip_bytes(kBits));
-#pragma unroll 1  // its registers are few
+#pragma unroll 1  // the producer has few registers
     for (int block = own.block_begin; block < own.block_end; ++block) {
-      ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);  // a fresh barrier counts as empty
+      ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);  // passes at once in the first round: a new barrier counts as empty
       const uint32_t full = own.full(ring.stage);
       ptx::barrier_arrive_expect(full, bytes + kTokens * kBlock);
       const uint32_t to = own.activations(ring.stage) + own.rank_channel * rows * kBlock;
@@ -143,14 +144,14 @@ __device__ inline void sm90_produce(const CUtensorMap* map, const Arguments& p, 
   }
 }
 
-// Says that this warp has read a stage, to every block that fills it.
+// Tells every block that fills this stage that this warp has read it.
 template <int kBits, int kTokens>
 __device__ inline void sm90_release(const Arguments& p, const Sm90Block<kBits, kTokens>& own, int stage, int lane) {
   __syncwarp();
   if (lane < p.multicast) ptx::barrier_arrive_remote(own.empty(stage), own.rank_split * p.multicast + lane);
 }
 
-// Starts the products of one block of k, once it is there. a receives the weights, which must stay until the products are done.
+// Waits for one block of k and starts its products. a receives the weights and must stay unchanged until the products are done.
 template <int kBits, int kTokens, bool kUnsigned>
 __device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, kTokens>& own, const Sm90Ring& ring, int strip,
                                      bool accumulate, uint32_t (&a)[4][4],
@@ -160,7 +161,7 @@ __device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, 
   const Words<kBits> words = load_words<kBits>(own.weights(ring.stage) + strip * strip_bytes(kBits), Sm90Consumer().lane);
 #pragma unroll
   for (int step = 0; step < 4; ++step) unpack_bytes(words, step, p.bipolar, a[step]);
-  // Addresses stand in the low bits, in units of 16 bytes, and shared memory ends before they would carry.
+  // Offsets are added in units of 16 bytes to the address in the low bits; shared memory is too small for a carry.
   const uint64_t b = ptx::swizzled_descriptor(own.activations(ring.stage));
   ptx::wgmma_fence();
 #pragma unroll
@@ -173,13 +174,13 @@ __device__ inline void sm90_multiply(const Arguments& p, const Sm90Block<kBits, 
   ptx::wgmma_commit();
 }
 
-// One tile of a consumer warp, from the first block of k to the sums in registers.
+// Sums one tile of a consumer warp over its blocks of k, in registers.
 template <int kBits, int kTokens, bool kUnsigned>
 __device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits, kTokens>& own, Sm90Ring& ring, int strips,
                                        int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
   const int lane = Sm90Consumer().lane;
   if (!Sm90Consumer().works(strips)) {
-    // Nothing but the part in the protocol: the neighbour's activations still pass through here.
+    // Only releases stages: the other block's activations still pass through this one.
     for (int block = own.block_begin; block < own.block_end; ++block) {
       ptx::barrier_wait(own.full(ring.stage), ring.phase);
       sm90_release(p, own, ring.stage, lane);
@@ -187,10 +188,10 @@ __device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits
     }
     return;
   }
-  // A warp whose strip does not exist takes the last one's weights: it has to multiply with the others, and its sums are not used.
+  // A warp whose strip does not exist must multiply with the others: it takes the last strip's weights, and its sums are not used.
   const int strip = min(Sm90Consumer().strip, strips - 1);
-  // |acc| <= K of the split * 128 * 255 < 2^31, as blocks_per_split * kBlock <= kMaxSplitK: unpack.cuh.
-  uint32_t even[4][4];  // the weights of the products under way, and of the next
+  // |acc| <= K of the split * 128 * 255 < 2^31, as blocks_per_split * kBlock <= kMaxSplitK (unpack.cuh).
+  uint32_t even[4][4];  // weights of even blocks; while products read these, odd is filled
   uint32_t odd[4][4];
   int before = 0;  // the stage that the products under way read
   const auto step = [&](uint32_t (&a)[4][4], bool first) {
@@ -210,12 +211,12 @@ __device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits
   if (own.block_begin < own.block_end) sm90_release(p, own, before, lane);
 }
 
-// Sums on their way from the fragments of a warpgroup to whole rows of results, [token][64 channels]. Writes those of tokens `first` ...
-// `first` + kStaged - 1 of the tile.
+// Writes the sums of tokens `first` ... `first` + kStaged - 1 from the fragments of a warpgroup to shared memory as [token][64 channels],
+// so that whole rows are finished and stored together.
 template <int kTokens, int kStaged>
 __device__ inline void sm90_stage_sums(const Arguments& p, uint32_t staged, int first, int thread,
                                        const int (&acc)[kTokens / sm90_columns(kTokens)][sm90_columns(kTokens) / 2]) {
-  constexpr int kPart = sm90_columns(kTokens) / 8;  // fragments of one array of acc
+  constexpr int kPart = sm90_columns(kTokens) / 8;  // fragments per array of acc
   const int lane = thread % 32;
   const uint32_t to = staged + lane % 4 * 2 * kSm90Pitch + (thread / 32 * kStrip + lane / 4 * 2) * 4;
 #pragma unroll
@@ -227,7 +228,7 @@ __device__ inline void sm90_stage_sums(const Arguments& p, uint32_t staged, int 
   }
 }
 
-// Finishes every `kSplits`-th of the staged rows: 16 lanes a row, four channels each.
+// Finishes this split's share of the staged rows: 16 lanes per row, four channels per lane.
 template <int kBits, int kTokens, int kStaged>
 __device__ inline void sm90_finish(const Arguments& p, const Sm90Block<kBits, kTokens>& own, uint32_t staged, int token, int channel,
                                    int thread) {
@@ -260,7 +261,7 @@ __device__ inline void sm90_results(const Arguments& p, const Sm90Block<kBits, k
   const int token = tile.token_tile * kTokens;
   const int channel = own.panel(p, tile) * kPanel + group * 64;
   if constexpr (kTokens <= kSm90SplitTokens) {
-    // All at once, so that other blocks of the cluster can read what they finish. One tile per cluster, then (pick.cpp).
+    // All rows at once, so that other blocks of the cluster can read those that they finish. With splits a cluster has one tile (pick.cpp).
     sm90_stage_sums<kTokens, kTokens>(p, staged, 0, thread, acc);
     if (p.splits > 1) {
       ptx::cluster_sync();
@@ -315,9 +316,9 @@ __global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_consta
       sm90_results(p, own, tile, strips, acc);
     }
   }
-  // The other side of the one in sm90_results, for the warps that do not multiply.
+  // The producer's warpgroup takes part in the cluster_sync of sm90_results.
   if (group == 0 && p.splits > 1) ptx::cluster_sync();
-  // Nobody leaves while others may still read its shared memory or arrive at its barriers.
+  // No block ends while others may still read its shared memory or arrive at its barriers.
   if (p.splits * p.multicast > 1) ptx::cluster_sync();
 }
 

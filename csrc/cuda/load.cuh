@@ -10,7 +10,7 @@
 
 namespace ulp::cuda {
 
-// A lane's words of one strip and block from shared memory.
+// A lane's words of one strip and block.
 template <int kBits>
 __device__ inline Words<kBits> load_words(uint32_t strip, int lane) {
   Words<kBits> words;

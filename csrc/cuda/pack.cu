@@ -1,4 +1,4 @@
-// Packing of weights, on host and device, and what goes with it.
+// Packing of weights on host and device, unpacking, and the check of ranges.
 #include "cuda/pack.cuh"
 
 #include <memory>
@@ -38,9 +38,9 @@ int64_t first_outside(const MatrixView& a, Encoding e, int device, cudaStream_t 
   const DeviceMemory memory(device, sizeof first);
   unsigned long long* found = static_cast<unsigned long long*>(memory.data());
   upload(found, &first, sizeof first, device);
-  constexpr int64_t kMostBlocks = 4096;
+  constexpr int64_t kMaxBlocks = 4096;
   const int64_t blocks = ceil_div(a.rows * a.cols, kPackThreads);
-  const auto launch = config(blocks < kMostBlocks ? blocks : kMostBlocks, stream);
+  const auto launch = config(blocks < kMaxBlocks ? blocks : kMaxBlocks, stream);
   check(cudaLaunchKernelEx(&launch, find_outside, source(a), e, found), "starting find_outside");
   download(&first, found, sizeof first, device, stream);
   return first == kNone ? -1 : static_cast<int64_t>(first);
@@ -53,7 +53,7 @@ Weights pack_on_host(const MatrixView& b, Encoding e, int device) {
   Weights weights = allocate(b, e, device);
   const Layout layout{b.rows, b.cols, e.bits};
   if (layout.bytes() > 0) {
-    // Words, so that the bytes are aligned for them; not initialised, as all are written.
+    // uint32_t for the alignment; not initialised, as every word is written.
     const std::unique_ptr<uint32_t[]> words(new uint32_t[static_cast<size_t>(layout.bytes() / 4)]);
     unsigned char* packed = reinterpret_cast<unsigned char*>(words.get());
     with_bits(e.bits, [&](auto bits) {
@@ -96,7 +96,7 @@ Weights pack_on_device(const MatrixView& b, Encoding e, int device, Stream strea
     const auto launch = config(ceil_div(b.cols, kPackThreads), queue);
     check(cudaLaunchKernelEx(&launch, sum_columns, source(b), e, static_cast<int*>(weights.sums.data())), "starting sum_columns");
   }
-  check(cudaStreamSynchronize(queue), "packing");  // products on other streams may use it from now on
+  check(cudaStreamSynchronize(queue), "packing");  // products on other streams may read the weights from now on
   return weights;
 }
 

@@ -1,4 +1,4 @@
-// Packing on the device: the layout of layout.h, by the same pack_lane that packs on the host.
+// Packing on the device to the layout of layout.h, by the same pack_lane as on the host.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -26,7 +26,7 @@ struct Source {
   }
 };
 
-// What is stored of a value of the interval: w' of arguments.h, but bipolar ones as 0 (+1) and 1 (-1).
+// The stored value of a weight: w' of arguments.h, but bipolar ones as 0 (+1) and 1 (-1).
 __host__ __device__ inline int stored_value(Encoding e, int value) {
   if (e.bipolar()) return value < 0 ? 1 : 0;
   return e.is_signed ? value : value - (1 << (e.bits - 1));
@@ -39,7 +39,7 @@ __host__ __device__ inline int64_t strip_offset(const Layout& layout, int64_t st
   return (panel * kPanelStrips * layout.blocks() + block * in_panel + strip % kPanelStrips) * strip_bytes(layout.bits);
 }
 
-// One lane's share of a strip and block, written to `packed`.
+// Writes one lane's share of a strip and block to `packed`.
 template <int kBits>
 __host__ __device__ inline void pack_words(const Source& b, Encoding e, const Layout& layout, int64_t strip, int64_t block, int lane,
                                            unsigned char* packed) {
@@ -55,7 +55,7 @@ __host__ __device__ inline void pack_words(const Source& b, Encoding e, const La
 
 constexpr int kPackThreads = 256;
 
-// A warp a strip and block.
+// One warp per strip and block.
 template <int kBits>
 __global__ void __launch_bounds__(kPackThreads)
     pack_weights(const __grid_constant__ Source b, Encoding e, Layout layout, unsigned char* packed) {
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kPackThreads)
   pack_words<kBits>(b, e, layout, number % layout.strips(), number / layout.strips(), static_cast<int>(threadIdx.x) % 32, packed);
 }
 
-// X_w: a thread sums a column of what is stored.
+// X_w: each thread sums one column of the stored values.
 __global__ void __launch_bounds__(kPackThreads) sum_columns(const __grid_constant__ Source b, Encoding e, int* sums) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
   if (column >= b.columns) return;
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kPackThreads) sum_columns(const __grid_constan
   sums[column] = static_cast<int>(sum);
 }
 
-// The smallest row-by-row index of a value outside the interval of e, or what `first` held.
+// Lowers `first` to the smallest row-by-row index of a value outside the interval of e.
 __global__ void __launch_bounds__(kPackThreads) find_outside(const __grid_constant__ Source b, Encoding e, unsigned long long* first) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kPackThreads;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x; at < b.rows * b.columns; at += step) {

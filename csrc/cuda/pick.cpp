@@ -15,8 +15,9 @@
 namespace ulp::cuda {
 namespace {
 
-// Of one multiprocessor, a clock. Multiply-accumulates from NVIDIA's data sheets (bitpacked int8 and int4 rates over multiprocessors and
-// boost clock); mma.sync on Hopper at the 63 % of wgmma that is known to be reached; bytes from memory likewise, those from L2 an estimate.
+// Per clock of one multiprocessor. Multiply-accumulates are NVIDIA's dense int8 and int4 rates divided by multiprocessors and boost clock;
+// mma.sync on Hopper at 63 % of wgmma, which is known to be reached. Bytes from memory are from data sheets, too; those from L2 an
+// estimate.
 struct Figures {
   int arch;
   double wgmma;
@@ -24,8 +25,8 @@ struct Figures {
   double s4;
   double l2_bytes;
   double memory_bytes;
-  int shared_bytes;          // of a block of threads at most
-  int multiprocessor_bytes;  // of all blocks on a multiprocessor
+  int shared_bytes;          // limit per thread block
+  int multiprocessor_bytes;  // limit of all blocks on a multiprocessor
 };
 constexpr Figures kFigures[] = {
     {75, 0, 1024, 2048, 32, 5.0, 65536, 65536},     // T4
@@ -37,7 +38,7 @@ constexpr Figures kFigures[] = {
     {120, 0, 1024, 0, 32, 4.4, 101376, 102400},     // RTX 5090
 };
 
-// A machine that is not listed counts as the newest one before it.
+// An architecture that is not listed has the figures of the newest one before it.
 const Figures& figures(int arch) {
   const Figures* best = nullptr;
   for (const Figures& f : kFigures) {
@@ -52,7 +53,7 @@ const Figures& figures(int arch) {
 bool has_wgmma(const Machine& machine) { return machine.arch == 90; }
 bool has_s4(const Machine& machine) { return machine.arch < 90; }
 
-// Why the row cannot run this, or nullptr.
+// Why the row cannot run this call, or nullptr.
 const char* objection(const KernelRow& row, const Situation& situation, const Machine& machine) {
   const Shape& s = situation.shape;
   switch (row.family) {
@@ -72,11 +73,11 @@ const char* objection(const KernelRow& row, const Situation& situation, const Ma
   return nullptr;
 }
 
-// The clocks that starting a kernel, filling its ring and leaving it take; and those of a second kernel, or of a cluster's exchange.
+// Clocks to start a kernel, fill its ring and end it; of a second kernel; of a cluster's exchange of sums.
 constexpr double kStart = 2500;
 constexpr double kSecondKernel = 3500;
 constexpr double kExchange = 1200;
-// A multiprocessor draws at most about twice its share of the memory's bandwidth.
+// A multiprocessor can use at most about twice its share of the memory's bandwidth.
 constexpr double kMemoryShare = 2;
 
 Estimate estimate(const Plan& p, const Situation& situation, const Machine& machine, const Figures& f) {
@@ -86,19 +87,19 @@ Estimate estimate(const Plan& p, const Situation& situation, const Machine& mach
   const double m = static_cast<double>(s.m);
   const double n = static_cast<double>(s.n);
   const double k = static_cast<double>(s.k);
-  // Of one tile and block of k.
+  // Per tile and block of k.
   const double tensor = row.channels * row.tokens * kBlock / rate;
   const double weights = row.channels / kStrip * strip_bytes(s.b.bits);
   const double feed = (weights + row.tokens * kBlock / p.multicast) / f.l2_bytes;
   const double tiles = static_cast<double>(p.channel_tiles * p.token_tiles);
-  // Blocks of threads that one multiprocessor has to do in turn: of the fullest.
+  // Thread blocks that the busiest multiprocessor runs one after the other.
   const double rounds = std::ceil(tiles * p.splits / machine.sms);
   Estimate e;
   e.tensor = rounds * p.blocks_per_split * tensor;
   e.feed = rounds * p.blocks_per_split * feed;
   const double operands = n * k * s.b.bits / 8 + m * k;
-  const double drawing = std::min<double>(machine.sms, tiles * p.splits * kMemoryShare);
-  e.memory = (operands + 4 * m * n) / (f.memory_bytes * drawing);
+  const double readers = std::min<double>(machine.sms, tiles * p.splits * kMemoryShare);
+  e.memory = (operands + 4 * m * n) / (f.memory_bytes * readers);
   e.fixed = kStart;
   if (p.splits > 1) {
     const double slices = 2 * 4 * m * n * p.splits;
@@ -107,7 +108,7 @@ Estimate estimate(const Plan& p, const Situation& situation, const Machine& mach
   return e;
 }
 
-// The plan of one row for a number of splits; false where that number makes no sense.
+// Fills the plan of a row for a number of splits; false if that number makes no sense.
 bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& machine, const Figures& f) {
   const Shape& s = situation.shape;
   const KernelRow& row = *p.row;
@@ -119,10 +120,10 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
   p.channel_tiles = ceil_div(s.n, row.channels);
   p.token_tiles = ceil_div(s.m, row.tokens);
   p.stages = 0;
-  const int most = row.family == Family::wgmma ? kSm90MaxStages : kMaxMmaStages;
-  // Half a multiprocessor where that still allows three stages, so that two blocks of threads share it; Hopper's is made to be alone.
+  const int max_stages = row.family == Family::wgmma ? kSm90MaxStages : kMaxMmaStages;
+  // Half of a multiprocessor's memory if that allows three stages, so that two thread blocks share it; a wgmma block runs alone.
   for (const int budget : {row.family == Family::wgmma ? 0 : std::min(f.shared_bytes, f.multiprocessor_bytes / 2 - 1024), f.shared_bytes}) {
-    for (int stages = most; stages >= 2 && p.stages == 0; --stages) {
+    for (int stages = max_stages; stages >= 2 && p.stages == 0; --stages) {
       if (row.shared_bytes(s.b.bits, stages) <= budget && (stages >= 3 || budget == f.shared_bytes)) p.stages = stages;
     }
   }
@@ -134,7 +135,7 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
     p.multicast = row.tokens > kSm90SplitTokens && p.channel_tiles > 1 ? 2 : 1;
     const int cluster = p.multicast * splits;
     const int64_t clusters = ceil_div(p.channel_tiles, p.multicast) * p.token_tiles;
-    // A split tile is its cluster's only one; else blocks stay and take tile after tile.
+    // With splits one tile per cluster; else the blocks are persistent and take one tile after the other.
     p.grid = cluster * (splits > 1 ? clusters : std::min<int64_t>(clusters, std::max(1, machine.sms / cluster)));
   }
   if (p.grid > std::numeric_limits<int32_t>::max()) return false;
@@ -146,18 +147,19 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
   return true;
 }
 
-// The best split of a row, or the one that is wanted (0: any); row == nullptr in the result where there is none.
+// The best number of splits of a row, or the wanted one (0: any); row == nullptr in the result if none is possible.
 Plan best_of(const KernelRow& row, int wanted, const Situation& situation, const Machine& machine, const Figures& f) {
   Plan best;
   const int64_t blocks = ceil_div(situation.shape.k, kBlock);
-  const int64_t least = std::max<int64_t>(1, ceil_div(blocks, kMaxSplitK / kBlock));
-  constexpr int64_t kMostUseful = 16;  // beyond what range asks for
-  for (int64_t splits = row.family == Family::wgmma ? 1 : least; splits <= std::min<int64_t>(row.max_splits, std::max(least, kMostUseful));
+  // Fewer would overflow an accumulator; more than this are no faster.
+  const int64_t min_splits = std::max<int64_t>(1, ceil_div(blocks, kMaxSplitK / kBlock));
+  const int64_t max_splits = std::min<int64_t>(row.max_splits, std::max<int64_t>(min_splits, 16));
+  for (int64_t splits = row.family == Family::wgmma ? 1 : min_splits; splits <= max_splits;
        row.family == Family::wgmma ? splits *= 2 : ++splits) {
     if (wanted != 0 && splits != wanted) continue;
     Plan p;
     p.row = &row;
-    // A grid's second dimension, which counts the splits, ends at 65535: beyond any K that an int32 sum allows.
+    // The grid's second dimension counts the splits: at most 65535, which is beyond any K that an int32 sum allows.
     if (splits > 65535 || !lay_out(p, static_cast<int>(splits), situation, machine, f)) continue;
     if (best.row == nullptr || p.estimate.total() < best.estimate.total()) best = p;
   }
@@ -203,7 +205,7 @@ bool same(const Situation& x, const Situation& y) {
   return fields(x) == fields(y);
 }
 
-// A kernel by name, as in "wgmma_128x16", or with its parts of K, as in "wgmma_128x16/4", so that any number of them can be timed.
+// A kernel by name, as in "wgmma_128x16", or with a number of parts of K, as in "wgmma_128x16/4", so that each number can be timed.
 struct Forced {
   std::string_view name;
   int splits = 0;  // 0: the best number
@@ -253,11 +255,12 @@ Plan make_plan(const Situation& situation, const Machine& machine, const char* k
 double Estimate::total() const { return std::max({tensor, feed, memory}) + fixed; }
 
 const char* Estimate::bound() const {
-  const double most = std::max({tensor, feed, memory});
-  return fixed > most ? "fixed costs" : most == tensor ? "tensor cores" : most == memory ? "memory" : "L2";
+  const double longest = std::max({tensor, feed, memory});
+  return fixed > longest ? "fixed costs" : longest == tensor ? "tensor cores" : longest == memory ? "memory" : "L2";
 }
 
-// A product asks twice, for its workspace and for its launch, and a network's layers come round again: making a plan takes some 15 us.
+// Keeps the last plans, as making one takes about 15 us: every call asks twice, for its workspace and its launch, and the layers of a
+// network come again.
 Plan plan(const Situation& situation, const Machine& machine, const char* kernel) {
   struct Known {
     Situation situation;

@@ -1,4 +1,4 @@
-// The choice of kernel, tile and split for a product: a pure function of shape, bits and machine, with its reasons.
+// The choice of kernel, tile and split for a product: a pure function of shape, bits and machine that can explain itself.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,12 @@
 
 namespace ulp::cuda {
 
-// What bounds a product, in clocks of the whole machine, as modelled. The figures behind it stand in pick.cpp.
+// Modelled clocks of a product, by what could bound it (figures in pick.cpp).
 struct Estimate {
   double tensor = 0;  // tensor cores
   double feed = 0;    // operands from L2 into the multiprocessors
   double memory = 0;  // operands and result from and to memory
-  double fixed = 0;   // starting, filling the ring, adding what was split
+  double fixed = 0;   // starting kernels, filling the ring, adding the slices of a split
   double total() const;
   const char* bound() const;
 };
@@ -26,7 +26,7 @@ struct Plan {
   int blocks_per_split = 0;
   int64_t channel_tiles = 0;
   int64_t token_tiles = 0;
-  int64_t grid = 0;  // blocks of threads, or for mma those of one split
+  int64_t grid = 0;  // thread blocks; for mma those of one split
   int shared_bytes = 0;
   bool row_sums = false;
   int64_t partials_at = 0;  // in the workspace, after the row sums

@@ -1,4 +1,4 @@
-// The product: what a plan says, as launches of kernels.
+// The product: arguments and launches of the kernels of a plan.
 #include <cuda.h>
 #include <cuda_runtime.h>
 
@@ -11,7 +11,7 @@
 namespace ulp::cuda {
 namespace {
 
-// cuTensorMapEncodeTiled by way of the runtime, so that nothing links to the driver's library.
+// cuTensorMapEncodeTiled is looked up through the runtime, so that the module does not link to the driver's library.
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
 
 EncodeTiled encode_tiled() {
@@ -40,7 +40,7 @@ CUtensorMap activation_map(const Arguments& p, int rows) {
   return map;
 }
 
-// More than 48 KiB of shared memory must be asked for, once a device would do; it costs a microsecond at most.
+// More than 48 KiB of shared memory must be requested. Once per device would do; repeated, it costs a microsecond at most.
 template <typename Kernel>
 void allow_shared(Kernel kernel, int bytes) {
   constexpr int kAlways = 48 * 1024;
@@ -57,12 +57,12 @@ Situation situation_of(const DeviceProblem& q) {
   return s;
 }
 
-// What is taken from activations by flipping their top bit, so that they become signed.
+// What flipping the top bit subtracts from unsigned activations to make them signed.
 int activation_offset(const Plan& plan, const Encoding& a) {
   if (a.is_signed) return 0;
   if (plan.row->family == Family::mma_s8) return a.bits == 8 ? 128 : 0;
   if (plan.row->family == Family::mma_s4) return a.bits == 4 ? 8 : 0;
-  return 0;  // wgmma takes unsigned bytes
+  return 0;  // wgmma multiplies unsigned bytes, too
 }
 
 Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace) {

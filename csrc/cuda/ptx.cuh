@@ -1,6 +1,6 @@
-// The machine instructions that the kernels use, one wrapper each, and nothing else. Names follow the PTX ISA manual, whose sections the
-// comments give. Shared memory is addressed by 32-bit shared addresses throughout, so every access of a kernel goes through this file; a
-// build that finds another cuda/ptx.cuh first runs the same kernels on another machine (tools/cuda_emulator, on the CPU).
+// Wrappers of the machine instructions that the kernels use. Names follow the PTX ISA manual; comments name its sections. Shared memory is
+// addressed by 32-bit shared addresses, so every access of a kernel to it goes through this file. A build that finds another cuda/ptx.cuh
+// first runs the same kernels on another machine: tools/cuda_emulator on the CPU.
 #pragma once
 
 #include <cuda.h>
@@ -12,7 +12,7 @@ namespace ulp::cuda::ptx {
 
 // ---------------------------------------------------------------------------------------------------------------- shared memory
 
-// Dynamic shared memory of the block, aligned to 1024 bytes: the 128-byte swizzle repeats every eight rows.
+// Dynamic shared memory of the block, aligned to 1024 bytes, as the 128-byte swizzle repeats every eight rows.
 __device__ inline uint32_t shared_base() {
   extern __shared__ __align__(1024) unsigned char ulp_dynamic_shared[];
   return static_cast<uint32_t>(__cvta_generic_to_shared(ulp_dynamic_shared));
@@ -59,7 +59,7 @@ __device__ inline void load_matrix4(uint32_t (&values)[4], uint32_t row) {
 
 // ------------------------------------------------------------------------------------------------------------- asynchronous copies
 
-// cp.async of 16 bytes, of which `bytes` (0 ... 16) are read and the others zero. Before sm_80 a copy through registers.
+// cp.async of 16 bytes, of which the first `bytes` (0 ... 16) are read and the others become zero. Before sm_80 a copy through registers.
 __device__ inline void copy_async16(uint32_t shared, const void* global, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)), "r"(bytes) : "memory");
@@ -105,7 +105,7 @@ __device__ inline void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  // Turing has m8n8k16: the same fragments, a row half and a K half at a time.
+  // Turing has m8n8k16: the same fragments, half of the rows and half of K at a time.
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
@@ -118,9 +118,8 @@ __device__ inline void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
 #endif
 }
 
-// The same with signed nibbles, eight k a register in the place of four bytes: a[0] row g, k = 8 t ... 8 t + 7; a[1] row g + 8; a[2], a[3]
-// and b1 32 k further (m16n8k64, m8n8k32). sm_90 and later have no such unit and would run it as some 190 instructions: not to be called
-// there.
+// The same with signed nibbles, eight k per register instead of four bytes: a[0] row g, k = 8 t ... 8 t + 7; a[1] row g + 8; a[2], a[3] and
+// b1 32 k further (m16n8k64, m8n8k32). sm_90 and later have no such unit and would emulate it with about 190 instructions: it traps there.
 __device__ inline void mma_s4(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if __CUDA_ARCH__ >= 900
   __trap();

@@ -11,10 +11,10 @@ __device__ inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster; a cluster_sync must follow.
+// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster. A cluster_sync must follow.
 __device__ inline void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-// One arrival, and `bytes` more that copies must bring before the phase ends.
+// One arrival; the phase also waits for `bytes` more from copies.
 __device__ inline void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -31,8 +31,8 @@ __device__ inline void barrier_arrive_remote(uint32_t barrier, uint32_t rank) {
       : "memory");
 }
 
-// Waits until the phase of the given parity is over: what copies brought to this block is there. (With .acquire.cluster the L1 cache would
-// be invalidated at every wait; across blocks only copies write here, and they are counted.)
+// Waits until the phase of the given parity is over; the data of its copies is then visible. (.acquire.cluster would invalidate the L1
+// cache at every wait. It is not needed: from other blocks only copies write here, and the barrier counts their bytes.)
 __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -49,7 +49,7 @@ __device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
 
 // ------------------------------------------------------------------------------------------------------------------------ copies
 
-// `bytes` (a multiple of 16, both addresses 16-byte aligned) from global memory; the barrier counts them.
+// Copies `bytes` (a multiple of 16, both addresses 16-byte aligned) from global memory; the barrier counts them.
 __device__ inline void bulk_copy(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(barrier)
@@ -58,14 +58,14 @@ __device__ inline void bulk_copy(uint32_t shared, const void* global, uint32_t b
 
 __device__ inline void prefetch_tensor_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-// The box of a two-dimensional tensor map at column x, row y; what lies outside the tensor is zero, and counts.
+// Copies the box of a two-dimensional tensor map at column x, row y. Elements outside the tensor are zero, and their bytes count, too.
 __device__ inline void tensor_copy(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared),
                "l"(map), "r"(x), "r"(y), "r"(barrier)
                : "memory");
 }
 
-// The same into every block of the cluster whose bit is set in `ranks`, at the same shared address, each counted by the barrier there.
+// The same to every block of the cluster whose bit is set in `ranks`, at the same shared address; the barrier of each counts its bytes.
 __device__ inline void tensor_copy_multicast(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier, uint16_t ranks) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], "
@@ -107,7 +107,7 @@ __device__ inline int4 load_cluster4(uint32_t shared, uint32_t rank) {
 
 // ------------------------------------------------------------------------------------------------------------------- warpgroups
 
-// The number of registers of a thread of this warpgroup, from the pool of the block.
+// Sets the number of registers per thread of this warpgroup; they come from the block's pool.
 template <int kCount>
 __device__ inline void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
@@ -120,7 +120,7 @@ __device__ inline void lower_registers() {
 // Barrier `id` (1 ... 15) of the block, for `threads` threads of whole warps.
 __device__ inline void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
-// Orders this warpgroup's writes of registers before the wgmma that follow.
+// Orders this warpgroup's register writes before the following wgmma.
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>
@@ -140,7 +140,7 @@ __device__ inline uint64_t swizzled_descriptor(uint32_t address) {
 template <int kColumns, bool kUnsigned>
 __device__ inline void wgmma(int (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate);
 
-// Inline assembly takes literals only; the list of registers is all that these macros spare.
+// Macros, as inline assembly takes only literals: they write the lists of registers.
 #define ULP_D8(d, i) \
   "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), "+r"(d[i + 6]), "+r"(d[i + 7])
 #define ULP_WGMMA(columns, b_type, registers, a0, a1, a2, a3, descriptor, flag, ...)                                                      \

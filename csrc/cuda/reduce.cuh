@@ -1,4 +1,4 @@
-// The small kernels around a product: sums of slices, sums of rows.
+// The small kernels around a product: sums of slices, and sums of rows.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,14 +12,14 @@ namespace ulp::cuda {
 
 constexpr int kReduceThreads = 256;
 
-// Adds the slices of a product that was split in k and finishes the result: a thread a pair of channels.
+// Adds the slices of a product that was split in k and finishes the result: one thread per pair of channels.
 __global__ void __launch_bounds__(kReduceThreads) add_slices(const __grid_constant__ Arguments p) {
   const int64_t pairs = (p.n + 1) / 2;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x;
   if (at >= pairs * p.m) return;
   const int row = static_cast<int>(at / pairs);
   const int channel = static_cast<int>(at % pairs) * 2;
-  // Modulo 2^32: each slice is exact, and so is the result, whatever sums in between do.
+  // Modulo 2^32: intermediate sums may wrap, the result fits.
   uint32_t sum[2] = {0, 0};
   for (int split = 0; split < p.splits; ++split) {
     const int2 part = *reinterpret_cast<const int2*>(p.partials + (split * static_cast<int64_t>(p.m) + row) * pairs * 2 + channel);
@@ -30,20 +30,20 @@ __global__ void __launch_bounds__(kReduceThreads) add_slices(const __grid_consta
   finish(p.finish, Channels<2>(p.finish, channel), row, both);
 }
 
-// X_a: a warp sums a row of k bytes, signed or not.
+// X_a: each warp sums one row of k bytes, signed or not.
 __global__ void __launch_bounds__(kReduceThreads)
     sum_rows(const unsigned char* a, int64_t stride, int m, int k, bool aligned, bool is_signed, int* sums) {
   const int row = static_cast<int>(blockIdx.x) * (kReduceThreads / 32) + static_cast<int>(threadIdx.x) / 32;
   if (row >= m) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const unsigned char* from = a + row * stride;
-  const uint32_t flip = is_signed ? 0x80808080u : 0;  // to unsigned, 128 more each
+  const uint32_t flip = is_signed ? 0x80808080u : 0;  // makes bytes unsigned: 128 is added to each
   uint32_t sum = 0;
   const int whole = aligned ? k / 16 * 16 : 0;
   for (int at = lane * 16; at < whole; at += 32 * 16) {
     const uint4 value = *reinterpret_cast<const uint4*>(from + at);
     const uint32_t words[4] = {value.x ^ flip, value.y ^ flip, value.z ^ flip, value.w ^ flip};
-    uint32_t pairs = 0;  // two 16-bit sums of 8 bytes
+    uint32_t pairs = 0;  // two 16-bit sums of 8 bytes each
 #pragma unroll
     for (int i = 0; i < 4; ++i) pairs += (words[i] & 0x00FF00FFu) + (words[i] >> 8 & 0x00FF00FFu);
     sum += (pairs & 0xFFFF) + (pairs >> 16);

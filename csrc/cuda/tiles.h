@@ -1,4 +1,4 @@
-// The tiles of the kernels: sizes only, for the kernels themselves and for the host that chooses among them.
+// Sizes of the kernels' tiles, for the kernels and for the host code that chooses among them.
 #pragma once
 
 #include <cstdint>
@@ -7,14 +7,14 @@
 
 namespace ulp::cuda {
 
-// gemm_mma.cuh: how a block of threads shares out a tile.
+// gemm_mma.cuh: how the warps of a thread block divide a tile.
 template <int kWarpsChannels_, int kWarpsTokens_, int kWarpsK_, int kStrips_, int kColumns_>
 struct MmaTile {
   static constexpr int kWarpsChannels = kWarpsChannels_;
   static constexpr int kWarpsTokens = kWarpsTokens_;
   static constexpr int kWarpsK = kWarpsK_;
-  static constexpr int kStrips = kStrips_;    // of a warp, 16 channels each
-  static constexpr int kColumns = kColumns_;  // fragments of 8 tokens of a warp
+  static constexpr int kStrips = kStrips_;    // per warp, 16 channels each
+  static constexpr int kColumns = kColumns_;  // fragments of 8 tokens per warp
   static constexpr int kThreads = 32 * kWarpsChannels * kWarpsTokens * kWarpsK;
   static constexpr int kTileStrips = kWarpsChannels * kStrips;
   static constexpr int kChannels = kTileStrips * kStrip;
@@ -23,7 +23,7 @@ struct MmaTile {
 
   static constexpr int weight_bytes(int bits) { return kWarpsK * kTileStrips * strip_bytes(bits); }
   static constexpr int stage_bytes(int bits) { return weight_bytes(bits) + kWarpsK * kTokens * kBlock; }
-  // Sums of the warps of k but the first, while they are added; where the stages were.
+  // Where the sums of all warps of k but the first are added at the end: it overlays the stages.
   static constexpr int exchange_bytes() { return (kWarpsK - 1) * kChannels * kTokens * 4; }
 };
 
@@ -36,28 +36,28 @@ constexpr int kMaxMmaStages = 6;
 // gemm_sm90.cuh: two warpgroups of 64 channels each.
 constexpr int kSm90Threads = 384;
 constexpr int kSm90ConsumerWarps = 8;
-constexpr int kSm90MaxStages = 16;  // of 1-bit weights, to have enough bytes under way
+constexpr int kSm90MaxStages = 16;  // 1-bit weights need that many to have enough bytes under way
 constexpr int kSm90MaxSplits = 8;   // the largest cluster that every Hopper can place
-constexpr int kSm90TokenGroup = 8;  // token tiles that are worked on together, so that both operands of a wave of blocks stay in L2
+constexpr int kSm90TokenGroup = 8;  // neighbouring token tiles that are computed together, so that both operands of a wave stay in L2
 
 constexpr int sm90_stage_bytes(int bits, int tokens) { return tokens * kBlock + kPanelStrips * strip_bytes(bits); }
 constexpr int sm90_barrier_bytes() { return 2 * 8 * kSm90MaxStages; }
 
-// The columns of one wgmma. More tokens take several: with the A operand in registers nothing is read twice.
+// The columns of one wgmma. More tokens take several instructions; as the A operand is in registers, nothing is read twice.
 constexpr int sm90_columns(int tokens) { return tokens < 64 ? tokens : 64; }
 
-// Tiles of up to this many tokens can be split in k.
+// The widest tile, in tokens, that can be split in k.
 constexpr int kSm90SplitTokens = 64;
-// Rows of results that pass through shared memory together: all, where blocks of a cluster add them.
+// Rows of results that pass through shared memory together: all of them if the blocks of a cluster add them.
 constexpr int sm90_staged(int tokens) { return tokens <= kSm90SplitTokens ? tokens : 32; }
-// A row: the sums of 64 channels, and 4 words more against bank conflicts.
+// Bytes from row to row: the sums of 64 channels, and 4 words of padding against bank conflicts.
 constexpr int kSm90Pitch = (64 + 4) * 4;
 constexpr int sm90_exchange_bytes(int tokens) { return 2 * sm90_staged(tokens) * kSm90Pitch; }
 constexpr int sm90_shared_bytes(int bits, int tokens, int stages) {
   return stages * sm90_stage_bytes(bits, tokens) + sm90_barrier_bytes() + sm90_exchange_bytes(tokens);
 }
 
-// The K that one accumulator can take whatever the weights and activations (unpack.cuh): a multiple of kBlock.
+// The largest K of one accumulator for any weights and activations (unpack.cuh): a multiple of kBlock.
 constexpr int64_t kMaxSplitK = 65536;
 static_assert(kMaxSplitK * 128 * 255 <= INT32_MAX && kMaxSplitK % kBlock == 0);
 

@@ -1,14 +1,13 @@
-// From packed words to the registers of the tensor cores and back. Everything here runs on host and device, and is tested on the host
-// against the picture in layout.h.
+// From packed words to the registers of the tensor cores and back, on host and device; tested on the host against the picture in layout.h.
 //
-// A b-bit weight becomes a signed byte with its bits at the top, w << (8 - b): for two's complement that is a mask, and the sign comes by
-// itself. The sum over k is then 2^(8 - b) times too large and shifted back at the end, exactly. The bound: an accumulator holds
+// A b-bit weight becomes a signed byte with its bits at the top, w << (8 - b): for two's complement that is a mask, without sign extension.
+// The sum over k is then 2^(8 - b) times too large, and shifted back exactly at the end. The bound: an accumulator holds
 // |sum| <= K * 128 * max|a| < 2^31, so K <= 65793 for activations up to 255 and K <= 131071 for signed ones; longer K is split
 // (kMaxSplitK). The 4-bit units get w << (4 - b) in nibbles in the same way.
 //
-// Bipolar weights (1 bit: 0 means +1, 1 means -1) become 0x40 or 0xC0 = +-64, with one more bit set by a mask of the caller's.
+// Bipolar weights (1 bit: 0 means +1, 1 means -1) become 0x40 or 0xC0 = +-64: the caller's mask `bipolar` sets the bit 0x40.
 //
-// Arithmetic instructions per 8 weights, shifts of zero and compile-time constants left out: 4 bits 3, 2 bits 3.5, 1 bit 4, 3 bits 6,
+// Arithmetic instructions per 8 weights, without shifts by zero and compile-time constants: 4 bits 3, 2 bits 3.5, 1 bit 4, 3 bits 6,
 // 5 and 7 bits 9 to 11, 6 bits 8, 8 bits 0.
 #pragma once
 
@@ -29,13 +28,13 @@ struct Words {
   uint32_t word[kCount];
 };
 
-// x where the bits of mask are set, y elsewhere: one LOP3.
+// Bits of x where mask is 1, of y where it is 0: one LOP3.
 __host__ __device__ inline uint32_t select(uint32_t mask, uint32_t x, uint32_t y) { return (x & mask) | (y & ~mask); }
 
 __host__ __device__ inline uint32_t shift_left(uint32_t x, int by) { return by >= 0 ? x << by : x >> -by; }
 
-// Registers h (low nibbles) and h + 2 (high nibbles) of a step: the last 1 to 3 bits of the weights (all, if there are no more than 3) at
-// the top of each nibble. The bits below are anything.
+// Registers h (low nibbles) and h + 2 (high nibbles) of a step: the low b & 3 bits of the weights at the top of each nibble. The bits below
+// them are undefined.
 template <int kBits>
 __host__ __device__ inline uint32_t low_nibbles(const Words<kBits>& words, int step, int h) {
   const int place = 2 * (step % 2) + h;  // of the low nibble's bit in the 1-bit plane
@@ -51,7 +50,7 @@ __host__ __device__ inline uint32_t low_nibbles(const Words<kBits>& words, int s
   }
 }
 
-// The weights of up to 4 bits at the top of each nibble; below them, anything.
+// The weights of up to 4 bits at the top of each nibble; the bits below them are undefined.
 template <int kBits>
 __host__ __device__ inline uint32_t top_nibbles(const Words<kBits>& words, int step, int h) {
   static_assert(kBits <= 4);
@@ -62,7 +61,7 @@ __host__ __device__ inline uint32_t top_nibbles(const Words<kBits>& words, int s
   }
 }
 
-// Bytes of which the `bits` at the top count, four times in a word; and nibbles, eight times.
+// Masks of the top `bits` of every byte of a word, and of every nibble.
 constexpr uint32_t top_of_bytes(int bits) { return ((0xFFu << (8 - bits)) & 0xFFu) * 0x01010101u; }
 constexpr uint32_t top_of_nibbles(int bits) { return ((0xFu << (4 - bits)) & 0xFu) * 0x11111111u; }
 
@@ -103,10 +102,10 @@ __host__ __device__ inline void unpack_nibbles(const Words<kBits>& words, int pa
   }
 }
 
-// Four bytes each of b0 and b1 (k and k + 16) as the eight nibbles that stand against unpack_nibbles.
+// Four bytes each of b0 and b1 (k and k + 16) as eight nibbles in the order of unpack_nibbles.
 __host__ __device__ inline uint32_t interleave_nibbles(uint32_t b0, uint32_t b1) { return select(0x0F0F0F0Fu, b0, b1 << 4); }
 
-// The words of lane 4 g + t from its 64 weights: value(fragment row 0..15, k 0..127) gives the stored, signed ones.
+// The words of lane 4 g + t from its 64 weights; value(fragment row 0..15, k 0..127) returns a stored, signed one.
 template <int kBits, typename Value>
 __host__ __device__ inline Words<kBits> pack_lane(int lane, const Value& value) {
   Words<kBits> words{};
@@ -132,7 +131,7 @@ __host__ __device__ inline Words<kBits> pack_lane(int lane, const Value& value) 
   return words;
 }
 
-// Where word `index` of a lane's Words lies within the strip and block, in bytes.
+// The offset of word `index` of a lane's Words within the strip and block, in bytes.
 template <int kBits>
 __host__ __device__ constexpr int word_offset(int lane, int index) {
   if constexpr ((kBits & 1) != 0) {

@@ -49,7 +49,7 @@ inline __m256i either(__m256i x, __m256i y) { return _mm256_or_si256(x, y); }
 namespace ulp {
 namespace {
 
-// C is written once a tile and by then has long left the first-level cache: fetched while the sums are made, the stores need not wait.
+// C is written once per tile and by then has long left the first-level cache: fetched while the sums are made, the stores need not wait.
 template <int rows, int units>
 ULP_INLINE void prefetch_c(const Tile& t, int first_unit) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) {

@@ -6,8 +6,13 @@
 #include <cstring>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <shared_mutex>
 #include <stdexcept>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 #if defined(ULP_ARM64)
 #include "costs_arm64.h"
@@ -47,7 +52,7 @@ size_t cpu_index() {
 // The costs of a kernel at a bit pair, one for each of kCostRows; nullptr where there are none.
 const uint32_t* find_costs(const Kernel& kernel, int a_bits, int b_bits) {
   using Pairs = std::array<const uint32_t*, 64>;
-  static const std::vector<Pairs> index = [] {
+  static const auto& index = *new std::vector<Pairs>([] {  // never destroyed, as below
     const KernelTable table = kernel_table();
     std::vector<Pairs> costs(table.size, Pairs{});
     for (const CostRow& row : kCosts) {
@@ -57,7 +62,7 @@ const uint32_t* find_costs(const Kernel& kernel, int a_bits, int b_bits) {
       }
     }
     return costs;
-  }();
+  }());
   return index[row_of(kernel)][static_cast<size_t>(a_bits * 8 + b_bits - 9)];
 }
 
@@ -138,10 +143,13 @@ struct Tuned {
   std::map<TunedKey, std::vector<double>> seconds;
 };
 
-Tuned& tuned() {
-  static Tuned& t = *new Tuned;  // never destroyed: threads may still call while the process ends
-  return t;
-}
+// Never destroyed: threads may still call while the process ends. A forked child gets a new lock, since those who held the old one are
+// readers that it lacks: who writes holds Python's own lock, and so does who forks.
+Tuned& tuned_table = *new Tuned;
+
+#if !defined(_WIN32)
+const int renews_lock = pthread_atfork(nullptr, nullptr, [] { new (&tuned_table.mutex) std::shared_mutex; });
+#endif
 
 }  // namespace
 
@@ -160,7 +168,7 @@ const char* basis_name(Basis basis) {
 }
 
 Estimator::Estimator(const Shape& shape) : shape_(shape) {
-  Tuned& t = tuned();
+  Tuned& t = tuned_table;
   if (!t.any.load(std::memory_order_acquire)) return;
   const std::shared_lock<std::shared_mutex> lock(t.mutex);
   const auto found = t.seconds.find(key_of(shape));
@@ -192,14 +200,14 @@ void set_tuned(const Shape& shape, const std::map<std::string, double>& seconds)
       throw std::invalid_argument("kernel '" + name + "' cannot take " + std::to_string(value) + " seconds");
     by_row[row_of(find_kernel(name))] = value;
   }
-  Tuned& t = tuned();
+  Tuned& t = tuned_table;
   const std::unique_lock<std::shared_mutex> lock(t.mutex);
   t.seconds[key_of(shape)] = std::move(by_row);
   t.any.store(true, std::memory_order_release);
 }
 
 void forget_tuned() {
-  Tuned& t = tuned();
+  Tuned& t = tuned_table;
   const std::unique_lock<std::shared_mutex> lock(t.mutex);
   t.seconds.clear();
   t.any.store(false, std::memory_order_release);

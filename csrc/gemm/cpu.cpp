@@ -108,7 +108,7 @@ CpuCore detect() { return {}; }
 }  // namespace
 
 const CpuCore& cpu_core() {
-  static const CpuCore core = detect();
+  static const CpuCore& core = *new CpuCore(detect());  // never destroyed: threads may still call while the process ends
   return core;
 }
 

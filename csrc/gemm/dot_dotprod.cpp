@@ -4,7 +4,8 @@
 //   Panel: code - 2^(b-1) as s8, 8 columns x 4 k in two registers (multiply_neon.h): sdot takes a 32-bit lane of A against each column's.
 //   KernelAtBits: four products go to s32, which wraps modulo 2^32, as the driver expects.
 //
-// Ceiling: 24 sums, two registers of panel and three of A: 24 sdot and 8.75 loads a step, so the two sdot a cycle of a Neoverse N1 bind.
+// Ceiling: 24 sums, two registers of panel and three of A: 24 sdot and 8.75 loads per step, so the two sdot per cycle of a Neoverse N1
+// bind.
 #include "multiply_neon.h"
 
 namespace ulp::dot_dotprod {
@@ -61,29 +62,10 @@ struct Dot {
   static ULP_INLINE Vec widen(Vec acc) { return acc; }
 };
 
-void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
-  centre_rows(codes, stride, rows, k32, out, out_stride, 128);
-}
-
 }  // namespace
 
 bool supports(int, int) { return true; }
 
-KernelAtBits bind(int a_bits, int b_bits) {
-  KernelAtBits b;
-  b.centre_b = centre_of(b_bits);
-  b.spill_every = 1 << 30;  // nothing to spill
-  b.max_kc = 512;
-  b.step_k = Dot::kStepK;
-  b.any_start = true;
-  b.panel_bytes = kUnitCodes;
-  if (a_bits == 8) {
-    b.centre_a = 128;
-    b.pack_a = centre_a;
-  }
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand_signed<decltype(bits)::value, false>; });
-  b.run = run<Dot>;
-  return b;
-}
+KernelAtBits bind(int a_bits, int b_bits) { return bind_signed(a_bits, b_bits, Dot::kStepK, run<Dot>); }
 
 }  // namespace ulp::dot_dotprod

@@ -16,7 +16,6 @@ namespace {
 
 struct IsaRow {
   Isa isa;
-  const char* name;
   bool (*runs_here)();
 };
 
@@ -52,17 +51,17 @@ bool has_i8mm() { return false; }
 // Best first.
 const IsaRow kIsas[] = {
 #if defined(ULP_X86)
-    {Isa::avx512vbmi, "avx512vbmi", has<kAvx512VbmiFeatures>},
-    {Isa::avx512vnni, "avx512vnni", has<kAvx512VnniFeatures>},
-    {Isa::avx512, "avx512", has<kAvx512Features>},
-    {Isa::avxvnni, "avxvnni", has<kAvxVnniFeatures>},
-    {Isa::avx2, "avx2", has<kAvx2Features>},
+    {Isa::avx512vbmi, has<kAvx512VbmiFeatures>},
+    {Isa::avx512vnni, has<kAvx512VnniFeatures>},
+    {Isa::avx512, has<kAvx512Features>},
+    {Isa::avxvnni, has<kAvxVnniFeatures>},
+    {Isa::avx2, has<kAvx2Features>},
 #elif defined(ULP_ARM64)
-    {Isa::i8mm, "i8mm", has_i8mm},
-    {Isa::dotprod, "dotprod", has_dotprod},
-    {Isa::neon, "neon", always},
+    {Isa::i8mm, has_i8mm},
+    {Isa::dotprod, has_dotprod},
+    {Isa::neon, always},
 #endif
-    {Isa::baseline, "baseline", always},
+    {Isa::baseline, always},
 };
 
 // Bit i: level i is here.
@@ -89,22 +88,39 @@ std::string join(const std::vector<std::string>& names) {
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  for (const IsaRow& row : kIsas) {
-    if (row.isa == isa) return row.name;
+  switch (isa) {
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avxvnni:
+      return "avxvnni";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx512vnni:
+      return "avx512vnni";
+    case Isa::avx512vbmi:
+      return "avx512vbmi";
+    case Isa::neon:
+      return "neon";
+    case Isa::dotprod:
+      return "dotprod";
+    case Isa::i8mm:
+      return "i8mm";
+    case Isa::baseline:
+      break;
   }
-  return "unknown";
+  return "baseline";
 }
 
 std::vector<std::string> known_isas() {
   std::vector<std::string> names;
-  for (const IsaRow& row : kIsas) names.push_back(row.name);
+  for (const IsaRow& row : kIsas) names.push_back(isa_name(row.isa));
   return names;
 }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const IsaRow& row : kIsas) {
-    if (is_here(row.isa)) names.push_back(row.name);
+    if (is_here(row.isa)) names.push_back(isa_name(row.isa));
   }
   return names;
 }
@@ -123,7 +139,7 @@ Isa current_isa() {
 
 void set_isa(const std::string& name) {
   for (const IsaRow& row : kIsas) {
-    if (name != row.name) continue;
+    if (name != isa_name(row.isa)) continue;
     if (!is_here(row.isa)) {
       throw std::invalid_argument("isa '" + name + "' is not available on this CPU; available: " + join(available_isas()));
     }

@@ -12,7 +12,7 @@ namespace ulp {
 // isa.cpp.
 enum class Isa { baseline = 0, avx2 = 1, avxvnni = 2, avx512 = 3, avx512vnni = 4, avx512vbmi = 5, neon = 16, dotprod = 17, i8mm = 18 };
 
-const char* isa_name(Isa isa);
+const char* isa_name(Isa isa);  // of any architecture
 
 std::vector<std::string> known_isas();      // in this build, best first
 std::vector<std::string> available_isas();  // on this CPU, best first

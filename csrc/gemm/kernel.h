@@ -1,13 +1,13 @@
 // struct Kernel: what a micro-kernel is to the driver. One struct for all of them; the table is in kernels.cpp.
 //
-// The driver (gemm.cpp) cuts C into tiles of at most mr rows x nr columns and K into blocks, and for every tile calls
+// The driver (panel_loop.cpp) cuts C into tiles of at most mr rows x nr columns and K into blocks. Three functions work for it:
 //
-//     pack_a   codes of the rows                -> the kernel's own A        (once a block of rows)
-//     expand   bitpacked units of the columns       -> the kernel's own panel    (once a panel and K-block; stays in cache)
+//     pack_a   codes of the rows                -> the kernel's own A        (once per block of rows)
+//     expand   bitpacked units of the columns   -> the kernel's own panel    (once per panel and K-block; stays in cache)
 //     run      A rows x panel                   -> int32 tile
 //
-// A convolution (conv/direct.cpp) calls those that set KernelAtBits::step_k likewise, but packs the image's pixels instead of rows and
-// hands run a Gather: the rows of A overlap there and are never made.
+// A convolution (conv/direct.cpp) can use the kernels that set KernelAtBits::step_k: it packs the image's pixels instead of rows, and run
+// gets a Gather, since the rows of A overlap in the image and are never written out.
 //
 // A kernel computes  acc = sum_k (u_a - centre_a) * (u_b - centre_b)  over codes u (pack/bits.h), modulo 2^32, and stores
 //

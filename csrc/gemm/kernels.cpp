@@ -30,7 +30,7 @@ ULP_KERNEL(stream_avx512vnni)
 ULP_KERNEL(bitserial_avx512vbmi)
 ULP_KERNEL(lut_avx512vbmi)
 #elif defined(ULP_ARM64)
-ULP_KERNEL(ulppack_i8mm)
+ULP_KERNEL(rowpair_i8mm)
 ULP_KERNEL(mmla_i8mm)
 ULP_KERNEL(dot_dotprod)
 ULP_KERNEL(mul8_neon)
@@ -65,7 +65,7 @@ const Kernel kKernels[] = {
     {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},
     {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
 #elif defined(ULP_ARM64)
-    {"ulppack_i8mm_12x32", "ulppack", Isa::i8mm, 12, 32, ulppack_i8mm::supports, ulppack_i8mm::bind},
+    {"rowpair_i8mm_12x32", "rowpair", Isa::i8mm, 12, 32, rowpair_i8mm::supports, rowpair_i8mm::bind},
     {"mmla_i8mm_6x32", "mmla", Isa::i8mm, 6, 32, mmla_i8mm::supports, mmla_i8mm::bind},
     {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, dot_dotprod::supports, dot_dotprod::bind},
     {"lut_neon_3x96", "lut", Isa::neon, 3, 96, lut_neon::supports, lut_neon::bind},

@@ -1,7 +1,7 @@
 // lut on AVX2: vpshufb, tile 3 x 96 (tile_lut.h).
 //
-// Ceiling on Zen 3: 18 vector operations and 9 loads (and 3 scalar ones) a step. Measured from L1: 188 multiply-accumulates a cycle at g =
-// 4, 94 at g = 2, before the spills, which take 3 operations and 2 stores an accumulator.
+// Ceiling on Zen 3: 18 vector operations and 9 loads (and 3 scalar ones) per step. Measured from L1: 188 multiply-accumulates per cycle at
+// g = 4, 94 at g = 2, before the spills, which take 3 operations and 2 stores an accumulator.
 #include "bitpacked_avx2.h"
 
 namespace ulp {

@@ -1,7 +1,7 @@
 // lut on NEON: tbl, tile 3 x 96 (tile_lut.h).
 //
-// Ceiling: 18 tbl and 18 add a step for 1152 products at g = 4; 64 a cycle where two of them are issued a cycle (Neoverse N1), 32 on a
-// Cortex-A72, whose tbl takes 1.5 cycles; half of that at g = 2.
+// Ceiling: 18 tbl and 18 add per step for 1152 products at g = 4; 64 per cycle where two of them are issued per cycle (Neoverse N1), 32 on
+// a Cortex-A72, whose tbl takes 1.5 cycles; half of that at g = 2.
 #include "bitpacked_neon.h"
 
 namespace ulp {

@@ -1,20 +1,16 @@
-// mul8 and mull on NEON: the 8-bit multiply with 8-bit sums, and the long multiply with 16-bit sums, tile 3 x 32. Two levels of sums each.
+// mul8 on NEON: the 8-bit multiply with 8-bit sums, tile 3 x 32, two levels of sums.
 //
 //   A: codes, four k of a row in all lanes of a register by ld1r; centred (and packed for it) where that lets sums gather for longer.
 //   Panel: code - 2^(b-1) as s8, 8 columns x 4 k in two registers, as for vpmaddubsw (multiply_neon.h); negated where A is centred.
 //
-// mul8: mla.16b, 16 products an instruction, each in a lane of its own: `local` steps, the first by mul, then sadalp into s16.
+//   mla.16b, 16 products an instruction, each in a lane of its own: `local` steps, the first by mul, then sadalp into s16.
 //   KernelAtBits. With both operands centred the extreme product is (-2^(a-1)) (-2^(b-1)), the one that s8 has no room for at W4A4; negated
 //   weights turn it into -2^(a+b-2), which s8 has: products lie in [lo, hi] and local = min(128 / -lo, 127 / hi): 32 steps for W2A2, 8 for
 //   W3A3, 2 for W4A4, W5A3 and W6A2. Uncentred A needs no packing, so it is left alone where 16 steps fit anyway. Then s16: two lanes join,
 //   so a run may have floor(32767 / (2 max(-lo, hi))) steps.
-//
-// mull: smull, smlal: 8 products an instruction, `local` steps in s16, then sadalp into s32. Every pair.
-//   KernelAtBits. local = floor(32767 / max|product|): 2 steps for W8A7, 4 for W7A7 and 1 for W8A8, whose product reaches 2^14; 8-bit A is
-//   centred, so that it is an s8. s32 wraps modulo 2^32, as the driver expects.
 #include "multiply_neon.h"
 
-namespace ulp {
+namespace ulp::mul8_neon {
 namespace {
 
 // Multiplies are in assembly, and volatile, because compilers hoist loads of the panel, run out of registers and spill sums.
@@ -50,39 +46,6 @@ struct NegatedMla : Mla {
   static ULP_INLINE Vec widen(const Acc& acc) { return as_vec(vnegq_s32(vpaddlq_s16(acc.lo)), vnegq_s32(vpaddlq_s16(acc.hi))); }
 };
 
-struct Mull {
-  static constexpr int kRows = 3;
-  static constexpr int kVecs = 1;
-  static constexpr int kStepK = 4;
-  static constexpr bool kSpills = false;
-
-  struct Local {
-    int16x8_t columns[4];  // two columns each
-  };
-  struct Acc {
-    int32x4_t columns[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-  };
-
-  static ULP_INLINE void first(Local& sum, uint8x16_t a, Vec b) {
-    __asm__ volatile("smull %0.8h, %1.8b, %2.8b" : "=w"(sum.columns[0]) : "w"(b.lo), "w"(a));
-    __asm__ volatile("smull2 %0.8h, %1.16b, %2.16b" : "=w"(sum.columns[1]) : "w"(b.lo), "w"(a));
-    __asm__ volatile("smull %0.8h, %1.8b, %2.8b" : "=w"(sum.columns[2]) : "w"(b.hi), "w"(a));
-    __asm__ volatile("smull2 %0.8h, %1.16b, %2.16b" : "=w"(sum.columns[3]) : "w"(b.hi), "w"(a));
-  }
-  static ULP_INLINE void next(Local& sum, uint8x16_t a, Vec b) {
-    __asm__ volatile("smlal %0.8h, %1.8b, %2.8b" : "+w"(sum.columns[0]) : "w"(b.lo), "w"(a));
-    __asm__ volatile("smlal2 %0.8h, %1.16b, %2.16b" : "+w"(sum.columns[1]) : "w"(b.lo), "w"(a));
-    __asm__ volatile("smlal %0.8h, %1.8b, %2.8b" : "+w"(sum.columns[2]) : "w"(b.hi), "w"(a));
-    __asm__ volatile("smlal2 %0.8h, %1.16b, %2.16b" : "+w"(sum.columns[3]) : "w"(b.hi), "w"(a));
-  }
-  static ULP_INLINE void join(Acc& acc, const Local& sum) {
-    ULP_UNROLL for (int i = 0; i < 4; ++i) acc.columns[i] = vpadalq_s16(acc.columns[i], sum.columns[i]);
-  }
-  static ULP_INLINE Vec widen(const Acc& acc) {
-    return as_vec(vpaddq_s32(acc.columns[0], acc.columns[1]), vpaddq_s32(acc.columns[2], acc.columns[3]));
-  }
-};
-
 struct Extent {
   int lo;
   int hi;
@@ -115,19 +78,7 @@ static_assert(mla_steps(products(1, 1)) == 127 && mla_steps(products(2, 2)) == 2
 static_assert(mla_steps(products(4, 4)) == 2 && mla_steps(products(5, 3)) == 2 && mla_steps(products(6, 2)) == 2, "s8 sums");
 static_assert(mla_steps(products(5, 4)) == 1 && mla_steps(products(7, 2)) == 1, "s8 sums");
 
-constexpr int mull_steps(int a_bits, int b_bits) {
-  return accumulation_length(32767, 1, max_product(a_bits, a_bits == 8 ? 128 : 0, b_bits, centre_of(b_bits)));
-}
-static_assert(mull_steps(8, 8) == 1 && mull_steps(7, 7) == 4 && mull_steps(7, 8) == 2 && mull_steps(5, 5) == 66, "s16 sums");
-
-template <int centre>
-void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
-  centre_rows(codes, stride, rows, k32, out, out_stride, centre);
-}
-
 }  // namespace
-
-namespace mul8_neon {
 
 bool supports(int a_bits, int b_bits) { return mla_steps(products(a_bits, b_bits)) >= 2; }
 
@@ -153,29 +104,4 @@ KernelAtBits bind(int a_bits, int b_bits) {
   return b;
 }
 
-}  // namespace mul8_neon
-
-namespace mull_neon {
-
-bool supports(int, int) { return true; }
-
-KernelAtBits bind(int a_bits, int b_bits) {
-  KernelAtBits b;
-  b.centre_b = centre_of(b_bits);
-  b.spill_every = 1 << 30;  // nothing to spill
-  b.max_kc = 512;
-  b.step_k = Mull::kStepK;
-  b.any_start = true;
-  b.panel_bytes = kUnitCodes;
-  if (a_bits == 8) {
-    b.centre_a = 128;
-    b.pack_a = centre_a<128>;
-  }
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand_signed<decltype(bits)::value, false>; });
-  b.run = run_of_steps<Mull>(rounded_steps(mull_steps(a_bits, b_bits)));
-  return b;
-}
-
-}  // namespace mull_neon
-
-}  // namespace ulp
+}  // namespace ulp::mul8_neon

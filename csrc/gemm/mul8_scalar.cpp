@@ -1,6 +1,6 @@
 // mul8, portable: 4 x 8 tile, any bit pair, any CPU. The other kernels' results are held against the numpy reference, as are this one's.
 //
-// Panel: the unit's eight vectors as they decode (layout.h): 8 columns x 4 k a step. A: codes.
+// Panel: the unit's eight vectors as they decode (layout.h): 8 columns x 4 k per step. A: codes.
 // Accumulator: uint32, whose wrap-around is the modulo 2^32 that the driver expects, so there is no bound to keep.
 #include "../pack/pack.h"
 #include "kernel.h"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bitpacked_avx2.h"
+#include "panel_codes.h"
 
 namespace ulp {
 namespace {

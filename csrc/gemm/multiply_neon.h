@@ -28,6 +28,30 @@ constexpr int centre_of(int bits) { return bits == 1 ? 0 : 1 << (bits - 1); }
 // The largest of 1, 2, 4, 8, 16 that is at most `steps`.
 constexpr int rounded_steps(int steps) { return steps >= 16 ? 16 : steps >= 8 ? 8 : steps >= 4 ? 4 : steps >= 2 ? 2 : steps; }
 
+template <int centre>
+void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
+  centre_rows(codes, stride, rows, k32, out, out_stride, centre);
+}
+
+// Kernels on panels of expand_signed whose sums of 32 bits wrap modulo 2^32, so that nothing is spilled. 8-bit A is centred (and packed for
+// it), so that it is an s8.
+inline KernelAtBits bind_signed(int a_bits, int b_bits, int step_k, void (*run)(const Tile&)) {
+  KernelAtBits b;
+  b.centre_b = centre_of(b_bits);
+  b.spill_every = 1 << 30;
+  b.max_kc = 512;
+  b.step_k = step_k;
+  b.any_start = true;
+  b.panel_bytes = kUnitCodes;
+  if (a_bits == 8) {
+    b.centre_a = 128;
+    b.pack_a = centre_a<128>;
+  }
+  b.expand = for_bits(b_bits, [](auto bits) { return &expand_signed<decltype(bits)::value, false>; });
+  b.run = run;
+  return b;
+}
+
 // M multiplies and gathers `local` steps in Local, which then join Acc:
 //   first(local, a, b), next(local, a, b)   a step: set, add; a: four k of a row in all lanes, b: Vec of panel
 //   join(acc, local)

@@ -1,4 +1,4 @@
-// ulppack on AVX2: two *outputs* in one operand of vpmaddubsw, tile 6 x 32.
+// rowpair on AVX2: two *outputs* in one operand of vpmaddubsw, tile 6 x 32.
 //
 // ULPPACK (Won et al., MLSys 2022) puts two k of one output in a 16-bit lane and keeps the middle of the product. vpmaddubsw already adds
 // two k, so here a lane carries two rows of A instead, and nothing of the product is thrown away:
@@ -17,7 +17,6 @@
 //
 // Ceiling on Zen 3: twice mul8's before the spills, which take 3 operations, 2 loads and 2 stores an accumulator.
 #include "multiply_avx2.h"
-#include "panel_codes.h"
 
 namespace ulp::rowpair_avx2 {
 namespace {

@@ -103,20 +103,14 @@ class Pool {
 
 std::atomic<int> limit{1};
 
-// Never destroyed: detached helpers may outlive main(). A forked child has none of the helpers, so it abandons the parent's pool.
-std::atomic<Pool*> current_pool{nullptr};
-
-Pool& pool() {
-  static const bool registered = [] {
-    current_pool.store(new Pool);
+// Never destroyed: detached helpers may outlive main(). A forked child has none of the helpers, so it abandons the parent's pool. Made when
+// the library is loaded: a child would wait without end for a thread of its parent that was making it.
+std::atomic<Pool*> current_pool{[] {
 #if !defined(_WIN32)
-    pthread_atfork(nullptr, nullptr, [] { current_pool.store(new Pool); });
+  pthread_atfork(nullptr, nullptr, [] { current_pool.store(new Pool); });
 #endif
-    return true;
-  }();
-  (void)registered;
-  return *current_pool.load();
-}
+  return new Pool;
+}()};
 
 }  // namespace
 
@@ -132,7 +126,7 @@ void set_num_threads(int n) {
 void parallel_for(int64_t count, void (*task)(void*, int64_t), void* context) {
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
   Job job{task, context, count};
-  if (threads <= 1 || inside_task || !pool().try_run(job, threads)) job.work();
+  if (threads <= 1 || inside_task || !current_pool.load()->try_run(job, threads)) job.work();
   if (job.failure) std::rethrow_exception(job.failure);
 }
 

@@ -3,9 +3,9 @@
 //   Sixteen entries hold what g activations contribute for every pattern of g weights: g = 4 weights of 1 bit or 2 of 2 bits, so that one
 //   shuffle and one addition of 32 bytes do 32 columns x g products.
 //
-//   Panel: one byte a column and step, the pattern of its g weights:  | step 0: columns 0 .. 31 | 32 .. 63 | 64 .. 95 | step 1: ...
+//   Panel: one byte per column and step, the pattern of its g weights:  | step 0: columns 0 .. 31 | 32 .. 63 | 64 .. 95 | step 1: ...
 //   A, indexed: which table a step uses. g activations of a bits have 2^(g a) values, so up to 8 bits all tables there can be are constants
-//      (16 to 4096 bytes, in L1) and A holds a u16 offset a step: no table is ever built at run time.
+//      (16 to 4096 bytes, in L1) and A holds a u16 offset per step: no table is ever built at run time.
 //   A, in memory (W1A3, W1A4): 2^(g a) tables are too many, A holds the 16 bytes themselves.
 //
 // KernelAtBits. Entries are sum (u_a - centre_a)(u_b - centre_b) - step_bias, in [0, g * range], where range is the largest product minus
@@ -14,9 +14,8 @@
 // at most 256 steps of 60, 15360 <= 65535.
 //
 // An instruction set has defined, besides bitpacked_<isa>.h:
-//   pack_offsets<a_bits, g>, pack_tables   packing of the two kinds of A: 32 codes -> 32 / g u16, 16 times the number that the codes are
-//   the
-//                                          a-bit digits of; 8 codes -> two tables of 16 bytes
+//   pack_offsets<a_bits, g>, pack_tables   pack the two kinds of A: 32 codes -> 32 / g u16, 16 times the number whose a-bit digits g codes
+//                                          are; 8 codes -> two tables of 16 bytes
 //   expand_vector<b_bits>(slice, kb, first_unit, panel, step_stride)   a K-block of 32 columns
 //   look_up<indexed>(table, a, b, pieces, count, acc)                  acc[rows][vectors] = the steps of the pieces; b moves on
 //   Wide             u16 sums of 32 columns: clear(), set(u8 sums), add(u8 sums), columns(sums): four Vecs of 8 int32

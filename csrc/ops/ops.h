@@ -56,24 +56,8 @@ struct Finish {
   int target_count;
 };
 
-// acc[p][c] = start[c] + sum over taps t of a[p * step + taps[t] + c] * weights[t * weight_stride + c], modulo 2^32; a is unsigned, weights
-// signed. 32 bytes behind the last channel of every tap and of `weights` are readable.
-struct Depthwise {
-  const uint8_t* a;  // first pixel's window
-  int64_t step;      // bytes from a pixel's window to the next one's
-  const int64_t* taps;
-  int tap_count;
-  const int8_t* weights;
-  int64_t weight_stride;
-  int max_product;  // largest |code * weight|: decides how many products may gather in 16 bits
-  const int32_t* start;
-  int64_t pixels;
-  int64_t channels;
-  int32_t* acc;
-  int64_t ld;
-};
-
-// One window of an image: rows y0 .. y1 - 1 in steps of `row_step`, likewise columns, of codes at `a` (pixel 0, 0). Not empty.
+// One window of an image: rows y0 .. y1 - 1 in steps of y_step, columns x0 .. x1 - 1 in steps of x_step, of codes at `a` (pixel 0, 0). Not
+// empty.
 struct Window {
   const uint8_t* a;
   int64_t row;    // bytes from a row to the next
@@ -85,7 +69,6 @@ struct Window {
 
 struct Ops {
   void (*finish)(const Finish& f);
-  void (*depthwise)(const Depthwise& d);
   // out[c] = the largest code in the window. 32 bytes behind the channels of each pixel are readable; exactly `channels` are written.
   void (*window_max)(const Window& w, uint8_t* out);
   // out[c] = the sum of the codes in the window, at most 2^31 - 1.

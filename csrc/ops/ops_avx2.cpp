@@ -135,8 +135,7 @@ void channel_sum(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channe
 }  // namespace
 
 const Ops& avx2_ops() {
-  static const Ops table{ops_avx2::finish,   ops_avx2::depthwise, window_max,         window_sum,
-                         ops_avx2::quantize, channel_sum,         ops_avx2::to_planes};
+  static const Ops table{ops_avx2::finish, window_max, window_sum, ops_avx2::quantize, channel_sum, ops_avx2::to_planes};
   return table;
 }
 

@@ -14,7 +14,6 @@ namespace ops_avx2 {
 
 void finish(const Finish& f);
 void finish_thresholds(const Finish& f, const Target& target);  // one target that has them
-void depthwise(const Depthwise& d);
 bool quantize(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
 void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
 

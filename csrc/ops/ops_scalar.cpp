@@ -81,17 +81,6 @@ void finish(const Finish& f) {
   }
 }
 
-void depthwise(const Depthwise& d) {
-  for (int64_t p = 0; p < d.pixels; ++p) {
-    const uint8_t* a = d.a + p * d.step;
-    for (int64_t c = 0; c < d.channels; ++c) {
-      uint32_t sum = static_cast<uint32_t>(d.start[c]);
-      for (int t = 0; t < d.tap_count; ++t) sum += static_cast<uint32_t>(a[d.taps[t] + c] * d.weights[t * d.weight_stride + c]);
-      d.acc[p * d.ld + c] = static_cast<int32_t>(sum);
-    }
-  }
-}
-
 // f(first channel of a pixel) for every pixel of the window.
 template <class F>
 void for_window(const Window& w, F f) {
@@ -144,7 +133,7 @@ void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, 
 }  // namespace
 
 const Ops& scalar_ops() {
-  static const Ops table{finish, depthwise, window_max, window_sum, quantize, channel_sum, to_planes};
+  static const Ops table{finish, window_max, window_sum, quantize, channel_sum, to_planes};
   return table;
 }
 

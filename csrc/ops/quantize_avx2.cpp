@@ -57,7 +57,7 @@ void store_pixels(const __m256i rows[kChannels], int64_t n, int64_t pixels, uint
   }
 }
 
-// Codes of 4 channels of 32 pixels to 4 bytes a pixel; pixels[i] holds pixels 8 i .. 8 i + 7.
+// Codes of 4 channels of 32 pixels to 4 bytes per pixel; pixels[i] holds pixels 8 i .. 8 i + 7.
 ULP_INLINE void interleave_image(const __m256i rows[4], __m256i pixels[4]) {
   const __m256i low[2] = {_mm256_unpacklo_epi8(rows[0], rows[1]), _mm256_unpackhi_epi8(rows[0], rows[1])};
   const __m256i high[2] = {_mm256_unpacklo_epi8(rows[2], rows[3]), _mm256_unpackhi_epi8(rows[2], rows[3])};

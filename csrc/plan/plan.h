@@ -6,11 +6,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "../pack/packed_matrix.h"
+#include "arena_store.h"
 #include "step.h"
 
 namespace ulp {
@@ -68,7 +68,7 @@ class Plan {
   int add_tensor(Tensor tensor);
   void take_effect(PlannedStep& added);
   void tune_steps();
-  AlignedBytes new_arena() const;
+  std::unique_ptr<AlignedBytes> new_arena() const;
   void run_group(const Context& context, int64_t* step_ns) const;
 
   std::vector<Tensor> tensors_;
@@ -80,8 +80,7 @@ class Plan {
   int64_t group_ = 1;
   int64_t arena_bytes_ = 0;
   int64_t weight_bytes_ = 0;
-  mutable std::mutex arenas_mutex_;
-  mutable std::vector<AlignedBytes> arenas_;  // free ones
+  mutable ArenaStore arenas_;
 };
 
 }  // namespace ulp

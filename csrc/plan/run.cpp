@@ -19,14 +19,14 @@ ImageView<float> Context::floats(Slice s) const {
   return {reinterpret_cast<float*>(bytes.data), {bytes.strides.pixel / size, bytes.strides.row / size, bytes.strides.image / size}};
 }
 
-AlignedBytes Plan::new_arena() const {
-  AlignedBytes arena(static_cast<size_t>(arena_bytes_) + 64);
-  std::memset(arena.data(), 0, arena.size() + 64);
+std::unique_ptr<AlignedBytes> Plan::new_arena() const {
+  auto arena = std::make_unique<AlignedBytes>(static_cast<size_t>(arena_bytes_) + 64);
+  std::memset(arena->data(), 0, arena->size() + 64);
   return arena;
 }
 
 void Plan::tune_steps() {
-  AlignedBytes arena = new_arena();
+  const std::unique_ptr<AlignedBytes> arena = new_arena();
   const int threads = throughput_ ? 1 : num_threads();
   std::vector<AlignedBytes> results;
   std::vector<void*> outputs;
@@ -34,9 +34,9 @@ void Plan::tune_steps() {
     results.emplace_back(static_cast<size_t>(port.shape[0] * port.shape[1] * port.shape[2] * (port.is_codes ? 1 : 4)));
     outputs.push_back(results.back().data());
   }
-  Context context{tensors_, arena.data(), 1, 0, nullptr, outputs.data(), Tasks{threads > 1, threads}, ops(current_isa())};
+  Context context{tensors_, arena->data(), 1, 0, nullptr, outputs.data(), Tasks{threads > 1, threads}, ops(current_isa())};
   for (PlannedStep& s : steps_) {
-    context.scratch = arena.data() + s.scratch;
+    context.scratch = arena->data() + s.scratch;
     s.step->tune(context);
   }
 }
@@ -67,21 +67,13 @@ void Plan::run(const Input& input, void* const* outputs, int64_t* step_ns) const
   const Tasks over_groups{split, threads};
   const Ops& table = ops(current_isa());
   over_groups.run(groups, [&](int64_t g) {
-    AlignedBytes arena;
-    {
-      const std::lock_guard<std::mutex> lock(arenas_mutex_);
-      if (!arenas_.empty()) {
-        arena = std::move(arenas_.back());
-        arenas_.pop_back();
-      }
-    }
-    if (arena.size() == 0) arena = new_arena();
+    std::unique_ptr<AlignedBytes> arena = arenas_.take();
+    if (!arena) arena = new_arena();
     const int64_t first = g * group_;
-    run_group({tensors_, arena.data(), std::min(group_, input.images - first), first, input.data, outputs,
+    run_group({tensors_, arena->data(), std::min(group_, input.images - first), first, input.data, outputs,
                Tasks{!split && threads > 1, threads}, table},
               step_ns);
-    const std::lock_guard<std::mutex> lock(arenas_mutex_);
-    arenas_.push_back(std::move(arena));
+    arenas_.put(std::move(arena));
   });
 }
 

@@ -1,5 +1,5 @@
-// Who knows of what: vector clocks over agents (threads, barriers that count copies, warpgroups' matrix units). An agent stamps what it
-// does with its own epoch; something happened before a thread's next step if the thread's view covers its stamp.
+// Vector clocks over agents: threads, barriers that count copies, warpgroups' matrix units. An agent stamps its accesses with its own
+// epoch; an access happened before a thread's next step if the thread's view covers its stamp.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@ struct Stamp {
 inline bool operator==(Stamp a, Stamp b) { return a.agent == b.agent && a.epoch == b.epoch; }
 
 using Epochs = std::vector<uint32_t>;
-// Never changed once made, so that threads which synchronised share one; nullptr knows nothing.
+// Immutable, so that threads that synchronised share one; nullptr is the empty clock.
 using Known = std::shared_ptr<const Epochs>;
 
 inline bool covers(const Known& known, Stamp stamp) {
@@ -29,7 +29,7 @@ inline bool covers(const Known& known, Stamp stamp) {
 
 struct View {
   Known known;
-  Known fenced;  // of what is known, what a proxy fence has made visible to asynchronous copies and matrix units
+  Known fenced;  // the part that a proxy fence has made visible to asynchronous copies and matrix units
 };
 
 inline bool same(const View& a, const View& b) { return a.known == b.known && a.fenced == b.fenced; }
@@ -50,7 +50,7 @@ class Gatherer {
   }
 
  private:
-  // Threads that come to a barrier mostly share a view: the last one joined is kept, and so its address stays its own.
+  // Threads at a barrier mostly share a view. The last joined one is kept alive, so that its address is not reused.
   static void join(Epochs& into, const Known& from, Known& last) {
     if (from == nullptr || from == last) return;
     if (into.size() < from->size()) into.resize(from->size());
@@ -64,7 +64,7 @@ class Gatherer {
 };
 
 inline View joined(const View& a, const View& b) {
-  // The lanes of a warp come here one after the other with the same two views, and those of other warps between them.
+  // The lanes of a warp join the same two views one after the other, interleaved with those of other warps.
   struct Memo {
     View a, b, result;
   };

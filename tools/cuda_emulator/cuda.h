@@ -1,4 +1,4 @@
-// Of CUDA's driver interface only what the encoding of tensor maps needs, for the emulator. Names and values are CUDA's.
+// The part of CUDA's driver API that the encoding of tensor maps needs. Names and values are CUDA's.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,7 @@ enum CUtensorMapFloatOOBfill {
   CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA = 1,
 };
 
-// Reached through cudaGetDriverEntryPoint, as in a program that does not link libcuda; declared for its type.
+// Called through cudaGetDriverEntryPoint, as in a program that does not link libcuda; declared for its type.
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address, const cuuint64_t* sizes,
                                 const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* element_strides,
                                 CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,

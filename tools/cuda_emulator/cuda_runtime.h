@@ -1,5 +1,5 @@
-// What kernels and their host code need of CUDA's runtime, for the emulator: found before the real header, it makes g++ compile CUDA C++.
-// Names, values and errors are CUDA's. Names of the emulator's own are in namespace ulp::emulator.
+// The part of CUDA's runtime API that the kernels and their host code need. Found before the real header, it lets g++ compile CUDA C++.
+// Names, values and errors are CUDA's; the emulator's own names are in namespace ulp::emulator.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-// No __shared__: shared memory goes through cuda/ptx.cuh alone.
+// No __shared__: all accesses to shared memory go through cuda/ptx.cuh.
 #define __device__
 #define __host__
 #define __global__
@@ -57,7 +57,7 @@ struct dim3 {
 
 // ---------------------------------------------------------------------------------------------------------------- of the device
 
-// Of the thread that runs just now.
+// Of the running thread.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
@@ -110,7 +110,7 @@ T atomicMin(T* address, std::common_type_t<T> value) {
   return old;
 }
 
-int __float2int_rn(float value);  // to nearest even; what does not fit saturates, NaN is 0
+int __float2int_rn(float value);  // to nearest even; saturates, and NaN gives 0
 inline unsigned __float_as_uint(float value) {
   unsigned bits;
   __builtin_memcpy(&bits, &value, 4);
@@ -286,7 +286,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 
-// A kernel that faults leaves its error here, as on a device; unlike there the next launch works again.
+// The error of a kernel that faulted, as on a device; unlike there, later launches work again once it was returned.
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 const char* cudaGetErrorName(cudaError_t error);

@@ -129,7 +129,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
   if (const cudaError_t error = check_device(0)) return error;
   if (flags != cudaEnableDefault) return remember(cudaErrorInvalidValue);
   const bool known = strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
-  const bool enough = version >= 12000;  // where it came in
+  const bool enough = version >= 12000;  // the version that introduced it
   if (known && enough) *function = reinterpret_cast<void*>(&cuTensorMapEncodeTiled);
   const auto found = !known    ? cudaDriverEntryPointSymbolNotFound
                      : !enough ? cudaDriverEntryPointVersionNotSufficent

@@ -1,22 +1,21 @@
-// What tests say to the emulator and ask of it. Plain C, so that Python reaches it in a shared object by ctypes, too.
+// The controls of the emulator for tests. Plain C, so that Python can call them by ctypes.
 #pragma once
 
 #include <cstdint>
 
 #define ULP_EMULATOR_API extern "C" __attribute__((visibility("default")))
 
-// What the last kernel that faulted did, with block, thread and instruction; "" if none has since the last configure or reset.
+// The message of the last kernel that faulted, with block, thread and instruction; "" if none has since the last configure or reset.
 ULP_EMULATOR_API const char* ulp_emulator_last_message();
 
-// The device from now on. arch: 75, 80, 86, 89, 90, 100 or 120 (others are refused: returns 0). The same by the environment, read at the
-// first call of anything: ULP_EMULATOR_ARCH (90), ULP_EMULATOR_SMS (132), ULP_EMULATOR_MEMORY (bytes, 2^33); ARCH=0 is a machine without a
-// device.
+// Sets the device. arch: 75, 80, 86, 89, 90, 100 or 120; returns 0 for others. The initial device comes from the environment:
+// ULP_EMULATOR_ARCH (90), ULP_EMULATOR_SMS (132), ULP_EMULATOR_MEMORY (bytes, 2^33); ULP_EMULATOR_ARCH=0 is a machine without a device.
 ULP_EMULATOR_API int ulp_emulator_configure(int arch, int sms, uint64_t memory);
 
-// Launches are a function of the seed and of the number of launches since it was set (ULP_EMULATOR_SEED, 1).
+// Sets the seed (initially ULP_EMULATOR_SEED, 1). A launch depends only on the seed and the number of launches since it was set.
 ULP_EMULATOR_API void ulp_emulator_seed(uint64_t seed);
 
-// The race detector is on unless this or ULP_EMULATOR_RACES=0 turns it off.
+// Turns the race detector on or off; it is on initially unless ULP_EMULATOR_RACES=0.
 ULP_EMULATOR_API void ulp_emulator_detect_races(int on);
 
 // Shared-memory requests of warps since the last reset. what: 0 load_shared*, 1 store_shared*, 2 load_matrix4. `ideal` is the number of

@@ -30,16 +30,16 @@
 namespace ulp::emulator {
 namespace {
 
-// Frames of kernels are small; AddressSanitizer widens them.
+// Kernels have small frames; AddressSanitizer enlarges them.
 constexpr size_t kStackBytes = size_t{256} << 10;
 
 Fibre* starting = nullptr;   // the fibre whose first switch is under way
-Fibre* switching = nullptr;  // and the one that it comes from
+Fibre* switching = nullptr;  // the fibre that it switches from
 
 }  // namespace
 
 #if defined(ULP_OWN_SWITCH)
-// Saves what the System V ABI has a callee keep, and takes up the other stack where it was left by the same function.
+// Saves the registers that the System V ABI lets a callee keep, and continues on the other stack, which the same function left.
 extern "C" void ulp_fibre_switch(void** save, void* load);
 asm(R"(
 .text
@@ -105,8 +105,8 @@ void Fibre::start(void (*entry)(void*), void* argument) {
   __asan_unpoison_memory_region(bottom_, size_);  // a fault abandons frames together with their red zones
 #endif
 #if defined(ULP_OWN_SWITCH)
-  // Six registers, then the address that `ret` takes, at a multiple of 16 so that begin() finds the alignment of a called function, then an
-  // end for those who walk the stack.
+  // Six registers; then the return address for `ret`, at a multiple of 16 so that begin() has the alignment of a called function; then an
+  // end for stack walkers.
   void** top = reinterpret_cast<void**>(stack_ + kStackBytes) - 4;
   top[1] = nullptr;
   top[0] = reinterpret_cast<void*>(&Fibre::begin);

@@ -1,4 +1,4 @@
-// Threads of control that share one thread of the operating system: each has a stack of its own, and runs until it switches to another.
+// Fibres: threads of control within one thread of the operating system, each with its own stack, running until it switches to another.
 #pragma once
 
 #include <cstddef>
@@ -7,17 +7,17 @@ namespace ulp::emulator {
 
 class Fibre {
  public:
-  // Of the stack that is running already, until start() gives it another.
+  // Represents the running stack, until start() gives the fibre its own.
   Fibre() = default;
   ~Fibre();
   Fibre(const Fibre&) = delete;
   Fibre& operator=(const Fibre&) = delete;
 
-  // The next switch to this fibre calls entry(argument) on its own stack, which must not return. What ran there before is forgotten without
+  // The next switch to this fibre calls entry(argument) on its own stack; entry must not return. What ran there before is dropped without
   // unwinding.
   void start(void (*entry)(void*), void* argument);
 
-  // Goes on in `to`; returns when somebody switches back. With `ends` nobody will.
+  // Continues in `to`; returns when a fibre switches back. `ends`: none will.
   void switch_to(Fibre& to, bool ends = false);
 
  private:
@@ -27,7 +27,7 @@ class Fibre {
   char* stack_ = nullptr;          // with its guard page; nullptr for a stack that is not ours
   void (*entry_)(void*) = nullptr;
   void* argument_ = nullptr;
-  const void* bottom_ = nullptr;  // what AddressSanitizer wants to know of a stack
+  const void* bottom_ = nullptr;  // bounds of the stack, for AddressSanitizer
   size_t size_ = 0;
   void* fake_stack_ = nullptr;
 };

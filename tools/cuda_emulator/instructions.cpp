@@ -16,8 +16,8 @@ constexpr int kMatrix = 2;
 
 UlpEmulatorTraffic traffic[3] = {};
 
-// Memory has 32 banks of one word. Requests of two or four words a lane are served for 16 or 8 lanes at a time; within such a part, each
-// bank gives one word a wavefront.
+// Memory has 32 banks of one word. Requests of two or four words per lane are served for 16 or 8 lanes at a time; for such a part, each
+// bank delivers one word per wavefront.
 void count_request(const Request& request) {
   UlpEmulatorTraffic& count = traffic[request.kind];
   ++count.requests;
@@ -44,13 +44,13 @@ void count_request(const Request& request) {
 }  // namespace
 
 void note_request(Thread& thread, int kind, int words, uint32_t address) {
-  constexpr size_t kWindow = 4096;  // threads that never meet are compared this far
+  constexpr size_t kWindow = 4096;  // how far the requests of threads that never converge are compared
   Warp& warp = *thread.warp;
   const size_t i = thread.requests++;
   if (i >= kWindow) return;
   if (i >= warp.requests.size()) warp.requests.push_back({kind, words, 0, {}});
   Request& request = warp.requests[i];
-  if (request.kind != kind || request.words != words) return;  // lanes that went different ways
+  if (request.kind != kind || request.words != words) return;  // divergent lanes
   request.mask |= 1u << thread.lane;
   request.addresses[thread.lane] = address;
 }
@@ -147,7 +147,7 @@ void commit_copies() { ++self().copy_group; }
 
 void wait_copies(int pending) {
   Thread& thread = self();
-  const int64_t end = int64_t{thread.copy_group} - pending;  // groups before it must have ended
+  const int64_t end = int64_t{thread.copy_group} - pending;  // earlier groups must have landed
   auto copy = thread.copies.begin();
   for (; copy != thread.copies.end() && int64_t{copy->group} < end; ++copy) land(thread, *copy);
   thread.copies.erase(thread.copies.begin(), copy);
@@ -172,7 +172,7 @@ int16_t element(uint32_t values, int i) {
 // m16n8k32 of bytes, m16n8k64 of nibbles: a lane's fragments in rows of K.
 template <int kBits>
 bool run_mma(Warp&, uint32_t, void* const (&arguments)[32]) {
-  constexpr int kEach = 32 / kBits;  // values a register
+  constexpr int kEach = 32 / kBits;  // values per register
   constexpr int kDepth = 8 * kEach;
   int16_t a[16][kDepth];
   int16_t b[8][kDepth];
@@ -244,7 +244,7 @@ bool run_shuffle(Warp&, uint32_t mask, void* const (&arguments)[32]) {
   return true;
 }
 
-// Lanes that __syncwarp joins know of each other's accesses; other collectives do not promise it.
+// __syncwarp orders the accesses of its lanes; other collectives do not.
 bool run_sync_warp(Warp& warp, uint32_t mask, void* const (&)[32]) {
   Gatherer views;
   for (uint32_t lanes = mask; lanes != 0; lanes &= lanes - 1) {

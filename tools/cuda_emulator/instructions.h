@@ -1,4 +1,4 @@
-// What cuda/ptx.cuh of the emulator calls: the instructions of every architecture.
+// The instructions of every architecture, as the emulator's cuda/ptx.cuh calls them.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace ulp::emulator {
 
 void load_shared(uint32_t address, uint32_t* values, int words);
 void store_shared(uint32_t address, const uint32_t* values, int words);
-// bar.sync: waits until `threads` threads have come to barrier `id`, 1 ... 15.
+// bar.sync: waits until `threads` threads have arrived at barrier `id`, 1 ... 15.
 void sync_named(int id, int threads);
 void load_matrix4(uint32_t (&values)[4], uint32_t row);
 

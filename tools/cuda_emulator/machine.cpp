@@ -14,7 +14,7 @@ Thread* current = nullptr;
 
 namespace {
 
-// Threads live as long as the process: their stacks are what costs.
+// Kept for the life of the process, as their stacks are expensive to make.
 Thread& pooled_thread(size_t i) {
   static std::vector<std::unique_ptr<Thread>> pool;
   while (pool.size() <= i) pool.push_back(std::make_unique<Thread>());
@@ -79,7 +79,7 @@ std::string agent_name(uint32_t agent) { return machine->agent_name(agent); }
 
 Machine::Machine(const cudaLaunchConfig_t& config, dim3 cluster, void (*run)(void*), void* arguments, uint64_t seed)
     : config_(config), cluster_(cluster), run_(run), arguments_(arguments), random_(seed) {
-  constexpr uint32_t kLandOneIn[] = {0, 1, 4, 32};  // 0: only when nothing else can be done
+  constexpr uint32_t kLandOneIn[] = {0, 1, 4, 32};  // 0: only when nothing else can run
   land_one_in_ = kLandOneIn[random_() % 4];
 }
 
@@ -160,7 +160,7 @@ void Machine::start_cluster(uint3 first) {
     }
   }
   for (const auto& block : blocks) {
-    // A thread starts with its share of the 65536 registers, as __launch_bounds__(threads, 1) has it compiled.
+    // A thread starts with its share of the 65536 registers, as compiled for __launch_bounds__(threads, 1).
     const uint32_t registers = std::min<uint32_t>(256, 65536 / (32 * static_cast<uint32_t>(block->warps.size())) / 8 * 8);
     for (Warp& warp : block->warps) {
       warp.registers = registers;
@@ -188,7 +188,7 @@ void Machine::thread_main(void* thread) {
 void Machine::stop() {
   faulted_ = true;
   current->fibre.switch_to(main_, true);
-  abort();  // nobody switches back
+  abort();  // never reached
 }
 
 void Machine::end_thread(Thread& thread) {
@@ -290,7 +290,8 @@ void Machine::yield() {
   wait("its turn");
 }
 
-// The running warp goes on while it can, mostly; else a random one. Copies land between turns, at the latest when nothing else can be done.
+// Mostly continues the running warp while it can run; else a random one. Copies land between turns, at the latest when nothing else can
+// run.
 Thread* Machine::next() {
   for (;;) {
     const bool stays = running_ != nullptr && running_->ready != 0 && !leave_running_ && !chance(32);

@@ -1,4 +1,4 @@
-// One launch: clusters of blocks of warps of threads, each thread a fibre, and the order in which they take turns.
+// One launch: clusters of blocks of warps of threads, each thread a fibre, and the scheduling of their turns.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +44,7 @@ struct Thread {
   uint32_t copy_group = 0;
   uint32_t requests = 0;  // of shared memory since its warp last converged
   bool ended = false;
-  // What it waits for: a format of two numbers.
+  // What it waits for, as a format string with two numbers.
   const char* waits_for = nullptr;
   uint32_t wait_details[2] = {};
 
@@ -52,8 +52,8 @@ struct Thread {
   Accessor accessor(const char* name) const { return {stamp(), agent, &view, false, name}; }
 };
 
-// Something that lanes do together. `run` is called once all lanes of the mask have come, on the stack of the last one, with what each lane
-// gave; it returns whether they go on at once (or else who wakes them is its affair).
+// An operation that lanes do together. `run` is called with the arguments of all lanes of the mask once the last one has arrived, on its
+// stack. It returns true if they continue at once; else it arranges for their waking.
 struct Collective {
   const char* name;
   bool (*run)(Warp& warp, uint32_t mask, void* const (&arguments)[32]);
@@ -66,10 +66,10 @@ struct Gathering {
   void* arguments[32];
 };
 
-// What the lanes of a warp ask of shared memory by one instruction.
+// The request of a warp's lanes to shared memory by one instruction.
 struct Request {
   int kind;   // as in ulp_emulator_traffic
-  int words;  // 32-bit words a lane
+  int words;  // 32-bit words per lane
   uint32_t mask;
   uint32_t addresses[32];
 };
@@ -85,14 +85,14 @@ struct Warp {
   std::vector<Gathering> gatherings;
   std::vector<Request> requests;
   WarpProducts products;
-  uint32_t registers = 0;  // a thread
+  uint32_t registers = 0;  // per thread
   uint32_t wanted_registers = 0;
 };
 
 // A barrier that warps pass together.
 struct WarpBarrier {
   std::vector<Warp*> waiting;
-  int threads = 0;  // of a named one
+  int threads = 0;  // expected, of a named one
   Gatherer views;
 };
 
@@ -132,26 +132,26 @@ class Machine {
  public:
   Machine(const cudaLaunchConfig_t& config, dim3 cluster, void (*run)(void*), void* arguments, uint64_t seed);
 
-  // Runs the grid, cluster by cluster in random order; whether no thread faulted.
+  // Runs the grid, cluster by cluster in random order. True if no thread faulted.
   bool run_grid();
 
-  // The running thread stops until somebody wakes it.
+  // Suspends the running thread until another one wakes it.
   void wait(const char* format, uint32_t a = 0, uint32_t b = 0);
   void wake(Thread& thread);
-  // Perhaps lets others run first.
+  // May let other threads run first.
   void yield();
   [[noreturn]] void stop();
 
   uint32_t new_agent(std::string name);
   std::string agent_name(uint32_t agent) const;
   bool chance(uint32_t one_in) { return random_() % one_in == 0; }
-  // The lanes of the warp come to __syncthreads, to a named barrier of so many threads, or to the cluster's barrier. They are woken when
-  // every live warp has come, or the named number.
+  // The lanes of the warp arrive at __syncthreads, at a named barrier of `threads` threads, or at the cluster's barrier. They are woken
+  // when every live warp, or the given number of threads, has arrived.
   void arrive_at_block(Warp& warp);
   void arrive_at_named(Warp& warp, int id, int threads);
   void arrive_at_cluster(Warp& warp);
 
-  std::vector<std::unique_ptr<Block>> blocks;  // of the cluster that runs
+  std::vector<std::unique_ptr<Block>> blocks;  // of the running cluster
   std::vector<BulkCopy> copies;                // under way
 
  private:
@@ -184,18 +184,18 @@ class Machine {
   bool faulted_ = false;
 };
 
-extern Machine* machine;  // of the launch that runs
+extern Machine* machine;  // of the running launch
 extern Thread* current;   // its running thread
 
 inline Thread& self() { return *current; }
 
 // Ends the launch with this error and a message about the running thread.
 [[noreturn]] void fail(cudaError_t error, const char* format, ...) __attribute__((format(printf, 2, 3)));
-// The same about no thread.
+// The same without a thread.
 [[noreturn]] void fail_machine(const char* format, ...) __attribute__((format(printf, 1, 2)));
 std::string agent_name(uint32_t agent);
 
-// The running lane arrives at something that the lanes of mask do together.
+// The running lane arrives at an operation that the lanes of mask do together.
 void converge(const Collective& what, uint32_t mask, void* argument);
 
 // The emulated device.
@@ -205,21 +205,21 @@ struct Device {
   uint64_t memory = uint64_t{1} << 33;
   uint64_t seed = 1;
   bool races = true;
-  uint32_t max_shared() const;  // dynamic bytes a block may ask for
+  uint32_t max_shared() const;  // largest dynamic shared memory of a block, in bytes
 };
 Device& device();
-// Refuses an instruction that the device lacks.
+// Faults if the device lacks an instruction.
 void require_arch(bool has, const char* instruction);
-// Refuses what only kernels compiled for sm_90a may hold, other architectures having some of it or not.
+// Faults for instructions that only kernels compiled for sm_90a may contain, on any other architecture.
 void require_hopper(const char* instruction);
-// Refuses bytes outside what cudaMalloc gave.
+// Faults for bytes outside of all allocations.
 void check_global(const char* name, const void* pointer, size_t bytes);
 
-// Adds a lane's request to its warp's window, and counts all of a window's.
+// Adds a lane's request to its warp's window, and counts a complete window.
 void note_request(Thread& thread, int kind, int words, uint32_t address);
 void count_requests(Warp& warp);
 
-// Where a launch leaves its error.
+// Stores the error of a launch.
 void set_fault(cudaError_t error, const std::string& message);
 
 }  // namespace ulp::emulator

@@ -10,7 +10,7 @@ namespace {
 constexpr uint32_t kMaxArrivals = (1u << 20) - 1;
 constexpr int64_t kMaxBytes = (1 << 20) - 1;
 
-// The barrier at the address in the block, as the running thread names it in an instruction.
+// The barrier at an address of the block, for an instruction of the running thread.
 Mbarrier& barrier_at(Block& block, uint32_t address, const char* instruction, bool by_copy_or_other_block) {
   const auto found = block.barriers.find(address);
   if (found == block.barriers.end()) fail(cudaErrorLaunchFailure, "%s of 0x%x, where no mbarrier was initialised", instruction, address);
@@ -34,7 +34,7 @@ Block& block_of(uint32_t rank, const char* instruction) {
   return block;
 }
 
-// Ends the phase if nothing is missing from it.
+// Ends the phase if no arrival and no byte is missing.
 void check_phase(Mbarrier& barrier, uint32_t address) {
   if (barrier.pending != 0 || barrier.bytes != 0) return;
   for (const Mbarrier::Waiter& waiter : barrier.waiters) {
@@ -62,7 +62,7 @@ void arrive(Mbarrier& barrier, uint32_t address) {
   check_phase(barrier, address);
 }
 
-// The copy writes from now until it lands.
+// Marks the words of the copy as being written until it lands.
 void issue(const BulkCopy& copy, const char* name) {
   const Thread& thread = self();
   Accessor by = thread.accessor(name);

@@ -20,13 +20,13 @@ struct Mbarrier {
 
   uint32_t expected = 0;
   uint32_t pending = 0;  // arrivals that the phase still needs
-  int64_t bytes = 0;     // that copies still have to bring, less those that nobody has announced yet
+  int64_t bytes = 0;     // bytes that copies still have to bring, minus those not expected yet
   uint32_t phase = 0;
-  bool announced = false;  // by fence_barrier_init, to copies and to other blocks
+  bool announced = false;  // made visible by fence_barrier_init to copies and other blocks
   Stamp initialised;
   uint32_t agent = 0;  // copies that the barrier counts in phase p write as {agent, p + 1}
   Gatherer arrivals;
-  View released;  // what those who waited know
+  View released;  // what a wait makes visible
   std::vector<Waiter> waiters;
 };
 
@@ -43,7 +43,7 @@ struct BulkCopy {
 
 void barrier_init(uint32_t barrier, uint32_t arrivals);
 void fence_barrier_init();
-// fence.proxy.async: asynchronous copies and matrix units see what this thread knows to be written. No kernel needs it so far.
+// fence.proxy.async: makes the writes that this thread sees visible to asynchronous copies and matrix units. No kernel needs it so far.
 void fence_proxy_async();
 void barrier_arrive_expect(uint32_t barrier, uint32_t bytes);
 void barrier_arrive_remote(uint32_t barrier, uint32_t rank);
@@ -51,10 +51,10 @@ void barrier_wait(uint32_t barrier, uint32_t parity);
 
 void bulk_copy(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier);
 void prefetch_tensor_map(const CUtensorMap* map);
-// ranks: of the blocks that receive it, as bits; 0 is the issuing block alone.
+// ranks: bits of the receiving blocks; 0 is the issuing block alone.
 void tensor_copy(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier, uint32_t ranks);
 
-// The bytes arrive and are counted.
+// Writes the bytes and counts them.
 void land(const BulkCopy& copy);
 
 uint32_t cluster_rank();

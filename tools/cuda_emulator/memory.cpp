@@ -9,13 +9,13 @@
 namespace ulp::emulator {
 namespace {
 
-// Bytes before and after an allocation that nobody may write. AddressSanitizer keeps its own.
+// Guard bytes before and after each allocation. AddressSanitizer has its own.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kGuard = 0;
 #else
 constexpr size_t kGuard = 256;
 #endif
-constexpr uint8_t kNoise = 0xA5;  // what memory holds at first: no zeros, which would look like results
+constexpr uint8_t kNoise = 0xA5;  // initial contents of memory: not zeros, which could pass for results
 
 // The allocation that holds the byte, or nullptr.
 const std::pair<const uintptr_t, size_t>* allocation_of(const void* pointer) {
@@ -105,7 +105,7 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return cudaFree(pointer
 
 namespace {
 
-// Whether the two ends are where the kind says.
+// Whether target and source are where the kind says.
 cudaError_t check_copy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
   if (kind < cudaMemcpyHostToHost || kind > cudaMemcpyDefault) return cudaErrorInvalidMemcpyDirection;
   if (bytes == 0 || kind == cudaMemcpyDefault) return cudaSuccess;

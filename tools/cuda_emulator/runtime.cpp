@@ -79,7 +79,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
   State& s = state();
   const std::lock_guard lock(s.mutex);
   if (s.device.arch == 0) return remember(cudaErrorNoDevice);
-  if (s.error != cudaSuccess) return s.error;  // as a device that has faulted
+  if (s.error != cudaSuccess) return s.error;  // like a device that has faulted
   dim3 cluster;
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     if (config.attrs[i].id != cudaLaunchAttributeClusterDimension) continue;
@@ -102,7 +102,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
   }
   if (blocks > 1 && s.device.arch < 90) return remember(cudaErrorNotSupported);
   if (Machine(config, cluster, run, arguments, s.device.seed * 1000003 + s.launches++).run_grid()) check_guards();
-  return cudaSuccess;  // what the kernel did comes out later
+  return cudaSuccess;  // a fault of the kernel is returned by a later call
 }
 
 }  // namespace ulp::emulator

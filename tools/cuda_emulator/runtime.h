@@ -34,12 +34,12 @@ State& state();
 
 // The error of a call that did not start anything; the next cudaGetLastError returns it, too.
 cudaError_t remember(cudaError_t error);
-// Of a call about a device by its number.
+// The error of a call for device `ordinal`.
 cudaError_t check_device(int ordinal);
-// Of a call that waits for the device: a fault of an earlier kernel comes out here.
+// The error of a call that waits for the device: the fault of an earlier kernel, if any.
 cudaError_t synchronize();
 
-// Whether one allocation holds all of these bytes.
+// Whether one allocation contains all of these bytes.
 bool on_device(const void* pointer, size_t bytes);
 // Reports plain stores of a kernel that went just past an allocation.
 void check_guards();

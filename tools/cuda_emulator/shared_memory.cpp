@@ -34,7 +34,7 @@ void SharedMemory::race(const Accessor& by, uint32_t index, bool writes, Stamp e
        writes ? "writes" : "reads", kSharedBase + 4 * index, agent_name(earlier.agent).c_str(), earlier_wrote ? "wrote" : "read");
 }
 
-// known_write, known_read: stamps that were found ordered before this access; neighbouring words mostly have the same.
+// known_write, known_read: stamps already found to be ordered before this access; neighbouring words mostly have the same ones.
 void SharedMemory::check_read(const Accessor& by, uint32_t index, Stamp& known_write, Stamp& known_read) {
   Word& word = words_[index];
   const uint32_t address = kSharedBase + 4 * index;

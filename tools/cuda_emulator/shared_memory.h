@@ -1,4 +1,4 @@
-// The shared memory of one block: bytes, and for every 32-bit word (no instruction here reaches for less) who wrote it and read it last.
+// The shared memory of one block: bytes, and the last writer and readers of every 32-bit word (no instruction here accesses less).
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,15 @@
 
 namespace ulp::emulator {
 
-// Shared addresses of a block start here; the kilobyte before is the system's.
+// Shared addresses of a block start here; the kilobyte below is reserved by the system.
 constexpr uint32_t kSharedBase = 1024;
 
-// Somebody who reaches for shared memory.
+// The agent of an access.
 struct Accessor {
-  Stamp stamp;        // what the access is recorded as
+  Stamp stamp;        // recorded for the access
   uint32_t thread;    // whose program order it continues
-  const View* view;   // and what that thread knows
-  bool asynchronous;  // through the proxy of copies and matrix units: writes of threads need a fence
+  const View* view;   // of that thread
+  bool asynchronous;  // through the proxy of copies and matrix units: needs a fence after writes of threads
   const char* name;   // the instruction
 };
 
@@ -28,15 +28,15 @@ class SharedMemory {
   void read(const Accessor& by, uint32_t address, void* target, uint32_t bytes);
   void write(const Accessor& by, uint32_t address, const void* source, uint32_t bytes);
 
-  // A copy under way: nobody may touch these words until it lands, when they count as written with `stamp`.
+  // Starts a copy: no access to these words is allowed until it lands; then they count as written with `stamp`.
   void begin_copy(const Accessor& by, uint32_t address, uint32_t bytes);
   void land(Stamp stamp, uint32_t address, const void* source, uint32_t bytes);
 
-  // The checks and stamps of a read whose bytes are fetched later.
+  // Checks and stamps of a read whose bytes are fetched later.
   void note_read(const Accessor& by, uint32_t address, uint32_t bytes);
   void fetch(uint32_t address, void* target, uint32_t bytes) const;
 
-  // The two words there are a barrier from now on: no data.
+  // From now on these two words are a barrier and hold no data.
   void make_barrier(const Accessor& by, uint32_t address);
 
  private:

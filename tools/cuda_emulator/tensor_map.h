@@ -1,4 +1,4 @@
-// What a CUtensorMap says, and the copy of one of its boxes.
+// A decoded CUtensorMap, and the copy of one of its boxes.
 #pragma once
 
 #include <cuda.h>
@@ -22,17 +22,17 @@ struct TensorMap {
 };
 static_assert(sizeof(TensorMap) == sizeof(CUtensorMap));
 
-// What the map at a kernel's parameter says; faults where it was never encoded.
+// Decodes a kernel's parameter; faults if it was never encoded.
 TensorMap decode(const CUtensorMap* map, const char* instruction);
 
-// Bytes that a box brings.
+// Bytes of a box.
 uint32_t box_bytes(const TensorMap& map);
 
-// The bytes of the box at (x, y) of a two-dimensional map as they lie in shared memory from `shared` on.
+// The bytes of the box at (x, y) of a two-dimensional map, in their order in shared memory from `shared` on.
 std::vector<uint8_t> read_box(const TensorMap& map, int x, int y, uint32_t shared);
 
-// Where the hardware keeps the byte of this shared address under a swizzle of 32, 64 or 128 bytes (1, 2, 3): units of 16 bytes change
-// places within a row by the number of the row.
+// The physical place of a shared address under a swizzle of 32, 64 or 128 bytes (1, 2, 3): units of 16 bytes are permuted within a row by
+// the number of the row.
 constexpr uint32_t swizzled(uint32_t address, int mode) { return address ^ (((address >> 7) & ((1u << mode) - 1)) << 4); }
 
 }  // namespace ulp::emulator

@@ -15,7 +15,7 @@ constexpr int kPoison = 0x5A17ED00;
 
 // ------------------------------------------------------------------------------------------------------- registers of a warp's lanes
 
-// Registers that were seen once may be another variable's stack by now, hence unchecked.
+// Not instrumented: the address of registers seen earlier may hold another variable by now.
 template <typename T>
 ULP_UNCHECKED void look(Registers<T>& registers) {
   registers.values.resize(static_cast<size_t>(32 * registers.count));
@@ -25,7 +25,7 @@ ULP_UNCHECKED void look(Registers<T>& registers) {
   }
 }
 
-// The lane whose registers are not as they were seen, or -1.
+// The lane whose registers have changed since they were seen, or -1.
 template <typename T>
 ULP_UNCHECKED int changed_lane(const Registers<T>& registers) {
   const auto* seen = registers.values.data();
@@ -61,7 +61,7 @@ void check_fenced(std::vector<Registers<T>>& known, const Registers<T>& register
 
 // ------------------------------------------------------------------------------------------------------------------- descriptors
 
-// Where 16 bytes of a K-major operand lie: row n, bytes 16 * part ... of the 32 (PTX ISA, matrix descriptor).
+// The address of 16 bytes of a K-major operand: row n, bytes 16 * part ... of the 32 (PTX ISA, matrix descriptor).
 class Operand {
  public:
   explicit Operand(uint64_t descriptor) {
@@ -102,7 +102,7 @@ Warpgroup& warpgroup_of(Warp& warp, const char* instruction) {
   return warp.block->warpgroups[i];
 }
 
-// Every lane must know of whoever wrote the operand; the warpgroup reads it from now until somebody waits.
+// The writes of the operand must be ordered before every lane; the warpgroup reads it from now until a warp waits.
 void note_operand(Warp& warp, const Warpgroup& group, const Operand& b, int columns, uint32_t number) {
   const View* last = nullptr;
   for (const Thread* thread : warp.threads) {
@@ -178,7 +178,7 @@ void run(Warpgroup& group, Product& product) {
   product.run = true;
 }
 
-// Gives a warp what the products before its target made, if all four warps have issued them.
+// Writes the results of the products before its target to a warp's registers, if all four warps have issued them.
 bool deliver(Warpgroup& group, Warp& warp) {
   WarpProducts& own = warp.products;
   for (uint32_t number = group.first; number < own.target; ++number) {

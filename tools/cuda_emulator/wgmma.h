@@ -1,4 +1,4 @@
-// Matrix products of a warpgroup: issued by its four warps one after the other, run when one of them waits.
+// Matrix products of a warpgroup: issued by its four warps one after the other, computed when one of them waits.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@ namespace ulp::emulator {
 struct Block;
 struct Warp;
 
-// What a lane gives to wgmma.
+// A lane's arguments of wgmma.
 struct WgmmaArguments {
   int* d;
   const uint32_t* a;
@@ -29,14 +29,14 @@ struct WgmmaArguments {
 template <typename T>
 struct Registers {
   std::array<T*, 32> lanes;
-  int count;                                   // a lane
+  int count;                                   // per lane
   std::vector<std::remove_const_t<T>> values;  // as last seen, lane by lane
 };
 
-// Accumulators that products in flight write: not to be touched until a wait, and made unrecognisable.
+// Accumulators of products in flight: filled with noise, and not to be touched until a wait.
 struct Accumulators {
-  Registers<int> registers;  // and what they were filled with
-  std::vector<int> values;   // what the products have made of them so far
+  Registers<int> registers;  // and the noise
+  std::vector<int> values;   // the products' results so far
   uint32_t last;             // product that writes them
 };
 
@@ -60,14 +60,14 @@ struct Warpgroup {
   std::deque<Product> products;
 };
 
-// A warp's part of it.
+// The state of one warp.
 struct WarpProducts {
   uint32_t issued = 0;
-  uint32_t committed = 0;  // products in groups
+  uint32_t committed = 0;  // products in committed groups
   uint32_t delivered = 0;  // products waited for
-  uint32_t target = 0;     // products that it waits for just now
+  uint32_t target = 0;     // products that its current wait is for
   bool waiting = false;
-  std::deque<uint32_t> ends;  // of groups that are not waited for, one past the last product
+  std::deque<uint32_t> ends;  // of groups without a wait yet: one past the last product
   bool fenced = false;        // ever
   std::vector<std::unique_ptr<Accumulators>> flying;
   // Registers seen before, as of the last fence or delivery.
@@ -83,7 +83,7 @@ void set_registers(int count, bool raise);
 
 void start_warpgroups(Block& block);
 
-// Faults where a warp ends with products that nobody waited for.
+// Faults if a warp ends with products that it has not waited for.
 void check_ended(const Warp& warp);
 
 }  // namespace ulp::emulator

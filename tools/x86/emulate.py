@@ -25,8 +25,11 @@ from .machine import Machine, missing, shimmed
 
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512vbmi")  # Isa 1 .. 5 of csrc/gemm/isa.h
 # What each model of Bochs should be found to have.
-MODELS = {
+MODELS: dict[str, set[str]] = {
+    "sandy_bridge": set(),
     "haswell": {"avx2"},
+    "ryzen": {"avx2"},
+    "cannon_lake": {"avx2", "avx512"},  # VBMI without VNNI
     "skylake_x": {"avx2", "avx512"},
     "icelake_u": {"avx2", "avx512", "avx512vnni", "avx512vbmi"},
     "arrow_lake": {"avx2", "avxvnni"},

@@ -50,6 +50,9 @@ uint8_t* pack_b(const Product& p, const BitpackedLayout& layout, uint8_t*& memor
 
 extern "C" {
 
+// For objects with static variables, which nothing here constructs.
+void* __dso_handle = nullptr;
+
 void* memcpy(void* to, const void* from, size_t n) {
   for (size_t i = 0; i < n; ++i) static_cast<volatile char*>(to)[i] = static_cast<const char*>(from)[i];
   return to;

@@ -34,13 +34,16 @@ int __isoc23_sscanf(const char* s, const char* format, ...) {
 """
 
 _FACTORIES = {
-    "haswell": "_Z28create_corei7_haswell_4770_cpuidP8BX_CPU_C",
+    "sandy_bridge": "_Z38create_corei7_sandy_bridge_2600k_cpuidP8BX_CPU_C",
+    "haswell": "_Z32create_corei7_haswell_4770_cpuidP8BX_CPU_C",
+    "ryzen": "_Z18create_ryzen_cpuidP8BX_CPU_C",
+    "cannon_lake": "_Z23create_corei3_cnl_cpuidP8BX_CPU_C",
     "skylake_x": "_Z29create_corei7_skylake_x_cpuidP8BX_CPU_C",
     "icelake_u": "_Z29create_corei7_icelake_u_cpuidP8BX_CPU_C",
     "arrow_lake": "_Z23create_arrow_lake_cpuidP8BX_CPU_C",
     "sapphire_rapids": "_Z28create_sapphire_rapids_cpuidP8BX_CPU_C",
 }
-_DEFAULT_FACTORY = "_Z23create_corei3_cnl_cpuidP8BX_CPU_C"
+_DEFAULT = "cannon_lake"
 
 
 def missing() -> str:
@@ -60,8 +63,10 @@ def _choose(model: str) -> None:
     """Bochs's Python module makes one fixed CPU; its factory is redirected to that of another model, which is compiled in."""
     import bochscpu
 
+    if model == _DEFAULT:
+        return
     library = ctypes.CDLL(glob.glob(os.path.dirname(bochscpu.__file__) + "/_bochscpu*.so")[0])
-    at = ctypes.cast(getattr(library, _DEFAULT_FACTORY), ctypes.c_void_p).value
+    at = ctypes.cast(getattr(library, _FACTORIES[_DEFAULT]), ctypes.c_void_p).value
     to = ctypes.cast(getattr(library, _FACTORIES[model]), ctypes.c_void_p).value
     assert at is not None
     assert to is not None

@@ -131,8 +131,7 @@ class Conv2d(Weighted):
             bits=bits,
             **options,
         )
-        made.load_state_dict({"weight": layer.weight} if layer.bias is None else {"weight": layer.weight, "bias": layer.bias})
-        return made
+        return made._take_float(layer)
 
     @classmethod
     def from_quantized(
@@ -251,8 +250,7 @@ class Linear(Weighted):
         Further options as for Linear.
         """
         made = cls(layer.in_features, layer.out_features, layer.bias is not None, bits=bits, **options)
-        made.load_state_dict({"weight": layer.weight} if layer.bias is None else {"weight": layer.weight, "bias": layer.bias})
-        return made
+        return made._take_float(layer)
 
     @classmethod
     def from_quantized(

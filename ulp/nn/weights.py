@@ -131,6 +131,11 @@ class Weighted(PlannedLayer):
             integers, scale, _ = self._drawn()
             self._set(integers, scale, array)
 
+    def _take_float(self: W, layer: Any) -> W:
+        """Quantize the weights of a layer of the same shape that has torch's attributes."""
+        self.load_state_dict({name: getattr(layer, name) for name in ("weight", "bias") if getattr(layer, name) is not None})
+        return self
+
     def _take_quantized(self: W, integers: object, scale: object, bias: object, act_scale: object, act_zero: object) -> W:
         array = as_array(integers, "weight_int")
         if array.dtype.kind not in "iub":

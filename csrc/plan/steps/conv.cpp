@@ -9,14 +9,15 @@
 // Weights of kernel_y x padded (kernel_x x channels) are `tight` (conv.h); where K fits both ways they are taken so, too.
 // The sum, start included, stays in int32 (Checks::sums).
 //
-// method: empty, and the fastest is taken, by rule or by measurement; "direct"; "winograd"; or a kernel's name.
+// method: empty, and the fastest is taken, by rule or by measurement; "direct"; the technique of a row of conv_methods(), such as
+// "winograd"; or a kernel's name.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
 
-#include "../../conv/winograd.h"
+#include "../../conv/conv_methods.h"
 #include "../../gemm/gemm.h"
 #include "../../gemm/threads.h"
 #include "../conv_shape.h"
@@ -118,8 +119,8 @@ struct ConvStep final : Step {
 
   // A method that cannot compute this is refused when the step is added, before the plan changes.
   void check_method() const {
-    if (requested == "winograd") {
-      check_winograd(*problem);
+    if (const ConvMethod* named = find_conv_method(requested)) {
+      ulp::check(*named, *problem);
     } else if (!requested.empty() && requested != "direct") {
       requested_kernel();
     }
@@ -176,22 +177,28 @@ struct ConvStep final : Step {
   std::vector<std::unique_ptr<Conv>> candidates() const {
     const bool any = requested.empty();
     std::vector<std::unique_ptr<Conv>> found;
-    if (requested == "winograd") {
-      found.push_back(make_winograd(*problem));
+    if (const ConvMethod* named = find_conv_method(requested)) {
+      found.push_back(make_conv(*named, *problem));
     } else if (any || requested == "direct") {
       const std::vector<const Kernel*> kernels = direct_kernels(gemm_shape());
       for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) found.push_back(make_direct(*problem, *kernels[i]));
-      if (any && why_not_winograd(*problem).empty()) {
-        found.push_back(make_winograd(*problem));
-        if (prefer_winograd(*problem)) std::swap(found.front(), found.back());
-      }
+      if (any) add_methods(found);
     } else {
       found.push_back(make_direct(*problem, requested_kernel()));
     }
     return found;
   }
 
-  // Those that can convolve this, the likeliest to be the fastest first: by the measured costs, as if the last columns were whole vectors.
+  void add_methods(std::vector<std::unique_ptr<Conv>>& found) const {
+    for (const ConvMethod& method : conv_methods()) {
+      if (!why_not(method, *problem).empty()) continue;
+      found.push_back(make_conv(method, *problem));
+      if (method.prefer(*problem)) std::swap(found.front(), found.back());
+    }
+  }
+
+  // Kernels that can convolve this, the likeliest to be the fastest first: by the measured costs, as if the last columns were whole
+  // vectors.
   std::vector<const Kernel*> direct_kernels(const Shape& shape) const {
     std::vector<std::pair<double, const Kernel*>> found;
     for (const Ranked& r : rank_kernels(shape)) {

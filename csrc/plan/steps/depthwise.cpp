@@ -5,6 +5,7 @@
 // source: H x W x C codes; weights: kernel_y x kernel_x x C, int8; the result is H' x W' x C. The sum stays in int32 (Checks::sums).
 #include <algorithm>
 
+#include "../../conv/conv_methods.h"
 #include "../../gemm/threads.h"
 #include "../conv_shape.h"
 #include "../finish_spec.h"
@@ -95,6 +96,7 @@ struct DepthwiseStep final : Step {
   }
 
   void run(const Context& c) const override {
+    const DepthwiseMethod& way = depthwise_method();
     const Output output = finish.output(c);
     const ImageView<uint8_t> windows = c.codes(source).from(-shape.pad_top, -shape.pad_left);
     Tasks tasks = c.tasks;
@@ -120,7 +122,7 @@ struct DepthwiseStep final : Step {
           for (int64_t x = 0; x < shape.out_width; x += kBlockPixels) {
             d.pixels = std::min<int64_t>(kBlockPixels, shape.out_width - x);
             d.a = windows.pixel(i, y * shape.stride_y, x * shape.stride_x) + n0;
-            c.ops.depthwise(d);
+            way.run(d);
             output.store(i, y, x, d.pixels, n0, d.channels, acc, kBlockChannels);
           }
         }

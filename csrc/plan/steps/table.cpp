@@ -8,7 +8,8 @@ MakeStep make_input_floats, make_input_codes, make_conv, make_depthwise, make_li
     make_gather, make_output;
 
 const std::vector<StepKind>& step_kinds() {
-  static const std::vector<StepKind> kinds = {
+  // Never destroyed, as threads may still run plans while the process ends.
+  static const auto& kinds = *new std::vector<StepKind>{
       {"input_floats", "input", make_input_floats},
       {"input_codes", "input", make_input_codes},
       {"conv", "conv", make_conv},

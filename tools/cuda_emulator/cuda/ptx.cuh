@@ -1,4 +1,4 @@
-// The same functions as the real cuda/ptx.cuh, which says what they do, for the emulator: this one must be found first.
+// The functions of csrc/cuda/ptx.cuh, which documents them, on the emulator. This file must be found before that one.
 #pragma once
 
 #include <cuda.h>

@@ -1,5 +1,5 @@
-// A product on the emulated GPU, checked: arch M N K a_bits b_bits kernel. Negative bits are unsigned. Ends with 1 where the emulator finds
-// a fault or a sum is wrong. test_mutants.py links it to broken kernels.
+// A product on the emulated GPU, checked: arch M N K a_bits b_bits kernel. Negative bits are unsigned. Exits with 1 if the emulator finds a
+// fault or a sum is wrong. test_mutants.py links it to broken kernels.
 #include <cstdio>
 #include <cstdlib>
 #include <exception>

@@ -74,7 +74,7 @@ MUTANTS = [
     _hopper("if (p.splits * p.multicast > 1) ptx::cluster_sync();", "", SPLIT),
     _hopper("if (p.splits == 1) ptx::barrier_sync(1 + group, 128);", "", TILES),
     Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
-    Mutant("gemm_mma.cuh", "    __syncthreads();  // everybody", "  // everybody", MMA),
+    Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
     Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16", "(4 * pair + lane / 8) * 16", MMA),
 ]
 

@@ -1,4 +1,4 @@
-// A small frame for the emulator's own tests: functions that throw where something is not as it should be.
+// A small framework for the emulator's own tests: functions that throw on failure.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -69,7 +69,7 @@ struct Shape {
   unsigned cluster = 1;
 };
 
-// Launches, and returns what the kernel left.
+// Launches the kernel and returns its error.
 template <typename... Parameters, typename... Arguments>
 cudaError_t run(Shape shape, void (*kernel)(Parameters...), Arguments... arguments) {
   if (shape.shared > 48 << 10) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
@@ -86,7 +86,7 @@ cudaError_t run(Shape shape, void (*kernel)(Parameters...), Arguments... argumen
   return error != cudaSuccess ? error : cudaStreamSynchronize(nullptr);
 }
 
-// The kernel must run without a fault, whatever the order.
+// The kernel must run without a fault in every order.
 template <typename... Parameters, typename... Arguments>
 void expect_success(Shape shape, void (*kernel)(Parameters...), Arguments... arguments) {
   for (uint64_t seed = 1; seed <= 8; ++seed) {
@@ -96,7 +96,7 @@ void expect_success(Shape shape, void (*kernel)(Parameters...), Arguments... arg
   }
 }
 
-// Every order of the kernel must end in this fault, and a message that contains the text. Where it takes luck to find, one order must.
+// Every order of the kernel must end in this fault with a message that contains the text; if only some orders show it, at least one must.
 enum class Found { always, sometimes };
 template <typename... Parameters, typename... Arguments>
 void expect_fault(Found found, cudaError_t expected, const char* text, Shape shape, void (*kernel)(Parameters...), Arguments... arguments) {

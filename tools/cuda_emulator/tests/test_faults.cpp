@@ -1,4 +1,4 @@
-// Kernels that are broken on purpose, in what every architecture has: the emulator must say how.
+// Kernels that are broken on purpose, with instructions of every architecture: the emulator must find the fault.
 #include "cuda/ptx.cuh"
 #include "test.h"
 
@@ -49,7 +49,7 @@ ULP_TEST(copies_not_waited_for) {
   expect_fault(text, shape, copies_kernel, from.data(), to.data(), Wait::none);
   expect_fault(text, shape, copies_kernel, from.data(), to.data(), Wait::one_too_few);
   expect_fault(text, shape, copies_kernel, from.data(), to.data(), Wait::uncommitted);
-  // Through registers, as before sm_80, they have happened.
+  // Before sm_80, copies go through registers and are complete at once.
   configure(75);
   expect_success(shape, copies_kernel, from.data(), to.data(), Wait::none);
 }
@@ -58,7 +58,7 @@ ULP_TEST(copies_seen_by_their_own_thread_only) {
   const Buffer<uint32_t> from(512);
   const Buffer<uint32_t> to(64);
   configure(80);
-  // What the other thread has not begun is unwritten, what it began is under way, what it waited for is a race: all faults.
+  // The other thread's copy is not begun (unwritten), under way, or waited for (a race): each is a fault.
   expect_fault("reads shared word", Shape{1, 64}, copies_kernel, from.data(), to.data(), Wait::no_barrier);
 }
 
@@ -121,7 +121,7 @@ ULP_TEST(shared_memory_faults) {
 
 enum class Order { block, warp, none, shuffle };
 
-// Every thread writes a slot; the thread `distance` further reads it; then its owner writes it again.
+// Every thread writes a slot; the thread `distance` further on reads it; then the owner writes it again.
 void exchange_kernel(uint32_t distance, Order after_write, Order after_read) {
   const auto order = [](Order what) {
     if (what == Order::block) __syncthreads();

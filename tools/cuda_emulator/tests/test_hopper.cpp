@@ -1,4 +1,4 @@
-// mbarriers, bulk and tensor copies, clusters: as they should be used, and broken on purpose.
+// mbarriers, bulk and tensor copies, clusters: used correctly, and broken on purpose.
 #include <algorithm>
 
 #include "cuda/ptx_sm90.cuh"
@@ -31,7 +31,7 @@ enum class Fault {
   never_waited,
 };
 
-// A ring of two stages: lane 0 of warp 1 brings tiles, warp 0 adds them up.
+// A ring of two stages: lane 0 of warp 1 copies tiles, warp 0 sums them.
 void ring_kernel(const unsigned char* from, uint32_t* sums, int tiles, Fault fault) {
   const uint32_t lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
@@ -93,7 +93,7 @@ ULP_TEST(ring_of_bulk_copies) {
   }
 
   faults(Fault::no_fence_of_barriers, "whose initialisation no fence_barrier_init has announced");
-  faults(Fault::no_sync_of_barriers, "barrier");  // not there yet, or a race
+  faults(Fault::no_sync_of_barriers, "barrier");  // not initialised yet, or a race
   faults(Fault::bytes_too_many, "deadlock", cudaErrorLaunchTimeout);
   faults(Fault::bytes_too_few, "copy");  // lands too late, or was read before
   faults(Fault::no_wait, "");            // unwritten, under way or a race
@@ -145,7 +145,7 @@ ULP_TEST(phases_that_outrun_a_waiter) {
     ulp_emulator_reset();
     const cudaError_t error = run(Shape{1, 64}, overrun_kernel);
     overrun += error == cudaErrorLaunchFailure;
-    stuck += error == cudaErrorLaunchTimeout;  // where it did not even begin to wait in time
+    stuck += error == cudaErrorLaunchTimeout;  // if it began to wait too late
   }
   ulp_emulator_reset();
   require(overrun > 0 && stuck > 0, "overrun " + std::to_string(overrun) + ", stuck " + std::to_string(stuck));
@@ -194,7 +194,7 @@ CUresult encode(CUtensorMap& map, const unsigned char* data, const MapArguments&
               CU_TENSOR_MAP_INTERLEAVE_NONE, with.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-// Every block brings `rows` of the box's rows from (x, y + its own), for all blocks of the cluster, and writes down what its memory holds.
+// Every block copies `rows` rows of the box, from (x, y + its first row) on, to all blocks of the cluster, and returns its shared memory.
 void tensor_kernel(const __grid_constant__ CUtensorMap map, int x, int y, uint32_t bytes, int blocks, uint32_t* out, bool leave_early) {
   const uint32_t barrier = ptx::shared_base() + 16384;
   if (threadIdx.x == 0) {
@@ -234,7 +234,7 @@ void check_box(const MapArguments& with, int x, int y, int blocks) {
   for (uint32_t i = 0; i < got.size() * 4; ++i) {
     const uint32_t at = i % box;
     const uint32_t row = at / with.box[0];
-    // The unit of 16 bytes within 128 bytes, and the row of 128 bytes: exchanged by one, two or three bits of the row.
+    // Units of 16 bytes within 128 bytes are permuted by one, two or three bits of the number of the 128-byte row.
     const uint32_t masks[] = {0, 1, 3, 7};
     const uint32_t unit = at / 16 % 8 ^ (at / 128 & masks[with.swizzle]);
     const uint32_t logical = at / 128 * 128 + unit * 16 + at % 16;
@@ -328,7 +328,7 @@ ULP_TEST(clusters_read_each_other) {
                Meeting::both);
 }
 
-// Two of four warps meet at a barrier of their own; with `threads` wrong nobody passes.
+// Two of four warps meet at a named barrier; with a wrong `threads` none passes.
 void named_kernel(int* out, int threads, int last) {
   const uint32_t own = ptx::shared_base() + 4 * threadIdx.x;
   ptx::store_shared(own, threadIdx.x);

@@ -95,8 +95,8 @@ ULP_TEST(load_matrix4_gives_a_word_of_a_row_to_each_lane) {
 
 // ------------------------------------------------------------------------------------------------------------------------- wgmma
 
-// Where byte `k` of row `n` lies, from the pictures of the ISA rather than from bits of addresses: atoms of eight rows of 16 << mode bytes,
-// in whose row r the 16-byte units are exchanged by the bits of r (128 bytes), r / 2 (64) or r / 4 (32).
+// The place of byte `k` of row `n`, from the figures of the ISA manual rather than from address bits: atoms of eight rows of 16 << mode
+// bytes; in row r the 16-byte units are permuted by the bits of r (128 bytes), r / 2 (64) or r / 4 (32).
 uint32_t place(int mode, uint32_t n, uint32_t k) {
   if (mode == 0) return k / 16 * 2048 + n / 8 * 128 + n % 8 * 16 + k % 16;
   const uint32_t row = 16u << mode;
@@ -184,7 +184,7 @@ ULP_TEST(wgmma_has_up_to_256_columns) {
 
 ULP_TEST(swizzled_descriptor_is_the_one_of_128_bytes) {
   for (const uint32_t k : {0u, 32u, 96u}) {
-    const uint64_t leading = uint64_t{0x3FFF} << 16;  // no matter with a swizzle
+    const uint64_t leading = uint64_t{0x3FFF} << 16;  // ignored with a swizzle
     require((descriptor({3, k, true}, 4096) & ~leading) == (ptx::swizzled_descriptor(4096 + k) & ~leading), "k " + std::to_string(k));
   }
 }

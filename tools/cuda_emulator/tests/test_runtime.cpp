@@ -1,4 +1,4 @@
-// What hosts see: devices, memory, launches that the runtime refuses.
+// The host's side: devices, memory, launches that the runtime refuses.
 #include <cuda.h>
 
 #include <cstring>

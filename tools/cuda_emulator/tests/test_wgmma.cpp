@@ -1,4 +1,4 @@
-// Matrix products of warpgroups whose order of things is broken on purpose, and registers that move between warpgroups.
+// Matrix products of warpgroups with their synchronisation broken on purpose, and registers that move between warpgroups.
 #include "cuda/ptx_sm90.cuh"
 #include "test.h"
 
@@ -29,7 +29,7 @@ enum class Fault {
   unwritten,
 };
 
-// Two products one after the other, 64 x 32 x 32 each; the first waits for its turn of the second.
+// Two products one after the other, 64 x 32 x 32 each; wgmma_wait<1> waits for the first while the second is under way.
 void products_kernel(int* out, Fault fault) {
   const uint32_t thread = threadIdx.x;
   const uint32_t b = ptx::shared_base();

@@ -69,6 +69,10 @@ def _coordinates(axis: _Axis, mode: str) -> _Doubles:
 
 
 def _nearest(x: _Doubles, mode: str) -> _Doubles:
+    """The index nearest to each coordinate."""
+    # A coordinate that is a pixel, or the middle of two, was computed with roundings.
+    halves = np.rint(2 * x) / 2
+    x = np.where(np.abs(x - halves) < 1e-9, halves, x)
     if mode == "floor":
         return np.floor(x)
     if mode == "ceil":

@@ -221,6 +221,8 @@ def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedC
     x, scale, *_ = arrays
     if len(arrays) < 4 or arrays[3].size != 1 or arrays[3].reshape(-1)[0] > 8 or scale.ndim > x.ndim or not (scale > 0).all():
         return None
+    if (arrays[2] % 1 != 0).any():
+        return None  # less such a zero point, the values are no integers times the scale
     scale = scale.astype(np.float32)
     steps = scope.run(node, arrays)[0] / scale  # scale times integers, so this is next to them
     np.rint(steps, out=steps)

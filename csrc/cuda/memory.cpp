@@ -15,7 +15,7 @@ DeviceMemory::DeviceMemory(int device, size_t size) : size_(size), device_(devic
 DeviceMemory::~DeviceMemory() {
   if (data_ == nullptr) return;
   int before = 0;
-  if (cudaGetDevice(&before) != cudaSuccess) return;  // the process ends and the driver with it
+  if (cudaGetDevice(&before) != cudaSuccess) return;  // at exit the driver may be gone, and the memory with it
   static_cast<void>(cudaSetDevice(device_));
   static_cast<void>(cudaFree(data_));  // waits for the device
   static_cast<void>(cudaSetDevice(before));
@@ -25,7 +25,7 @@ void upload(void* target, const void* host, size_t size, int device) {
   if (size == 0) return;
   const CurrentDevice current(device);
   check(cudaMemcpy(target, host, size, cudaMemcpyHostToDevice), "copying to the device");
-  // From pageable memory it may return before the last bytes are there, and other streams do not wait for the default one.
+  // From pageable memory cudaMemcpy may return before the last bytes have arrived, and other streams do not wait for the default one.
   check(cudaStreamSynchronize(nullptr), "copying to the device");
 }
 

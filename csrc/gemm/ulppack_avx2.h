@@ -1,4 +1,6 @@
-// P1 and P2 of ULPPACK on AVX2: vpmullw and vpmulld, tile 3 x 32 (tile_ulppack_p12.h).
+// The lanes of ULPPACK on AVX2 for tile_ulppack.h: vpmullw and vpmulld.
+#pragma once
+
 #include "bitpacked_avx2.h"
 
 namespace ulp {
@@ -6,7 +8,7 @@ namespace {
 
 inline Vec zero() { return _mm256_setzero_si256(); }
 
-__m256i swap_pairs(__m256i codes) { return _mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_srli_epi16(codes, 8)); }
+inline __m256i swap_pairs(__m256i codes) { return _mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_srli_epi16(codes, 8)); }
 
 template <int d, bool swapped>
 __m256i lanes(__m256i codes, int first) {
@@ -16,7 +18,7 @@ __m256i lanes(__m256i codes, int first) {
   return swapped ? _mm256_or_si256(y, _mm256_slli_epi32(x, d)) : _mm256_or_si256(x, _mm256_slli_epi32(y, d));
 }
 
-void store_in_turn(uint8_t* to, __m256i x, __m256i y) {
+inline void store_in_turn(uint8_t* to, __m256i x, __m256i y) {
   const __m256i lo = _mm256_unpacklo_epi32(x, y);
   const __m256i hi = _mm256_unpackhi_epi32(x, y);
   store(to, _mm256_permute2x128_si256(lo, hi, 0x20));
@@ -45,23 +47,8 @@ struct P2 {
   static __m256i extract(__m256i local) { return _mm256_and_si256(_mm256_srli_epi32(local, d), _mm256_set1_epi32((1 << d) - 1)); }
   static __m256i columns(__m256i sums) { return sums; }
 };
+
 }  // namespace
 }  // namespace ulp
 
-#include "tile_ulppack_p12.h"
-
-namespace ulp::ulppack_p1_avx2 {
-
-bool supports(int a_bits, int b_bits) { return supports1(a_bits, b_bits); }
-
-KernelAtBits bind(int a_bits, int b_bits) { return bind1(a_bits, b_bits); }
-
-}  // namespace ulp::ulppack_p1_avx2
-
-namespace ulp::ulppack_p2_avx2 {
-
-bool supports(int a_bits, int b_bits) { return supports2(a_bits, b_bits); }
-
-KernelAtBits bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
-
-}  // namespace ulp::ulppack_p2_avx2
+#include "tile_ulppack.h"

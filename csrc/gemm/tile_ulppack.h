@@ -5,9 +5,8 @@
 //
 //     (a0 + 2^d a1) (w1 + 2^d w0) = a0 w1  +  2^d (a0 w0 + a1 w1)  +  2^2d a1 w0
 //
-// P1: 16-bit lanes, d = 8: the last term falls off the top, the upper byte is the dot product. Two bytes of A side by side already
-// are
-//     its lane, so only the weights are swapped.
+// P1: 16-bit lanes, d = 8: the last term falls off the top, the upper byte is the dot product. Two bytes of A side by side already are its
+//     lane, so only the weights are swapped.
 //     KernelAtBits: L (2 m) <= 255, so L = floor(255 / (2 m)), m = (2^a - 1)(2^w - 1); the lower byte then holds L m without a carry.
 // P2: 32-bit lanes, d = 16 - max(a, w): the dot product is the middle d bits.
 //     KernelAtBits: L (2 m) <= 2^d - 1, so L = floor((2^d - 1) / (2 m)).
@@ -20,8 +19,8 @@
 //   lanes<d, swapped>(codes, i)   of four codes in 32 bits, i and i + 1 as low + 2^d high, the other way round if swapped
 //   store_in_turn(to, x, y)       32-bit lanes of x and y in turn, 64 bytes
 //   P1, P2<d>                     a vector of lanes takes four bytes of A, kStepK of K; multiply, multiply_add, add; extract(local): the
-//                                 dot products; columns(sums): 8 int32; kUnrolled: steps that the loop does at a time, `length` if that is
-//                                 more
+//                                 dot products; columns(sums): 8 int32; kUnrolled: steps that the loop takes at a time, or `length` if
+//                                 that is more
 //
 // Panel: | step 0: unit 0 .. 3 | step 1: ...  of 32 bytes each.
 #pragma once
@@ -157,9 +156,9 @@ void (*run_of_length(int length))(const Tile&) {
   }
 }
 
-bool supports1(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
+inline bool supports1(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
 
-KernelAtBits bind1(int a_bits, int b_bits) {
+inline KernelAtBits bind1(int a_bits, int b_bits) {
   KernelAtBits b;
   b.spill_every = length1(a_bits, b_bits);
   b.max_kc = kMaxKc;
@@ -169,9 +168,9 @@ KernelAtBits bind1(int a_bits, int b_bits) {
   return b;
 }
 
-bool supports2(int a_bits, int b_bits) { return a_bits < 8 && b_bits < 8 && length2(a_bits, b_bits) > 0; }
+inline bool supports2(int a_bits, int b_bits) { return a_bits < 8 && b_bits < 8 && length2(a_bits, b_bits) > 0; }
 
-KernelAtBits bind2(int a_bits, int b_bits) {
+inline KernelAtBits bind2(int a_bits, int b_bits) {
   KernelAtBits b;
   b.spill_every = length2(a_bits, b_bits);
   b.max_kc = kMaxKc;

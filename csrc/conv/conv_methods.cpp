@@ -1,0 +1,83 @@
+#include "conv_methods.h"
+
+#include <stdexcept>
+
+#include "winograd.h"
+
+namespace ulp {
+
+#if defined(ULP_X86)
+namespace winograd_avx2 {
+const WinogradKernels& kernels();
+}
+namespace depthwise_avx2 {
+void run(const Depthwise& d);
+}
+#elif defined(ULP_ARM64)
+namespace depthwise_neon {
+void run(const Depthwise& d);
+}
+#endif
+namespace depthwise_scalar {
+void run(const Depthwise& d);
+}
+
+namespace {
+
+#if defined(ULP_X86)
+std::unique_ptr<Conv> make_winograd_avx2(const ConvMethod& m, const ConvProblem& p) {
+  return make_winograd(p, winograd_avx2::kernels(), m.name);
+}
+#else
+constexpr auto make_winograd_avx2 = nullptr;
+#endif
+
+// name, technique, ISA, why_not, prefer, make
+const ConvMethod kMethods[] = {
+    {"winograd_avx2_2x2", "winograd", Isa::avx2, why_not_winograd, prefer_winograd, make_winograd_avx2},
+};
+
+// name, ISA, run; best first
+const DepthwiseMethod kDepthwise[] = {
+#if defined(ULP_X86)
+    {"depthwise_avx2", Isa::avx2, depthwise_avx2::run},
+#elif defined(ULP_ARM64)
+    {"depthwise_neon", Isa::neon, depthwise_neon::run},
+#endif
+    {"depthwise_scalar", Isa::baseline, depthwise_scalar::run},
+};
+
+}  // namespace
+
+ConvMethods conv_methods() { return {kMethods, sizeof kMethods / sizeof kMethods[0]}; }
+
+const ConvMethod* find_conv_method(const std::string& technique) {
+  for (const ConvMethod& m : conv_methods()) {
+    if (technique == m.technique) return &m;
+  }
+  return nullptr;
+}
+
+std::string why_not(const ConvMethod& m, const ConvProblem& p) {
+  const std::string reason = m.why_not(p);
+  if (!reason.empty()) return reason;
+  return m.make && m.isa <= current_isa() ? "" : std::string("needs ") + isa_name(m.isa);
+}
+
+void check(const ConvMethod& m, const ConvProblem& p) {
+  const std::string reason = why_not(m, p);
+  if (!reason.empty()) throw std::invalid_argument("method '" + std::string(m.technique) + "' cannot run here: it " + reason);
+}
+
+std::unique_ptr<Conv> make_conv(const ConvMethod& m, const ConvProblem& p) {
+  check(m, p);
+  return m.make(m, p);
+}
+
+const DepthwiseMethod& depthwise_method() {
+  const DepthwiseMethod* method = kDepthwise;
+  while (method->isa > current_isa()) ++method;  // the last one runs everywhere
+  return *method;
+}
+
+}  // namespace ulp

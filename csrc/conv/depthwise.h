@@ -1,0 +1,25 @@
+// Depthwise convolution of a run of pixels: every channel by itself.
+#pragma once
+
+#include <cstdint>
+
+namespace ulp {
+
+// acc[p][c] = start[c] + sum over taps t of a[p * step + taps[t] + c] * weights[t * weight_stride + c], modulo 2^32; a is unsigned, weights
+// signed. 32 bytes behind the last channel of every tap and of `weights` are readable.
+struct Depthwise {
+  const uint8_t* a;  // first pixel's window
+  int64_t step;      // bytes from a pixel's window to the next one's
+  const int64_t* taps;
+  int tap_count;
+  const int8_t* weights;
+  int64_t weight_stride;
+  int max_product;  // largest |code * weight|: decides how many products 16 bits may hold
+  const int32_t* start;
+  int64_t pixels;
+  int64_t channels;
+  int32_t* acc;
+  int64_t ld;
+};
+
+}  // namespace ulp

@@ -1,0 +1,10 @@
+// ULPPACK's P2 on NEON by mla on 32-bit lanes, tile 3 x 32; the bounds are in tile_ulppack.h.
+#include "ulppack_neon.h"
+
+namespace ulp::ulppack_p2_neon {
+
+bool supports(int a_bits, int b_bits) { return supports2(a_bits, b_bits); }
+
+KernelAtBits bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
+
+}  // namespace ulp::ulppack_p2_neon

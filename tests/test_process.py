@@ -1,0 +1,118 @@
+"""What the process does around a call: fork and exit with threads inside it, sub-interpreters, objects that nobody initialised."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from interpreter import output_of, run_python
+
+from ulp import _core
+
+NETWORKS = """
+import os, signal, threading, time, warnings
+import numpy as np
+import ulp
+from ulp import nn
+warnings.simplefilter("ignore")  # Python warns of fork beside threads: what is tested
+ulp.set_num_threads(2)
+x = np.random.default_rng(0).random((4, 3, 16, 16), dtype=np.float32)
+network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bits=3), nn.ReLU(), nn.Flatten(), nn.Linear(4096, 10, bits=4)).calibrate([x])
+tiny = nn.Sequential(nn.Linear(8, 8, bits=3)).calibrate([x[0, 0, :, :8]])
+small = nn.compile(tiny, (1, 8), tune=False)
+calls = {
+    "latency": lambda run=nn.compile(network, x, tune=False): run(x),
+    "throughput": lambda run=nn.compile(network, x, tune=False, hint="throughput"): run(x),
+    "small": lambda: small(x[0, 0, :, :8].copy()),
+    "gemm": lambda a=np.ones((300, 512), np.uint8), w=ulp.pack(np.ones((512, 192), np.uint8), 1): ulp.gemm(a, w),
+}
+call = calls[os.environ["CALL"]]
+"""
+
+FORK = """
+expected = call()
+stop = False
+def loop():
+    while not stop: call()
+threads = [threading.Thread(target=loop) for _ in range(4)]
+for thread in threads: thread.start()
+statuses = []
+for _ in range(50):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(0 if all(np.array_equal(call(), expected) for _ in range(2)) else 3)
+    statuses.append(os.waitpid(child, 0)[1])
+stop = True
+for thread in threads: thread.join()
+print(statuses == [0] * 50, statuses)
+"""
+
+END = """
+def loop():
+    while True: call()
+for _ in range(4): threading.Thread(target=loop, daemon=True).start()
+time.sleep(0.1)
+print("end")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("call", ["latency", "throughput", "small", "gemm"])
+def test_children_forked_while_other_threads_are_inside_a_call(call: str) -> None:
+    assert output_of(NETWORKS + FORK, CALL=call).startswith("True")
+
+
+@pytest.mark.parametrize("call", ["latency", "throughput", "gemm"])
+def test_daemon_threads_inside_a_call_at_exit(call: str) -> None:
+    for _ in range(3):
+        done = run_python(NETWORKS + END, CALL=call)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+# The module that makes interpreters, under its names in several versions of Python.
+SUB_INTERPRETER = """
+try:
+    import _interpreters as interpreters
+    made = interpreters.create("legacy")
+except ImportError:
+    import _xxsubinterpreters as interpreters
+    made = interpreters.create(isolated=False)
+PROGRAM = '''
+import warnings
+warnings.simplefilter("ignore")  # numpy warns, too
+try:
+    import ulp
+except ImportError as error:
+    print("refused:", error, flush=True)
+'''
+interpreters.run_string(made, PROGRAM)
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="sub-interpreters are CPython's")
+@pytest.mark.parametrize("first", ["", "import ulp"])
+def test_a_sub_interpreter_is_refused(first: str) -> None:
+    # Where the main interpreter has imported numpy, numpy itself may refuse first.
+    expected = "refused: ulp cannot be imported in a sub-interpreter" if not first else "refused: "
+    assert output_of(first + SUB_INTERPRETER).startswith(expected)
+
+
+def test_the_native_module_survives_its_removal_from_sys_modules() -> None:
+    program = (
+        "import sys, ulp; old = ulp._core; del sys.modules['ulp._core']; import ulp._core; assert ulp._core is old; print(old.__name__)"
+    )
+    assert output_of(program) == "ulp._core\n"
+
+
+def test_objects_that_nobody_initialised() -> None:
+    """They would hold memory that nobody has filled."""
+    base = _core.Plan.__mro__[1]
+    for cls in (_core.Packed, _core.Plan):
+        for maker in (cls, base, object):
+            with pytest.raises(TypeError):
+                maker.__new__(cls)
+    with pytest.raises(TypeError, match="cannot be made from Python"):
+        _core.Packed()
+    assert _core.Plan().steps() == []
