@@ -7,12 +7,12 @@
 #include <map>
 #include <memory>
 
+#include "bindings_classes.h"
+#include "bindings_gil.h"
 #include "bindings_plan.h"
-#include "classes.h"
 #include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
-#include "gil.h"
 #include "ops/ops.h"
 
 #if defined(_WIN32)

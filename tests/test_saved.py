@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -216,6 +217,36 @@ def test_flipped_bytes(small: bytes) -> None:
     assert refused > 200
 
 
+def test_a_flipped_bit_is_noticed(small: bytes) -> None:
+    """Or it means nothing, as one in the name of the checksum."""
+    rng = random.Random(0)
+    expected, size = nn.load(small), int.from_bytes(small[:8], "little") + 8
+    x = images(np.random.default_rng(1), 2, *expected.input_shape)
+    for _ in range(300):
+        damaged = bytearray(small)
+        damaged[rng.randrange(size) if rng.random() < 0.3 else rng.randrange(size, len(small))] ^= 1 << rng.randrange(8)
+        try:
+            loaded = nn.load(bytes(damaged))
+        except ValueError:
+            continue
+        assert np.array_equal(loaded(x), expected(x))
+        assert str(loaded) == str(expected)
+
+
+def test_files_without_a_checksum_are_older_ones(small: bytes) -> None:
+    arrays, metadata = _tensorfile.read(small)
+    assert "crc32" not in metadata
+    assert b"".join(_tensorfile.write(arrays, metadata)) == small
+    older = small.replace(b'"crc32"', b'"other"')
+    assert older != small
+    x = images(np.random.default_rng(1), 2, *nn.load(small).input_shape)
+    assert np.array_equal(nn.load(older)(x), nn.load(small)(x))
+    damaged = bytearray(small)
+    damaged[-1] ^= 1
+    with pytest.raises(ValueError, match="it is damaged: its contents do not have the checksum"):
+        nn.load(bytes(damaged))
+
+
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The paths to everything in a document."""
     yield path
@@ -324,6 +355,34 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(ValueError, match="empty cannot be loaded: it has 0 bytes"):
         nn.load(tmp_path / "empty")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in files")
+@pytest.mark.parametrize("load", [nn.load, ulp.load, ulp.PackedMatrix.load], ids=["nn.load", "ulp.load", "PackedMatrix.load"])
+@pytest.mark.parametrize("suffix", [".ulp", ".npz", ".safetensors", ".onnx"])
+def test_pipes_devices_and_folders_are_not_read(tmp_path: Path, load: Callable[[Path], Any], suffix: str) -> None:
+    pipe, device, folder = (tmp_path / f"{name}{suffix}" for name in ("pipe", "device", "folder"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    for path in (pipe, device, folder):
+        with pytest.raises(ValueError, match=r"regular file|names the format"):
+            load(path)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping of it would end the process with SIGBUS."""
+    path = tmp_path / "network.ulp"
+    path.write_bytes(small)
+    read = _tensorfile.read
+
+    def cut_first(data: Any) -> Any:
+        os.truncate(path, 0)
+        return read(data)
+
+    monkeypatch.setattr(_tensorfile, "read", cut_first)
+    x = images(np.random.default_rng(1), 2, 3, 21, 18)
+    assert np.array_equal(nn.load(path)(x), nn.load(small)(x))
 
 
 def test_an_onnx_model_is_no_saved_network(small: bytes) -> None:
