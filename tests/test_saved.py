@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -340,13 +341,47 @@ def test_what_is_wrong_is_said(small: bytes, damage: Callable[[bytes], bytes], m
         nn.load(damage(small))
 
 
-def test_activations_within_max_bytes(small: bytes) -> None:
-    memory = nn.load(small).memory
-    assert nn.load(small, max_bytes=max(memory, 2**20)).memory == memory
+def test_activations_and_results_within_max_bytes(small: bytes) -> None:
+    network = nn.load(small)
+    memory = network.memory + sum(4 * int(np.prod(shape)) for shape in network.output_shapes)
+    assert nn.load(small, max_bytes=max(memory, 2**20)).memory == network.memory
     with pytest.raises(ValueError, match=f"max_bytes={memory - 1}: pass more if you trust"):
         nn.load(small, max_bytes=memory - 1)
     with pytest.raises(ValueError, match="max_bytes=0: expected an integer from 1"):
         nn.load(small, max_bytes=0)
+
+
+def _description(calls: list[Any], outputs: int, arrays: dict[str, Any]) -> bytes:
+    """A file of a network of 2^22 features whose results are given `outputs` times."""
+    features = 2**22
+    calls = [["codes", 1, 1, features, 1, 0, 1.0], ["input_floats", features, 1, 1, [0], False], *calls, *[["output", 0, True]] * outputs]
+    labels = [["a", "b", 0]] * sum(call[0] != "codes" for call in calls)
+    plan = {"group": 1, "throughput": False, "isa": "avx2", "calls": calls}
+    shapes = [[features]] * outputs
+    lowered = {"plan": plan, "labels": labels, "input_shape": [features], "output_shapes": shapes, "input_quantizer": None}
+    document = {"lowered": lowered, "mode": "fp32", "hint": "latency", "codes_in": False, "container": "list", "keys": []}
+    return b"".join(saved.to_parts("CompiledNetwork", document, arrays))
+
+
+def test_many_results_of_a_wide_tensor() -> None:
+    """Neither the time to load grows with channels x steps, nor the memory beyond what is allowed."""
+    with pytest.raises(ValueError, match=r"activations take .* max_bytes"):
+        nn.load(_description([], 2000, {}))
+    begin = time.perf_counter()
+    nn.load(_description([], 2000, {}), max_bytes=2**40)
+    assert time.perf_counter() - begin < 5  # of some 0.1 s; a look at each channel takes 30 s and more
+
+
+def test_window_means_of_many_channels_take_no_memory_per_window_and_channel() -> None:
+    """The scales of its windows are stored once per window, not per channel."""
+    windows = np.stack([np.zeros(16, np.int32), np.ones(16, np.int32)], 1)
+    arrays = {"r": windows, "c": windows.copy(), "d": np.ones((16, 16), np.float32)}
+    finish = {"residual": None, "low": -1.0, "high": 1.0, "targets": [[1, 0]], "thresholds": [None]}
+    means = [["codes", 16, 16, 2**22, 1, 0, 1.0], ["window_mean", 0, *({"$array": name} for name in "rcd"), finish]]
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    nn.load(_description(means, 1, arrays), max_bytes=2**40)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB; per window and channel it was 4 GiB
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
