@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--performance", type=Path, default=None, help="the page of all tables (default: docs/performance.md)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
-    commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    costs = commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    costs.add_argument("--vnni", action="store_true", help="on a CPU with AVX-VNNI or AVX-512: the fits of csrc/gemm/costs_x86_vnni.h")
     commands.add_parser(
         "model", help="calculate, with an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"
     )
@@ -125,12 +126,13 @@ def _run(args: argparse.Namespace, arguments: list[str]) -> int:
     return 0
 
 
-def _costs() -> int:
+def _costs(*, vnni: bool) -> int:
     from .reports import cost_headers
-    from .runs import costs
+    from .runs import costs, costs_vnni
 
-    measured = costs.measure()
-    for path in (costs.save(measured), cost_headers.write(measured)):
+    module = costs_vnni if vnni else costs
+    measured = module.measure()
+    for path in (module.save(measured), cost_headers.write(measured)):
         print(f"wrote {path.name}")
     return 0
 
@@ -210,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command == "run":
             return _run(args, given)
         if args.command == "costs":
-            return _costs()
+            return _costs(vnni=args.vnni)
         if args.command == "model":
             return _model()
         if args.command == "instructions":

@@ -81,7 +81,7 @@ py::list kernels() {
     row["isa"] = isa_name(k.isa);
     row["mr"] = k.mr;
     row["nr"] = k.nr;
-    row["available"] = k.isa <= current_isa();
+    row["available"] = isa_runs(k.isa);
     row["pairs"] = pairs;
     row["spill_every"] = spill_every;
     table.append(row);

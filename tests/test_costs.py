@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,37 @@ import pytest
 
 import ulp
 from bench.reports import cost_headers
-from bench.runs import costs, modelled
+from bench.runs import costs, costs_vnni, modelled
 from tools.arm.cycles import CORES
 from ulp import _core
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
-def stored_here() -> dict[str, Any]:
-    """The figures of this architecture."""
-    stored: dict[str, Any] = modelled.load(modelled.COSTS) if ARM else costs.load()
-    return stored
+VNNI = ("avxvnni", "avx512vnni", "avx512vbmi")
+
+
+def expected_basis() -> str:
+    """Figures are called measured on the kinds of CPU on which they were: Zen 3, or Sapphire and Emerald Rapids for those with VNNI."""
+    if ARM:
+        return "modelled"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    family, model = int(cpu["cpu family"]), int(cpu["model"])
+    if has_vnni():
+        return "measured" if cpu["vendor_id"] == "GenuineIntel" and (family, model) in ((6, 143), (6, 207)) else "modelled"
+    return "measured" if cpu["vendor_id"] == "AuthenticAMD" and family == 25 and (model < 16 or 32 <= model < 96) else "modelled"
+
+
+def has_vnni() -> bool:
+    """Whether the choice follows the fits of costs_x86_vnni.h."""
+    return not set(_core.available_isas()).isdisjoint(VNNI)
 
 
 def test_the_headers_say_what_the_figures_say() -> None:
-    """Else: python -m bench costs, or model."""
+    """Else: python -m bench costs, costs --vnni, or model."""
     assert cost_headers.is_current(costs.load()), "csrc/gemm/costs_x86.h differs from bench/results/kernel_costs.json"
+    assert cost_headers.is_current(costs_vnni.load()), "csrc/gemm/costs_x86_vnni.h differs from bench/results/kernel_costs_vnni.json"
     assert cost_headers.is_current(modelled.load(modelled.COSTS)), "csrc/gemm/costs_arm64.h differs from bench/results/modelled_costs.json"
 
 
@@ -53,7 +69,20 @@ def test_modelled_cells_are_known_on_the_cores_that_have_the_instructions() -> N
 
 @pytest.mark.parametrize("kernel", ulp.kernels(), ids=str)
 def test_every_kernel_and_pair_has_its_cost(kernel: ulp.Kernel) -> None:
-    assert {f"W{b}A{a}" for a, b in kernel.pairs} == set(stored_here()["kernels"][kernel.name])
+    if not ARM:
+        assert kernel.name in costs_vnni.load()["kernels"]
+        if kernel.isa in VNNI:
+            return
+    stored = modelled.load(modelled.COSTS) if ARM else costs.load()
+    assert {f"W{b}A{a}" for a, b in kernel.pairs} == set(stored["kernels"][kernel.name])
+
+
+@pytest.mark.skipif(ARM, reason="fits are for x86")
+@pytest.mark.parametrize("name", costs_vnni.load()["kernels"])
+def test_the_fit_is_close_to_what_was_measured(name: str) -> None:
+    fitted = costs_vnni.fit(costs_vnni.load())[name]
+    assert fitted.median <= 0.2
+    assert all(coefficient >= 0 for coefficient in fitted.coefficients)
 
 
 @pytest.mark.parametrize("m", [1, 3, 8, 100, 4096])
@@ -63,6 +92,6 @@ def test_the_default_is_the_first_of_the_ranking(m: int, pair: tuple[int, int]) 
     ulp.gemm(a, ulp.pack(np.zeros((64, 64), np.uint8), bits=pair[1]), bits=pair)
     candidates = [c for c in ulp.explain(m, 64, 64, bits=pair).candidates if c.runnable]
     assert _core.last_kernel() == candidates[0].name
-    assert candidates[0].basis == ("modelled" if ARM else "measured")
+    assert candidates[0].basis == expected_basis()
     seconds = [c.seconds for c in candidates if not math.isnan(c.seconds)]
     assert seconds == sorted(seconds)

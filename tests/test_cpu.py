@@ -33,7 +33,7 @@ def test_the_emulated_core_is_recognised() -> None:
 def test_every_usual_choice_has_a_figure(pair: tuple[int, int]) -> None:
     for m in (1, 16, 1000):
         chosen = ulp.explain(m, 256, 256, bits=pair).candidates[0]
-        assert chosen.basis == ("modelled" if ARM else "measured")
+        assert chosen.basis in (("modelled",) if ARM else ("modelled", "measured"))
         assert chosen.seconds > 0
 
 

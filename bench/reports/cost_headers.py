@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import ROOT
+from bench.runs import costs_vnni
 
-HEADERS = {basis: ROOT / "csrc" / "gemm" / name for basis, name in (("measured", "costs_x86.h"), ("modelled", "costs_arm64.h"))}
+_NAMES = (("measured", "costs_x86.h"), ("fitted", "costs_x86_vnni.h"), ("modelled", "costs_arm64.h"))
+HEADERS = {basis: ROOT / "csrc" / "gemm" / name for basis, name in _NAMES}
 
 
 def header(costs: dict[str, Any]) -> str:
     """A header of csrc/gemm: the stored figures as a C++ table. Modelled costs have a column for each core, measured ones have one."""
+    if costs.get("basis") == "fitted":
+        return _fitted(costs)
     modelled = costs.get("basis") == "modelled"
     rows, cpus = costs["rows"], costs.get("cpus", [""])
     if modelled:
@@ -50,6 +54,32 @@ def header(costs: dict[str, Any]) -> str:
         for pair, figures in pairs.items():
             columns = ", ".join(f"{{{', '.join(map(str, fs))}}}" for fs in (figures if modelled else [figures]))
             lines.append(f'    {{"{name}", {pair[3]}, {pair[1]}, {{{columns}}}}},')
+    return "\n".join([*lines, "};", "// clang-format on", "", "}  // namespace ulp", ""])
+
+
+def _fitted(stored: dict[str, Any]) -> str:
+    about = f"{stored['environment']['machine']['cpu']}, {stored['environment']['date'][:10]}"
+    lines = [
+        "// Written by `python -m bench costs --vnni` from bench/results/kernel_costs_vnni.json. Do not edit.",
+        "//",
+        f"// Femtoseconds on one thread of {about}, fitted (bench/runs/costs_vnni.py):",
+        "// of each element of B: fixed + fixed_bit b_bits, of each tile of rows: tile + tile_bit b_bits, and of each multiply-accumulate:",
+        "// mac + spill / spill_every + plane a_bits b_bits. Beside each kernel: the median and the largest error of the fit.",
+        "#pragma once",
+        "",
+        "namespace ulp {",
+        "",
+        "struct CostFit {",
+        "  const char* kernel;",
+        f"  double {', '.join(costs_vnni.FIELDS)};",
+        "};",
+        "",
+        "// clang-format off",
+        "inline constexpr CostFit kCostFits[] = {",
+    ]
+    for name, of_kernel in costs_vnni.fit(stored).items():
+        figures = ", ".join(map(str, of_kernel.coefficients))
+        lines.append(f'    {{"{name}", {figures}}},  // {of_kernel.median:.0%}, {of_kernel.largest:.0%}')
     return "\n".join([*lines, "};", "// clang-format on", "", "}  // namespace ulp", ""])
 
 

@@ -28,7 +28,7 @@ RESULT = DIRECTORY / "kernel_costs.json"
 ROWS = (1, 2, 4, 8, 16, 64, 512)
 
 
-def _side(rows: int) -> int:
+def side(rows: int) -> int:
     """N = K of the measurement: large enough that the call's fixed costs stay small."""
     return 1024 if rows <= 8 else 512
 
@@ -57,16 +57,16 @@ def measure(rounds: int = 9) -> dict[str, Any]:
     cells = list(_cells(ulp))
     runs: list[tuple[Any, int, int]] = []
     for name, (a_bits, b_bits), rows in cells:
-        side = _side(rows)
-        a, w = _operands(ulp, rows, side, a_bits, b_bits)
-        out = np.empty((rows, side), np.int32)
+        length = side(rows)
+        a, w = cell_operands(ulp, rows, length, a_bits, b_bits)
+        out = np.empty((rows, length), np.int32)
 
         def run(a: Any = a, w: Any = w, out: Any = out, name: str = name, bits: tuple[int, int] = (a_bits, b_bits)) -> None:
             ulp.gemm(a, w, bits=bits, kernel=name, out=out)
 
         run()
         once = max(_sample(run, 1), 1.0)
-        runs.append((run, max(1, round(150_000 / once)), rows * side * side))
+        runs.append((run, max(1, round(150_000 / once)), rows * length * length))
     samples: list[list[float]] = [[] for _ in cells]
     with timing.pinned(None):
         for _ in tqdm(range(rounds), desc="costs", unit="round"):
@@ -82,10 +82,11 @@ def measure(rounds: int = 9) -> dict[str, Any]:
 _KEPT: dict[tuple[int, int, int, int], tuple[Any, Any]] = {}
 
 
-def _operands(ulp: Any, rows: int, side: int, a_bits: int, b_bits: int) -> tuple[Any, Any]:
-    key = (rows, side, a_bits, b_bits)
+def cell_operands(ulp: Any, rows: int, length: int, a_bits: int, b_bits: int) -> tuple[Any, Any]:
+    """A (rows, length) and packed B (length, length), made once."""
+    key = (rows, length, a_bits, b_bits)
     if key not in _KEPT:
-        _KEPT[key] = (operands.activations(rows, side, a_bits), ulp.pack(operands.weights(side, side, b_bits), bits=b_bits))
+        _KEPT[key] = (operands.activations(rows, length, a_bits), ulp.pack(operands.weights(length, length, b_bits), bits=b_bits))
     return _KEPT[key]
 
 
@@ -95,13 +96,13 @@ def load(path: Path = RESULT) -> dict[str, Any]:
     return costs
 
 
-def save(costs: dict[str, Any]) -> Path:
+def save(costs: dict[str, Any], path: Path = RESULT) -> Path:
     """Write the file; returns its path."""
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({k: v for k, v in costs.items() if k != "kernels"}, indent=1)
     kernels = ",\n".join(
         f'  "{name}": {{\n' + ",\n".join(f'   "{pair}": {json.dumps(fs)}' for pair, fs in pairs.items()) + "\n  }"
         for name, pairs in costs["kernels"].items()
     )
-    RESULT.write_text(f'{text[:-2]},\n "kernels": {{\n{kernels}\n }}\n}}\n')
-    return RESULT
+    path.write_text(f'{text[:-2]},\n "kernels": {{\n{kernels}\n }}\n}}\n')
+    return path

@@ -77,18 +77,7 @@ void transform_weights(const uint8_t* raw, int64_t raw_tap, int64_t vectors, boo
   transform_vectors<false>(raw, raw_tap, vectors, u, u_part);
 }
 
-void expand_raw(const BitpackedSlice& s, uint8_t* raw) {
-  switch (s.unit_bytes / kVector) {
-    case 1:
-      return expand_centred<1>(s, raw);
-    case 2:
-      return expand_centred<2>(s, raw);
-    case 3:
-      return expand_centred<3>(s, raw);
-    default:
-      return expand_centred<4>(s, raw);
-  }
-}
+void expand_raw(const BitpackedSlice& s, uint8_t* raw) { expand_signed_codes(static_cast<int>(s.unit_bytes / kVector))(s, raw); }
 
 template <int bits, bool bipolar>
 void expand_blocks(const BitpackedSlice& s, int64_t blocks, uint8_t* u, int64_t u_part) {

@@ -1,7 +1,8 @@
 // Decoding the bitpacked layout (pack/layout.h), for any instruction set that has defined, before it includes this:
 //
-//   Vec                    32 bytes
-//   load(p)                Vec
+//   Vec                    kVecUnits vectors of the layout: one, or those of two adjacent units
+//   Units                  where those units lie
+//   stored(units, i)       stored vector i of them
 //   field<s>(x, mask)      byte-wise (x >> s) & mask
 //   moved<s>(x, mask)      byte-wise (x << s) & mask, or (x >> -s) & mask
 //   either(x, y)           x | y
@@ -13,10 +14,13 @@
 namespace ulp {
 namespace {
 
+constexpr int kVecBytes = kVecUnits * kVector;
+constexpr int kVecCols = kVecUnits * kUnitCols;
+
 // Vector j of a unit: byte 4 c + i is the code of column c, k = 4 j + i. The fields are drawn in pack/layout.h.
 template <int bits, int j>
-inline Vec code_vector(const uint8_t* bitpacked) {
-  const auto x = [bitpacked](int i) { return load(bitpacked + i * kVector); };
+inline Vec code_vector(Units units) {
+  const auto x = [units](int i) { return stored(units, i); };
   if constexpr (bits == 1) {
     return field<j>(x(0), 1);
   } else if constexpr (bits == 2) {
@@ -36,8 +40,8 @@ inline Vec code_vector(const uint8_t* bitpacked) {
 }
 
 template <int bits>
-inline void decode(const uint8_t* bitpacked, Vec v[8]) {
-  unrolled<8>([&](auto j) { v[j.value] = code_vector<bits, j.value>(bitpacked); });
+inline void decode(Units units, Vec v[8]) {
+  unrolled<8>([&](auto j) { v[j.value] = code_vector<bits, j.value>(units); });
 }
 
 }  // namespace

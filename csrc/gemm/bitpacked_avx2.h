@@ -10,9 +10,14 @@ namespace ulp {
 namespace {
 
 using Vec = __m256i;
+using Units = const uint8_t*;
+constexpr int kVecUnits = 1;
 
 inline __m256i load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store(uint8_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+inline Vec stored(Units unit, int i) { return load(unit + i * kVector); }
+inline Units units_of(const BitpackedSlice& s, int64_t kb, int u) { return bitpacked_unit(s, kb, u); }
+inline void store_units(uint8_t* p, Vec v, int) { store(p, v); }
 
 // Four bytes in every 32-bit lane: four k of a row, or what a kernel has made of them.
 inline __m256i broadcast4(const uint8_t* p) {
@@ -33,6 +38,7 @@ inline __m256i moved(__m256i x, int mask) {
   return field<0>(shift < 0 ? _mm256_srli_epi16(x, shift < 0 ? -shift : 0) : _mm256_slli_epi16(x, shift < 0 ? 0 : shift), mask);
 }
 
+inline __m256i subtract_bytes(__m256i x, int byte) { return _mm256_sub_epi8(x, _mm256_set1_epi8(static_cast<char>(byte))); }
 inline __m256i either(__m256i x, __m256i y) { return _mm256_or_si256(x, y); }
 
 }  // namespace
@@ -52,9 +58,11 @@ ULP_INLINE void prefetch_c(const Tile& t, int first_unit) {
   }
 }
 
-// 8 sums of int32, kept in aligned memory.
+// 8 sums of int32, kept in aligned memory, or anywhere.
 inline Vec load_sums(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store_sums(int32_t* p, Vec v) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), v); }
+inline Vec load_columns(const int32_t* p, int) { return load(reinterpret_cast<const uint8_t*>(p)); }
+inline void store_columns(int32_t* p, Vec v, int) { store(reinterpret_cast<uint8_t*>(p), v); }
 inline Vec add_sums(Vec x, Vec y) { return _mm256_add_epi32(x, y); }
 inline Vec same_sums(int32_t value) { return _mm256_set1_epi32(value); }
 

@@ -20,6 +20,12 @@ inline void store(uint8_t* p, Vec v) {
   vst1q_u8(p + 16, v.hi);
 }
 
+using Units = const uint8_t*;
+constexpr int kVecUnits = 1;
+inline Vec stored(Units unit, int i) { return load(unit + i * kVector); }
+inline Units units_of(const BitpackedSlice& s, int64_t kb, int u) { return bitpacked_unit(s, kb, u); }
+inline void store_units(uint8_t* p, Vec v, int) { store(p, v); }
+
 inline Vec zero() { return {vdupq_n_u8(0), vdupq_n_u8(0)}; }
 
 // f of both halves.
@@ -89,6 +95,8 @@ inline void store_sums(int32_t* p, Vec v) {
   vst1q_s32(p, vreinterpretq_s32_u8(v.lo));
   vst1q_s32(p + 4, vreinterpretq_s32_u8(v.hi));
 }
+inline Vec load_columns(const int32_t* p, int) { return load_sums(p); }
+inline void store_columns(int32_t* p, Vec v, int) { store_sums(p, v); }
 inline Vec add_sums(Vec x, Vec y) {
   return halves(
       x, y, [](uint8x16_t v, uint8x16_t w) { return vreinterpretq_u8_s32(vaddq_s32(vreinterpretq_s32_u8(v), vreinterpretq_s32_u8(w))); });

@@ -8,7 +8,12 @@ namespace {
 
 inline Vec zero() { return _mm256_setzero_si256(); }
 
-uint32_t plane_word(Vec codes, int plane) {
+// A byte grows by at most 8 per block.
+constexpr int kBlocksPerSpill = 31;
+static_assert(kBlocksPerSpill * 8 <= 255, "u8 counts");
+
+uint32_t plane_word(const uint8_t* p, int plane) {
+  const Vec codes = load(p);
   const __m256i bits = _mm256_and_si256(_mm256_srl_epi16(codes, _mm_cvtsi32_si128(plane)), _mm256_set1_epi8(1));
   const __m256i placed = _mm256_sllv_epi32(bits, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   __m128i word = _mm_or_si128(_mm256_castsi256_si128(placed), _mm256_extracti128_si256(placed, 1));

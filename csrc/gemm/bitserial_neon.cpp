@@ -7,7 +7,12 @@
 namespace ulp {
 namespace {
 
-uint32_t plane_word(Vec codes, int plane) {
+// A byte grows by at most 8 per block.
+constexpr int kBlocksPerSpill = 31;
+static_assert(kBlocksPerSpill * 8 <= 255, "u8 counts");
+
+uint32_t plane_word(const uint8_t* p, int plane) {
+  const Vec codes = load(p);
   const int8x16_t lane = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
   const uint8x16_t mask = vdupq_n_u8(static_cast<uint8_t>(1 << plane));
   const uint8x16_t lo = vshlq_u8(vandq_u8(codes.lo, mask), vsubq_s8(lane, vdupq_n_s8(static_cast<int8_t>(plane))));

@@ -18,6 +18,7 @@
 #include "costs_arm64.h"
 #else
 #include "costs_x86.h"
+#include "costs_x86_vnni.h"
 #endif
 #include "cpu.h"
 #include "gemm.h"
@@ -79,6 +80,59 @@ double predict(const Kernel& kernel, const Shape& s) {
   return 1e-15 * (m < 1 ? 0 : fs) * static_cast<double>(s.n) * static_cast<double>(s.k);
 }
 
+#if defined(ULP_X86)
+
+// Whether this CPU has one of the levels whose machine costs_x86_vnni.h was fitted on.
+bool is_fitted() {
+  static const bool fitted = [] {
+    for (const std::string& isa : available_isas()) {
+      if (isa == "avxvnni" || isa == "avx512vnni") return true;
+    }
+    return false;
+  }();
+  return fitted;
+}
+
+// CostFit at one bit pair, femtoseconds.
+struct PairFit {
+  double weight = kNaN, tile = 0, mac = 0;
+};
+
+double predict_fitted(const Kernel& kernel, const Shape& s) {
+  using Pairs = std::array<PairFit, 64>;
+  static const std::vector<Pairs> index = [] {
+    const KernelTable table = kernel_table();
+    std::vector<Pairs> pairs(table.size, Pairs{});
+    for (const CostFit& fit : kCostFits) {
+      for (const Kernel& k : table) {
+        if (std::strcmp(fit.kernel, k.name) != 0) continue;
+        for (int a = kMinBits; a <= kMaxBits; ++a) {
+          for (int b = kMinBits; b <= kMaxBits; ++b) {
+            if (!k.supports(a, b)) continue;
+            const int spill_every = k.bind(a, b).spill_every;
+            pairs[row_of(k)][static_cast<size_t>(a * 8 + b - 9)] = {
+                fit.fixed + fit.fixed_bit * b, fit.tile + fit.tile_bit * b,
+                fit.mac + (spill_every ? fit.spill / spill_every : 0) + fit.plane * a * b};
+          }
+        }
+      }
+    }
+    return pairs;
+  }();
+  const PairFit& fit = index[row_of(kernel)][static_cast<size_t>(s.a.bits * 8 + s.b.bits - 9)];
+  const double fs = fit.weight + fit.tile * static_cast<double>(ceil_div(s.m, kernel.mr)) + fit.mac * static_cast<double>(s.m);
+  return 1e-15 * fs * static_cast<double>(s.n) * static_cast<double>(s.k);
+}
+
+// Measured on this kind of CPU, or on another that has its instructions.
+Basis basis_here() { return cpu_core().model == (is_fitted() ? "sapphire-rapids" : "zen3") ? Basis::measured : Basis::modelled; }
+
+#else
+
+Basis basis_here() { return kCostBasis; }
+
+#endif
+
 using TunedKey = std::array<int64_t, 5>;
 
 TunedKey key_of(const Shape& s) { return {s.m, s.n, s.k, s.a.bits, s.b.bits}; }
@@ -123,8 +177,13 @@ Estimator::Estimator(const Shape& shape) : shape_(shape) {
 
 Estimate Estimator::operator()(const Kernel& kernel) const {
   if (!tuned_.empty() && !std::isnan(tuned_[row_of(kernel)])) return {tuned_[row_of(kernel)], Basis::tuned};
+#if defined(ULP_X86)
+  const double seconds = is_fitted() ? predict_fitted(kernel, shape_) : predict(kernel, shape_);
+#else
   const double seconds = predict(kernel, shape_);
-  return {seconds, std::isnan(seconds) ? Basis::none : kCostBasis};
+#endif
+  static const Basis basis = basis_here();
+  return {seconds, std::isnan(seconds) ? Basis::none : basis};
 }
 
 bool better(const Estimate& x, const Estimate& y) {

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstdio>
 
-#if defined(ULP_ARM64) && defined(__APPLE__)
+#if defined(ULP_X86)
+#include "x86_features.h"
+#elif defined(ULP_ARM64) && defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(ULP_ARM64) && defined(__linux__)
 #include <sys/auxv.h>
@@ -85,6 +87,16 @@ CpuCore detect() {
   size_t size = sizeof brand - 1;
   if (sysctlbyname("machdep.cpu.brand_string", brand, &size, nullptr, 0) != 0) return {"", "apple-m1"};
   return {brand, "apple-m1"};
+}
+
+#elif defined(ULP_X86)
+
+// Those whose costs were measured; kernels depend on features alone (isa.h).
+CpuCore detect() {
+  const X86Version cpu = read_x86_version();
+  if (cpu.is_intel && cpu.family == 6 && (cpu.model == 0x8f || cpu.model == 0xcf)) return {"", "sapphire-rapids"};
+  if (cpu.is_amd && cpu.family == 0x19 && (cpu.model < 0x10 || (cpu.model >= 0x20 && cpu.model < 0x60))) return {"", "zen3"};
+  return {};
 }
 
 #else

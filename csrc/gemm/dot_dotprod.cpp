@@ -13,8 +13,9 @@ namespace {
 
 struct Dot {
   static constexpr int kRows = 3;
-  static constexpr int kUnits = kPanelUnits;
+  static constexpr int kVecs = kPanelUnits;
   static constexpr int kStepK = 4;
+  static constexpr bool kSpills = false;
 
   using Acc = Vec;
 

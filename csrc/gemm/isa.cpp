@@ -3,9 +3,8 @@
 #include <atomic>
 #include <stdexcept>
 
-#if defined(ULP_X86) && defined(_MSC_VER)
-#include <immintrin.h>
-#include <intrin.h>
+#if defined(ULP_X86)
+#include "x86_features.h"
 #elif defined(ULP_ARM64) && defined(__APPLE__)
 #include <sys/sysctl.h>
 #elif defined(ULP_ARM64) && defined(__linux__)
@@ -23,18 +22,10 @@ struct IsaRow {
 bool always() { return true; }
 
 #if defined(ULP_X86)
-bool has_avx2() {
-#if defined(_MSC_VER)
-  int leaf1[4];
-  int leaf7[4];
-  __cpuid(leaf1, 1);
-  __cpuidex(leaf7, 7, 0);
-  const bool os_saves_ymm = (leaf1[2] & (1 << 27)) && (_xgetbv(0) & 6) == 6;
-  return os_saves_ymm && (leaf1[2] & (1 << 12)) && (leaf7[1] & (1 << 5)) && (leaf7[1] & (1 << 8));
-#else
-  // libgcc's and compiler-rt's tables check that the OS saves the ymm state.
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-#endif
+template <const X86Features& needed>
+bool has() {
+  static const X86Features here = read_x86_features();
+  return here.include(needed);
 }
 #endif
 
@@ -60,7 +51,11 @@ bool has_i8mm() { return false; }
 // Best first.
 const IsaRow kIsas[] = {
 #if defined(ULP_X86)
-    {Isa::avx2, has_avx2},
+    {Isa::avx512vbmi, has<kAvx512VbmiFeatures>},
+    {Isa::avx512vnni, has<kAvx512VnniFeatures>},
+    {Isa::avx512, has<kAvx512Features>},
+    {Isa::avxvnni, has<kAvxVnniFeatures>},
+    {Isa::avx2, has<kAvx2Features>},
 #elif defined(ULP_ARM64)
     {Isa::i8mm, has_i8mm},
     {Isa::dotprod, has_dotprod},
@@ -69,17 +64,20 @@ const IsaRow kIsas[] = {
     {Isa::baseline, always},
 };
 
-const IsaRow& detected() {
-  static const IsaRow& best = []() -> const IsaRow& {
-    for (const IsaRow& row : kIsas) {
-      if (row.runs_here()) return row;
-    }
-    return kIsas[sizeof kIsas / sizeof kIsas[0] - 1];
+// Bit i: level i is here.
+uint32_t detected() {
+  static const uint32_t levels = [] {
+    uint32_t bits = 0;
+    for (const IsaRow& row : kIsas) bits |= row.runs_here() ? uint32_t{1} << static_cast<int>(row.isa) : 0;
+    return bits;
   }();
-  return best;
+  return levels;
 }
 
-std::atomic<int> forced{-1};
+bool is_here(Isa isa) { return detected() >> static_cast<int>(isa) & 1; }
+
+// No kernel may use more than this level; -1: no limit.
+std::atomic<int> limit{-1};
 
 std::string join(const std::vector<std::string>& names) {
   std::string s;
@@ -93,6 +91,14 @@ const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::avx2:
       return "avx2";
+    case Isa::avxvnni:
+      return "avxvnni";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx512vnni:
+      return "avx512vnni";
+    case Isa::avx512vbmi:
+      return "avx512vbmi";
     case Isa::neon:
       return "neon";
     case Isa::dotprod:
@@ -114,23 +120,30 @@ std::vector<std::string> known_isas() {
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const IsaRow& row : kIsas) {
-    if (row.isa <= detected().isa) names.push_back(isa_name(row.isa));
+    if (is_here(row.isa)) names.push_back(isa_name(row.isa));
   }
   return names;
 }
 
+bool isa_runs(Isa isa) {
+  const int most = limit.load(std::memory_order_relaxed);
+  return (most < 0 || static_cast<int>(isa) <= most) && is_here(isa);
+}
+
 Isa current_isa() {
-  const int f = forced.load(std::memory_order_relaxed);
-  return f < 0 ? detected().isa : static_cast<Isa>(f);
+  for (const IsaRow& row : kIsas) {
+    if (isa_runs(row.isa)) return row.isa;
+  }
+  return Isa::baseline;
 }
 
 void set_isa(const std::string& name) {
   for (const IsaRow& row : kIsas) {
     if (name != isa_name(row.isa)) continue;
-    if (row.isa > detected().isa) {
+    if (!is_here(row.isa)) {
       throw std::invalid_argument("isa '" + name + "' is not available on this CPU; available: " + join(available_isas()));
     }
-    forced.store(static_cast<int>(row.isa), std::memory_order_relaxed);
+    limit.store(static_cast<int>(row.isa), std::memory_order_relaxed);
     return;
   }
   throw std::invalid_argument("unknown isa '" + name + "'; known: " + join(known_isas()));

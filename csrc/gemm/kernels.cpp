@@ -24,6 +24,11 @@ ULP_KERNEL(rowpair_avx2)
 ULP_KERNEL(ulppack_p1_avx2)
 ULP_KERNEL(ulppack_p2_avx2)
 ULP_KERNEL(bitserial_avx2)
+ULP_KERNEL(dot_avxvnni)
+ULP_KERNEL(dot_avx512vnni)
+ULP_KERNEL(stream_avx512vnni)
+ULP_KERNEL(bitserial_avx512vbmi)
+ULP_KERNEL(lut_avx512vbmi)
 #elif defined(ULP_ARM64)
 ULP_KERNEL(rowpair_i8mm)
 ULP_KERNEL(mmla_i8mm)
@@ -45,6 +50,11 @@ namespace {
 const Kernel kKernels[] = {
 // name, technique, ISA, mr, nr, supports, bind
 #if defined(ULP_X86)
+    {"stream_avx512vnni_4x32", "stream", Isa::avx512vnni, 4, 32, stream_avx512vnni::supports, stream_avx512vnni::bind},
+    {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, dot_avx512vnni::supports, dot_avx512vnni::bind},
+    {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, bitserial_avx512vbmi::supports, bitserial_avx512vbmi::bind},
+    {"lut_avx512vbmi_4x128", "lut", Isa::avx512vbmi, 4, 128, lut_avx512vbmi::supports, lut_avx512vbmi::bind},
+    {"dot_avxvnni_3x32", "dot", Isa::avxvnni, 3, 32, dot_avxvnni::supports, dot_avxvnni::bind},
     {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, lutstream_avx2::supports, lutstream_avx2::bind},
     {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, stream_avx2::supports, stream_avx2::bind},
     {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, lut_avx2::supports, lut_avx2::bind},
@@ -78,7 +88,7 @@ KernelTable kernel_table() { return {kKernels, sizeof kKernels / sizeof kKernels
 namespace {
 
 std::string why_not(const Kernel& kernel, const Shape& s) {
-  if (kernel.isa > current_isa()) return std::string("needs ") + isa_name(kernel.isa);
+  if (!isa_runs(kernel.isa)) return std::string("needs ") + isa_name(kernel.isa);
   if (!kernel.supports(s.a.bits, s.b.bits)) return "does not cover W" + std::to_string(s.b.bits) + "A" + std::to_string(s.a.bits);
   return "";
 }
@@ -118,7 +128,7 @@ const Kernel& select_kernel(const Shape& s, const char* name) {
     const Kernel* best = nullptr;
     Estimate best_estimate{};
     for (const Kernel& k : kernel_table()) {
-      if (k.isa > current_isa() || !k.supports(s.a.bits, s.b.bits)) continue;
+      if (!isa_runs(k.isa) || !k.supports(s.a.bits, s.b.bits)) continue;
       const Estimate e = estimate(k);
       if (best && !better(e, best_estimate)) continue;
       best = &k;

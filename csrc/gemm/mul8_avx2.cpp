@@ -34,7 +34,7 @@ KernelAtBits bind(int a_bits, int b_bits) {
   b.step_k = Mul8::kStepK;
   b.any_start = true;
   b.panel_bytes = kUnitCodes;
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand_centred<decltype(bits)::value>; });
+  b.expand = expand_signed_codes(b_bits);
   b.run = run<Op<Mul8>>;
   return b;
 }

@@ -16,8 +16,9 @@ namespace {
 // Multiplies are in assembly, and volatile, because compilers hoist loads of the panel, run out of registers and spill sums.
 struct Mla {
   static constexpr int kRows = 3;
-  static constexpr int kUnits = 2;
+  static constexpr int kVecs = 2;
   static constexpr int kStepK = 4;
+  static constexpr bool kSpills = true;
 
   using Local = Vec;
   struct Acc {

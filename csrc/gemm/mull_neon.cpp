@@ -14,8 +14,9 @@ namespace {
 // In assembly, and volatile, for the reason given in mul8_neon.cpp.
 struct Mull {
   static constexpr int kRows = 3;
-  static constexpr int kUnits = 1;
+  static constexpr int kVecs = 1;
   static constexpr int kStepK = 4;
+  static constexpr bool kSpills = false;
 
   struct Local {
     int16x8_t columns[4];  // two columns each

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "bitpacked_avx2.h"
+#include "panel_codes.h"
 
 namespace ulp {
 namespace {
@@ -99,19 +100,6 @@ struct Mul16 {
   }
 #endif
 };
-
-// Mul8's panel: code - 2^(b-1), one vector = 8 columns x 4 k:   | step 0: unit 0 .. 3 | step 1: unit 0 .. 3 | ...
-template <int bits>
-void expand_centred(const BitpackedSlice& s, uint8_t* panel) {
-  const __m256i centre = _mm256_set1_epi8(static_cast<char>(1 << (bits - 1)));
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; ++u) {
-      __m256i v[8];
-      decode<bits>(bitpacked_unit(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) { store(panel + ((kb * 8 + j) * s.units + u) * kVector, _mm256_sub_epi8(v[j], centre)); }
-    }
-  }
-}
 
 // Below this the hot loop's start costs more than its order gains.
 constexpr int kHotSteps = 8;

@@ -45,17 +45,6 @@ void pack_pairs(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uin
   }
 }
 
-template <int bits>
-void expand(const BitpackedSlice& s, uint8_t* panel) {
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; ++u) {
-      __m256i v[8];
-      decode<bits>(bitpacked_unit(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) store(panel + ((kb * 8 + j) * s.units + u) * kVector, v[j]);
-    }
-  }
-}
-
 // u16 sums of a pair of rows: `all` is (sum of both fields as they lie) modulo 2^16, `upper` the upper field, lower = all - (upper << s).
 struct Wide {
   __m256i all;
@@ -139,7 +128,7 @@ KernelAtBits bind(int a_bits, int b_bits) {
   b.row_group = 2;
   b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
-  b.expand = for_bits(b_bits, [](auto bits) { return &expand<decltype(bits)::value>; });
+  b.expand = expand_unsigned_codes(b_bits);
   switch (a_bits) {
     case 1:
       bind_a<1>(b);

@@ -3,6 +3,7 @@
 // KernelAtBits. umlal gathers `local` products of at most m = (2^a - 1)(2^b - 1) in a u16 lane, then uadalp joins two lanes in u32: local =
 // min(8, floor(65535 / m)), a power of two: 8 steps up to W5A8, 4 for W6A8, 2 for W7A8, 1 for W8A8. u32 wraps modulo 2^32, as the driver
 // expects.
+#include "bitpacked_neon.h"
 #include "tile_stream.h"
 
 namespace ulp::stream_neon {
@@ -16,10 +17,16 @@ static_assert(spill_every(8, 5) == 8 && spill_every(8, 6) == 4 && spill_every(8,
 
 template <int local>
 struct Umlal {
-  struct Sums {
+  template <int rows>
+  static constexpr int kVecs = rows == 1 ? 2 : 1;
+  using Operand = uint8x16_t;
+
+  struct Lanes {
     uint16x8_t narrow[4];  // two columns each
     uint32x4_t wide[4] = {vdupq_n_u32(0), vdupq_n_u32(0), vdupq_n_u32(0), vdupq_n_u32(0)};
   };
+  template <int>
+  using Sums = Lanes;
 
   template <int j>
   static ULP_INLINE uint8x16_t operand(const uint8_t* a) {
@@ -27,7 +34,7 @@ struct Umlal {
   }
 
   template <int j>
-  static ULP_INLINE void step(Sums& s, uint8x16_t x, Vec codes) {
+  static ULP_INLINE void step(Lanes& s, uint8x16_t x, Vec codes) {
     if constexpr (j % local == 0) {
       s.narrow[0] = vmull_u8(vget_low_u8(codes.lo), vget_low_u8(x));
       s.narrow[1] = vmull_high_u8(codes.lo, x);
@@ -44,7 +51,7 @@ struct Umlal {
     }
   }
 
-  static ULP_INLINE Vec columns(const Sums& s) {
+  static ULP_INLINE Vec columns(const Lanes& s) {
     return {vreinterpretq_u8_u32(vpaddq_u32(s.wide[0], s.wide[1])), vreinterpretq_u8_u32(vpaddq_u32(s.wide[2], s.wide[3]))};
   }
 };

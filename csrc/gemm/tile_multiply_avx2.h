@@ -11,7 +11,8 @@ template <class M>
 struct Op : M {
   using Acc = Vec;
   static constexpr int kRows = 3;
-  static constexpr int kUnits = kPanelUnits;
+  static constexpr int kVecs = kPanelUnits;
+  static constexpr bool kSpills = M::kStepK == 4;  // mul16 sums in int32
 
   template <int rows, int units>
   static ULP_INLINE void multiply(const uint8_t* const (&a)[rows], const uint8_t*& b, int64_t, const Piece* pieces, int64_t count,

@@ -1,52 +1,56 @@
-// stream on ARM: a few rows of A against weights read straight from the bitpacked layout; nothing is expanded to memory. `Op` multiplies:
+// stream: a few rows of A against weights read straight from the bitpacked layout; nothing is expanded to memory. For any instruction set;
+// an Op multiplies:
 //
-//   Sums                     of 8 columns of one row; zero at first
+//   kVecs<rows>              Vecs of columns that are summed at a time
+//   Sums<rows>               of the columns of a Vec and one of so many rows; zero at first
+//   Operand                  what a step takes of a row of A
 //   operand<j>(a)            of a row's codes from the K-block on: what step j takes
-//   step<j>(sums, x, codes)  k = 4 j .. 4 j + 3 of the block, 8 columns
-//   columns(sums)            8 int32
+//   step<j>(sums, x, codes)  k = 4 j .. 4 j + 3 of the block
+//   columns(sums)            int32, as a Vec
 //
-// Weights and activations are codes, neither centred, so A is read where it lies.
+// and bitpacked_<isa>.h, which is included before.
 #pragma once
 
-#include "bitpacked_neon.h"
+#include "kernel.h"
+#include "kernel_util.h"
 
 namespace ulp {
 namespace {
 
-// Units first .. first + units - 1 of the panel.
-template <class Op, int bits, int rows, int units>
+// The vecs from unit `first` on.
+template <class Op, int bits, int rows, int vecs>
 ULP_INLINE void tile(const Tile& t, int first) {
-  typename Op::Sums sums[rows][units];
-  const uint8_t* bitpacked = t.b + first * bits * kVector;
+  typename Op::template Sums<rows> sums[rows][vecs];
+  BitpackedSlice slice{t.b, 0, bits * kVector, t.units, t.units, 0, 1};
   const uint8_t* a = t.a;
-  for (int64_t left = ceil_div(t.k, kUnitK); left > 0; --left, bitpacked += t.units * bits * kVector, a += kUnitK) {
-    // k outside, units inside: an operand serves all units.
+  for (int64_t left = ceil_div(t.k, kUnitK); left > 0; --left, slice.data += t.units * bits * kVector, a += kUnitK) {
+    // k outside, columns inside: an operand serves all of them.
     unrolled<8>([&](auto j) {
-      uint8x16_t x[rows];
+      typename Op::Operand x[rows];
       ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = Op::template operand<j.value>(a + r * t.a_stride);
-      ULP_UNROLL for (int u = 0; u < units; ++u) {
-        const Vec codes = code_vector<bits, j.value>(bitpacked + u * bits * kVector);
-        ULP_UNROLL for (int r = 0; r < rows; ++r) Op::template step<j.value>(sums[r][u], x[r], codes);
+      ULP_UNROLL for (int v = 0; v < vecs; ++v) {
+        const Vec codes = code_vector<bits, j.value>(units_of(slice, 0, first + v * kVecUnits));
+        ULP_UNROLL for (int r = 0; r < rows; ++r) Op::template step<j.value>(sums[r][v], x[r], codes);
       }
     });
   }
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int u = 0; u < units; ++u) store_result(t, r, first + u, row_term(t, r), Op::columns(sums[r][u]));
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first + v * kVecUnits, row_term(t, r), Op::columns(sums[r][v]));
   }
 }
 
-// One row takes two units at a time, more rows one.
 template <class Op, int bits, int rows>
 void run_stream(const Tile& args) {
   if constexpr (rows > 1) {
     if (args.rows < rows) return run_stream<Op, bits, rows - 1>(args);
   }
   const Tile t = args;  // a copy that no store to C can alias
+  constexpr int kVecs = Op::template kVecs<rows>;
   int unit = 0;
-  if constexpr (rows == 1) {
-    for (; unit + 2 <= t.units; unit += 2) tile<Op, bits, rows, 2>(t, unit);
+  for (; unit + kVecs * kVecUnits <= t.units; unit += kVecs * kVecUnits) tile<Op, bits, rows, kVecs>(t, unit);
+  if constexpr (kVecs * kVecUnits > 1) {
+    for (; unit < t.units; unit += kVecUnits) tile<Op, bits, rows, 1>(t, unit);
   }
-  for (; unit < t.units; ++unit) tile<Op, bits, rows, 1>(t, unit);
 }
 
 }  // namespace

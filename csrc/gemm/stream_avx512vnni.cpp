@@ -1,0 +1,70 @@
+// stream on AVX-512 VNNI: vpdpbusd, tile 4 x 32, every pair (tile_stream.h).
+//
+//   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
+//   KernelAtBits: four products go to int32, which wraps modulo 2^32 as the driver expects.
+//
+// Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates a cycle for one row, 85 for four, which share the first
+// two. Reading weights from memory limits one row long before.
+#include "bitpacked_avx512.h"
+#include "tile_stream.h"
+
+namespace ulp::stream_avx512vnni {
+namespace {
+
+struct Dot {
+  template <int>
+  static constexpr int kVecs = 2;
+  using Operand = Vec;
+
+  // One sum takes five cycles and two start in each: few rows need several sums per column, which take turns.
+  template <int rows>
+  struct Sums {
+    static constexpr int kTurns = rows == 1 ? 4 : 2;
+    Vec turn[kTurns];
+    Sums() { ULP_UNROLL for (int i = 0; i < kTurns; ++i) turn[i] = zero(); }
+  };
+
+  template <int j>
+  static ULP_INLINE Vec operand(const uint8_t* a) {
+    return broadcast4(a + 4 * j);
+  }
+
+  template <int j, int rows>
+  static ULP_INLINE void step(Sums<rows>& sums, Vec x, Vec codes) {
+    Vec& sum = sums.turn[j % Sums<rows>::kTurns];
+    sum = _mm512_dpbusd_epi32(sum, codes, x);
+  }
+
+  template <int rows>
+  static ULP_INLINE Vec columns(const Sums<rows>& sums) {
+    Vec all = sums.turn[0];
+    ULP_UNROLL for (int i = 1; i < Sums<rows>::kTurns; ++i) all = add_sums(all, sums.turn[i]);
+    return all;
+  }
+};
+
+void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
+  const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+  for (int r = 0; r < rows; ++r, codes += stride, out += out_stride) {
+    for (int64_t k = 0; k < k32; k += kUnitK) {
+      const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + k));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k), _mm256_xor_si256(x, sign));
+    }
+  }
+}
+
+}  // namespace
+
+bool supports(int, int) { return true; }
+
+KernelAtBits bind(int a_bits, int b_bits) {
+  KernelAtBits b;
+  if (a_bits == 8) {
+    b.centre_a = 128;
+    b.pack_a = centre_a;
+  }
+  b.run = for_bits(b_bits, [](auto bits) { return &run_stream<Dot, decltype(bits)::value, 4>; });
+  return b;
+}
+
+}  // namespace ulp::stream_avx512vnni
