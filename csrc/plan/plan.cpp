@@ -79,7 +79,10 @@ void Plan::finalize(int64_t group, bool throughput, bool tune) {
   arena_bytes_ = lay_out(tensors_, steps_, group);
   group_ = group;
   throughput_ = throughput;
-  if (tune) tune_steps();
+  if (tune) {
+    tune_steps();
+    arena_bytes_ = lay_out(tensors_, steps_, group);  // without the scratch of ways that lost
+  }
   finalized_ = true;
 }
 
