@@ -69,6 +69,7 @@ void Plan::take_effect(PlannedStep& added) {
     if (e.layout != PixelLayout::any) source.layout = e.layout;
   }
   weight_bytes_ += e.weight_bytes;
+  macs_ += e.macs;
 }
 
 void Plan::finalize(int64_t group, bool throughput, bool tune) {
