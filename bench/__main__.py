@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--readme", type=Path, default=None, help="the README (default: the repository's)")
     report.add_argument("--performance", type=Path, default=None, help="the page of all tables (default: docs/performance.md)")
     report.add_argument("--no-plots", action="store_true", help="tables only")
-    costs = commands.add_parser("costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows")
+    costs = commands.add_parser(
+        "costs", help="time every kernel at every bit pair and rewrite csrc/gemm/costs_x86.h, which selection follows"
+    )
     costs.add_argument("--vnni", action="store_true", help="on a CPU with AVX-VNNI or AVX-512: the fits of csrc/gemm/costs_x86_vnni.h")
     commands.add_parser(
         "model", help="calculate, with an emulator and models of ARM cores, what kernels cost there; rewrites csrc/gemm/costs_arm64.h"

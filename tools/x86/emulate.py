@@ -9,7 +9,6 @@ C++ compiler and binutils.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import struct
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .machine import Machine, missing, shimmed
+from .machine import Machine, loads, missing, shimmed
 
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512vbmi")  # Isa 1 .. 5 of csrc/gemm/isa.h
 # What each model of Bochs should be found to have.
@@ -47,13 +46,31 @@ def link(build: Path, folder: Path) -> Path:
     source = Path(__file__).with_name("guest.cpp")
     root = source.parents[2]
     guest = folder / "guest.o"
-    flags = ["-std=c++17", "-O2", "-ffreestanding", "-fno-stack-protector", "-fno-exceptions", "-fno-tree-loop-distribute-patterns", "-fno-pic"]
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-ffreestanding",
+        "-fno-stack-protector",
+        "-fno-exceptions",
+        "-fno-tree-loop-distribute-patterns",
+        "-fno-pic",
+    ]
     subprocess.run(["c++", *flags, "-mno-avx", f"-I{root / 'csrc'}", "-c", str(source), "-o", str(guest)], check=True)
     image = folder / "guest.elf"
     layout = ["-nostdlib", "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--unresolved-symbols=ignore-all", "-Wl,-Ttext-segment=0x400000"]
     names = ["kernels", "name", "isa", "supports", "spill_every", "product", "levels"]
     keep = [f"-Wl,-u,guest_{name}" for name in names]
-    command = ["c++", *layout, *keep, "-Wl,-e,guest_kernels", "-Wl,--build-id=none", str(guest), str(build / "libulp_kernels.a"), "-o", str(image)]
+    command = [
+        "c++",
+        *layout,
+        *keep,
+        "-Wl,-e,guest_kernels",
+        "-Wl,--build-id=none",
+        str(guest),
+        str(build / "libulp_kernels.a"),
+        "-o",
+        str(image),
+    ]
     subprocess.run(command, check=True)
     return image
 
@@ -153,12 +170,15 @@ def main() -> int:
         _run_model(args.image, args.model)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        environment = shimmed(Path(folder))
+        environment = {**os.environ, **shimmed(Path(folder))}
+        if not loads(environment):
+            print("not run: bochscpu-python does not load here")
+            return 77
         image = link(args.build, Path(folder))
         failed = 0
         for model in [args.model] if args.model else MODELS:  # one process each: the model is chosen once
             command = [sys.executable, "-m", "tools.x86.emulate", str(args.build), "--model", model, "--image", str(image)]
-            failed += subprocess.run(command, env={**os.environ, **environment}, check=False).returncode != 0
+            failed += subprocess.run(command, env=environment, check=False).returncode != 0
     return min(failed, 1)
 
 

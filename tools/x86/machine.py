@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import glob
 import importlib.util
 import mmap
-import os
 import struct
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
@@ -51,6 +51,12 @@ def missing() -> str:
     return "" if importlib.util.find_spec("bochscpu") else "bochscpu-python is not installed"
 
 
+def loads(environment: Mapping[str, str]) -> bool:
+    """Whether the emulator can be imported in this environment."""
+    done = subprocess.run([sys.executable, "-c", "import bochscpu"], env=dict(environment), capture_output=True, check=False)
+    return done.returncode == 0
+
+
 def shimmed(folder: Path) -> dict[str, str]:
     """Environment in which the extension loads on older systems, too."""
     source, shim = folder / "shim.c", folder / "shim.so"
@@ -65,7 +71,7 @@ def _choose(model: str) -> None:
 
     if model == _DEFAULT:
         return
-    library = ctypes.CDLL(glob.glob(os.path.dirname(bochscpu.__file__) + "/_bochscpu*.so")[0])
+    library = ctypes.CDLL(str(next(Path(bochscpu.__file__).parent.glob("_bochscpu*.so"))))
     at = ctypes.cast(getattr(library, _FACTORIES[_DEFAULT]), ctypes.c_void_p).value
     to = ctypes.cast(getattr(library, _FACTORIES[model]), ctypes.c_void_p).value
     assert at is not None
@@ -162,7 +168,10 @@ class Machine:
         return self.read(address, 64).split(b"\0")[0].decode()
 
     def call(self, name: str, *arguments: int, xcr0: int = 0xE7) -> int:
-        """The result of a function of at most six integers. Raises RuntimeError where the CPU faults. xcr0: the state that the system saves."""
+        """The result of a function of at most six integers.
+
+        xcr0: the state that the system saves. Raises RuntimeError where the CPU faults.
+        """
         bochs = self._bochs
         state = bochs.State()
         bochs.cpu.set_long_mode(state)
