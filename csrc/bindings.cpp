@@ -7,12 +7,12 @@
 #include <map>
 #include <memory>
 
+#include "bindings_classes.h"
+#include "bindings_gil.h"
 #include "bindings_plan.h"
-#include "classes.h"
 #include "gemm/cpu.h"
 #include "gemm/gemm.h"
 #include "gemm/threads.h"
-#include "gil.h"
 #include "ops/ops.h"
 
 #if defined(_WIN32)
@@ -164,6 +164,18 @@ void warm_up() {
   rank_kernels({1, 1, 1, {1, false}, {1, false}});
 }
 
+unsigned long main_thread = 0;
+
+// Whether a signal handler raised, as that of Ctrl-C does; its exception is then set. Handlers run in the main thread only, and others need
+// not wait for Python's lock.
+bool signal_raised() {
+  if (PyThread_get_thread_ident() != main_thread) return false;
+  const PyGILState_STATE state = PyGILState_Ensure();
+  const bool raised = PyErr_CheckSignals() != 0;
+  PyGILState_Release(state);
+  return raised;
+}
+
 void fill(py::module_& m) {
   m.doc() = "Native core of ulp; see ulp/_core.pyi.";
   py::register_exception<OutOfRange>(m, "OutOfRange", PyExc_ValueError);
@@ -172,6 +184,14 @@ void fill(py::module_& m) {
   bind_kernels(m);
   bind_settings(m);
   bind_plan(m);
+  main_thread = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+  set_interrupt(signal_raised);
+  py::register_local_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const Interrupted&) {  // the signal handler's exception is set
+    }
+  });
   warm_up();
 }
 

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "bindings.h"
-#include "gil.h"
+#include "bindings_gil.h"
 #include "ops/finish_sink.h"
 #include "ops/fused.h"
 

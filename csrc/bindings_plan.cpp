@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_classes.h"
+#include "bindings_gil.h"
 #include "bindings_plan_fields.h"
-#include "classes.h"
-#include "gil.h"
 #include "plan/plan.h"
 
 namespace py = pybind11;

@@ -13,7 +13,7 @@ from bench.reports import documents
 from bench.reports import modelled as modelled_tables
 from bench.runs import modelled, results
 from tools.arm import cycles, model
-from tools.arm.emulation import Execution, _parse
+from tools.arm.emulation import Execution, parse_counts
 
 
 def synthetic() -> dict[str, Any]:
@@ -111,7 +111,7 @@ def test_ports_bound_what_has_no_scheduler() -> None:
 def test_counts_of_the_plugin_are_merged_by_what_ran(tmp_path: Path) -> None:
     counts = tmp_path / "blocks.txt"
     counts.write_text("run\n10 0\n5 1\nrun\n7 1\n3 2\nblock 2 00000001\nblock 1 00000001\nblock 0 00000002 000000ff\n")
-    first, second = _parse(counts)
+    first, second = parse_counts(counts)
     assert first == Execution({(2, 255): 10, (1,): 5})
     assert first.instructions == 25
     assert second == Execution({(1,): 10})

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pickle
+import random
 import sys
 import tracemalloc
 import zipfile
@@ -241,10 +242,33 @@ def test_files_are_those_of_safetensors(tmp_path: Path, shape: tuple[int, int]) 
         metadata = file.metadata()
         data = file.get_tensor("data")
     fields = {"version": "1", "k": str(shape[0]), "n": str(shape[1]), "bits": "3", "signed": "1"}
+    checksum = metadata.pop("crc32")
     assert metadata == {"format": "ulp.PackedMatrix", **fields}
     assert np.array_equal(data, w._packed.data)
-    path.write_bytes(numpy.save({"data": data}, metadata=metadata))
-    assert ulp.PackedMatrix.load(path) == w
+    for more in ({"crc32": checksum}, {}):  # older files have none
+        path.write_bytes(numpy.save({"data": data}, metadata=metadata | more))
+        assert ulp.PackedMatrix.load(path) == w
+    path.write_bytes(numpy.save({"data": data}, metadata=metadata | {"crc32": "12345678"}))
+    with pytest.raises(ValueError, match="damaged: its contents do not have the checksum '12345678'"):
+        ulp.PackedMatrix.load(path)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_flipped_bit_is_noticed(tmp_path: Path, suffix: str) -> None:
+    """Or it means nothing: numbers and spaces of the archive that nobody reads."""
+    path = tmp_path / f"w.{suffix}"
+    example().save(path)
+    good = path.read_bytes()
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(good)
+        damaged[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            loaded = ulp.PackedMatrix.load(path)
+        except ValueError:
+            continue
+        assert loaded == example()
 
 
 def npy(array: Any) -> bytes:

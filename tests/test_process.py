@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
+import numpy as np
 import pytest
 from interpreter import output_of, run_python
 
+import ulp
 from ulp import _core
 
 NETWORKS = """
@@ -108,11 +111,45 @@ def test_the_native_module_survives_its_removal_from_sys_modules() -> None:
 
 def test_objects_that_nobody_initialised() -> None:
     """They would hold memory that nobody has filled."""
-    base = _core.Plan.__mro__[1]
     for cls in (_core.Packed, _core.Plan):
-        for maker in (cls, base, object):
+        makers: tuple[Any, ...] = cls.__mro__
+        for maker in makers:
             with pytest.raises(TypeError):
                 maker.__new__(cls)
     with pytest.raises(TypeError, match="cannot be made from Python"):
         _core.Packed()
     assert _core.Plan().steps() == []
+
+
+INTERRUPT = """
+import os, signal, threading, time
+import numpy as np
+import ulp
+from ulp import nn
+ulp.set_num_threads(int(os.environ["THREADS"]))
+a, w = np.ones((2**15, 4096), np.uint8), ulp.pack(np.ones((4096, 8192), np.uint8), 8)
+network = nn.Sequential(*[nn.Conv2d(64, 64, 3, padding=1, bits=8) for _ in range(20)])
+for layer in network: layer.quantizer = nn.Quantizer(8, 0.1, 0)
+compiled = nn.compile(network, (1, 64, 128, 128), tune=False)
+x = np.ones((64, 64, 128, 128), np.float32)
+before = ulp.gemm(a[:5], w)
+for call in (lambda: ulp.gemm(a, w), lambda: compiled(x)):
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        call()
+    except KeyboardInterrupt:
+        print("interrupted", np.array_equal(ulp.gemm(a[:5], w), before), compiled(x[:1]).shape)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals to the own process")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_ctrl_c_ends_a_long_call(threads: str) -> None:
+    """And the next calls work."""
+    assert output_of(INTERRUPT, THREADS=threads) == "interrupted True (1, 64, 128, 128)\n" * 2
+
+
+def test_no_columns_in_any_number_of_rows() -> None:
+    """Takes no time per row."""
+    rows = 2**40
+    assert ulp.gemm(np.empty((rows, 0), np.uint8), ulp.pack(np.empty((0, 0), np.uint8), 1)).shape == (rows, 0)

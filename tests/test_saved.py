@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,36 @@ def test_flipped_bytes(small: bytes) -> None:
     assert refused > 200
 
 
+def test_a_flipped_bit_is_noticed(small: bytes) -> None:
+    """Or it means nothing, as one in the name of the checksum."""
+    rng = random.Random(0)
+    expected, size = nn.load(small), int.from_bytes(small[:8], "little") + 8
+    x = images(np.random.default_rng(1), 2, *expected.input_shape)
+    for _ in range(300):
+        damaged = bytearray(small)
+        damaged[rng.randrange(size) if rng.random() < 0.3 else rng.randrange(size, len(small))] ^= 1 << rng.randrange(8)
+        try:
+            loaded = nn.load(bytes(damaged))
+        except ValueError:
+            continue
+        assert np.array_equal(loaded(x), expected(x))
+        assert str(loaded) == str(expected)
+
+
+def test_files_without_a_checksum_are_older_ones(small: bytes) -> None:
+    arrays, metadata = _tensorfile.read(small)
+    assert "crc32" not in metadata
+    assert b"".join(_tensorfile.write(arrays, metadata)) == small
+    older = small.replace(b'"crc32"', b'"other"')
+    assert older != small
+    x = images(np.random.default_rng(1), 2, *nn.load(small).input_shape)
+    assert np.array_equal(nn.load(older)(x), nn.load(small)(x))
+    damaged = bytearray(small)
+    damaged[-1] ^= 1
+    with pytest.raises(ValueError, match="it is damaged: its contents do not have the checksum"):
+        nn.load(bytes(damaged))
+
+
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The paths to everything in a document."""
     yield path
@@ -309,13 +341,47 @@ def test_what_is_wrong_is_said(small: bytes, damage: Callable[[bytes], bytes], m
         nn.load(damage(small))
 
 
-def test_activations_within_max_bytes(small: bytes) -> None:
-    memory = nn.load(small).memory
-    assert nn.load(small, max_bytes=max(memory, 2**20)).memory == memory
+def test_activations_and_results_within_max_bytes(small: bytes) -> None:
+    network = nn.load(small)
+    memory = network.memory + sum(4 * int(np.prod(shape)) for shape in network.output_shapes)
+    assert nn.load(small, max_bytes=max(memory, 2**20)).memory == network.memory
     with pytest.raises(ValueError, match=f"max_bytes={memory - 1}: pass more if you trust"):
         nn.load(small, max_bytes=memory - 1)
     with pytest.raises(ValueError, match="max_bytes=0: expected an integer from 1"):
         nn.load(small, max_bytes=0)
+
+
+def _description(calls: list[Any], outputs: int, arrays: dict[str, Any]) -> bytes:
+    """A file of a network of 2^22 features whose results are given `outputs` times."""
+    features = 2**22
+    calls = [["codes", 1, 1, features, 1, 0, 1.0], ["input_floats", features, 1, 1, [0], False], *calls, *[["output", 0, True]] * outputs]
+    labels = [["a", "b", 0]] * sum(call[0] != "codes" for call in calls)
+    plan = {"group": 1, "throughput": False, "isa": "avx2", "calls": calls}
+    shapes = [[features]] * outputs
+    lowered = {"plan": plan, "labels": labels, "input_shape": [features], "output_shapes": shapes, "input_quantizer": None}
+    document = {"lowered": lowered, "mode": "fp32", "hint": "latency", "codes_in": False, "container": "list", "keys": []}
+    return b"".join(saved.to_parts("CompiledNetwork", document, arrays))
+
+
+def test_many_results_of_a_wide_tensor() -> None:
+    """Neither the time to load grows with channels x steps, nor the memory beyond what is allowed."""
+    with pytest.raises(ValueError, match=r"activations take .* max_bytes"):
+        nn.load(_description([], 2000, {}))
+    begin = time.perf_counter()
+    nn.load(_description([], 2000, {}), max_bytes=2**40)
+    assert time.perf_counter() - begin < 5  # of some 0.1 s; a look at each channel takes 30 s and more
+
+
+def test_window_means_of_many_channels_take_no_memory_per_window_and_channel() -> None:
+    """The scales of its windows are stored once per window, not per channel."""
+    windows = np.stack([np.zeros(16, np.int32), np.ones(16, np.int32)], 1)
+    arrays = {"r": windows, "c": windows.copy(), "d": np.ones((16, 16), np.float32)}
+    finish = {"residual": None, "low": -1.0, "high": 1.0, "targets": [[1, 0]], "thresholds": [None]}
+    means = [["codes", 16, 16, 2**22, 1, 0, 1.0], ["window_mean", 0, *({"$array": name} for name in "rcd"), finish]]
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    nn.load(_description(means, 1, arrays), max_bytes=2**40)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB; per window and channel it was 4 GiB
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
@@ -324,6 +390,34 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     with pytest.raises(ValueError, match="empty cannot be loaded: it has 0 bytes"):
         nn.load(tmp_path / "empty")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in files")
+@pytest.mark.parametrize("load", [nn.load, ulp.load, ulp.PackedMatrix.load], ids=["nn.load", "ulp.load", "PackedMatrix.load"])
+@pytest.mark.parametrize("suffix", [".ulp", ".npz", ".safetensors", ".onnx"])
+def test_pipes_devices_and_folders_are_not_read(tmp_path: Path, load: Callable[[Path], Any], suffix: str) -> None:
+    pipe, device, folder = (tmp_path / f"{name}{suffix}" for name in ("pipe", "device", "folder"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    for path in (pipe, device, folder):
+        with pytest.raises(ValueError, match=r"regular file|names the format"):
+            load(path)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(small: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping of it would end the process with SIGBUS."""
+    path = tmp_path / "network.ulp"
+    path.write_bytes(small)
+    read = _tensorfile.read
+
+    def cut_first(data: Any) -> Any:
+        os.truncate(path, 0)
+        return read(data)
+
+    monkeypatch.setattr(_tensorfile, "read", cut_first)
+    x = images(np.random.default_rng(1), 2, 3, 21, 18)
+    assert np.array_equal(nn.load(path)(x), nn.load(small)(x))
 
 
 def test_an_onnx_model_is_no_saved_network(small: bytes) -> None:

@@ -1,12 +1,28 @@
-"""Files that are replaced as a whole, by any number of processes and threads."""
+"""Files that are read and replaced as a whole, whatever other processes and threads do to them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of a file. Not mapped: who reads a mapped file that another process cuts off dies of SIGBUS.
+
+    ValueError for a pipe, a device or a directory, which may never end or never begin; OSError.
+    """
+    # Looked at before, since to open a device may do something, and after, since another file may have come in its place.
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        return file.read()
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

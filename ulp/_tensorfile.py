@@ -6,6 +6,10 @@
 
 The header is padded with spaces so that the arrays begin at a multiple of 64 bytes, and wider elements come first, so each array lies where
 its elements may be read from a mapped file. Nothing in a file is executed, and nothing is believed before it is checked.
+
+The metadata of the files written here hold a checksum, "crc32", of all that means something: the other metadata, and the names, dtypes,
+shapes and bytes of the arrays. So another program may write the arrays anew in its own order, metadata and all. Files without it are older
+ones, or written by others.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -24,6 +29,7 @@ _DTYPES = {"BOOL": "|b1"} | {f"{kind}{size}": f"<{kind.lower()}{size // 8}" for 
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _ALIGNMENT = 64
 _MAX_DIMENSIONS = 8
+_CHECKSUM = "crc32"
 # Far more than the arrays of a network need; a longer header is an attempt to keep the parser busy.
 MAX_HEADER_BYTES = 16 * 2**20
 
@@ -37,7 +43,7 @@ def write(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -
         if array.dtype not in _NAMES or array.ndim > _MAX_DIMENSIONS:
             raise TypeError(f"array {name!r}, {array.dtype} of shape {array.shape}, cannot be saved")
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUM: _checksum(arrays, metadata)}}
     parts: list[bytes | memoryview] = []
     end = 0
     for name, array in ordered:
@@ -51,7 +57,7 @@ def write(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -
 
 
 def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    """(arrays, metadata) of a file's bytes; the arrays are read-only views of them.
+    """(arrays, metadata) of a file's bytes, without the checksum; the arrays are read-only views of them.
 
     ValueError, saying what is wrong, for whatever is not such a file.
     """
@@ -81,7 +87,21 @@ def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[st
             _refuse(f"its arrays overlap or leave a gap at byte {min(begin, last)} of the data")
     if ends[-1][1] != len(body):
         _refuse(f"{len(body)} bytes of data follow the header, but the arrays take {ends[-1][1]}")
+    known = metadata.pop(_CHECKSUM, None)
+    if known is not None and known != _checksum(arrays, metadata):
+        _refuse(f"it is damaged: its contents do not have the checksum {known!r:.20} that it names")
     return arrays, metadata
+
+
+def _checksum(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    """8 hexadecimal digits: what the module's text says, as JSON with sorted keys, then the bytes of the arrays in the order of names."""
+    ordered = sorted(arrays.items())
+    described = [sorted(metadata.items()), [[name, _NAMES[array.dtype], list(array.shape)] for name, array in ordered]]
+    crc = zlib.crc32(json.dumps(described, separators=(",", ":")).encode())
+    for _, array in ordered:
+        if array.size:
+            crc = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), crc)
+    return f"{crc:08x}"
 
 
 def parse_json(text: bytes | str, what: str) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._files import replace_file
+from ._files import read_file, replace_file
 from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
 from ._matrix import Matrix
@@ -182,13 +182,6 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _contents(path: Path) -> bytes:
-    """The bytes of a file. ValueError for a pipe or device, which could be waited for without end."""
-    if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")
-    return path.read_bytes()
-
-
 def _read_npz(path: Path) -> tuple[list[int], IntArray]:
     """Header and data of an .npz file.
 
@@ -197,7 +190,7 @@ def _read_npz(path: Path) -> tuple[list[int], IntArray]:
     import zipfile
 
     # All of it at once: from here on an OSError would be the archive's fault, and there is none.
-    content = io.BytesIO(_contents(path))
+    content = io.BytesIO(read_file(path))
     try:
         with zipfile.ZipFile(content) as archive:
             if sorted(archive.namelist()) != ["data.npy", "header.npy"]:
@@ -242,7 +235,7 @@ def _read_safetensors(path: Path) -> tuple[list[int], IntArray]:
     """Header and data of a .safetensors file."""
     from . import _tensorfile
 
-    arrays, metadata = _tensorfile.read(_contents(path))
+    arrays, metadata = _tensorfile.read(read_file(path))
     if list(arrays) != ["data"] or metadata.get("format") != FORMAT:
         raise ValueError(f"expected one tensor, 'data', and the metadata format={FORMAT}")
     texts = [metadata.get(name, "") for name in _FIELDS]

@@ -1,8 +1,8 @@
 // PYBIND11_MODULE(_cuda): registers, checks numbers and pointers, releases the GIL. No CUDA types and no arithmetic. The contract is
 // ulp/_cuda.pyi. ULP_CUDA_MODULE names the module, so that another build of the bindings (tools/cuda_emulator) can be loaded beside it.
-#include "classes.h"
+#include "bindings_classes.h"
+#include "bindings_gil.h"
 #include "cuda/api.h"
-#include "gil.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

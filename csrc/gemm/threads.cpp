@@ -19,6 +19,8 @@ namespace {
 // True while this thread runs a task: what a task calls runs in the task's own thread.
 thread_local bool inside_task = false;
 
+std::atomic<Interrupt*> asked_to_end{nullptr};
+
 struct Job {
   void (*task)(void*, int64_t);
   void* context;
@@ -27,11 +29,20 @@ struct Job {
   std::mutex failure_mutex{};
   std::exception_ptr failure{};  // the first: a task may run out of memory
 
-  void work() {
+  // calls: whether this thread is the one that called.
+  void work(bool calls) {
     const bool was_inside = inside_task;
     inside_task = true;
     try {
-      for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
+      if (calls && !was_inside && count > 1) {
+        InterruptChecks interrupt;
+        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
+          task(context, i);
+          interrupt.check();
+        }
+      } else {
+        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(context, i);
+      }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(failure_mutex);
       if (!failure) failure = std::current_exception();
@@ -54,7 +65,7 @@ class Pool {
       wanted_ = helpers;
     }
     wake_.notify_all();
-    job.work();
+    job.work(true);
     // Helpers that have not woken by now find no place left; those inside a task are waited for.
     std::unique_lock<std::mutex> lock(mutex_);
     wanted_ = 0;
@@ -85,7 +96,7 @@ class Pool {
       ++active_;
       Job* job = job_;
       lock.unlock();
-      job->work();
+      job->work(false);
       lock.lock();
       if (--active_ == 0) done_.notify_one();
     }
@@ -123,10 +134,20 @@ void set_num_threads(int n) {
   limit.store(n, std::memory_order_relaxed);
 }
 
+void set_interrupt(Interrupt* asked) { asked_to_end.store(asked); }
+
+void InterruptChecks::check() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_ < std::chrono::milliseconds(50)) return;
+  last_ = now;
+  Interrupt* const asked = asked_to_end.load(std::memory_order_relaxed);
+  if (asked && asked()) throw Interrupted{};
+}
+
 void parallel_for(int64_t count, void (*task)(void*, int64_t), void* context) {
   const int threads = static_cast<int>(std::min<int64_t>(num_threads(), count));
   Job job{task, context, count};
-  if (threads <= 1 || inside_task || !current_pool.load()->try_run(job, threads)) job.work();
+  if (threads <= 1 || inside_task || !current_pool.load()->try_run(job, threads)) job.work(true);
   if (job.failure) std::rethrow_exception(job.failure);
 }
 

@@ -7,6 +7,7 @@
 // C and sum in a fixed order, so results do not depend on the number of threads.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 
 namespace ulp {
@@ -16,8 +17,24 @@ inline constexpr int kMaxThreads = 1024;
 // Below this many multiply-accumulates (some 20 microseconds) waking a second thread costs more than it saves.
 inline constexpr int64_t kParallelMacs = int64_t{1} << 21;
 
+struct Interrupted {};
+
 int num_threads();
 void set_num_threads(int n);  // throws std::invalid_argument outside 1 .. kMaxThreads
+
+// Asked now and then by the thread that called, between tasks: whether to end early. nullptr: nobody is asked. It may call parallel_for.
+using Interrupt = bool();
+void set_interrupt(Interrupt* asked);
+
+// Made when long work begins.
+class InterruptChecks {
+ public:
+  // Throws Interrupted if the work is to end early. Asks 20 times per second at most, and costs a look at the clock otherwise.
+  void check();
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 // Calls task(context, i) for i in [0, count), on up to num_threads() threads, the caller's among them. What a
 // task throws is thrown here once all have ended.

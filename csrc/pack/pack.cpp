@@ -81,6 +81,7 @@ PackedMatrix empty_like(BitpackedLayout layout, Encoding e) {
 }  // namespace
 
 bool in_range(const MatrixView& view, Encoding e) {
+  if (view.cols == 0) return true;  // there may be any number of such rows
   const uint8_t shift = static_cast<uint8_t>(e.bipolar() ? 1 : -e.offset());
   const uint8_t mask = static_cast<uint8_t>(e.bipolar() ? 2 : e.levels() - 1);  // bipolar: -1 + 1 = 0, 1 + 1 = 2
   for (int64_t r = 0; r < view.rows; ++r) {

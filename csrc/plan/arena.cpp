@@ -25,20 +25,18 @@ struct Block {
   int first_step, last_step;
 };
 
-// The lowest place that is free for all of the steps; it is taken.
-int64_t place(std::vector<Block>& taken, int64_t bytes, int first_step, int last_step) {
-  std::vector<Block> others;
-  for (const Block& b : taken) {
-    if (b.first_step <= last_step && first_step <= b.last_step) others.push_back(b);
-  }
-  std::sort(others.begin(), others.end(), [](const Block& a, const Block& b) { return a.begin < b.begin; });
+// The lowest place that is free for all of the steps; it is taken. taken: by ascending begin.
+Block place(std::vector<Block>& taken, int64_t bytes, int first_step, int last_step) {
   int64_t at = 0;
-  for (const Block& b : others) {
+  for (const Block& b : taken) {
+    if (b.first_step > last_step || first_step > b.last_step) continue;
     if (b.begin - at >= bytes) break;
     at = std::max(at, b.end);
   }
-  taken.push_back({at, at + bytes, first_step, last_step});
-  return at;
+  const Block placed{at, at + bytes, first_step, last_step};
+  taken.insert(std::upper_bound(taken.begin(), taken.end(), placed, [](const Block& a, const Block& b) { return a.begin < b.begin; }),
+               placed);
+  return placed;
 }
 
 // From which step to which each tensor is in use.
@@ -114,9 +112,10 @@ int64_t lay_out(std::vector<Tensor>& tensors, std::vector<PlannedStep>& steps, i
   std::vector<Block> taken;
   int64_t arena_bytes = 0;
   for (const Wanted& w : wanted) {
-    *w.at = place(taken, round_up(w.bytes, 64), w.first_step, w.last_step);
-    check_bytes(taken.back().end, 1);
-    arena_bytes = std::max(arena_bytes, taken.back().end);
+    const Block placed = place(taken, round_up(w.bytes, 64), w.first_step, w.last_step);
+    *w.at = placed.begin;
+    check_bytes(placed.end, 1);
+    arena_bytes = std::max(arena_bytes, placed.end);
   }
   for (Tensor& t : tensors) t.first = t.begin + t.strides.offset(0, t.border.top, t.border.left);
   return arena_bytes;

@@ -55,10 +55,10 @@ const Tensor& Checks::readable(Slice slice, int64_t channels) const {
     refuse(": " + std::to_string(channels) + " channels from " + std::to_string(slice.channel) + " on are not within the " +
            std::to_string(t.channels) + " of tensor " + std::to_string(slice.tensor));
   }
-  for (int64_t c = slice.channel; c < slice.channel + channels; ++c) {
-    if (!t.written[static_cast<size_t>(c)])
-      refuse(": no step has written channel " + std::to_string(c) + " of tensor " + std::to_string(slice.tensor));
-  }
+  const Range read{slice.channel, slice.channel + channels};
+  const int64_t missing = t.written.first_outside(read);
+  if (missing != read.end)
+    refuse(": no step has written channel " + std::to_string(missing) + " of tensor " + std::to_string(slice.tensor));
   return t;
 }
 
@@ -75,9 +75,9 @@ void Checks::writable(const std::vector<Slice>& slices, int64_t channels, int64_
       refuse(" gives " + shape_text(height, width, channels) + ", which does not fit channel " + std::to_string(slice.channel) +
              " on of tensor " + std::to_string(slice.tensor) + ", " + shape_text(t.height, t.width, t.channels));
     }
-    for (int64_t c = slice.channel; c < slice.channel + channels; ++c) {
-      if (t.written[static_cast<size_t>(c)]) twice(c, slice.tensor);
-    }
+    const Range target{slice.channel, slice.channel + channels};
+    const int64_t known = t.written.first_inside(target);
+    if (known != target.end) twice(known, slice.tensor);
     for (size_t j = 0; j < i; ++j) {
       const Slice other = slices[j];
       if (other.tensor == slice.tensor && std::abs(other.channel - slice.channel) < channels)

@@ -18,7 +18,6 @@ void Plan::check_open() const {
 }
 
 int Plan::add_tensor(Tensor tensor) {
-  tensor.written.assign(static_cast<size_t>(tensor.channels), false);
   tensors_.push_back(std::move(tensor));
   return static_cast<int>(tensors_.size()) - 1;
 }
@@ -45,7 +44,8 @@ void Plan::add(const StepKind& kind, std::unique_ptr<Step> step) {
   check_open();
   Effects e = step->check(Checks(kind.shown, tensors_, output_ports_.size()));
   if (e.input && !steps_.empty()) refuse("the input must be the first step, and there is one");
-  if (e.output) output_ports_.reserve(output_ports_.size() + 1);
+  make_room(output_ports_, 1);
+  for (const Slice& s : e.writes) tensors_[static_cast<size_t>(s.tensor)].written.make_room(e.writes.size());
   steps_.push_back({&kind, std::move(step), std::move(e)});
   // Nothing can fail from here on.
   take_effect(steps_.back());
@@ -59,7 +59,7 @@ void Plan::take_effect(PlannedStep& added) {
     output_ports_.push_back(*std::move(e.output));
   }
   for (const Slice& s : e.writes) {
-    std::fill_n(tensors_[static_cast<size_t>(s.tensor)].written.begin() + s.channel, e.channels, true);
+    tensors_[static_cast<size_t>(s.tensor)].written.add({s.channel, s.channel + e.channels});
   }
   if (!e.reads.empty()) {
     Tensor& source = tensors_[static_cast<size_t>(e.reads[0])];
@@ -69,6 +69,7 @@ void Plan::take_effect(PlannedStep& added) {
     if (e.layout != PixelLayout::any) source.layout = e.layout;
   }
   weight_bytes_ += e.weight_bytes;
+  macs_ += e.macs;
 }
 
 void Plan::finalize(int64_t group, bool throughput, bool tune) {
@@ -79,7 +80,10 @@ void Plan::finalize(int64_t group, bool throughput, bool tune) {
   arena_bytes_ = lay_out(tensors_, steps_, group);
   group_ = group;
   throughput_ = throughput;
-  if (tune) tune_steps();
+  if (tune) {
+    tune_steps();
+    arena_bytes_ = lay_out(tensors_, steps_, group);  // without the scratch of ways that lost
+  }
   finalized_ = true;
 }
 

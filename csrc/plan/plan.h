@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../gemm/threads.h"
 #include "../pack/packed_matrix.h"
 #include "arena_store.h"
 #include "step.h"
@@ -69,7 +70,7 @@ class Plan {
   void take_effect(PlannedStep& added);
   void tune_steps();
   std::unique_ptr<AlignedBytes> new_arena() const;
-  void run_group(const Context& context, int64_t* step_ns) const;
+  void run_group(const Context& context, int64_t* step_ns, InterruptChecks* interrupt) const;
 
   std::vector<Tensor> tensors_;
   std::vector<PlannedStep> steps_;
@@ -80,6 +81,7 @@ class Plan {
   int64_t group_ = 1;
   int64_t arena_bytes_ = 0;
   int64_t weight_bytes_ = 0;
+  int64_t macs_ = 0;  // per image
   mutable ArenaStore arenas_;
 };
 

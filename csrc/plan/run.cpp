@@ -7,6 +7,13 @@
 
 namespace ulp {
 
+namespace {
+
+// Multiply-accumulates and bytes of a call that takes some milliseconds.
+constexpr int64_t kLongRun = int64_t{1} << 26;
+
+}  // namespace
+
 ImageView<uint8_t> Context::codes(Slice s) const {
   const Tensor& t = tensor(s.tensor);
   uint8_t* data = t.port >= 0 ? static_cast<uint8_t*>(outputs[t.port]) + first_image * t.strides.image : arena + t.first;
@@ -41,11 +48,12 @@ void Plan::tune_steps() {
   }
 }
 
-void Plan::run_group(const Context& group, int64_t* step_ns) const {
+void Plan::run_group(const Context& group, int64_t* step_ns, InterruptChecks* interrupt) const {
   using Clock = std::chrono::steady_clock;
   Clock::time_point begin = step_ns ? Clock::now() : Clock::time_point{};
   Context context = group;
   for (size_t i = 0; i < steps_.size(); ++i) {
+    if (interrupt && i > 0) interrupt->check();
     for (const int id : steps_[i].fresh) {
       const Tensor& t = tensors_[static_cast<size_t>(id)];
       if (t.is_codes && t.port < 0) fill_border(t, context.arena, context.images);
@@ -66,13 +74,17 @@ void Plan::run(const Input& input, void* const* outputs, int64_t* step_ns) const
   const bool split = throughput_ && threads > 1 && groups > 1 && !step_ns;
   const Tasks over_groups{split, threads};
   const Ops& table = ops(current_isa());
+  InterruptChecks checks;
+  // Small calls are spared the looks at the clock. Where the groups go to threads, parallel_for asks between them.
+  InterruptChecks* const interrupt = !split && input.images * (macs_ + arena_bytes_) > kLongRun ? &checks : nullptr;
   over_groups.run(groups, [&](int64_t g) {
     std::unique_ptr<AlignedBytes> arena = arenas_.take();
     if (!arena) arena = new_arena();
     const int64_t first = g * group_;
     run_group({tensors_, arena->data(), std::min(group_, input.images - first), first, input.data, outputs,
                Tasks{!split && threads > 1, threads}, table},
-              step_ns);
+              step_ns, interrupt);
+    if (interrupt) interrupt->check();
     arenas_.put(std::move(arena));
   });
 }

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "../ops/image_view.h"
+#include "channel_set.h"
 
 namespace ulp {
 
@@ -29,7 +29,7 @@ struct Tensor {
   // What the steps so far need of it.
   Border border{};
   PixelLayout layout = PixelLayout::any;  // any: pixels of codes are padded, too
-  std::vector<bool> written{};            // per channel: whether a step has written it
+  ChannelSet written{};                   // channels that a step has written
 
   // Set by finalize.
   ImageStrides strides{};  // in bytes

@@ -128,7 +128,7 @@ def execute(products: Sequence[Product], variant: str = "dotprod") -> list[Execu
     plugin = f"{target / 'blocks.so'},out={counts}"
     try:
         _call([EMULATOR, "-cpu", CPUS[variant], "-plugin", plugin, target / f"runs-{variant}"], lines)
-        executions = _parse(counts)
+        executions = parse_counts(counts)
     finally:
         counts.unlink(missing_ok=True)
     if len(executions) != len(products):
@@ -136,7 +136,8 @@ def execute(products: Sequence[Product], variant: str = "dotprod") -> list[Execu
     return executions
 
 
-def _parse(counts: Path) -> list[Execution]:
+def parse_counts(counts: Path) -> list[Execution]:
+    """What the plugin counted: one entry per run of the guest's program."""
     by_index: list[dict[int, int]] = []
     blocks: dict[int, Words] = {}
     with counts.open(encoding="ascii") as lines:

@@ -322,7 +322,7 @@ def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX
     Its results are those of the network that was saved, on any CPU.
     tune: time the methods of each convolution here and now. False: take those of the file if it was written under the ISA in force, else
         choose by rule.
-    max_bytes: the most that the activations of one run may take; a file that asks for more is refused.
+    max_bytes: the most that activations and results of one image may take; a file that asks for more is refused.
     Raises ValueError, naming what is wrong, where the file is no saved network, is damaged, is of a later version or exceeds max_bytes, and
     OSError where it cannot be read.
     """

@@ -13,13 +13,12 @@ and its arrays are packed weights, b bits each, and what the epilogues need: sca
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import threading
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ulp import _tensorfile
+from ulp._files import read_file, replace_file
 
 from .lower import Label, Lowered, new_plan
 from .quantizer import Quantizer
@@ -74,15 +73,8 @@ def parsed(source: Source, kind: str) -> tuple[dict[str, Any], Arrays]:
 
 
 def write_file(path: str | os.PathLike[str], parts: Parts) -> None:
-    """Write the parts beside `path`, then replace `path` by them: a reader never sees half a file."""
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with beside.open("wb") as file:
-            file.writelines(parts)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write the parts beside `path`, then put them in its place: nobody ever sees half a file."""
+    replace_file(Path(path), lambda file: file.writelines(parts))
 
 
 def name_of(source: Source) -> str:
@@ -91,13 +83,10 @@ def name_of(source: Source) -> str:
 
 
 def _contents(source: Source) -> memoryview:
-    """The bytes of a file, which stays mapped as long as they are referred to, or of what is in memory."""
+    """The bytes of a file, or of what is in memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return memoryview(source).cast("B")
-    with Path(source).open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped
-            return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return memoryview(read_file(Path(source)))
 
 
 # Parts of documents.

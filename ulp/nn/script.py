@@ -30,7 +30,7 @@ _TENSORS = {"codes": ("height", "width", "channels", "bits", "zero", "scale"), "
 _STEPS = _core.plan_steps()
 _FIELDS = _TENSORS | _STEPS
 
-# Known networks have some hundred layers; the time to lay out buffers grows with the square of the steps.
+# Known networks have some hundred layers.
 MAX_CALLS = 2**14
 
 
@@ -87,7 +87,8 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
 
     tune: time the methods of each convolution here and now. Otherwise the document's methods are used if it comes from this ISA and they
     exist here, else those that the rules prefer.
-    max_bytes: what the activations of one run may take. Tuning runs the plan, so a document that is not trusted is replayed without first.
+    max_bytes: what activations and results of one image may take. Tuning runs the plan, so a document that is not trusted is replayed
+    without first.
     ValueError where the document is malformed, or the plan refuses a call.
     """
     if not isinstance(document, dict) or not isinstance(document.get("calls"), list):
@@ -120,8 +121,20 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
         script.finalize(document.get("group"), document.get("throughput"), tune)  # type: ignore[arg-type]  # the plan checks them
     except (TypeError, ValueError) as error:
         raise ValueError(_first_line(error)) from None
-    check_bytes(plan.arena_bytes, max_bytes)
+    check_bytes(plan.arena_bytes + _result_bytes(script), max_bytes)
     return script
+
+
+def _result_bytes(script: Script) -> int:
+    """Of what the outputs give for one image; a tensor that is an output itself lies nowhere else."""
+    tensors = []
+    results = 0
+    for name, fields in script.calls:
+        if name in _TENSORS:
+            tensors.append(fields["height"] * fields["width"] * fields["channels"] * (1 if name == "codes" else 4))
+        elif name == "output":
+            results += tensors[fields["tensor"]]
+    return results
 
 
 def _add_conv(script: Script, fields: dict[str, Any], hints: bool) -> None:
@@ -137,6 +150,9 @@ def _add_conv(script: Script, fields: dict[str, Any], hints: bool) -> None:
         fields = fields | {"method": None}
     script.conv(**fields)
 
+
+# Weights of 1 bit in the largest form that a step makes of them: 16 values of 16 bits for 9 weights (Winograd).
+_LARGEST_FORM = 29
 
 # Deeper than any value of a call, an attribute or a constant.
 _MAX_DEPTH = 8
@@ -197,7 +213,9 @@ class Decoder:
         name = value["$packed"]
         if not isinstance(name, str):
             raise ValueError(f"the file holds no array {name!r:.100}")
-        if name not in self.packed:
+        if name in self.packed:  # each step that uses them may have them in a form of its own
+            self.table_bytes += _LARGEST_FORM * self.packed[name][1].nbytes
+        else:
             self.packed[name] = value, self._unpacked(name, value)
         known, packed = self.packed[name]
         if known != value:

@@ -127,7 +127,7 @@ struct ConvStep final : Step {
   }
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t) override {
-    ways = candidates();
+    if (ways.empty()) ways = candidates();
     int64_t bytes = 0;
     for (const auto& way : ways) bytes = std::max(bytes, way->bind(tensors[static_cast<size_t>(source)].strides));
     return bytes;
