@@ -74,7 +74,8 @@ class Fit:
 
 def _terms(a_bits: int, b_bits: int, rows: int, spill_every: int, mr: int) -> list[float]:
     tiles = -(-rows // mr)
-    return [1, b_bits, tiles, tiles * b_bits, rows, rows / spill_every if spill_every else 0, rows * a_bits * b_bits]
+    spills = rows / spill_every if 0 < spill_every < 1 << 20 else 0  # else sums are never too narrow
+    return [1, b_bits, tiles, tiles * b_bits, rows, spills, rows * a_bits * b_bits]
 
 
 def _nonnegative(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
