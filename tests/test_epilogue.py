@@ -224,11 +224,11 @@ def test_wrong_values_are_named_on_both_paths(arguments: dict[str, Any], message
 def test_bias_that_could_leave_int32_is_refused() -> None:
     a = np.full((1, 100), 255, dtype=np.uint8)
     w = ulp.pack(np.full((100, 2), 255, dtype=np.uint8), 8)
-    most = 2**31 - 1 - 100 * 255 * 255
+    max_bias = 2**31 - 1 - 100 * 255 * 255
     for form in (list, partial(np.array, dtype=np.int32)):
-        assert ulp.gemm(a, w, scale=1.0, bias=form([most, -most]))[0, 0] == np.float32(2**31 - 1)
-        for value in (most + 1, -most - 1, -(2**31)):
-            message = rf"bias holds {value} at \[1\], and with sums of up to 6502500 .* K = 100 it must lie in -{most}\.\.{most}$"
+        assert ulp.gemm(a, w, scale=1.0, bias=form([max_bias, -max_bias]))[0, 0] == np.float32(2**31 - 1)
+        for value in (max_bias + 1, -max_bias - 1, -(2**31)):
+            message = rf"bias holds {value} at \[1\], and with sums of up to 6502500 .* K = 100 it must lie in -{max_bias}\.\.{max_bias}$"
             with pytest.raises(ValueError, match=message):
                 ulp.gemm(a, w, scale=1.0, bias=form([0, value]), out_bits=8)
 
@@ -238,11 +238,11 @@ def test_zero_points_narrow_the_room_for_bias(b_zero: Any) -> None:
     """One column with a large zero point decides for all."""
     a = np.full((1, 100), 255, dtype=np.uint8)
     w = ulp.pack(np.full((100, 2), 127, dtype=np.int8), 8)
-    most = 2**31 - 1 - 100 * (255 + 500) * (127 + 1000)
-    c = ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, most], np.int32))
+    max_bias = 2**31 - 1 - 100 * (255 + 500) * (127 + 1000)
+    c = ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, max_bias], np.int32))
     assert c[0, 1] == np.float32(2**31 - 1)
-    with pytest.raises(ValueError, match=rf"\.\.{most}$"):
-        ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, most + 1], np.int32))
+    with pytest.raises(ValueError, match=rf"\.\.{max_bias}$"):
+        ulp.gemm(a, w, a_zero=-500, b_zero=b_zero, scale=1.0, bias=np.array([0, max_bias + 1], np.int32))
 
 
 @pytest.mark.parametrize("shape", [(0, 2), (3, 0), (0, 0)], ids=str)

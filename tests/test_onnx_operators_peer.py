@@ -79,8 +79,8 @@ def window(draw: st.DrawFn, *, dilated: bool = True) -> tuple[int, dict[str, Any
         attributes["dilations"] = draw(numbers(1, 2))
     way = draw(st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
     if way == "NOTSET":
-        most = min(attributes["kernel_shape"]) - 1
-        attributes["pads"] = draw(numbers(0, most)) + draw(numbers(0, most))
+        max_pad = min(attributes["kernel_shape"]) - 1
+        attributes["pads"] = draw(numbers(0, max_pad)) + draw(numbers(0, max_pad))
     else:
         attributes["auto_pad"] = way
         # Else the formula for the padding gives a negative number, which ONNX says nothing of.

@@ -138,17 +138,17 @@ def products(bench: Bench, layer: Layer, rows: int, pairs: Sequence[tuple[int, i
     t, n, k = torch(), layer.n, layer.k
     name = f"{rows}x{n}x{k}"
     narrow = Work(rows, n, k, *pairs[0])
-    most = max(len(layer.packed[b]) for _, b in pairs)
-    outs = [t.empty((rows, n), dtype=t.int32, device="cuda") for _ in range(most)]
+    max_slots = max(len(layer.packed[b]) for _, b in pairs)
+    outs = [t.empty((rows, n), dtype=t.int32, device="cuda") for _ in range(max_slots)]
     calls: list[Call] = []
     inputs = {bits: random_values((rows, k), bits) for bits in dict.fromkeys(a for a, _ in pairs)}
-    rotating = {bits: [value.clone() for _ in range(most)] for bits, value in inputs.items()}
+    rotating = {bits: [value.clone() for _ in range(max_slots)] for bits, value in inputs.items()}
     for a_bits, b_bits in pairs:
         w = Work(rows, n, k, a_bits, b_bits)
         slots = outs[: len(layer.packed[b_bits])]
         right = bench.reference(inputs[a_bits], layer.values[b_bits])
-        x, least = rotating[a_bits], bench.ceiling(w)
-        calls += bench.prepared(name, f"ulp {w.pair}", lambda: bench.subject.call(w, layer, x, slots, right, least))  # noqa: B023  # called at once
+        x, min_ns = rotating[a_bits], bench.ceiling(w)
+        calls += bench.prepared(name, f"ulp {w.pair}", lambda: bench.subject.call(w, layer, x, slots, right, min_ns))  # noqa: B023  # called at once
     a, b = inputs[narrow.a_bits], layer.values[narrow.b_bits]
     shared = peer_operands(bench, Work(rows, n, k, 8, 8), a, b, outs)
     calls += peer_calls(bench, name, shared)
@@ -156,8 +156,8 @@ def products(bench: Bench, layer: Layer, rows: int, pairs: Sequence[tuple[int, i
     calls += bench.prepared(name, "bf16", lambda: peers.bfloat16(narrow, a, b, count, bench.ceiling(narrow)))
     moved = narrow.nbytes
     count = work.slots(moved, bench.gpu.l2_bytes, bench.gpu.memory_bytes)
-    least = work.memory_ns(moved, bench.copy_rate or 1e4)
-    calls += bench.prepared(name, "copy", lambda: peers.copy(f"copy of {narrow.pair}'s bytes", moved, count, least))
+    min_ns = work.memory_ns(moved, bench.copy_rate or 1e4)
+    calls += bench.prepared(name, "copy", lambda: peers.copy(f"copy of {narrow.pair}'s bytes", moved, count, min_ns))
     bench.time(name, (rows, n, k), calls, ROUNDS if rows <= max(work.DECODE_ROWS) else LONG_ROUNDS)
     if rows in NAMED.get((n, k), ()):
         bench.kept[name] = calls
@@ -191,7 +191,7 @@ def square(bench: Bench) -> None:
     x = [a.clone() for _ in range(slots)]
     outs = [t.empty((size, size), dtype=t.int32, device="cuda") for _ in range(slots)]
     small = [t.empty((size, size), dtype=t.int8, device="cuda") for _ in range(slots)]
-    least = bench.ceiling(w)
+    min_ns = bench.ceiling(w)
 
     def exactly(out: Any) -> bool:
         return bool(t.equal(out, sums))
@@ -202,11 +202,11 @@ def square(bench: Bench) -> None:
     calls = bench.prepared(
         SQUARE_NAME, "ulp W4A4 to 4 bits",
         lambda: bench.subject.call(
-            fused, layer, x, small, lambda out: bool(t.equal(out, to4)), least, epilogue=narrow, name="ulp W4A4 to 4 bits"
+            fused, layer, x, small, lambda out: bool(t.equal(out, to4)), min_ns, epilogue=narrow, name="ulp W4A4 to 4 bits"
         ),
     )  # fmt: skip
-    calls += bench.prepared(SQUARE_NAME, "ulp W4A4", lambda: bench.subject.call(w, layer, x, outs, exactly, least))
-    operands = peers.Operands(Work(size, size, size, 8, 8), x, [b.clone() for _ in range(slots)], outs, exactly, least)
+    calls += bench.prepared(SQUARE_NAME, "ulp W4A4", lambda: bench.subject.call(w, layer, x, outs, exactly, min_ns))
+    operands = peers.Operands(Work(size, size, size, 8, 8), x, [b.clone() for _ in range(slots)], outs, exactly, min_ns)
     calls += peer_calls(bench, SQUARE_NAME, operands)
     for peer in bench.peers:
         if isinstance(peer, peers.CublasLt) and peer.why_unavailable() is None:
@@ -215,7 +215,7 @@ def square(bench: Bench) -> None:
                 f"{peer.name} to int8",
                 lambda peer=peer: peer.prepare_quantized(operands, small, wide.scale, nearly),  # type: ignore[misc]
             )
-    calls += bench.prepared(SQUARE_NAME, "bf16", lambda: peers.bfloat16(w, a, b, 2, least))
+    calls += bench.prepared(SQUARE_NAME, "bf16", lambda: peers.bfloat16(w, a, b, 2, min_ns))
     bench.time(SQUARE_NAME, (size, size, size), calls, LONG_ROUNDS)
     bench.kept[SQUARE_NAME] = calls
 
@@ -280,11 +280,11 @@ def sweep_one(bench: Bench, layer: Layer, w: Work) -> None:
     count = len(layer.packed[w.b_bits])
     x = random_values((w.m, w.k), w.a_bits)
     a, outs = [x.clone() for _ in range(count)], [t.empty((w.m, w.n), dtype=t.int32, device="cuda") for _ in range(count)]
-    right, least = bench.reference(x, layer.values[w.b_bits]), bench.ceiling(w)
+    right, min_ns = bench.reference(x, layer.values[w.b_bits]), bench.ceiling(w)
     picked, name = bench.subject.choice(w, None), f"{w.shape} {w.pair}"
     calls = []
     for kernel in candidates(bench.subject, w):
-        make = lambda k=kernel: bench.subject.call(w, layer, a, outs, right, least, kernel=k, name=k)  # noqa: E731  # for `prepared`
+        make = lambda k=kernel: bench.subject.call(w, layer, a, outs, right, min_ns, kernel=k, name=k)  # noqa: E731  # for `prepared`
         calls += bench.prepared(name, kernel, make)
     seen = [(quick_ns(captured), captured) for captured in bench.captured(name, calls)]
     best = min((ns for ns, _ in seen), default=0.0)

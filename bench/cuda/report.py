@@ -33,7 +33,7 @@ SQUARE_OVER_LT, SQUARE_TOPS = 1.0, 1300.0
 DECODE_OVER_LT, DECODE_OVER_BF16, DECODE_SHARE = 1.7, 3.0, 0.75
 # "Time falls with the bytes": no more than this times what the bytes of W4A8 and of the narrower pair say.
 NARROW_EXCESS = 1.25
-MOST_PICKS = 25
+MAX_PICKS = 25
 
 
 @dataclass(frozen=True)
@@ -263,11 +263,11 @@ def kernels_table(result: Result) -> Table:
     return Table("CUDA: the peers' kernels", ("", "kernels"), rows)
 
 
-def _short(name: str, most: int = 100) -> str:
-    return name if len(name) <= most else f"{name[: most - 3]}..."
+def _short(name: str, max_length: int = 100) -> str:
+    return name if len(name) <= max_length else f"{name[: max_length - 3]}..."
 
 
-def picks_table(sweep: Result, most: int | None = None) -> Table:
+def picks_table(sweep: Result, max_rows: int | None = None) -> Table:
     """What the picker chose beside the fastest that was measured, the worst choices first."""
     found = []
     for group in sweep.groups:
@@ -286,7 +286,7 @@ def picks_table(sweep: Result, most: int | None = None) -> Table:
             f"{loss:.2f}x",
             _modelled(sweep, g, picked),
         )
-        for loss, g, picked, best in found[:most]
+        for loss, g, picked, best in found[:max_rows]
     ]
     note = ""
     if found:
@@ -314,7 +314,7 @@ def provenance(result: Result) -> str:
     )
 
 
-def tables(result: Result, sweep: Result | None = None, most_picks: int | None = None) -> list[Table]:
+def tables(result: Result, sweep: Result | None = None, max_picks: int | None = None) -> list[Table]:
     """Every table that the files allow."""
     made = [targets_table(result)]
     if group := result.find(SQUARE):
@@ -322,7 +322,7 @@ def tables(result: Result, sweep: Result | None = None, most_picks: int | None =
     made += [decode_table(result, layer) for layer in work.LAYERS]
     made += [prefill_table(result), peers_table(result), kernels_table(result)]
     if sweep:
-        made.append(picks_table(sweep, most_picks))
+        made.append(picks_table(sweep, max_picks))
     return [table for table in made if table.rows]
 
 
@@ -352,7 +352,7 @@ def show(directory: Path) -> None:
     for row in refused:
         print(f"not measured: {row['name']} at {row['group']}: {row['reason']}")
     speed, sweep = found.get("cuda"), found.get("cuda_kernels")
-    for table in reversed(tables(speed, sweep, MOST_PICKS) if speed else [picks_table(sweep, MOST_PICKS)] if sweep else []):
+    for table in reversed(tables(speed, sweep, MAX_PICKS) if speed else [picks_table(sweep, MAX_PICKS)] if sweep else []):
         print(table.text(), end="\n\n")
     print("\n".join(check_lines(_read(directory / CHECKS), _read(directory / SANITIZERS))))
 

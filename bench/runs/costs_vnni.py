@@ -44,7 +44,7 @@ def measure(seconds: float = 0.06, passes: int = 3) -> dict[str, Any]:
     ulp = installed.load()
     ulp.set_num_threads(1)
     cells = [(k, pair, rows) for k in ulp.kernels() if k.available for pair in PAIRS if pair in k.pairs for rows in costs.ROWS]
-    least = [float("inf")] * len(cells)
+    shortest = [float("inf")] * len(cells)
     for _ in range(passes):
         for i, (kernel, pair, rows) in enumerate(tqdm(cells, desc="costs", unit="cell")):
             length = costs.side(rows)
@@ -54,9 +54,9 @@ def measure(seconds: float = 0.06, passes: int = 3) -> dict[str, Any]:
             while time.perf_counter() < end:
                 begin = time.thread_time_ns()
                 ulp.gemm(a, w, bits=pair, kernel=kernel.name, out=out)
-                least[i] = min(least[i], 1e6 * (time.thread_time_ns() - begin) / (rows * length * length))
+                shortest[i] = min(shortest[i], 1e6 * (time.thread_time_ns() - begin) / (rows * length * length))
     kernels: dict[str, dict[str, list[int]]] = {}
-    for (kernel, (a_bits, b_bits), _), fs in zip(cells, least, strict=True):
+    for (kernel, (a_bits, b_bits), _), fs in zip(cells, shortest, strict=True):
         kernels.setdefault(kernel.name, {}).setdefault(f"W{b_bits}A{a_bits}", []).append(round(fs))
     for name, figures in load()["kernels"].items() if RESULT.exists() else ():
         kernels.setdefault(name, figures)
@@ -80,13 +80,13 @@ def _terms(a_bits: int, b_bits: int, rows: int, spill_every: int, mr: int) -> li
 
 def _nonnegative(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Least squares without negative coefficients: of all sets of terms the best whose solution has none."""
-    best, least = np.zeros(x.shape[1]), float("inf")
+    best, min_error = np.zeros(x.shape[1]), float("inf")
     for size in range(1, x.shape[1] + 1):
         for chosen in itertools.combinations(range(x.shape[1]), size):
             part, *_ = np.linalg.lstsq(x[:, chosen], y, rcond=None)
             error = float(np.sum((x[:, chosen] @ part - y) ** 2))
-            if (part >= 0).all() and error < least:
-                best, least = np.zeros(x.shape[1]), error
+            if (part >= 0).all() and error < min_error:
+                best, min_error = np.zeros(x.shape[1]), error
                 best[list(chosen)] = part
     return best
 

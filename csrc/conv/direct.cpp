@@ -29,8 +29,8 @@ class Direct final : public Conv {
     int64_t panel_parts = 1;
     if (tasks.parallel) {
       const int64_t wanted = 2 * tasks.threads;
-      const int64_t most = std::min<int64_t>(wanted, shape_.out_height);
-      row_parts = std::max(row_parts, std::clamp<int64_t>(shape_.pixels() / kTaskPixels, 1, most));
+      const int64_t max_parts = std::min<int64_t>(wanted, shape_.out_height);
+      row_parts = std::max(row_parts, std::clamp<int64_t>(shape_.pixels() / kTaskPixels, 1, max_parts));
       panel_parts = std::clamp<int64_t>(ceil_div(wanted, row_parts * images), 1, loop_.panels());
     }
     tasks.run(images * row_parts * panel_parts, [&](int64_t index) {

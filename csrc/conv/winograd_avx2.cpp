@@ -127,9 +127,9 @@ int64_t largest_sum(const uint8_t* u, int units, int64_t steps, int64_t run) {
   }
   alignas(32) int16_t lanes[16];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), largest);
-  int64_t most = 0;
-  for (const int16_t lane : lanes) most = lane > most ? lane : most;
-  return most;
+  int64_t max = 0;
+  for (const int16_t lane : lanes) max = lane > max ? lane : max;
+  return max;
 }
 
 template <int tiles, int units>

@@ -126,8 +126,8 @@ std::vector<std::string> available_isas() {
 }
 
 bool isa_runs(Isa isa) {
-  const int most = limit.load(std::memory_order_relaxed);
-  return (most < 0 || static_cast<int>(isa) <= most) && is_here(isa);
+  const int max_level = limit.load(std::memory_order_relaxed);
+  return (max_level < 0 || static_cast<int>(isa) <= max_level) && is_here(isa);
 }
 
 Isa current_isa() {

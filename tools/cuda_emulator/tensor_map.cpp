@@ -79,8 +79,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
     encoded.element_strides[i] = static_cast<uint8_t>(element_strides[i]);
     if (i == 0) continue;
     const uint64_t stride = strides[i - 1];
-    const uint64_t least = i == 1 ? sizes[0] * encoded.element_bytes : strides[i - 2] * sizes[i - 1];
-    if (stride % 16 != 0 || stride >= uint64_t{1} << 40 || stride < least) return CUDA_ERROR_INVALID_VALUE;
+    const uint64_t min_stride = i == 1 ? sizes[0] * encoded.element_bytes : strides[i - 2] * sizes[i - 1];
+    if (stride % 16 != 0 || stride >= uint64_t{1} << 40 || stride < min_stride) return CUDA_ERROR_INVALID_VALUE;
     encoded.strides[i - 1] = stride;
   }
   const uint32_t inner = box[0] * encoded.element_bytes;

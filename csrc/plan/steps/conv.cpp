@@ -214,8 +214,8 @@ struct ConvStep final : Step {
   }
 
   bool takes_gather(const Kernel& kernel) const {
-    const KernelAtBits bound = kernel.bind(problem->a_bits, weights->encoding.bits);
-    return bound.step_k > 0 && problem->shape.segment_k() % bound.step_k == 0 && (bound.any_start || !problem->shape.tight);
+    const KernelAtBits at = kernel.bind(problem->a_bits, weights->encoding.bits);
+    return at.step_k > 0 && problem->shape.segment_k() % at.step_k == 0 && (at.any_start || !problem->shape.tight);
   }
 };
 
