@@ -202,7 +202,7 @@ def test_ceilings_are_of_the_order_of_the_clock() -> None:
     for technique in ceiling.MACS_PER_STEP:
         run, macs = core.loop(technique, 100)
         best = min(timing.measure([timing.Contestant("loop", "ceiling", run, macs)], rounds=3, min_sample_ns=100_000)["loop"].ns)
-        assert 0.2 < macs / best / ghz / ceiling.MACS_PER_STEP[technique] < 4  # vector steps a cycle
+        assert 0.2 < macs / best / ghz / ceiling.MACS_PER_STEP[technique] < 4  # vector steps per cycle
     run, nbytes = core.read(100_000)
     assert nbytes == 100_000 // 256 * 256
     run()

@@ -131,7 +131,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "numpy float32": {"scale": np.float32(0.02), "out_bits": 4},
     "numpy float64": {"scale": np.float64(0.02), "out_bits": 8, "out_zero": 128},
     "array of no dimension": {"scale": np.array(0.02, np.float32), "bias": np.arange(6, dtype=np.int32), "out_bits": 3},
-    "one a column": {"scale": np.linspace(0.01, 0.1, 6, dtype=np.float32), "bias": np.arange(-9, 3, 2, dtype=np.int32), "out_bits": 4},
+    "one per column": {"scale": np.linspace(0.01, 0.1, 6, dtype=np.float32), "bias": np.arange(-9, 3, 2, dtype=np.int32), "out_bits": 4},
     "signed": {"scale": 0.1, "bias": np.full(6, -50, np.int32), "out_bits": 5, "out_signed": True, "out_zero": -3, "relu": True},
     "zero points": {"scale": 0.01, "out_bits": 8, "out_zero": 40, "a_zero": 3, "b_zero": -2},
     "float32": {"scale": np.linspace(0.01, 0.1, 6, dtype=np.float32), "relu": True},

@@ -23,7 +23,7 @@ struct Sums {
   int64_t ld;
   int64_t n;  // channels that there are, 32 or fewer
 
-  // 8 sums a vector, in the order of the channels.
+  // 8 sums per vector, in the order of the channels.
   template <bool whole>
   ULP_INLINE void put(const __m256i sum[4]) {
     ULP_UNROLL for (int i = 0; i < 4; ++i) {
@@ -81,7 +81,7 @@ ULP_INLINE void add_pair(__m256i x[2], __m256i a0, __m256i a1, __m256i w0, __m25
 template <int taps, bool whole>
 void held_block(const Depthwise& d, int64_t c) {
   constexpr int pairs = (taps + 1) / 2;
-  static_assert(pairs <= 5, "two vectors a pair");
+  static_assert(pairs <= 5, "two vectors per pair");
   const uint8_t* tap[taps];
   ULP_UNROLL for (int i = 0; i < taps; ++i) tap[i] = d.a + d.taps[i] + c;
   const uint8_t* from = reinterpret_cast<const uint8_t*>(d.weights) + c;
@@ -120,10 +120,10 @@ void held(const Depthwise& d) {
 struct Block {
   const uint8_t* a;
   int64_t step;
-  const int64_t* taps;  // two a pair
+  const int64_t* taps;  // two per pair
   int pairs;
   int spill_every;
-  const uint8_t* weights;  // two vectors a pair, or four of 16 bits
+  const uint8_t* weights;  // two vectors per pair, or four of 16 bits
   int64_t pixels;
   Sums sums;
 };

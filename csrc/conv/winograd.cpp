@@ -114,7 +114,7 @@ class Winograd final : public Conv {
     constants_.assign(static_cast<size_t>(4 * width), 0);
     constexpr int kAt[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
     constexpr int kG2[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
-    std::vector<int32_t> sums(static_cast<size_t>(9 * n));  // of each tap: no more in magnitude than those of all, which fit (plan.cpp)
+    std::vector<int32_t> sums(static_cast<size_t>(9 * n));  // of each tap: no more in magnitude than those of all, which fit (Checks::sums)
     for (int64_t k = 0; k < layout.k; ++k) add_row(values.data() + k * n, n, sums.data() + k / shape_.channels * n);
     for (int64_t j = 0; j < n; ++j) {
       int64_t taps[9];

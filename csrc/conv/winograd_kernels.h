@@ -38,7 +38,7 @@ struct WinogradKernels {
   // Weights of up to 4 bits as signed bytes, code - 2^(b - 1), in the order of a bitpacked panel's vectors: | step 0: unit 0 .. 3 | step 1
   // ..
   void (*expand_raw)(const BitpackedSlice& slice, uint8_t* raw);
-  // Such panels, tap t at raw + t * raw_tap, to u + part * u_part; `vectors` of 32 bytes a tap.
+  // Such panels, tap t at raw + t * raw_tap, to u + part * u_part; `vectors` of 32 bytes per tap.
   // bipolar: weights of -1 and +1 where the panel holds -1 and 0.
   void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part);
   // The same from the bitpacked data of all columns in the slice, where channels are `blocks` times 32.

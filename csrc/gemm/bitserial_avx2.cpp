@@ -1,6 +1,6 @@
 // bitserial on AVX2, tile 2 x 32 (tile_bitserial.h). The population count is two vpshufb into a table of nibbles.
 //
-// Ceiling on Zen 3: 8 vector operations for 256 bit-products, some 100 a cycle, divided by a * b.
+// Ceiling on Zen 3: 8 vector operations for 256 bit-products, some 100 per cycle, divided by a * b.
 #include "bitpacked_avx2.h"
 
 namespace ulp {

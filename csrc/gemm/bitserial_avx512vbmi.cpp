@@ -2,7 +2,7 @@
 //
 // KernelAtBits. A 32-bit lane counts at most 32 per K-block: 2^26 of them, the most that a K of 2^31 has, wrap modulo 2^32 like the sums.
 //
-// Ceiling on Sapphire Rapids: AND, count and add are three operations for 512 bit-products, and two start in a cycle: 341 a cycle divided
+// Ceiling on Sapphire Rapids: AND, count and add are three operations for 512 bit-products, and two start in a cycle: 341 per cycle divided
 // by the planes. From L1, with A's words broadcast from memory, 328. Carry-save adders in front of the count (Harley and Seal) take three
 // operations per vector at any depth.
 #include "bitpacked_avx512.h"

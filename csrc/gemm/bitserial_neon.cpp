@@ -1,7 +1,7 @@
 // bitserial on NEON, tile 4 x 32 (tile_bitserial.h). The population count is the CPU's own, cnt.
 //
-// Ceiling: AND, cnt and add for 128 bit-products; 85 bit-products a cycle where two are issued a cycle (Cortex-A72, Neoverse N1), divided
-// by a * b.
+// Ceiling: AND, cnt and add for 128 bit-products; 85 bit-products per cycle where two are issued per cycle (Cortex-A72, Neoverse N1),
+// divided by a * b.
 #include "bitpacked_neon.h"
 
 namespace ulp {

@@ -1,7 +1,7 @@
 // dot on AVX-512 VNNI, tile 6 x 64, every pair (dot_x86.h).
 //
-// Ceiling on Sapphire Rapids: 24 vpdpbusd and 10 loads a step, two of each a cycle: 128 multiply-accumulates a cycle, all of it from L1.
-// 8 x 32 reaches 101.
+// Ceiling on Sapphire Rapids: 24 vpdpbusd and 10 loads per step, two of each per cycle: 128 multiply-accumulates per cycle, all of it
+// from L1. 8 x 32 reaches 101.
 #include "bitpacked_avx512.h"
 
 namespace ulp {

@@ -1,6 +1,6 @@
 // dot on AVX-VNNI, tile 3 x 32, every pair (dot_x86.h). For CPUs that have this and not AVX-512.
 //
-// Ceiling: 12 vpdpbusd and 7 loads a step, two of each a cycle: 64 multiply-accumulates a cycle.
+// Ceiling: 12 vpdpbusd and 7 loads per step, two of each per cycle: 64 multiply-accumulates per cycle.
 #include "bitpacked_avx2.h"
 
 namespace ulp {

@@ -161,7 +161,7 @@ struct Wide {
 };
 
 #if defined(__GNUC__)
-// The loop of a whole indexed tile, in the order that Zen 3 likes best of 1,200 tried: 203 multiply-accumulates a cycle from L1 at g = 4
+// The loop of a whole indexed tile, in the order that Zen 3 likes best of 1,200 tried: 203 multiply-accumulates per cycle from L1 at g = 4
 // where gcc's own order makes 180 (bench/NOTES.md).
 ULP_INLINE void hot_loop(const uint8_t* table, const uint8_t* const (&a)[3], const uint8_t*& b, const Piece* pieces, int64_t count,
                          __m256i (&c)[3][3]) {

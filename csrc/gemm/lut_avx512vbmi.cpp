@@ -12,9 +12,9 @@
 // KernelAtBits. An entry is at most 6 (2^a - 1). They gather in u8 for whole words: 255 / entry / 6 of them, 2 for A2 and 1 for A3. u8 sums
 // go to u16: a K-block of 512 adds at most 512 * 7 = 3584 <= 65535.
 //
-// Ceiling on Sapphire Rapids: a shuffle and an addition for 64 columns, one shuffle a cycle: 341 multiply-accumulates a cycle before the
-// tables of more planes (one addition each per row) and the spills (three operations per accumulator). Tables of 128 entries (vpermi2b)
-// take two shuffles each. What else was tried (A1, 2-bit weights) is in bench/NOTES.md.
+// Ceiling on Sapphire Rapids: a shuffle and an addition for 64 columns, one shuffle per cycle: 341 multiply-accumulates per cycle before
+// the tables of more planes (one addition each per row) and the spills (three operations per accumulator). Tables of 128 entries
+// (vpermi2b) take two shuffles each. What else was tried (A1, 2-bit weights) is in bench/NOTES.md.
 #include "bitpacked_avx512.h"
 
 namespace ulp::lut_avx512vbmi {

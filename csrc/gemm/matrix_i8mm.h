@@ -49,7 +49,7 @@ ULP_INLINE void step(const uint8x16_t (&x)[pairs], const uint8_t* b, Sums (&acc)
   }
 }
 
-// acc += the steps of a piece; b moves on, by `stride` a step. `a`: the rows' starts, two per pair.
+// acc += the steps of a piece; b moves on, by `stride` per step. `a`: the rows' starts, two per pair.
 template <class M, int pairs, int units>
 ULP_INLINE void multiply(const uint8_t* const (&a)[2 * pairs], const Piece& piece, const uint8_t*& b, int64_t stride,
                          Sums (&acc)[pairs][units][kUnitPairs]) {

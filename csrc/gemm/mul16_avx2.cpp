@@ -2,7 +2,7 @@
 //
 //   A and panel: 16-bit elements in the order of k, so the panel has two vectors where mul8 has one: | k0 k1 | of eight columns, | k2 k3 |.
 //   KernelAtBits: two products of at most 255 * 128 per step go to int32, whose wrap-around is the modulo 2^32 that the driver expects.
-//   Ceiling: half of mul8's, 24 multiply-accumulates a cycle.
+//   Ceiling: half of mul8's, 24 multiply-accumulates per cycle.
 #include "tile_multiply_avx2.h"
 
 namespace ulp::mul16_avx2 {

@@ -3,7 +3,7 @@
 //   A: codes, four k of a row in all lanes of a register by ld1r; centred (and packed for it) where that lets sums gather for longer.
 //   Panel: code - 2^(b-1) as s8, 8 columns x 4 k in two registers, as for vpmaddubsw (multiply_neon.h); negated where A is centred.
 //
-//   mla.16b, 16 products an instruction, each in a lane of its own: `local` steps, the first by mul, then sadalp into s16.
+//   mla.16b, 16 products per instruction, each in a lane of its own: `local` steps, the first by mul, then sadalp into s16.
 //   KernelAtBits. With both operands centred the extreme product is (-2^(a-1)) (-2^(b-1)), the one that s8 has no room for at W4A4; negated
 //   weights turn it into -2^(a+b-2), which s8 has: products lie in [lo, hi] and local = min(128 / -lo, 127 / hi): 32 steps for W2A2, 8 for
 //   W3A3, 2 for W4A4, W5A3 and W6A2. Uncentred A needs no packing, so it is left alone where 16 steps fit anyway. Then s16: two lanes join,

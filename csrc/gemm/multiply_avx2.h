@@ -8,7 +8,7 @@ namespace ulp {
 namespace {
 
 // The whole tile's loop. Zen 3 gives an instruction its scheduler by its place in the group of six that it is dispatched with, so the order
-// counts for up to a third: of 1,500 orders tried this was among the best, at 51 multiply-accumulates a cycle from L1 (bench/NOTES.md).
+// counts for up to a third: of 1,500 orders tried this was among the best, at 51 multiply-accumulates per cycle from L1 (bench/NOTES.md).
 // %0-%11 accumulators by row and unit, %12-%15 work, %16 offset in A, %17 steps, %18 B, %19 pieces, %20 pieces left, %21-%23 rows of A.
 #define ULP_HOT_LOOP(mul, add)                                                                                          \
   "vpxor %0, %0, %0\n\tvpxor %1, %1, %1\n\tvpxor %2, %2, %2\n\tvpxor %3, %3, %3\n\t"                                    \
@@ -46,7 +46,7 @@ namespace {
   : "memory", "cc"
 
 // multiply_add: a multiply-accumulate of one vector each. Written out, and volatile, because a compiler hoists the multiplies, runs out of
-// registers and spills accumulators (gcc 12: 25 multiply-accumulates a cycle instead of 45).
+// registers and spills accumulators (gcc 12: 25 multiply-accumulates per cycle instead of 45).
 struct Mul8 {
   static constexpr int kStepK = 4;
 #if defined(__GNUC__)

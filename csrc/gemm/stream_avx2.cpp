@@ -75,7 +75,7 @@ ULP_INLINE void add_step(const uint8_t* bitpacked, const __m256i (&x)[rows], __m
 }
 
 // W2, one row, four units: half a block (16 k), with all sixteen registers given out by hand. Left to gcc 12, the shifted vectors are
-// spilled and the loop waits for them: 25 multiply-accumulates a cycle instead of 28.
+// spilled and the loop waits for them: 25 multiply-accumulates per cycle instead of 28.
 #if defined(__GNUC__)
 ULP_INLINE void add_half_block2(const uint8_t* bitpacked, const uint8_t* a, __m256i* acc, __m256i* second) {
   __m256i v0, v1, v2, v3, x, p;

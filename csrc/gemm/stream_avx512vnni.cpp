@@ -3,8 +3,8 @@
 //   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
 //   KernelAtBits: four products go to int32, which wraps modulo 2^32 as the driver expects.
 //
-// Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates a cycle for one row, 85 for four, which share the first
-// two. Reading weights from memory limits one row long before.
+// Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates per cycle for one row, 85 for four, which share the
+// first two. Reading weights from memory limits one row long before.
 #include "bitpacked_avx512.h"
 #include "tile_stream.h"
 

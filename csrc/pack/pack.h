@@ -23,7 +23,7 @@ struct MatrixView {
 // True if every element lies in the interval of `e` (and is -1 or +1 if e is bipolar). e.is_signed must equal view.is_signed.
 bool in_range(const MatrixView& view, Encoding e);
 
-// Codes of `rows` rows from `row`, written row-major with `stride` bytes a row; columns past view.cols up to `stride` get `pad`.
+// Codes of `rows` rows from `row`, written row-major with `stride` bytes per row; columns past view.cols up to `stride` get `pad`.
 void encode_rows(const MatrixView& view, Encoding e, int64_t row, int64_t rows, uint8_t* out, int64_t stride, uint8_t pad);
 
 // Sum of `count` bytes.

@@ -23,7 +23,7 @@ from .stages import IntegerStage, LayerRow, Stage, bound
 class OnnxNetwork:
     """A model that runs: integer parts as plans, other nodes as numpy operators. Any number of threads may call it at once.
 
-    inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row a node of the model; print() shows
+    inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row per node of the model; print() shows
     them as a table. integer: whether all of it is one plan.
     """
 
@@ -62,7 +62,7 @@ class OnnxNetwork:
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """The model's result: an array if it has one output, else a dict of them by name.
 
-        arrays: one an input, in the model's order; or by the inputs' names. Of the dtypes and shapes of `inputs`; any batch size where the
+        arrays: one per input, in the model's order; or by the inputs' names. Of the dtypes and shapes of `inputs`; any batch size where the
         file leaves it open. float64 becomes float32.
         Raises TypeError for a dtype, ValueError for a shape, a NaN or an infinity.
         """

@@ -179,7 +179,7 @@ def _method(call: Call) -> _Method:
 
 def _floats(array: Array | None) -> list[float]:
     if array is not None and array.size > 2 * 64:  # two each of as many axes as numpy can have
-        raise OnnxError(f"{array.size} numbers for scales or roi: expected two an axis at most")
+        raise OnnxError(f"{array.size} numbers for scales or roi: expected at most two per axis")
     return [] if array is None else [float(element) for element in array.reshape(-1)]
 
 

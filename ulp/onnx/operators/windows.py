@@ -26,7 +26,7 @@ def _inner(indices: Iterable[Any], lead: int = 2) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How windows lie over an image: a tuple of one number a side each. before, after: the padding, which out has taken into account."""
+    """How windows lie over an image: tuples of one number per side. before, after: the padding, which out has taken into account."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]

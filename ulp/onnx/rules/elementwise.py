@@ -70,7 +70,7 @@ def _per_channel(array: Array, shape: ir.Shape) -> Array:
     """A constant operand as float64 (C,). NotInteger where it differs by pixel."""
     sides = (1,) * (1 + len(shape) - array.ndim) + array.shape
     if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != 1) or sides[1] not in (1, shape[0]):
-        raise NotInteger(f"its constant of shape {list(array.shape)} is none of one value a channel")
+        raise NotInteger(f"its constant of shape {list(array.shape)} has not one value per channel")
     return np.broadcast_to(array.astype(np.float64).reshape(-1), (shape[0],))
 
 
