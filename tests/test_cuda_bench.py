@@ -51,12 +51,12 @@ def test_four_bits_count_twice_where_there_are_cores_for_them() -> None:
 def test_buffers_rotate_past_the_cache() -> None:
     for nbytes in (1, 1000, 7 << 20, 33 << 20, 1 << 30):
         count = work.slots(nbytes, H100.l2_bytes, H100.memory_bytes)
-        assert 2 <= count <= work.MOST_SLOTS
-        assert count * nbytes >= work.ROTATION * H100.l2_bytes or count in (2, work.MOST_SLOTS)
+        assert 2 <= count <= work.MAX_SLOTS
+        assert count * nbytes >= work.ROTATION * H100.l2_bytes or count in (2, work.MAX_SLOTS)
         for ns in (1.0, 5e3, 1e6):
             calls = work.calls_in_graph(count, ns)
             assert calls % count == 0
-            assert calls * max(ns, work.LEAST_CALL_NS) >= work.GRAPH_NS
+            assert calls * max(ns, work.MIN_CALL_NS) >= work.GRAPH_NS
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- operands
@@ -145,7 +145,7 @@ def test_wrong_results_are_found_and_told(there: check.Device, monkeypatch: pyte
     assert "20 of" in stage.failures[0]
     assert "at (2, 0)" in stage.failures[0]
     assert "3x20x140 u4 x u4" in stage.failures[0]
-    assert len(stage.failures) <= check.MOST_FAILURES
+    assert len(stage.failures) <= check.MAX_FAILURES
 
 
 def test_a_write_beside_the_result_is_found() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from .operands import Array, Problem, any_problem, extreme_problem, interval, longest_k, matrix, random_problem
 
 POISON = 0xA5
-MOST_FAILURES = 12
+MAX_FAILURES = 12
 # (m, n, k): a row, tails of every tile on every side, K shorter and longer than a block, K that is worth a split.
 PAIR_SHAPES = ((1, 40, 200), (19, 131, 96), (70, 200, 328), (5, 64, 4096), (200, 272, 160))
 REDUCED_SHAPES = ((3, 40, 200), (70, 136, 392))
@@ -47,7 +47,7 @@ class Stage:
         self.checks += 1
         if got.shape == expected.shape and np.array_equal(got, expected):
             return
-        if len(self.failures) >= MOST_FAILURES:
+        if len(self.failures) >= MAX_FAILURES:
             return
         if got.shape != expected.shape:
             self.failures.append(f"{what}: shape {got.shape}, expected {expected.shape}")

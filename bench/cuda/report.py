@@ -116,12 +116,12 @@ def _square_verdicts(result: Result) -> list[Verdict]:
     over = fused.over(peer).median if fused and peer else None
     rate = tops(fused) if fused else None
     return [
-        _least(what, f">= {SQUARE_OVER_LT:.1f}x {LT}", over, SQUARE_OVER_LT, "{:.2f}x" + (f" ({peer.name})" if peer else "")),
-        _least(what, f">= {SQUARE_TOPS:.0f} TOPS", rate, SQUARE_TOPS, "{:.0f} TOPS"),
+        _at_least(what, f">= {SQUARE_OVER_LT:.1f}x {LT}", over, SQUARE_OVER_LT, "{:.2f}x" + (f" ({peer.name})" if peer else "")),
+        _at_least(what, f">= {SQUARE_TOPS:.0f} TOPS", rate, SQUARE_TOPS, "{:.0f} TOPS"),
     ]
 
 
-def _least(what: str, target: str, found: float | None, limit: float, form: str, where: str = "") -> Verdict:
+def _at_least(what: str, target: str, found: float | None, limit: float, form: str, where: str = "") -> Verdict:
     if found is None:
         return Verdict(what, target, "not measured", None)
     return Verdict(what, target, form.format(found) + where, found >= limit)
@@ -144,10 +144,10 @@ def _decode_verdicts(result: Result) -> list[Verdict]:
         targets = (("lt", DECODE_OVER_LT, LT), ("bf16", DECODE_OVER_BF16, "bf16"))
         for key, limit, name in targets:
             worst = min(figures[key], default=(None, ""))
-            made.append(_least(what, f">= {limit:.1f}x {name}", worst[0], limit, "{:.2f}x", _where(figures[key], worst[1], limit)))
+            made.append(_at_least(what, f">= {limit:.1f}x {name}", worst[0], limit, "{:.2f}x", _where(figures[key], worst[1], limit)))
         worst = min(figures["share"], default=(None, ""))
         target = f">= {DECODE_SHARE:.0%} of a copy's bandwidth"
-        made.append(_least(what, target, worst[0], DECODE_SHARE, "{:.0%}", _where(figures["share"], worst[1], DECODE_SHARE)))
+        made.append(_at_least(what, target, worst[0], DECODE_SHARE, "{:.0%}", _where(figures["share"], worst[1], DECODE_SHARE)))
     return made
 
 

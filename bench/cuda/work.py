@@ -27,9 +27,9 @@ TENSOR_MACS = {
 }
 # Rotating over this many times the L2 cache, nothing of a buffer is left there when its turn comes again.
 ROTATION = 3
-MOST_SLOTS = 256
+MAX_SLOTS = 256
 GRAPH_NS = 300_000  # a graph lasts at least about this long, so that its start and the events around it weigh little
-LEAST_CALL_NS = 1000.0  # no kernel is done sooner, whatever its bytes
+MIN_CALL_NS = 1000.0  # no kernel is done sooner, whatever its bytes
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ def ceiling_ns(work: Work, gpu: Gpu, copy_bytes_per_ns: float, clock_mhz: float 
 def slots(nbytes: int, l2_bytes: int, memory_bytes: int) -> int:
     """Copies of a call's buffers to rotate over: ROTATION times the cache in all, at least 2, within an eighth of the memory."""
     wanted = math.ceil(ROTATION * l2_bytes / max(1, nbytes))
-    return max(2, min(wanted, MOST_SLOTS, memory_bytes // 8 // max(1, nbytes)))
+    return max(2, min(wanted, MAX_SLOTS, memory_bytes // 8 // max(1, nbytes)))
 
 
 def calls_in_graph(slot_count: int, call_ns: float) -> int:
     """Calls of one graph: whole turns of the rotation, GRAPH_NS long or more."""
-    turns = math.ceil(GRAPH_NS / (slot_count * max(call_ns, LEAST_CALL_NS)))
+    turns = math.ceil(GRAPH_NS / (slot_count * max(call_ns, MIN_CALL_NS)))
     return slot_count * max(1, turns)
 
 
