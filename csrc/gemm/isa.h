@@ -8,8 +8,8 @@ namespace ulp {
 
 // A level of instructions. Ordered within an architecture, so that one name limits them all: a CPU has some of the levels, and kernels may
 // use those of them that lie no higher than the limit. Each ARM level includes those before it; on x86 all include avx2, and those of
-// AVX-512 include each other, but not avxvnni, which only some CPUs have beside them. A new level is one enumerator here, one row in
-// isa.cpp.
+// AVX-512 include each other, but not avxvnni, which only some CPUs have beside them. A new level is one enumerator here, a row and
+// a name in isa.cpp.
 enum class Isa { baseline = 0, avx2 = 1, avxvnni = 2, avx512 = 3, avx512vnni = 4, avx512vbmi = 5, neon = 16, dotprod = 17, i8mm = 18 };
 
 const char* isa_name(Isa isa);  // of any architecture
