@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 
 def read_file(path: Path) -> bytes:
-    """All bytes of a file. Not mapped: who reads a mapped file that another process cuts off dies of SIGBUS.
+    """All bytes of a file. Not mapped: a process dies of SIGBUS where another one truncates a file that it has mapped.
 
     ValueError for a pipe, a device or a directory, which may never end or never begin; OSError.
     """

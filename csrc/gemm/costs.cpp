@@ -143,8 +143,8 @@ struct Tuned {
   std::map<TunedKey, std::vector<double>> seconds;
 };
 
-// Never destroyed: threads may still call while the process ends. A forked child gets a new lock, since those who held the old one are
-// readers that it lacks: who writes holds Python's own lock, and so does who forks.
+// Never destroyed: threads may still call while the process ends. A forked child gets a new lock: readers that held the old
+// one are not in the child. Nobody can be writing meanwhile, as writers hold Python's lock, and so does the thread that forks.
 Tuned& tuned_table = *new Tuned;
 
 #if !defined(_WIN32)

@@ -22,7 +22,8 @@ struct Interrupted {};
 int num_threads();
 void set_num_threads(int n);  // throws std::invalid_argument outside 1 .. kMaxThreads
 
-// Asked now and then by the thread that called, between tasks: whether to end early. nullptr: nobody is asked. It may call parallel_for.
+// Whether to end early: called now and then between tasks, by the thread that called parallel_for. nullptr: never. It may call
+// parallel_for.
 using Interrupt = bool();
 void set_interrupt(Interrupt* asked);
 
@@ -36,8 +37,8 @@ class InterruptChecks {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// Calls task(context, i) for i in [0, count), on up to num_threads() threads, the caller's among them. What a
-// task throws is thrown here once all have ended.
+// Calls task(context, i) for i in [0, count), on up to num_threads() threads, the caller's among them. What a task throws is
+// thrown here once all have ended.
 void parallel_for(int64_t count, void (*task)(void* context, int64_t i), void* context);
 
 }  // namespace ulp
