@@ -126,6 +126,7 @@ import os, signal, threading, time
 import numpy as np
 import ulp
 from ulp import nn
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 ulp.set_num_threads(int(os.environ["THREADS"]))
 a, w = np.ones((2**15, 4096), np.uint8), ulp.pack(np.ones((4096, 8192), np.uint8), 8)
 network = nn.Sequential(*[nn.Conv2d(64, 64, 3, padding=1, bits=8) for _ in range(20)])
