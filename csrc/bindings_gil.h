@@ -4,7 +4,6 @@
 #include <Python.h>
 
 #if defined(__GLIBC__) && !defined(__UCLIBC__)
-#include <cxxabi.h>
 #include <unistd.h>
 #define ULP_UNWINDS_THREADS 1
 #endif
@@ -23,7 +22,7 @@ class WithoutGil {
 #if defined(ULP_UNWINDS_THREADS)
     try {
       PyEval_RestoreThread(state_);
-    } catch (const abi::__forced_unwind&) {
+    } catch (...) {  // nothing but the unwinding, whose exception is no object: a reference to it would be one to null
       for (;;) pause();
     }
 #else
