@@ -78,17 +78,27 @@ const uint8_t* PanelLoop::expand(const Columns& columns, Range k_block, uint8_t*
 
 void PanelLoop::run(const RowSource& source, Range panels, const Sink& sink) const {
   const bool gathers = source.blocks != nullptr;
-  const int64_t max_units = panel_group_ * kPanelUnits;
-  const int64_t max_width = max_units * kUnitCols;
+  const int64_t bitpacked_panels = ceil_div(weights().panels(), panels_);  // at most, in one of ours
+  const int64_t max_width = std::min(bitpacked_panels * kPanelCols, round_up(weights().n, kUnitCols));
+  // A few rows wait for the sums of several panels, or handing them over would cost as much as a panel.
+  const int64_t sums = (gathers ? kGatheredSumBytes : kStridedSumBytes) / static_cast<int64_t>(sizeof(int32_t));
+  const int64_t together = gathers || sink.plain ? 1 : std::clamp<int64_t>(sums / (max_width * source.count), 1, panels.size());
   Work work{source, sink, Tiles(source.count, mr_, kernel_.row_group)};
-  work.unit_bytes = max_units * kernel_.panel_bytes;
-  work.put_rows = std::max<int64_t>((gathers ? kGatheredSumBytes : kStridedSumBytes) / (4 * max_width) / mr_, 1) * mr_;
+  work.unit_bytes = bitpacked_panels * kPanelUnits * kernel_.panel_bytes;
+  work.put_rows = together > 1 ? source.count + mr_ : std::max<int64_t>(sums / max_width / mr_, 1) * mr_;
   work.keeps_sums = !gathers && k_blocks_ > 1;
+  work.ld = together * max_width;
   thread_local Scratch scratch;
   scratch.lay_out(scratch_array(work.panel, (gathers ? weights().k_blocks() : kc_) * work.unit_bytes),
-                  scratch_array(work.sums, (work.keeps_sums ? source.count : work.put_rows) * max_width),
+                  scratch_array(work.sums, (work.keeps_sums || together > 1 ? source.count : work.put_rows) * work.ld),
                   scratch_array(work.col, max_width));
-  for (int64_t panel = panels.begin; panel < panels.end; ++panel) run_panel(columns(panel), work);
+  for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    const int64_t i = (panel - panels.begin) % together;
+    const Columns columns = this->columns(panel);
+    if (i == 0) work.n0 = columns.n0;
+    work.hands_over = i + 1 == together || panel + 1 == panels.end;
+    run_panel(columns, work);
+  }
 }
 
 void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
@@ -130,12 +140,11 @@ void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
 // All tiles of a block of rows along one K-block; after the last one, their sums go to the sink. `t` has what they share.
 void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles,
                           Tile& t) const {
-  const int64_t width = columns.width();
   const Sink& sink = work.sink;
   const int64_t m0 = work.source.first + block.begin;
   // Whole tiles of plain sums go straight to their place, the others to the sink, some rows at a time.
-  const bool plain = sink.plain && !zero_points_.t_b_varies && columns.cols == width;
-  t.ldc = plain ? sink.plain_stride : width;
+  const bool plain = sink.plain && !zero_points_.t_b_varies && columns.cols == columns.width();
+  t.ldc = plain ? sink.plain_stride : work.ld;
   const uint8_t* a = t.a;
   int64_t waiting = 0;  // from which row on finished sums wait
   for (Range tile{0, 0}; tile.end < block.size();) {
@@ -148,13 +157,14 @@ void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows,
     if (plain) {
       t.c = sink.plain + (m0 + tile.begin) * sink.plain_stride + columns.n0;
     } else {
-      t.c = work.sums + (work.keeps_sums ? tile.begin : tile.begin - waiting) * width;
+      t.c = work.sums + (work.keeps_sums ? tile.begin : tile.begin - waiting) * work.ld + columns.n0 - work.n0;
     }
     kernel_.run(t);
     const bool full = tile.end == block.size() || tile.end - waiting + mr_ > work.put_rows;
-    if (plain || !finished || !full) continue;
-    int32_t* sums = work.sums + (work.keeps_sums ? waiting * width : 0);
-    put({m0 + waiting, tile.end - waiting, columns.n0, columns.cols, sums, width}, rows.sums + waiting, sink);
+    if (plain || !finished || !full || !work.hands_over) continue;
+    const int64_t cols = columns.n0 + columns.cols - work.n0;
+    int32_t* sums = work.sums + (work.keeps_sums ? waiting * work.ld : 0);
+    put({m0 + waiting, tile.end - waiting, work.n0, cols, sums, work.ld}, rows.sums + waiting, sink);
     waiting = tile.end;
   }
 }

@@ -91,6 +91,9 @@ class PanelLoop {
     int64_t unit_bytes = 0;    // of a panel, per 32 k; some kernels expand whole bitpacked panels
     int64_t put_rows = 0;      // whose sums are handed over together
     bool keeps_sums = false;   // of all rows, from a K-block to the next
+    int64_t ld = 0;            // of the sums
+    int64_t n0 = 0;            // first column of the panels whose sums are handed over together
+    bool hands_over = false;   // this panel is the last of them
     uint8_t* panel = nullptr;  // of one K-block; of all where rows are gathered, since several blocks of rows pass by
     int32_t* sums = nullptr;
     int32_t* col = nullptr;
