@@ -84,7 +84,7 @@ void PanelLoop::run(const RowSource& source, Range panels, const Sink& sink) con
   const int64_t sums = (gathers ? kGatheredSumBytes : kStridedSumBytes) / static_cast<int64_t>(sizeof(int32_t));
   const int64_t together = gathers || sink.plain ? 1 : std::clamp<int64_t>(sums / (max_width * source.count), 1, panels.size());
   Work work{source, sink, Tiles(source.count, mr_, kernel_.row_group)};
-  work.unit_bytes = bitpacked_panels * kPanelUnits * kernel_.panel_bytes;
+  work.unit_bytes = panel_group_ * kPanelUnits * kernel_.panel_bytes;  // also where N is narrower: a kernel may expand whole vectors
   work.put_rows = together > 1 ? source.count + mr_ : std::max<int64_t>(sums / max_width / mr_, 1) * mr_;
   work.keeps_sums = !gathers && k_blocks_ > 1;
   work.ld = together * max_width;
