@@ -1,4 +1,4 @@
-// The tables of ops.h, and the functions of the AVX2 table that live in files of their own.
+// The tables of ops.h, and the functions that live in files of their own.
 #pragma once
 
 #include "ops.h"
@@ -20,6 +20,12 @@ void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, 
 }  // namespace ops_avx2
 #elif defined(ULP_ARM64)
 const Ops& neon_ops();
+
+namespace ops_neon {
+
+void finish(const Finish& f);
+
+}  // namespace ops_neon
 #endif
 
 }  // namespace ulp
