@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "matrix_rows.h"
 #include "panel_loop.h"
 #include "scratch.h"
 #include "threads.h"
@@ -18,24 +19,18 @@ constexpr int64_t kABlockBytes = 192 * 1024;
 // The most multiply-accumulates of a task, where it has rows enough.
 constexpr int64_t kTaskMacs = int64_t{1} << 33;
 
-// Rows that are turned into codes at a time, on their way to the kernel's own layout.
-constexpr int kEncodeRows = 8;
-
 // One product: what its tasks share.
 struct Job {
   const Problem& problem;
   const Sink& sink;
   PanelLoop loop;
-  int64_t a_row_bytes;                     // packed
-  bool a_in_place;                         // the kernel reads the caller's array
   int64_t mc;                              // rows of a block of A
   int64_t row_parts = 1, panel_parts = 1;  // the grid of tasks
 
   Job(const Problem& p, const Kernel& kernel, const Sink& s) : problem(p), sink(s), loop(p, kernel) {
     const KernelAtBits& at = loop.kernel();
     const int64_t m = p.a.rows, n = p.b->layout.n, k = p.a.cols;
-    a_row_bytes = p.b->layout.k_blocks() * at.a_bytes;
-    a_in_place = !at.pack_a && !p.a_encoding.is_signed && at.centre_a == 0 && p.a.col_stride == 1 && k % kUnitK == 0;
+    const int64_t a_row_bytes = p.b->layout.k_blocks() * at.a_bytes;
     const int64_t threads = m * n * k < kParallelMacs ? 1 : num_threads();
     if (threads > 1) {
       // Splitting M repeats the expansion of B, splitting N the packing of A. Two tasks per thread even out a slow core.
@@ -51,75 +46,11 @@ struct Job {
   }
 };
 
-// A block of rows of A, packed for the kernel where it does not read the caller's array, with their row terms.
-class MatrixRows final : public RowSource {
- public:
-  MatrixRows(const Job& job, Scratch& scratch) : job_(job), zeros_(job.loop.zero_points()) {
-    const bool packs = job.loop.kernel().pack_a;
-    scratch.lay_out(scratch_array(packed_, job.a_in_place ? 0 : job.mc * job.a_row_bytes),
-                    scratch_array(codes_, packs ? kEncodeRows * padded_k() : 0), scratch_array(terms_, job.mc),
-                    scratch_array(sums_, job.mc));
-  }
-
-  void pack(Range block) {
-    first = block.begin;
-    count = block.size();
-    const MatrixView& a = job_.problem.a;
-    if (job_.a_in_place) {
-      rows_ = {a.data + first * a.row_stride, a.row_stride};
-      for (int64_t i = 0; i < count; ++i) take_sum(rows_.data + i * rows_.stride, i);
-    } else {
-      rows_ = {packed_, job_.a_row_bytes};
-      for (int64_t i = 0; i < count; i += kEncodeRows) encode(i, std::min<int64_t>(kEncodeRows, count - i));
-    }
-  }
-
-  Rows rows(Range r) const override {
-    Rows rows = rows_;
-    rows.data += r.begin * rows.stride;
-    rows.terms = terms_ + r.begin;
-    rows.sums = sums_ + r.begin;
-    return rows;
-  }
-
- private:
-  int64_t padded_k() const { return round_up(job_.problem.a.cols, kUnitK); }
-
-  void encode(int64_t i, int64_t rows) {
-    const KernelAtBits& kernel = job_.loop.kernel();
-    const int64_t k32 = padded_k();
-    uint8_t* to = packed_ + i * job_.a_row_bytes;
-    uint8_t* codes = kernel.pack_a ? codes_ : to;
-    const uint8_t pad = static_cast<uint8_t>(kernel.centre_a);  // x = 0: adds nothing, whatever the panel holds there
-    encode_rows(job_.problem.a, job_.problem.a_encoding, first + i, rows, codes, k32, pad);
-    for (int64_t r = 0; r < rows; ++r) take_sum(codes + r * k32, i + r);
-    if (kernel.pack_a) kernel.pack_a(codes, k32, static_cast<int>(rows), k32, to, job_.a_row_bytes);
-  }
-
-  void take_sum(const uint8_t* codes, int64_t i) {
-    if (!zeros_.needs_row_sums) {
-      terms_[i] = 0;
-      return;
-    }
-    const int64_t k = job_.problem.a.cols;
-    sums_[i] = zeros_.s_a * static_cast<uint32_t>(sum_bytes(codes, k) - k * job_.loop.kernel().centre_a);
-    terms_[i] = zeros_.t_b_varies ? 0 : static_cast<int32_t>(zeros_.t_b0 * sums_[i]);
-  }
-
-  const Job& job_;
-  const ZeroPoints& zeros_;
-  Rows rows_;
-  uint8_t* packed_ = nullptr;
-  uint8_t* codes_ = nullptr;
-  int32_t* terms_ = nullptr;  // s_a * t_b0 * X_a[m], or zeros
-  uint32_t* sums_ = nullptr;  // s_a * X_a[m], where there are row sums
-};
-
 void run_task(const Job& job, int64_t index) {
   const Range rows = part_in_groups(job.problem.a.rows, job.loop.kernel().row_group, job.row_parts, index / job.panel_parts);
   const Range panels = part(job.loop.panels(), job.panel_parts, index % job.panel_parts);
   thread_local Scratch scratch;
-  MatrixRows a(job, scratch);
+  MatrixRows a(job.problem.a, job.problem.a_encoding, job.loop, job.mc, scratch);
   for (int64_t m = rows.begin; m < rows.end; m += job.mc) {
     a.pack({m, std::min(m + job.mc, rows.end)});
     job.loop.run(a, panels, job.sink);
