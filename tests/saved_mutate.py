@@ -144,7 +144,8 @@ def networks() -> list[tuple[dict[str, str], str, dict[str, Any]]]:
 def _scalar(rng: random.Random, value: Any) -> Any:
     if type(value) is int and rng.random() < 0.7:
         return value + rng.choice([-2, -1, 1, 2])
-    return rng.choice(rng.choice([_INTS, _FLOATS, _OTHERS]))
+    kinds: list[list[Any]] = [_INTS, _FLOATS, _OTHERS]
+    return rng.choice(rng.choice(kinds))
 
 
 def _nodes(value: Any) -> list[tuple[Any, Any]]:
