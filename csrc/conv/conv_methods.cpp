@@ -61,7 +61,7 @@ const ConvMethod* find_conv_method(const std::string& technique) {
 std::string why_not(const ConvMethod& m, const ConvProblem& p) {
   const std::string reason = m.why_not(p);
   if (!reason.empty()) return reason;
-  return m.make && m.isa <= current_isa() ? "" : std::string("needs ") + isa_name(m.isa);
+  return m.make && isa_runs(m.isa) ? "" : std::string("needs ") + isa_name(m.isa);
 }
 
 void check(const ConvMethod& m, const ConvProblem& p) {
@@ -76,7 +76,7 @@ std::unique_ptr<Conv> make_conv(const ConvMethod& m, const ConvProblem& p) {
 
 const DepthwiseMethod& depthwise_method() {
   const DepthwiseMethod* method = kDepthwise;
-  while (method->isa > current_isa()) ++method;  // the last one runs everywhere
+  while (!isa_runs(method->isa)) ++method;  // the last one runs everywhere
   return *method;
 }
 
