@@ -196,7 +196,7 @@ class Plan:
         From a tensor of 1 to 3 channels, where kw > 1 and dilation[1] == 1, weights may be padded by kernel rows instead: kh * (kw * C
         rounded up to 4) of them, and are taken as such if that is what K says. Pads then hold weight_zero, so one bit can have none. All
         readers of a tensor must agree on one of the two.
-        method: None, "direct", "winograd" or a kernel's name.
+        method: None, "direct", "winograd", or what `steps` gives: the name of a kernel or of a transform.
         """
 
     def depthwise(

@@ -76,7 +76,7 @@ class Script:
         for i, (name, fields) in enumerate(self.calls):
             step = next(steps) if name in _STEPS else None
             if step is not None and name == "conv":
-                fields = fields | {"method": "winograd" if step["method"].startswith("winograd") else step["method"]}  # noqa: PLW2901
+                fields = fields | {"method": step["method"]}  # noqa: PLW2901
             arguments = (fields.get(field) for field in _FIELDS[name])
             calls.append([name, *(encode(value, arrays, f"{prefix}{i}.{name}.{j}", names) for j, value in enumerate(arguments))])
         return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
