@@ -16,12 +16,12 @@ import pytest
 from bench import __main__ as cli
 from bench import peers
 from bench.peers import ceiling, native
-from ulp import _core
 from bench.peers.base import requantization_step, requantized
 from bench.reports import documents, products
 from bench.runs import machine, results, timing
 from bench.subjects import operands
 from bench.subjects.interface import compare
+from ulp import _core
 
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
