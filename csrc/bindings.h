@@ -36,6 +36,17 @@ inline Encoding encoding_of(int bits, bool is_signed, const char* name) {
   return {bits, is_signed};
 }
 
+// Of a quantized result with this zero point.
+inline Encoding result_encoding(int bits, bool is_signed, int zero) {
+  const Encoding e = encoding_of(bits, is_signed, "out_bits");
+  if (e.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
+  if (zero < e.min() || zero > e.max()) {
+    throw py::value_error("out_zero=" + std::to_string(zero) + ": expected a zero point of the result from " + std::to_string(e.min()) +
+                          " to " + std::to_string(e.max()));
+  }
+  return e;
+}
+
 // More than any machine has.
 inline constexpr int64_t kMaxPackedBytes = 1'000'000'000'000'000;
 
