@@ -146,8 +146,7 @@ class CompiledNetwork:
     def profile(self, x: Any) -> Profile:
         """Run once on x, as a call would, and return how long each step took. The first run of a plan is slower than the next."""
         array, _ = self._input(x)
-        if len(self.input_shape) == 1:
-            array = array.reshape(*array.shape, 1, 1)
+        array = array.reshape(len(array), *self._lowered.ports[0])
         _, times = self._plan.profile(array)
         total = int(np.sum(times)) or 1
         return Profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy.typing as npt
 from . import graph as ir
 from .finish import finish_of, finish_of_sums
 from .lowering import MAX_TARGETS, Lowering, Step
+from .quantizer import FloatArray, Quantizer
 from .request import FREE, Group, Request, Slot, Tensor
 from .shapes import LayerError
 
 
-def _input(lowering: Lowering, node: ir.Node, _: ir.Input, requests: list[Request]) -> None:
+def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Request]) -> None:
     bases: list[Slot] = []
     for request in requests:
         lowering.no_residual(node, request)
@@ -42,10 +44,10 @@ def _input(lowering: Lowering, node: ir.Node, _: ir.Input, requests: list[Reques
 
     def emit() -> None:
         if lowering.codes_in:
-            lowering.plan.input_codes(tensor=bases[0].place[0], nhwc=False)
+            lowering.plan.input_codes(tensor=bases[0].place[0], nhwc=op.channels_last)
         else:
             targets, divide = [slot.place[0] for slot in bases], lowering.mode == "requantise"
-            lowering.plan.input_floats(channels=channels, height=height, width=width, targets=targets, divide=divide)
+            lowering.plan.input_floats(channels=channels, height=height, width=width, targets=targets, divide=divide, nhwc=op.channels_last)
 
     lowering.input_quantizer = bases[0].tensor.quantizer if len(bases) == 1 else None
     lowering.steps[-1].insert(0, Step(node, emit, [], bases))
@@ -165,6 +167,39 @@ def _gather(lowering: Lowering, node: ir.Node, op: ir.Gather, requests: list[Req
         lowering.gather(node, source, request.slot, op.rows, op.columns)
 
 
+def _rearrange(lowering: Lowering, node: ir.Node, op: ir.Rearrange, requests: list[Request]) -> None:
+    def emit(source: Slot, target: Slot) -> None:
+        lowering.plan.rearrange(source=source.place[0], target=target.place, rows=op.rows, columns=op.columns, channels=op.channels)
+
+    for request in requests:
+        source = lowering.request(node.inputs[0], lowering.codes_only(node, request), request.low, request.high)
+        lowering.add_step(node, partial(emit, source, request.slot), [source], [request.slot])
+
+
+def _table(lowering: Lowering, node: ir.Node, op: ir.Table, requests: list[Request]) -> None:
+    source = lowering.request(node.inputs[0], op.quantizer)
+
+    def emit(target: Slot, quantizer: Quantizer | None, values: FloatArray) -> None:
+        table = {"values": values} if quantizer is None else {"codes": quantizer.codes(values)}
+        lowering.plan.lookup(source=source.place[0], target=target.place, **table)
+
+    for request in requests:
+        target, quantizer = lowering.unadded(node, request)
+        values = np.clip(op.values, np.float32(request.low), np.float32(request.high))
+        if lowering.mode == "requantise" and quantizer is not None and not quantizer.bipolar:
+            # As the input is quantized, by a division that rounds once.
+            with np.errstate(over="ignore"):
+                values, quantizer = values / np.float32(quantizer.scale), replace(quantizer, scale=1.0)
+        lowering.add_step(node, partial(emit, target, quantizer, values), [source], [target])
+
+
+def _combine(lowering: Lowering, node: ir.Node, op: ir.Combine, requests: list[Request]) -> None:
+    sources = [lowering.request(source, q) for source, q in zip(node.inputs, op.quantizers, strict=True)]
+    for request in requests:
+        target, _ = lowering.unadded(node, request)
+        lowering.combine(node, sources, op.multiply, request.low, request.high, target)
+
+
 def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp, requests: list[Request]) -> None:
     for request in requests:
         lowering.no_residual(node, request)
@@ -209,6 +244,9 @@ RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Quantize: _quantize,
     ir.MaxPool: _max_pool,
     ir.Gather: _gather,
+    ir.Rearrange: _rearrange,
+    ir.Table: _table,
+    ir.Combine: _combine,
     ir.Clamp: _clamp,
     ir.Add: _add,
     ir.Concat: _concat,

@@ -26,9 +26,9 @@ from ulp._validate import integer
 Arrays = dict[str, npt.NDArray[Any]]
 
 # The arguments of each call, in the order of saved files.
-_TENSORS = {"codes": ("height", "width", "channels", "bits", "zero", "scale"), "floats": ("height", "width", "channels")}
+TENSORS = {"codes": ("height", "width", "channels", "bits", "zero", "scale"), "floats": ("height", "width", "channels")}
 _STEPS = _core.plan_steps()
-_FIELDS = _TENSORS | _STEPS
+_FIELDS = TENSORS | _STEPS
 
 # Known networks have some hundred layers.
 MAX_CALLS = 2**14
@@ -105,7 +105,7 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
         name = call[0]
         try:
             arguments = [decode(arg) for arg in call[1:]]
-            if name in _TENSORS:
+            if name in TENSORS:
                 elements += math.prod(integer(side, "a side", 1, 2**24) for side in arguments[:3])
                 check_bytes(elements, max_bytes)
             if len(arguments) > len(_FIELDS[name]):
@@ -130,7 +130,7 @@ def _result_bytes(script: Script) -> int:
     tensors = []
     results = 0
     for name, fields in script.calls:
-        if name in _TENSORS:
+        if name in TENSORS:
             tensors.append(fields["height"] * fields["width"] * fields["channels"] * (1 if name == "codes" else 4))
         elif name == "output":
             results += tensors[fields["tensor"]]

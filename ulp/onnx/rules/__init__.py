@@ -12,6 +12,7 @@ from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 
 from . import elementwise, layers, moves, pooling, quantizers
+from .functions import ACTIVATIONS, function, or_function
 from .moves import moved_constant
 
 __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
@@ -28,12 +29,12 @@ RULES: dict[str, Rule] = {
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
     "BatchNormalization": elementwise.batch_normalization,
-    "Mul": elementwise.multiply,
-    "Div": elementwise.divide,
-    "Sub": elementwise.subtract,
-    "Add": elementwise.add,
-    "Relu": elementwise.relu,
-    "Clip": elementwise.clip,
+    "Mul": or_function(elementwise.multiply),
+    "Div": or_function(elementwise.divide),
+    "Sub": or_function(elementwise.subtract),
+    "Add": or_function(elementwise.add),
+    "Relu": or_function(elementwise.relu),
+    "Clip": or_function(elementwise.clip),
     "MaxPool": pooling.max_pool,
     "GlobalMaxPool": pooling.global_max_pool,
     "AveragePool": pooling.average_pool,
@@ -49,4 +50,4 @@ RULES: dict[str, Rule] = {
     "Resize": moves.resize,
     "Upsample": moves.resize,
     "Pad": moves.pad,
-}
+} | dict.fromkeys(ACTIVATIONS, function)

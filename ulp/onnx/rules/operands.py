@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ulp.nn import graph as ir
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.operators import OPERATORS
@@ -45,6 +47,15 @@ def known(scope: Scope, name: str, what: str) -> QuantizedConstant | Array:
     if name in scope.constants:
         return scope.constants[name]
     raise NotInteger(f"its {what} is computed, not constant")
+
+
+def per_channel(array: Array, x: Value) -> Array:
+    """A constant operand of the value as float64 (C,). NotInteger where it differs by pixel."""
+    shape = x.node.shape
+    sides = (1,) * (1 + len(shape) - array.ndim) + array.shape
+    if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != 1) or sides[1] not in (1, shape[0]):
+        raise NotInteger(f"its constant of shape {list(array.shape)} has not one value per channel")
+    return np.broadcast_to(array.astype(np.float64).reshape(-1), (shape[0],))
 
 
 def quantized_weights(scope: Scope, name: str) -> QuantizedConstant:
