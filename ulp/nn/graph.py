@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .curves import Function
 from .quantizer import Quantizer
 
 Shape: TypeAlias = tuple[int, ...]
@@ -82,6 +83,13 @@ class Clamp:
 
 
 @dataclass(frozen=True, eq=False)
+class Curve:
+    """An activation function that never falls, of the sums before it; codes come right behind it. function: see `curves.Function`."""
+
+    function: Function
+
+
+@dataclass(frozen=True, eq=False)
 class MaxPool:
     """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`.
 
@@ -142,7 +150,9 @@ class Quantize:
     quantizer: Quantizer
 
 
-Op: TypeAlias = Input | Conv | Linear | BatchNorm | Clamp | MaxPool | WindowMean | Gather | Add | Concat | Flatten | Identity | Quantize
+Op: TypeAlias = (
+    Input | Conv | Linear | BatchNorm | Clamp | Curve | MaxPool | WindowMean | Gather | Add | Concat | Flatten | Identity | Quantize
+)
 
 
 @dataclass(eq=False)
@@ -210,7 +220,7 @@ class Graph:
 
 def layout(node: Node) -> tuple[int, int, int]:
     """(height, width, channels) of the image in which a plan holds the node's result. A flattened image is still an image."""
-    while isinstance(node.op, (Flatten, Identity, Clamp, Quantize, Add)) and len(node.shape) == 1:
+    while isinstance(node.op, (Flatten, Identity, Clamp, Curve, Quantize, Add)) and len(node.shape) == 1:
         node = node.inputs[0]
     if len(node.shape) == 1:
         return 1, 1, node.shape[0]

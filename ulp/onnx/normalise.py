@@ -10,11 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from .channels_last import channels_first
 from .model import Array, Model, Node
+from .rewrites import Names, with_scales_beside, without_sandwiches
 
 
 def normalise(model: Model) -> Model:
     """The same model without QLinear operators and QGemm, as far as their quantizers are constants."""
+    model = with_scales_beside(without_sandwiches(channels_first(model)))
     writer = _Writer(model)
     with np.errstate(all="ignore"):  # scales may be anything here
         for node in model.nodes:
@@ -28,18 +31,11 @@ class _Writer:
     def __init__(self, model: Model) -> None:
         self.constants = dict(model.constants)
         self.nodes: list[Node] = []
-        self.names = {name for node in model.nodes for name in node.outputs} | {port.name for port in model.inputs} | set(self.constants)
+        self.name = Names(model).new
 
     def known(self, *names: str) -> bool:
         """Whether all these inputs, of those that are given, are constants."""
         return all(not name or name in self.constants for name in names)
-
-    def name(self, wanted: str) -> str:
-        """`wanted`, or something like it that nothing is called yet."""
-        while wanted in self.names:
-            wanted += "'"
-        self.names.add(wanted)
-        return wanted
 
     def constant(self, wanted: str, value: Array) -> str:
         name = self.name(wanted)

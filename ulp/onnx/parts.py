@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
@@ -35,12 +36,14 @@ class Value:
     """A tensor inside a part.
 
     grid: the quantizer on whose grid all values lie, if known. integers: given if the tensor is integers and not their floats.
+    scaled: given if the values are those of another one, which lies on a grid, times one factor float64 (C,) per channel.
     """
 
     part: Part
     node: ir.Node
     grid: Quantizer | None = None
     integers: Integers | None = None
+    scaled: tuple[Value, npt.NDArray[np.float64]] | None = None
 
 
 def _ends(node: ir.Node, passes: tuple[type, ...]) -> Iterator[ir.Node]:
@@ -66,11 +69,11 @@ def takes_sum(node: ir.Node) -> bool:
 
 def comes_from_sums(node: ir.Node) -> bool:
     """Whether codes of the node's result can be made by comparing sums with thresholds."""
-    passes = (ir.Clamp, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
+    passes = (ir.Clamp, ir.Curve, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
     return all(isinstance(end.op, (ir.Conv, ir.Linear)) for end in _ends(node, passes))
 
 
 def without_floats(node: ir.Node) -> ir.Node | None:
     """The node that keeps a result from being had as floats, if there is one: it works on codes, and nothing says on which."""
     ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat))
-    return next((end for end in ends if isinstance(end.op, (ir.MaxPool, ir.Gather))), None)
+    return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather))), None)

@@ -17,7 +17,7 @@ from ulp._validate import interval
 from ulp.nn.floats import windows
 from ulp.onnx.model import OnnxError
 
-from .registry import Array, Attribute, Call, integer, operator
+from .registry import Array, Attribute, Call, integer, number, operator, string
 from .shaping import axis_of
 from .windows import CONV_ATTRIBUTES, prepare_conv
 
@@ -353,6 +353,27 @@ def bipolar_quant(_: Call, x: Array, scale: Array) -> Array:
     if np.broadcast_shapes(x.shape, scale.shape) != x.shape:
         raise OnnxError(f"scale of shape {list(scale.shape)} does not broadcast to x of {list(x.shape)}")
     return np.where(x >= 0, scale, -scale)
+
+
+@operator(
+    "MultiThreshold",
+    "x:float thresholds:float2",
+    out_dtype=Attribute("string", ""),
+    out_scale=number(1.0),
+    out_bias=number(0.0),
+    data_layout=string("", "NCHW", "NHWC", "NC", "NCW", "NWC"),
+)
+def multi_threshold(call: Call, x: Array, thresholds: Array) -> Array:
+    """How many thresholds of its channel each x reaches, times out_scale, plus out_bias. thresholds: (channels, steps) or (1, steps)."""
+    axis = x.ndim - 1 if (call["data_layout"] or ("NWC" if x.ndim == 3 else "")) in ("NHWC", "NWC") else 1
+    channels = x.shape[axis] if x.ndim > axis else 1
+    if thresholds.ndim != 2 or len(thresholds) not in (1, channels):
+        raise OnnxError(f"thresholds of shape {list(thresholds.shape)}: expected [{channels}, steps] or [1, steps]")
+    counts = np.zeros(x.shape, np.float32)
+    along = tuple(-1 if i == axis else 1 for i in range(x.ndim))
+    for step in thresholds.T:
+        counts += x >= step.reshape(along if len(step) > 1 else ())
+    return np.asarray(counts * np.float32(call["out_scale"]) + np.float32(call["out_bias"])).astype(x.dtype, copy=False)
 
 
 @operator(

@@ -11,7 +11,7 @@ from ulp.onnx.model import Node
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 
-from . import elementwise, layers, moves, pooling, quantizers
+from . import elementwise, layers, moves, pooling, quantizers, steps
 from .moves import moved_constant
 
 __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
@@ -21,6 +21,7 @@ Rule = Callable[[Scope, Node], Value]
 RULES: dict[str, Rule] = {
     "Quant": quantizers.quant,
     "BipolarQuant": quantizers.bipolar_quant,
+    "MultiThreshold": steps.multi_threshold,
     "QuantizeLinear": quantizers.quantize_linear,
     "DequantizeLinear": quantizers.dequantize_linear,
     "Cast": quantizers.cast,
@@ -34,6 +35,8 @@ RULES: dict[str, Rule] = {
     "Add": elementwise.add,
     "Relu": elementwise.relu,
     "Clip": elementwise.clip,
+    **steps.CURVES,
+    "PRelu": steps.prelu,
     "MaxPool": pooling.max_pool,
     "GlobalMaxPool": pooling.global_max_pool,
     "AveragePool": pooling.average_pool,
