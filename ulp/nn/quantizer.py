@@ -52,6 +52,13 @@ class Steps:
     bounds: npt.NDArray[np.float64]
     inclusive: npt.NDArray[np.bool_]
 
+    def count(self, x: FloatArray) -> FloatArray:
+        """The codes, where the bounds are the same for all channels."""
+        if len(self.bounds) != 1:
+            raise ValueError(f"bounds for {len(self.bounds)} channels: which one x belongs to is not known")
+        first = np.where(self.inclusive[0], self.bounds[0], np.nextafter(self.bounds[0], np.inf))
+        return np.searchsorted(first, x.astype(np.float64), side="right").astype(np.float32)
+
     def reached(self, x: float) -> npt.NDArray[np.bool_]:
         """Which of the bounds one value reaches."""
         return np.asarray((self.bounds < x) | ((self.bounds == x) & self.inclusive))
@@ -111,6 +118,8 @@ class Quantizer:
     def _steps(self, x: FloatArray) -> FloatArray:
         if self.bipolar:
             return np.asarray(np.where(x >= 0, np.float32(2), _ZERO))
+        if self.steps is not None:
+            return self.steps.count(x)
         inverse, zero, levels, _ = self._terms
         with np.errstate(over="ignore"):  # what leaves float32 is clamped
             steps: FloatArray = np.asarray(np.multiply(x, inverse))  # of a scalar, numpy makes no array

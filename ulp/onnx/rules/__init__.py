@@ -28,6 +28,7 @@ RULES: dict[str, Rule] = {
     "Conv": layers.conv,
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
+    "MatMulNBits": layers.matmul_nbits,
     "BatchNormalization": elementwise.batch_normalization,
     "Mul": elementwise.multiply,
     "Div": elementwise.divide,

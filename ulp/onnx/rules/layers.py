@@ -10,7 +10,7 @@ from ulp.nn import graph as ir
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
-from ulp.onnx.weights import NotInteger, QuantizedConstant, layer_weights
+from ulp.onnx.weights import NotInteger, QuantizedConstant, layer_weights, nbits_weights
 
 from .operands import floats_of, image_of, known, quantized_of, quantized_weights, window_geometry
 
@@ -85,3 +85,24 @@ def matmul(scope: Scope, node: Node) -> Value:
     if weights.integers.ndim != 2:
         raise NotInteger("only matrices are multiplied in integers, not stacks of them")
     return _product(scope, node, _transposed(weights), None)
+
+
+def matmul_nbits(scope: Scope, node: Node) -> Value:
+    """onnxruntime's MatMulNBits of codes, where the scale of its weights does not differ within an output."""
+    quantized_of(scope, node.inputs[0])
+    get = node.attributes.get
+    if node.input(4) or get("weight_prepacked", 0):
+        raise NotInteger("its weights are in another order")
+    arrays = [scope.array(name, "weight") if name else None for name in (node.inputs[1], node.inputs[2], node.input(3))]
+    b, scales, zeros = arrays
+    assert b is not None
+    assert scales is not None
+    sizes = (int(get(key, default)) for key, default in (("N", 0), ("K", 0), ("bits", 4), ("block_size", 32)))
+    try:
+        integers, each, points = nbits_weights(b, scales, zeros, *sizes)
+    except (ValueError, ZeroDivisionError) as error:
+        raise NotInteger(str(error)) from error
+    if (each != each[:, :1]).any() or (points != points[:, :1]).any() or (points % 1 != 0).any():
+        raise NotInteger("the scale of its weights differs within an output channel")
+    weights = QuantizedConstant(integers, each[:, :1].astype(np.float64), points[:, :1].astype(np.int64))
+    return _product(scope, node, weights, known(scope, node.input(5), "bias") if node.input(5) else None)

@@ -12,7 +12,7 @@ from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx.model import Array, Node
 from ulp.onnx.operators.elementwise import cast_type
-from ulp.onnx.operators.quantized import rounding
+from ulp.onnx.operators.qonnx import rounding
 from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, along
