@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .curves import Function
 from .quantizer import Quantizer
 
 Shape: TypeAlias = tuple[int, ...]
@@ -85,6 +86,13 @@ class Clamp:
 
     low: float
     high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """An activation function that never falls, of the sums before it; codes come right behind it. function: see `curves.Function`."""
+
+    function: Function
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +197,7 @@ Op: TypeAlias = (
     | Linear
     | BatchNorm
     | Clamp
+    | Curve
     | MaxPool
     | WindowMean
     | Gather
@@ -269,7 +278,7 @@ class Graph:
 
 def layout(node: Node) -> tuple[int, int, int]:
     """(height, width, channels) of the image in which a plan holds the node's result. A flattened image is still an image."""
-    while isinstance(node.op, (Flatten, Identity, Clamp, Quantize, Table, Combine, Add)) and len(node.shape) == 1:
+    while isinstance(node.op, (Flatten, Identity, Clamp, Curve, Quantize, Table, Combine, Add)) and len(node.shape) == 1:
         node = node.inputs[0]
     if len(node.shape) == 1:
         return 1, 1, node.shape[0]

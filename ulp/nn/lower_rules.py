@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import graph as ir
+from .curves import through
 from .finish import finish_of, finish_of_sums
 from .lowering import MAX_TARGETS, Lowering, Step
 from .quantizer import FloatArray, Quantizer
@@ -24,8 +25,9 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
         lowering.no_residual(node, request)
         if request.quantizer is None:
             raise LayerError("the network's result is its own input: there is nothing to compile")
-        if request.quantizer.bipolar:
-            raise LayerError("codes of -1 and +1 come from a Conv2d's or a Linear's sums only, not from the input")
+        if request.quantizer.of_sums:
+            what = "codes of -1 and +1" if request.quantizer.bipolar else "codes by thresholds"
+            raise LayerError(f"{what} come from a Conv2d's or a Linear's sums only, not from the input")
         if request.slot.whole and not request.clamps:
             bases.append(request.slot)
     direct = Group(*FREE, None, bases)
@@ -139,8 +141,12 @@ def _window_mean(lowering: Lowering, node: ir.Node, op: ir.WindowMean, requests:
 
 def _quantize(lowering: Lowering, node: ir.Node, op: ir.Quantize, requests: list[Request]) -> None:
     rest = []
+    per_channel = op.quantizer.steps is not None and len(op.quantizer.steps.bounds) > 1
     for request in requests:
         if request.quantizer == op.quantizer and request.residual is None:
+            if per_channel and not request.slot.whole:  # bounds are those of a tensor's channels, from the first one on
+                lowering.copy(node, lowering.request(node.inputs[0], op.quantizer, request.low, request.high), request.slot)
+                continue
             lowering.push(node.inputs[0], request)  # codes of codes are the same codes
         else:
             rest.append(request)
@@ -207,6 +213,17 @@ def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp, requests: list[Reque
         lowering.push(node.inputs[0], Request(request.slot, low, high))
 
 
+def _curve(lowering: Lowering, node: ir.Node, op: ir.Curve, requests: list[Request]) -> None:
+    for request in requests:
+        quantizer = lowering.codes_only(node, request)
+        if not request.slot.whole:
+            lowering.copy(node, lowering.request(node, quantizer, request.low, request.high), request.slot)
+            continue
+        # The codes mean what they did, but others decide them.
+        request.slot.tensor.quantizer = through(quantizer, op.function, request.low, request.high)
+        lowering.push(node.inputs[0], Request(request.slot))
+
+
 def _add(lowering: Lowering, node: ir.Node, op: ir.Add, requests: list[Request]) -> None:
     residual = lowering.request(node.inputs[1], op.quantizer)
     if ir.layout(node.inputs[0]) != ir.layout(node.inputs[1]):
@@ -248,6 +265,7 @@ RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Table: _table,
     ir.Combine: _combine,
     ir.Clamp: _clamp,
+    ir.Curve: _curve,
     ir.Add: _add,
     ir.Concat: _concat,
     ir.Flatten: _flatten,

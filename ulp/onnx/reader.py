@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from . import channels_last
 from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
@@ -28,7 +29,7 @@ _STANDARD = ("", "ai.onnx")
 # Operators that other domains define in the same way: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
 # QONNX's newer name of Quant.
 _ALIASES = {"IntQuant": "Quant"}
-_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
+_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc", "MultiThreshold", "MatMulNBits")
 
 # The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
 _QLINEAR = {
@@ -168,7 +169,8 @@ class _Reader:
         what = f"{op_type} {name!r}"
         if (proto.domain, op_type) in functions:
             raise OnnxError(f"{what} calls a function of the model: inline it, by onnx.inliner.inline_local_functions")
-        if proto.domain not in _STANDARD and op_type in OPERATORS and op_type not in _ELSEWHERE:
+        known = op_type in _ELSEWHERE or (proto.domain == channels_last.DOMAIN and op_type in channels_last.OPERATORS)
+        if proto.domain not in _STANDARD and op_type in OPERATORS and not known:
             raise OnnxError(
                 f"{what} is of the domain {proto.domain!r:.60}, whose meaning of it is not known; ulp knows ONNX's own {op_type}"
             )

@@ -9,7 +9,17 @@ from .model import Model, Node
 from .stages import FloatStage, LayerRow
 
 # Quantizers, and what only moves elements: neither counts as computing in floats.
-_QUANTIZERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")
+_QUANTIZERS = (
+    "Quant",
+    "BipolarQuant",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "Trunc",
+    "MultiThreshold",
+    "Cast",
+    "Clip",
+)
 _MOVERS = (
     *("Identity", "Dropout", "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice"),
     *("Gather", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Constant", "ConstantOfShape", "Range"),

@@ -11,8 +11,8 @@ from ulp.onnx.model import Node
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 
-from . import elementwise, layers, moves, pooling, quantizers
-from .functions import ACTIVATIONS, function, or_function
+from . import elementwise, layers, moves, pooling, quantizers, steps
+from .functions import ACTIVATIONS, function, function_or, or_function
 from .moves import moved_constant
 
 __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
@@ -20,14 +20,18 @@ __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
 Rule = Callable[[Scope, Node], Value]
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(ACTIVATIONS, function),
+    **{name: function_or(rule) for name, rule in steps.CURVES.items()},
     "Quant": quantizers.quant,
     "BipolarQuant": quantizers.bipolar_quant,
+    "MultiThreshold": steps.multi_threshold,
     "QuantizeLinear": quantizers.quantize_linear,
     "DequantizeLinear": quantizers.dequantize_linear,
     "Cast": quantizers.cast,
     "Conv": layers.conv,
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
+    "MatMulNBits": layers.matmul_nbits,
     "BatchNormalization": elementwise.batch_normalization,
     "Mul": or_function(elementwise.multiply),
     "Div": or_function(elementwise.divide),
@@ -50,4 +54,4 @@ RULES: dict[str, Rule] = {
     "Resize": moves.resize,
     "Upsample": moves.resize,
     "Pad": moves.pad,
-} | dict.fromkeys(ACTIVATIONS, function)
+}

@@ -25,7 +25,8 @@ def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Va
     """
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise NotInteger("its constants are not finite")
-    return Value(x.part, _affine(scope, node, x, x.node, scale, shift))
+    factors = (x, scale) if x.grid is not None and (scale > 0).all() and not shift.any() else None
+    return Value(x.part, _affine(scope, node, x, x.node, scale, shift), scaled=factors)
 
 
 def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, shift: Array) -> ir.Node:

@@ -84,6 +84,19 @@ def function(scope: Scope, node: Node) -> Value:
     return Value(first.part, table, function=made, view=first.view)
 
 
+def function_or(rule: Rule) -> Rule:
+    """A table where the node is a function of codes, else the rule."""
+
+    def either(scope: Scope, node: Node) -> Value:
+        try:
+            _evaluated(scope, node)
+        except NotInteger:
+            return rule(scope, node)
+        return function(scope, node)
+
+    return either
+
+
 def or_function(rule: Rule) -> Rule:
     """The rule, whose result is known as a function, too, if it is one; and a table where the rule refuses or its operand is a table."""
 

@@ -61,9 +61,13 @@ def per_channel(array: Array, x: Value) -> Array:
 def quantized_weights(scope: Scope, name: str) -> QuantizedConstant:
     """The integers of a constant. NotInteger where it has none."""
     weights = known(scope, name, "weight")
-    if not isinstance(weights, QuantizedConstant):
-        raise NotInteger("its weights are not quantized")
-    return weights
+    if isinstance(weights, QuantizedConstant):
+        return weights
+    # Floats that are integers: FINN leaves the scales to what follows the layer.
+    if weights.dtype.kind == "f" and (np.abs(weights) <= 255).all() and (np.rint(weights) == weights).all():
+        ones = (1,) * weights.ndim
+        return QuantizedConstant(weights.astype(np.int16), np.ones(ones), np.zeros(ones, np.int64))
+    raise NotInteger("its weights are not quantized")
 
 
 def on_grid(scope: Scope, node: Node, value: Value) -> ir.Node:
