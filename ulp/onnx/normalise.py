@@ -23,7 +23,7 @@ def normalise(model: Model) -> Model:
     with np.errstate(all="ignore"):  # scales may be anything here
         for node in model.nodes:
             rule = _RULES.get(node.op_type)
-            if rule is None or not rule(writer, node):
+            if rule is None or node.problem or not rule(writer, node):
                 writer.nodes.append(node)
     return replace(model, nodes=writer.nodes, constants=writer.constants)
 
