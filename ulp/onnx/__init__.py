@@ -16,14 +16,14 @@ from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
 from .inference import Sides, infer, open_shape, takes_any_batch
-from .islands import form
+from .islands import form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
 from .network import OnnxNetwork, load_saved
 from .normalise import normalise
 from .reader import read
 from .session import available
-from .stages import FloatStage, IntegerStage, LayerRow
+from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
 from .table import layer_rows, without_compute
 
 __all__ = ["FloatStage", "IntegerStage", "LayerRow", "Limits", "OnnxError", "OnnxNetwork", "load"]
@@ -34,22 +34,23 @@ def load(
     *,
     strict: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    mode: str = "requantize",
-    hint: Hint = "latency",
-    group: int = 1,
+    mode: str | None = None,
+    hint: Hint | None = None,
+    group: int | None = None,
     tune: bool | None = None,
     limits: Limits | None = None,
     floats: str | None = None,
 ) -> OnnxNetwork:
     """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
 
-    source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
-        hint and group of then, and needs no package onnx.
+    source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which needs no package onnx. That comes
+        back with the shapes, mode, hint and group of then: arguments that ask for others are refused.
     strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch.
-    mode: "requantize": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
-        onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
-    hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
+    mode: "requantize" (the default): as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit
+        for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
+    hint, group: as for `ulp.nn.compile`, "latency" and 1 by default. tune: as there, and by default True for a model, False for what was
+        saved.
     limits: how large a file may be, and what it may ask for.
     floats: what runs nodes that are not integer: "onnxruntime", which runs all that there is in ONNX; or "numpy", which runs what small
         quantized networks need. By default onnxruntime where it is installed.
@@ -58,18 +59,20 @@ def load(
     of onnxruntime; print() the result for the table of layers. A batch size that the file fixes at one binds only models that compute with
     it. Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
-    if mode not in ("requantize", "requantise", "threshold"):
+    if mode not in (None, "requantize", "requantise", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
-    if hint not in ("latency", "throughput"):
+    if hint not in (None, "latency", "throughput"):
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
     if floats not in (None, "onnxruntime", "numpy"):
         raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
-    group = integer(group, "group", 1, 2**16)
+    group = None if group is None else integer(group, "group", 1, 2**16)
     limits = limits or Limits()
     if is_saved(source):
-        return load_saved(source, tune=bool(tune), limits=limits)
+        network = load_saved(source, tune=bool(tune), limits=limits)
+        _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
+        return network
     model = read(source, limits)
-    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint, group, tune is not False)
+    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint or "latency", group or 1, tune is not False)
     in_islands = available() if floats is None else floats == "onnxruntime"
     model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
     normal = normalise(model)
@@ -101,6 +104,37 @@ def _any_batch(model: Model) -> Model:
         return port if not port.shape else replace(port, shape=("N", *port.shape[1:]))
 
     return replace(model, inputs=[freed(port) for port in model.inputs], outputs=[freed(port) for port in model.outputs])
+
+
+def _check_saved(
+    network: OnnxNetwork,
+    *,
+    strict: bool,
+    shapes: Mapping[str, Sequence[int]] | None,
+    mode: str | None,
+    hint: Hint | None,
+    group: int | None,
+    floats: str | None,
+) -> None:
+    """OnnxError where a saved network is not what these arguments of `load` ask for: nothing of it can be changed any more."""
+    again = "what was saved cannot be changed: load the model that it was made from"
+    if shapes:
+        raise OnnxError(f"shapes={dict(shapes)!r} for a saved network; {again}")
+    wanted = {"mode": "requantise" if mode == "requantize" else mode, "hint": hint, "group": group}
+    for stage in network.stages:
+        if isinstance(stage, IntegerStage):
+            for name, value in wanted.items():
+                saved = getattr(stage.compiled, name)
+                if value not in (None, saved):
+                    saved = "requantize" if saved == "requantise" else saved
+                    raise OnnxError(f"{name}={value!r} for a network that was saved with {name}={saved!r}; {again}")
+    by_onnxruntime = any(isinstance(stage, IslandStage) for stage in network.stages)
+    by_numpy = any(isinstance(stage, FloatStage) and runs_in_island(stage.node) for stage in network.stages)
+    if (floats == "numpy" and by_onnxruntime) or (floats == "onnxruntime" and by_numpy):
+        raise OnnxError(f"floats={floats!r} for a network that was saved with nodes that run otherwise; {again}")
+    for row in network.layers:
+        if strict and not row.integer and not without_compute(row.op_type):
+            raise OnnxError(f"strict=True, and in the saved network {row.op_type} {row.name!r} runs in floats: {row.reason}")
 
 
 def _shapes(model: Model, given: dict[str, Sequence[int]]) -> tuple[Model, dict[str, Sides | None], dict[str, Sides | None]]:
@@ -141,7 +175,7 @@ def _given(port: Port, given: Sequence[int]) -> Port:
 
 def _check_strict(model: Model, built: Built) -> None:
     """OnnxError where a node that computes would run in floats."""
-    steps = [stage for stage in built.stages if isinstance(stage, FloatStage) and not without_compute(stage.node)]
+    steps = [stage for stage in built.stages if isinstance(stage, FloatStage) and not without_compute(stage.node.op_type)]
     if steps:
         lines = "\n".join(f"  {step.node}: {step.reason}" for step in steps)
         raise OnnxError(f"strict=True, and {len(steps)} of {len(model.nodes)} nodes would run in floats:\n{lines}")

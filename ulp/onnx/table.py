@@ -5,7 +5,7 @@ from __future__ import annotations
 from ulp.nn.graph import Conv, Linear
 
 from .build import Built
-from .model import Model, Node
+from .model import Model
 from .stages import FloatStage, LayerRow
 
 # Quantizers, and what only moves elements: neither counts as computing in floats.
@@ -27,9 +27,9 @@ _MOVERS = (
 _INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 
 
-def without_compute(node: Node) -> bool:
+def without_compute(op_type: str) -> bool:
     """Whether an operator that runs outside of plans does so without arithmetic of floats."""
-    return node.op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
+    return op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:
