@@ -7,6 +7,7 @@ themselves compute these values, so that x * sigmoid(x), the forms of GELU and t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -112,6 +113,6 @@ def or_function(rule: Rule) -> Rule:
             value = rule(scope, node)
         except NotInteger:
             return function(scope, node)
-        return value if value.grid is not None else Value(value.part, value.node, function=made, view=value.view)
+        return value if value.grid is not None else replace(value, function=made)
 
     return both
