@@ -1,0 +1,1 @@
+"""A build with ThreadSanitizer, and what the threads do in it."""
