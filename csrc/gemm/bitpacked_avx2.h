@@ -49,15 +49,6 @@ inline __m256i either(__m256i x, __m256i y) { return _mm256_or_si256(x, y); }
 namespace ulp {
 namespace {
 
-// C is written once per tile and by then has long left the first-level cache: fetched while the sums are made, the stores need not wait.
-template <int rows, int units>
-ULP_INLINE void prefetch_c(const Tile& t, int first_unit) {
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    const char* c = reinterpret_cast<const char*>(t.c + r * t.ldc + first_unit * kUnitCols);
-    ULP_UNROLL for (int i = 0; i < units * kUnitCols * 4; i += 64) _mm_prefetch(c + i, _MM_HINT_T0);
-  }
-}
-
 // 8 sums of int32, kept in aligned memory, or anywhere.
 inline Vec load_sums(const int32_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store_sums(int32_t* p, Vec v) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), v); }
@@ -66,8 +57,13 @@ inline void store_columns(int32_t* p, Vec v, int) { store(reinterpret_cast<uint8
 inline Vec add_sums(Vec x, Vec y) { return _mm256_add_epi32(x, y); }
 inline Vec same_sums(int32_t value) { return _mm256_set1_epi32(value); }
 
-// What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
-ULP_INLINE __m256i row_term(const Tile& t, int row) { return same_sums(t.accumulate || !t.row ? 0 : t.row[row]); }
+}  // namespace
+}  // namespace ulp
+
+#include "bitpacked_x86.h"
+
+namespace ulp {
+namespace {
 
 // The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
 ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i term, __m256i acc) {

@@ -69,15 +69,6 @@ inline Vec either(Vec x, Vec y) { return _mm512_or_si512(x, y); }
 namespace ulp {
 namespace {
 
-// Fetches C while the sums are made (bitpacked_avx2.h).
-template <int rows, int units>
-ULP_INLINE void prefetch_c(const Tile& t, int first_unit) {
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    const char* c = reinterpret_cast<const char*>(t.c + r * t.ldc + first_unit * kUnitCols);
-    ULP_UNROLL for (int i = 0; i < units * kUnitCols * 4; i += 64) _mm_prefetch(c + i, _MM_HINT_T0);
-  }
-}
-
 // 16 sums of int32, kept in aligned memory, or anywhere; there those of the `units` that are left.
 inline Vec load_sums(const int32_t* p) { return _mm512_load_si512(p); }
 inline void store_sums(int32_t* p, Vec v) { _mm512_store_si512(p, v); }
@@ -87,8 +78,13 @@ inline Vec add_sums(Vec x, Vec y) { return _mm512_add_epi32(x, y); }
 inline Vec same_sums(int32_t value) { return _mm512_set1_epi32(value); }
 inline Vec shift_sums(Vec x, int shift) { return _mm512_sllv_epi32(x, _mm512_set1_epi32(shift)); }
 
-// What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
-ULP_INLINE Vec row_term(const Tile& t, int row) { return same_sums(t.accumulate || !t.row ? 0 : t.row[row]); }
+}  // namespace
+}  // namespace ulp
+
+#include "bitpacked_x86.h"
+
+namespace ulp {
+namespace {
 
 // The contract of kernel.h for the columns of one row: terms or the old value, plus the shifted accumulator.
 ULP_INLINE void store_result(const Tile& t, int row, int unit, Vec term, Vec acc) {
