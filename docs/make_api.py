@@ -249,12 +249,13 @@ def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
 
 
 def class_section(title: str, found: Found) -> list[str]:
-    """A class: heading, how it is made, docstring, fields and properties (those of private bases, too), methods."""
+    """A class: heading, how it is made, docstring, fields, properties and class methods (those of private bases, too), methods."""
     node = found.node
     assert isinstance(node, ast.ClassDef)
     classes = [*private_bases(found), node]
+    inherited = {"property", "classmethod"}
     functions = [
-        (m, c is node or ("property" in decorators(m) and ast.get_docstring(m))) for c in classes for m in c.body if isinstance(m, Function)
+        (m, c is node or (decorators(m) & inherited and ast.get_docstring(m))) for c in classes for m in c.body if isinstance(m, Function)
     ]
     members = {m.name: m for m, shown in functions if shown and m.name not in INTERNAL}
     fields = [field for c in classes for field in fields_of(c)]

@@ -84,7 +84,9 @@ def test_other_refusals() -> None:
         nn.compile(nn.Sequential(conv, nn.Conv2d(5, 4, 3, bits=3)), x)
     with pytest.raises(nn.LayerError, match="layer '0': expected 4D input"):
         nn.compile(nn.Sequential(nn.BatchNorm2d(3)), (1, 3))
-    with pytest.raises(nn.LayerError, match=r"example has shape \[3, 8, 8\]: expected \(N, C, H, W\) or \(N, features\)"):
+    with pytest.raises(nn.LayerError, match=r"example has shape \[1, 3, 8, 8, 1\]: expected \(N, C, H, W\)"):
+        nn.compile(conv, x[..., None])
+    with pytest.raises(nn.LayerError, match=r"input to Conv2d, but got input of size: \[3, 8, 8\]"):
         nn.compile(conv, x[0])
     with pytest.raises(ValueError, match="mode='exact': expected 'fp32' or 'threshold'"):
         nn.compile(conv, x, mode="exact")  # type: ignore[arg-type]

@@ -9,32 +9,45 @@
 True
 """
 
+from .activations import ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, Mish, PReLU, Sigmoid, SiLU, Tanh
 from .calibrate import calibrate
 from .compiled import CompiledNetwork, compile, load  # noqa: A004  # named as torch's
 from .module import Module, Sequential
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d
 from .profile import Profile, ProfileRow
 from .quantizer import Quantizer
 from .shapes import LayerError
 from .structure import Add, BatchNorm2d, Concat, Dropout, Flatten, Identity, Quantize, ReLU, ReLU6
-from .weighted import Conv2d, Linear
+from .weighted import Conv1d, Conv2d, Linear
 from .weights import manual_seed
 
 __all__ = [
+    "ELU",
+    "GELU",
+    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "Add",
+    "AvgPool1d",
     "AvgPool2d",
     "BatchNorm2d",
     "CompiledNetwork",
     "Concat",
+    "Conv1d",
     "Conv2d",
     "Dropout",
     "Flatten",
+    "Hardsigmoid",
+    "Hardswish",
     "Identity",
     "LayerError",
+    "LeakyReLU",
     "Linear",
+    "MaxPool1d",
     "MaxPool2d",
+    "Mish",
     "Module",
+    "PReLU",
     "Profile",
     "ProfileRow",
     "Quantize",
@@ -42,6 +55,9 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Tanh",
     "calibrate",
     "compile",
     "load",

@@ -224,7 +224,8 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     """Turn a calibrated network into one plan: low-bit activations between the layers, everything else inside their epilogues.
 
     network: calibrated, or its ranges loaded; what is changed in it afterwards does not reach the result.
-    example: an input, float32 (N, C, H, W) or (N, features), or just its shape. Its values are not looked at, and any N may be run.
+    example: an input, float32 (N, C, H, W), (N, C, L), (N, T, C) or (N, features), or just its shape. Its values are not looked at,
+        and any N may be run.
     mode: "fp32": bit for bit what the layers give one after another (but a batch normalisation is folded into its convolution, which
         rounds elsewhere); "threshold": each code by integer thresholds that say exactly what real arithmetic on the same float32 scales
         and biases would give, without its roundings. Where a step adds a shortcut, averages or makes floats, both modes compute alike.
@@ -240,7 +241,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     It may return one result, or a tuple, a list or a dict of them.
     Raises ValueError for a wrong argument, and LayerError, naming the layer, where shapes do not fit, where a layer is dynamic or not
     calibrated, and where integers cannot do what the network asks: a batch normalisation that follows no convolution, an Add whose first
-    operand is a ReLU, a max pooling or the input, a max pooling whose floats are the result; each message says where a Quantize would help.
+    operand is a max pooling or the input, a max pooling whose floats are the result; each message says where a Quantize would help.
     A ReLU whose input has other readers, too, costs an elementwise step, or a second run of the convolution if both results are floats.
     """
     if mode not in ("fp32", "threshold"):
@@ -250,16 +251,16 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     group = integer(group, "group", 1, 2**16)
     shape = tuple(example) if isinstance(example, (tuple, list)) and all(isinstance(s, int) for s in example) else np.shape(example)
     shape = tuple(int(side) for side in shape)
-    if len(shape) not in (2, 4) or min(shape[1:]) < 1:
-        raise LayerError(f"example has shape {shape_text(shape)}: expected (N, C, H, W) or (N, features)")
+    if len(shape) not in (2, 3, 4) or min(shape[1:]) < 1:
+        raise LayerError(f"example has shape {shape_text(shape)}: expected (N, C, H, W), (N, C, L), (N, T, C) or (N, features)")
     trace = Trace(network, shape[1:])
     try:
-        results = network(Symbol(trace, trace.graph.input, shape[0]))
+        results = network(Symbol.start(trace, shape[0]))
     except LayerError as error:
         locate(error, network)
         raise
     symbols, pack = _structure(results)
-    trace.graph.outputs = [symbol.node for symbol in symbols]
+    trace.graph.outputs = [symbol.result for symbol in symbols]
     throughput = hint == "throughput"
     lowered = lower(trace.graph, mode, group=group, throughput=throughput, codes_in=codes_in, codes_out=codes_out, tune=tune)
     return CompiledNetwork(lowered, mode, hint, codes_in, pack)

@@ -240,8 +240,9 @@ class Graph:
 
     @classmethod
     def start(cls, shape: Shape) -> Graph:
-        """A graph with nothing but its input."""
-        node = Node(Input(), [], shape, "input", "Input")
+        """A graph with nothing but its input, of two dimensions the only row of an image (shape[0], 1, shape[1])."""
+        line = len(shape) == 2
+        node = Node(Input(shape if line else None), [], (shape[0], 1, shape[1]) if line else shape, "input", "Input")
         return cls(node, nodes=[node])
 
     def add(self, op: Op, inputs: list[Node], shape: Shape, name: str, kind: str) -> Node:

@@ -159,10 +159,10 @@ class QuantizedInput(Layer):
     def _rounded(self, x: FloatArray) -> FloatArray:
         """x as codes and back: `Quantizer.round_trip`, natively where x is a batch of images or of features."""
         quantizer = self.quantizer
-        if quantizer is None or x.ndim not in (2, 4) or x.size == 0:
+        if quantizer is None or x.ndim not in (2, 3, 4) or x.size == 0:
             return self.quantizer_for(x).round_trip(x)
         shape, op = x.shape[1:], Quantize(quantizer)
-        result: FloatArray = self._planned(shape, lambda: plan_of(shape, self, lambda s: record(op, shape, self, s)))(x)[0]
+        result: FloatArray = self._planned(shape, lambda: plan_of(shape, self, lambda s: record(op, s.node.shape, self, s)))(x)[0]
         return result
 
     def _state(self) -> dict[str, npt.NDArray[Any]]:
@@ -242,5 +242,5 @@ def check_finite(x: FloatArray) -> None:
 def plan_of(shape: Shape, layer: Module, build: Callable[[Symbol], Symbol], codes_in: bool = False) -> Callable[[Any], list[FloatArray]]:
     """A function that runs the small network which `build` records for one image of `shape`."""
     trace = Trace(layer, shape)
-    trace.graph.outputs = [build(Symbol(trace, trace.graph.input, 1)).node]
+    trace.graph.outputs = [build(Symbol.start(trace, 1)).result]
     return lower(trace.graph, codes_in=codes_in).runner()

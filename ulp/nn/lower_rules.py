@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,6 @@ from . import graph as ir
 from .curves import through
 from .finish import finish_of, finish_of_sums
 from .lowering import MAX_TARGETS, Lowering, Step
-from .quantizer import FloatArray, Quantizer
 from .request import FREE, Group, Request, Slot, Tensor
 from .shapes import LayerError
 
@@ -184,26 +182,18 @@ def _rearrange(lowering: Lowering, node: ir.Node, op: ir.Rearrange, requests: li
 
 def _table(lowering: Lowering, node: ir.Node, op: ir.Table, requests: list[Request]) -> None:
     source = lowering.request(node.inputs[0], op.quantizer)
-
-    def emit(target: Slot, quantizer: Quantizer | None, values: FloatArray) -> None:
-        table = {"values": values} if quantizer is None else {"codes": quantizer.codes(values)}
-        lowering.plan.lookup(source=source.place[0], target=target.place, **table)
-
     for request in requests:
-        target, quantizer = lowering.unadded(node, request)
-        values = np.clip(op.values, np.float32(request.low), np.float32(request.high))
-        if lowering.mode == "requantise" and quantizer is not None and not quantizer.bipolar:
-            # As the input is quantized, by a division that rounds once.
-            with np.errstate(over="ignore"):
-                values, quantizer = values / np.float32(quantizer.scale), replace(quantizer, scale=1.0)
-        lowering.add_step(node, partial(emit, target, quantizer, values), [source], [target])
+        target = lowering.unadded(node, request)
+        low, high = (request.low, request.high) if request.residual is None else FREE
+        lowering.look_up(node, source, op.values, low, high, target)
 
 
 def _combine(lowering: Lowering, node: ir.Node, op: ir.Combine, requests: list[Request]) -> None:
     sources = [lowering.request(source, q) for source, q in zip(node.inputs, op.quantizers, strict=True)]
     for request in requests:
-        target, _ = lowering.unadded(node, request)
-        lowering.combine(node, sources, op.multiply, request.low, request.high, target)
+        target = lowering.unadded(node, request)
+        low, high = (request.low, request.high) if request.residual is None else FREE
+        lowering.combine(node, sources, op.multiply, low, high, target)
 
 
 def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp, requests: list[Request]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from ulp import _core
 
 from . import graph as ir
 from .finish import Mode, finish_of
-from .quantizer import Quantizer
+from .quantizer import FloatArray, Quantizer
 from .request import FREE, Group, Request, Slot, Tensor, merge, same_residual
 from .script import Script
 from .shapes import LayerError
@@ -159,7 +159,17 @@ class Lowering:
         return [source] if group.residual is None else [source, group.residual]
 
     def rescale(self, node: ir.Node, source: Slot, group: Group) -> None:
-        """A step that turns codes into the group's results."""
+        """Steps that turn codes into the group's results: one look-up for each that is codes and no sum."""
+        rest = []
+        for slot in group.slots:
+            own = source.tensor.quantizer
+            if group.residual is not None or slot.tensor.quantizer is None or own is None:
+                rest.append(slot)
+            else:
+                self.look_up(node, source, own.values(np.arange(own.levels + 1, dtype=np.uint8))[None], group.low, group.high, slot)
+        if not rest:
+            return
+        group = Group(group.low, group.high, group.residual, rest)
 
         def emit() -> None:
             self.plan.rescale(source=source.place[0], finish=finish_of(self.mode, group, 0, source.channels))
@@ -196,14 +206,31 @@ class Lowering:
 
         self.add_step(node, emit, sources, [target])
 
-    def unadded(self, node: ir.Node, request: Request) -> tuple[Slot, Quantizer | None]:
-        """Where a node puts the request's values, and as what: where a sum is requested, floats, to which a further step adds."""
+    def look_up(self, node: ir.Node, source: Slot, values: FloatArray, low: float, high: float, target: Slot) -> None:
+        """A step that takes each code's value, clamped, from a table (rows, codes)."""
+        quantizer = target.tensor.quantizer
+        clamped = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
+        if self.mode == "requantise" and quantizer is not None and not quantizer.bipolar:
+            # By a division that rounds once, as ONNX defines it.
+            with np.errstate(over="ignore"):
+                clamped, quantizer = clamped / np.float32(quantizer.scale), replace(quantizer, scale=1.0)
+
+        def emit() -> None:
+            if quantizer is None:
+                self.plan.lookup(source=source.place[0], target=target.place, values=clamped)
+            else:
+                self.plan.lookup(source=source.place[0], target=target.place, codes=quantizer.codes(clamped))
+
+        self.add_step(node, emit, [source], [target])
+
+    def unadded(self, node: ir.Node, request: Request) -> Slot:
+        """Where a node puts the request's values: where a sum is requested, into floats, to which a further step adds."""
         if request.residual is None:
-            return request.slot, request.quantizer
+            return request.slot
         height, width, channels = ir.layout(node)
         floats = Slot(Tensor(height, width, channels, None), 0, channels)
         self.combine(request.adder or node, [floats, request.residual], False, request.low, request.high, request.slot)
-        return floats, None
+        return floats
 
     def copy(self, node: ir.Node, source: Slot, target: Slot) -> None:
         """A step that copies channels."""

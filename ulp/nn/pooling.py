@@ -63,7 +63,7 @@ class MaxPool2d(Layer):
         return pool_taps((shape[-2], shape[-1]), out, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def _record(self, *inputs: Symbol) -> Symbol:
-        shape = inputs[0].node.shape
+        shape = inputs[0].shape[1:]
         out = self._out_size(shape, inputs[0].shape)
         rows, columns = (
             pool_windows(shape[i + 1], out[i], self.kernel_size[i], self.stride[i], self.padding[i], self.dilation[i]) for i in (0, 1)
@@ -96,7 +96,7 @@ class _Average(PlannedLayer):
         return x if self._geometry(x.shape[1:]) is None else super()._batch(x)
 
     def _record(self, *inputs: Symbol) -> Symbol:
-        shape = inputs[0].node.shape
+        shape = inputs[0].shape[1:]
         self._check(shape, inputs[0].shape)
         geometry = self._geometry(shape)
         if geometry is None:

@@ -122,7 +122,7 @@ def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int
     quantizer = known["input_quantizer"]
     lowered = Lowered(script, labels, input_shape, shapes, None if quantizer is None else _quantizer_from(quantizer))
     for shape, port in zip((input_shape, *shapes), lowered.ports, strict=True):
-        if math.prod(shape) != math.prod(port) or (len(shape) == 3 and shape != port):
+        if math.prod(shape) != math.prod(port):
             raise ValueError(f"shape {shape} for an image of {' x '.join(map(str, port))}")
     port = lowered.ports[0]
     if len(input_shape) == 1 and port[0] != input_shape[0]:
@@ -141,8 +141,8 @@ def members(document: object, what: str, **types: type | None) -> dict[str, Any]
 
 
 def _shape(sides: object) -> tuple[int, ...]:
-    if not isinstance(sides, list) or len(sides) not in (1, 2, 3) or not all(type(side) is int and side > 0 for side in sides):
-        raise ValueError(f"{sides!r} is no shape of an image, one to three positive integers")
+    if not isinstance(sides, list) or not 1 <= len(sides) <= 8 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{sides!r} is no shape of an image, one to eight positive integers")
     return tuple(sides)
 
 

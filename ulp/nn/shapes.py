@@ -41,6 +41,17 @@ def pair(value: object, name: str, low: int) -> Pair:
     return both, both
 
 
+def numbers(value: object, name: str, low: int, count: int) -> tuple[int, ...]:
+    """As `pair` for two; for one, an int or a sequence of one, as a tuple."""
+    if count == 2:
+        return pair(value, name, low)
+    if isinstance(value, (tuple, list)):
+        if len(value) != 1:
+            raise ValueError(f"{name}={value!r}: expected an int")
+        value = value[0]
+    return (integer(value, name, low, _LARGEST),)
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """[1, 3, 8, 8]"""
     return "[" + ", ".join(str(side) for side in shape) + "]"
@@ -51,6 +62,11 @@ def dimension(dim: int, ndim: int) -> int:
     if not -ndim <= dim < ndim:
         raise LayerError(f"Dimension out of range (expected to be in range of [{-ndim}, {ndim - 1}], but got {dim})")
     return dim % ndim
+
+
+def as_pair(given: Sequence[int], other: int) -> Pair:
+    """One number per side of an image; of a sequence, which is an image of one row, with `other` for that."""
+    return (given[0], given[1]) if len(given) == 2 else (other, given[0])
 
 
 def same_padding(kernel: Pair, dilation: Pair) -> Sides:
@@ -119,6 +135,12 @@ def adaptive_windows(size: int, count: int) -> Indices:
 def areas(rows: Indices, columns: Indices) -> npt.NDArray[np.float32]:
     """float32 (rows, columns): the pixels in each window."""
     return np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]).astype(np.float32)
+
+
+def check_sequence(shape: Shape, layer: str, given: Shape) -> None:
+    """LayerError unless `shape`, of one sequence, has two dimensions; `given` is what the caller passed."""
+    if len(shape) != 2 or len(given) > 3:
+        raise LayerError(f"Expected 2D (unbatched) or 3D (batched) input to {layer}, but got input of size: {shape_text(given)}")
 
 
 def check_image(shape: Shape, layer: str, given: Shape) -> None:

@@ -145,6 +145,8 @@ class Concat(Layer):
     def _record(self, *inputs: Symbol) -> Symbol:
         if self._axis([x.shape for x in inputs]) != 1:
             raise LayerError(f"Concat({self.dim}) cannot be compiled: a compiled network concatenates channels, Concat(1)")
+        if inputs[0].rows is not None:
+            inputs = tuple(x.as_rows(False) for x in inputs)
         first = inputs[0].node.shape
         return record(ConcatOp(), (sum(x.node.shape[0] for x in inputs), *first[1:]), self, *inputs)
 
@@ -158,7 +160,7 @@ class Add(QuantizedInput):
 
     The second operand, in a residual block the shortcut, goes through the layer's own quantizer, of 8 bits unless act_bits says otherwise;
     see `Conv2d` for its arguments. Compiled, the sum becomes part of the Conv2d (and its BatchNorm2d), Linear, average or Quantize that
-    computes x, so that must come first. Raises LayerError for different shapes: nothing is broadcast.
+    computes x; behind a ReLU or another activation it is a step of its own. Raises LayerError for different shapes: nothing is broadcast.
     """
 
     def __init__(self, act_bits: int = 8, *, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False) -> None:
@@ -191,6 +193,8 @@ class Add(QuantizedInput):
 
     def _record(self, *inputs: Symbol) -> Symbol:
         self._check(inputs[0].shape, inputs[1].shape)
+        if inputs[0].rows is not None:
+            inputs = inputs[0], inputs[1].as_rows(inputs[0].rows)
         return record(AddOp(self.input_quantizer()), inputs[0].node.shape, self, *inputs)
 
     def extra_repr(self) -> str:
@@ -201,7 +205,7 @@ class Add(QuantizedInput):
 class Quantize(QuantizedInput):
     """Codes and back: (clamp(rint(x / scale) + zero) - zero) * scale, float32 of any shape. Arguments: see `Conv2d`.
 
-    Put it where a compiled network needs codes and no layer makes any: behind a MaxPool2d whose result is the network's; behind a ReLU, a
+    Put it where a compiled network needs codes and no layer makes any: behind a MaxPool2d whose result is the network's; behind a
     MaxPool2d or the input that is an Add's first operand; in front of a BatchNorm2d that follows no Conv2d; and last for codes_out.
     """
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from ulp._validate import integer
 
-from .graph import Flatten, Graph, Node, Op, Shape
+from .graph import Flatten, Graph, Input, Node, Op, Shape, View
 from .module import Module
+from .passes import transposition
 from .shapes import LayerError, dimension
 
 
@@ -33,22 +34,53 @@ class Trace:
 
 
 class Symbol:
-    """The result of a layer while a network is traced. It has a shape and no values."""
+    """The result of a layer while a network is traced. It has a shape and no values.
 
-    def __init__(self, trace: Trace, node: Node, batch: int) -> None:
+    node: the image (C, H, W) or vector that holds it. rows: None where the symbol is that; else the symbol is of two dimensions, (C, L) of
+    an image (C, 1, L), or with rows=True (T, C) of an image (C, 1, T).
+    """
+
+    def __init__(self, trace: Trace, node: Node, batch: int, rows: bool | None = None) -> None:
         self.trace = trace
         self.node = node
         self.batch = batch
+        self.rows = rows
+
+    @classmethod
+    def start(cls, trace: Trace, batch: int) -> Symbol:
+        """The network's input."""
+        node = trace.graph.input
+        assert isinstance(node.op, Input)
+        return cls(trace, node, batch, None if node.op.shape is None else False)
+
+    @property
+    def result(self) -> Node:
+        """The node that gives it as an output of the network."""
+        if self.rows is None:
+            return self.node
+        return self.trace.graph.add(View(self.rows), [self.node], self.shape[1:], self.node.name, self.node.kind)
+
+    def as_rows(self, rows: bool) -> Symbol:
+        """The same symbol of two dimensions, in an image (C, 1, T) of its rows (T, C), or in (C, 1, L) of (C, L)."""
+        if self.rows is rows:
+            return self
+        channels, _, length = self.node.shape
+        shape = (length, 1, channels)
+        node = self.trace.graph.add(transposition(channels, length), [self.node], shape, self.node.name, "Transpose")
+        return Symbol(self.trace, node, self.batch, rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """As an array's, with the example's batch."""
-        return self.batch, *self.node.shape
+        if self.rows is None:
+            return self.batch, *self.node.shape
+        channels, _, length = self.node.shape
+        return (self.batch, length, channels) if self.rows else (self.batch, channels, length)
 
     @property
     def ndim(self) -> int:
         """Dimensions with the batch."""
-        return 1 + len(self.node.shape)
+        return len(self.shape)
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
@@ -113,16 +145,18 @@ def kind_of(layer: Module | str) -> str:
 
 
 def record(op: Op, shape: Shape, layer: Module | str, *inputs: Symbol, kind: str = "") -> Symbol:
-    """The symbol of a layer's result. layer: itself, or the name of its class."""
+    """The symbol of a layer's result, in an image of this shape; of two dimensions if the first input is. layer: or its class's name."""
     trace = inputs[0].trace
     if any(x.trace is not trace for x in inputs):
         raise LayerError("a symbol of another trace: forward must not keep results between calls")
     node = trace.graph.add(op, [x.node for x in inputs], shape, trace.name(layer), kind or kind_of(layer))
-    return Symbol(trace, node, inputs[0].batch)
+    return Symbol(trace, node, inputs[0].batch, inputs[0].rows)
 
 
 def record_flatten(x: Symbol, start_dim: int, end_dim: int, layer: Module | str) -> Symbol:
     """The symbol of Flatten(start_dim, end_dim). LayerError unless it flattens each image as a whole."""
     if (dimension(start_dim, x.ndim), dimension(end_dim, x.ndim)) != (1, x.ndim - 1):
         raise LayerError(f"Flatten({start_dim}, {end_dim}) cannot be compiled: use Flatten(1), which keeps the images apart")
-    return record(Flatten(), (math.prod(x.node.shape),), layer, x)
+    if x.rows is not None:
+        x = x.as_rows(False)
+    return Symbol(x.trace, record(Flatten(), (math.prod(x.node.shape),), layer, x).node, x.batch)

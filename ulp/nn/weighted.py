@@ -1,8 +1,10 @@
-"""The layers with weights: `Conv2d` and `Linear`."""
+"""The layers with weights: `Conv2d`, `Conv1d` and `Linear`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +16,200 @@ from .graph import Conv, Gather, Pair, Shape, Sides
 from .graph import Linear as LinearOp
 from .graph import Weights as GraphWeights
 from .quantizer import FloatArray, Quantizer, WeightMethod, WeightOptions, WeightRange
-from .shapes import IntOrPair, LayerError, check_image, conv_size, pair, same_padding, shape_text
+from .shapes import IntOrPair, LayerError, as_pair, check_image, check_sequence, conv_size, numbers, same_padding, shape_text
 from .trace import Symbol, record
 from .weights import Weighted
 
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-class Conv2d(Weighted):
+C = TypeVar("C", bound="_Convolution")
+
+
+class _Convolution(Weighted):
+    """A convolution over `_dims` sides."""
+
+    _dims = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrPair,
+        stride: IntOrPair,
+        padding: IntOrPair | str,
+        dilation: IntOrPair,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        options: WeightOptions,
+        act_bits: int | None,
+        act_signed: bool | None,
+        act_asymmetric: bool,
+        dynamic: bool,
+    ) -> None:
+        in_channels = integer(in_channels, "in_channels", 1, 2**24)
+        out_channels = integer(out_channels, "out_channels", 1, 2**24)
+        if groups <= 0:
+            raise ValueError("groups must be a positive integer")
+        if in_channels % groups:
+            raise ValueError("in_channels must be divisible by groups")
+        if out_channels % groups:
+            raise ValueError("out_channels must be divisible by groups")
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {set(_PADDING_MODES)}, but got padding_mode='{padding_mode}'")
+        kernel = numbers(kernel_size, "kernel_size", 1, self._dims)
+        super().__init__(
+            (out_channels, in_channels // groups, *kernel),
+            bias,
+            options,
+            act_bits,
+            act_signed,
+            act_asymmetric,
+            dynamic,
+        )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel
+        self.stride = numbers(stride, "stride", 1, self._dims)
+        self.dilation = numbers(dilation, "dilation", 1, self._dims)
+        self.groups = groups
+        self.padding_mode = padding_mode
+        self.padding: tuple[int, ...] | str
+        if isinstance(padding, str):
+            if padding not in ("same", "valid"):
+                raise ValueError(f"Invalid padding string {padding!r}, should be one of 'same', 'valid'")
+            if padding == "same" and set(self.stride) != {1}:
+                raise ValueError("padding='same' is not supported for strided convolutions")
+            self.padding = padding
+        else:
+            self.padding = numbers(padding, "padding", 0, self._dims)
+
+    @property
+    def sides(self) -> Sides:
+        """The padding in pixels: top, left, bottom, right."""
+        if self.padding == "same":
+            return same_padding(as_pair(self.kernel_size, 1), as_pair(self.dilation, 1))
+        if isinstance(self.padding, str):
+            return 0, 0, 0, 0
+        y, x = as_pair(self.padding, 0)
+        return y, x, y, x
+
+    @classmethod
+    def from_float(cls: type[C], layer: Any, *, bits: int, **options: Any) -> C:
+        """A layer like `layer` (torch's layer of the same name, or what has its attributes) with its weights quantized; not calibrated.
+
+        Further options as for the class.
+        """
+        make: Any = cls  # its keyword arguments are those of Conv2d
+        made: C = make(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            layer.bias is not None,
+            layer.padding_mode,
+            bits=bits,
+            **options,
+        )
+        return made._take_float(layer)
+
+    @classmethod
+    def from_quantized(
+        cls: type[C],
+        weight_int: npt.ArrayLike,
+        weight_scale: npt.ArrayLike,
+        bias: npt.ArrayLike | None = None,
+        act_scale: float | None = None,
+        act_zero: int = 0,
+        *,
+        bits: int,
+        stride: IntOrPair = 1,
+        padding: IntOrPair | str = 0,
+        dilation: IntOrPair = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+        **options: Any,
+    ) -> C:
+        """A layer of given integers, as quantization-aware training leaves them.
+
+        weight_int: integers (O, C / groups, kh, kw), of a Conv1d (O, C / groups, k), of `bits` bits, at one bit -1 and +1.
+        weight_scale: a number or (O,).
+        bias: floats (O,), in units of the result. act_scale, act_zero: the input's quantizer, whose code u stands for
+        (u - act_zero) * act_scale; left out, it is to be calibrated. Further options as for the class.
+        """
+        shape = np.shape(weight_int)
+        if len(shape) != 2 + cls._dims:
+            expected = "four dimensions, (O, C / groups, kh, kw)" if cls._dims == 2 else "three dimensions, (O, C / groups, k)"
+            raise LayerError(f"weight_int has shape {shape_text(shape)}, expected {expected}")
+        make: Any = cls
+        made: C = make(
+            shape[1] * groups, shape[0], shape[2:], stride, padding, dilation, groups, bias is not None, padding_mode, bits=bits, **options
+        )
+        return made._take_quantized(weight_int, weight_scale, bias, act_scale, act_zero)
+
+    def _check(self, shape: Shape, given: Shape) -> None:
+        check = check_image if self._dims == 2 else check_sequence
+        check(shape, type(self).__name__, given)
+        if shape[0] != self.in_channels:
+            raise LayerError(
+                f"Given groups={self.groups}, weight of size {shape_text(self._shape)}, expected input{shape_text(given)} "
+                f"to have {self.in_channels} channels, but got {shape[0]} channels instead"
+            )
+        if self.padding_mode in ("reflect", "circular"):
+            for axis, sides in enumerate((self.sides[::2], self.sides[1::2])[2 - self._dims :], 1):
+                max_pad = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
+                if max(sides) > max_pad:
+                    raise LayerError(
+                        f"Padding size should be less than the corresponding input dimension, but got: padding {sides} "
+                        f"at dimension {axis + 1} of input {shape_text(given)}"
+                    )
+        self._size(as_pair(shape[1:], 1))
+
+    def _size(self, image: Pair) -> Pair:
+        """(height, width) of the result."""
+        return conv_size(image, as_pair(self.kernel_size, 1), as_pair(self.stride, 1), self.sides, as_pair(self.dilation, 1))
+
+    def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
+        if self._dims == 1:
+            x = x.as_rows(False)
+            weights = replace(weights, integers=weights.integers[:, :, None])
+        channels, height, width = x.node.shape
+        sides = self.sides
+        height, width = self._size((height, width))
+        if self.padding_mode != "zeros" and any(sides):
+            rows, columns = (
+                np.pad(np.arange(size, dtype=np.int32), around, mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
+                for size, around in zip(x.node.shape[1:], (sides[::2], sides[1::2]), strict=True)
+            )
+            x = record(Gather(rows, columns), (channels, len(rows), len(columns)), self, x, kind="Pad")
+            sides = (0, 0, 0, 0)
+        op = Conv(weights, quantizer, as_pair(self.stride, 1), sides, as_pair(self.dilation, 1), self.groups)
+        return record(op, (self.out_channels, height, width), self, x)
+
+    def _float(self, x: FloatArray) -> FloatArray:
+        top, left, bottom, right = self.sides
+        around = ((top, bottom), (left, right))[2 - self._dims :]
+        padded = np.pad(x, ((0, 0), (0, 0), *around), mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
+        return conv(padded, self.weight, self.bias, self.stride, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """As torch's, and the bits."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, value, usual in (
+            ("padding", self.padding, (0,) * self._dims),
+            ("dilation", self.dilation, (1,) * self._dims),
+            ("groups", self.groups, 1),
+            ("padding_mode", self.padding_mode, "zeros"),
+        ):
+            text += "" if value == usual else f", {name}={value}"
+        return text + self._bits_repr()
+
+
+class Conv2d(_Convolution):
     """2-D convolution of `bits`-bit weights with `act_bits`-bit activations; the other arguments as in torch.nn.Conv2d.
 
     Takes and gives float32 (N, C, H, W) or (C, H, W). padding: an int, a pair, 'same' or 'valid'.
@@ -65,158 +253,76 @@ class Conv2d(Weighted):
         weight_method: WeightMethod = "mse",
         weight_range: WeightRange = "full",
     ) -> None:
-        in_channels = integer(in_channels, "in_channels", 1, 2**24)
-        out_channels = integer(out_channels, "out_channels", 1, 2**24)
-        if groups <= 0:
-            raise ValueError("groups must be a positive integer")
-        if in_channels % groups:
-            raise ValueError("in_channels must be divisible by groups")
-        if out_channels % groups:
-            raise ValueError("out_channels must be divisible by groups")
-        if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {set(_PADDING_MODES)}, but got padding_mode='{padding_mode}'")
-        kernel = pair(kernel_size, "kernel_size", 1)
         super().__init__(
-            (out_channels, in_channels // groups, *kernel),
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
             bias,
+            padding_mode,
             WeightOptions(bit_width(bits, "bits"), per_channel, weight_method, weight_range),
             act_bits,
             act_signed,
             act_asymmetric,
             dynamic,
         )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = kernel
-        self.stride = pair(stride, "stride", 1)
-        self.dilation = pair(dilation, "dilation", 1)
-        self.groups = groups
-        self.padding_mode = padding_mode
-        self.padding: Pair | str
-        if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ValueError(f"Invalid padding string {padding!r}, should be one of 'same', 'valid'")
-            if padding == "same" and self.stride != (1, 1):
-                raise ValueError("padding='same' is not supported for strided convolutions")
-            self.padding = padding
-        else:
-            self.padding = pair(padding, "padding", 0)
 
-    @property
-    def sides(self) -> Sides:
-        """The padding in pixels: top, left, bottom, right."""
-        if self.padding == "same":
-            return same_padding(self.kernel_size, self.dilation)
-        if isinstance(self.padding, str):
-            return 0, 0, 0, 0
-        y, x = self.padding
-        return y, x, y, x
 
-    @classmethod
-    def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Conv2d:
-        """A layer like `layer` (a torch.nn.Conv2d, or what has its attributes) with its weights quantized; not calibrated.
+class Conv1d(_Convolution):
+    """1-D convolution of `bits`-bit weights with `act_bits`-bit activations; arguments as in torch.nn.Conv1d and, by keyword, `Conv2d`.
 
-        Further options as for Conv2d.
-        """
-        made = cls(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            layer.bias is not None,
-            layer.padding_mode,
-            bits=bits,
-            **options,
-        )
-        return made._take_float(layer)
+    Takes and gives float32 (N, C, L) or (C, L). padding: an int, 'same' or 'valid'. It runs as a convolution of an image of one row.
+    """
 
-    @classmethod
-    def from_quantized(
-        cls,
-        weight_int: npt.ArrayLike,
-        weight_scale: npt.ArrayLike,
-        bias: npt.ArrayLike | None = None,
-        act_scale: float | None = None,
-        act_zero: int = 0,
+    _dims = 1
+    _image_dims = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
         *,
         bits: int,
-        stride: IntOrPair = 1,
-        padding: IntOrPair | str = 0,
-        dilation: IntOrPair = 1,
-        groups: int = 1,
-        padding_mode: str = "zeros",
-        **options: Any,
-    ) -> Conv2d:
-        """A layer of given integers, as quantization-aware training leaves them.
-
-        weight_int: integers (O, C / groups, kh, kw) of `bits` bits, at one bit -1 and +1. weight_scale: a number or (O,).
-        bias: floats (O,), in units of the result. act_scale, act_zero: the input's quantizer, whose code u stands for
-        (u - act_zero) * act_scale; left out, it is to be calibrated. Further options as for Conv2d.
-        """
-        shape = np.shape(weight_int)
-        if len(shape) != 4:
-            raise LayerError(f"weight_int has shape {shape_text(shape)}, expected four dimensions, (O, C / groups, kh, kw)")
-        made = cls(
-            shape[1] * groups, shape[0], shape[2:], stride, padding, dilation, groups, bias is not None, padding_mode, bits=bits, **options
+        act_bits: int | None = None,
+        act_signed: bool | None = None,
+        act_asymmetric: bool = False,
+        dynamic: bool = False,
+        per_channel: bool = True,
+        weight_method: WeightMethod = "mse",
+        weight_range: WeightRange = "full",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            WeightOptions(bit_width(bits, "bits"), per_channel, weight_method, weight_range),
+            act_bits,
+            act_signed,
+            act_asymmetric,
+            dynamic,
         )
-        return made._take_quantized(weight_int, weight_scale, bias, act_scale, act_zero)
-
-    def _check(self, shape: Shape, given: Shape) -> None:
-        check_image(shape, "Conv2d", given)
-        if shape[0] != self.in_channels:
-            raise LayerError(
-                f"Given groups={self.groups}, weight of size {shape_text(self._shape)}, expected input{shape_text(given)} "
-                f"to have {self.in_channels} channels, but got {shape[0]} channels instead"
-            )
-        if self.padding_mode in ("reflect", "circular"):
-            for axis, sides in ((1, self.sides[::2]), (2, self.sides[1::2])):
-                max_pad = shape[axis] - (1 if self.padding_mode == "reflect" else 0)
-                if max(sides) > max_pad:
-                    raise LayerError(
-                        f"Padding size should be less than the corresponding input dimension, but got: padding {sides} "
-                        f"at dimension {axis + 1} of input {shape_text(given)}"
-                    )
-        conv_size((shape[1], shape[2]), self.kernel_size, self.stride, self.sides, self.dilation)
-
-    def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
-        channels, height, width = x.node.shape
-        sides = self.sides
-        height, width = conv_size((height, width), self.kernel_size, self.stride, sides, self.dilation)
-        if self.padding_mode != "zeros" and any(sides):
-            rows, columns = (
-                np.pad(np.arange(size, dtype=np.int32), around, mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
-                for size, around in zip(x.node.shape[1:], (sides[::2], sides[1::2]), strict=True)
-            )
-            x = record(Gather(rows, columns), (channels, len(rows), len(columns)), self, x, kind="Pad")
-            sides = (0, 0, 0, 0)
-        op = Conv(weights, quantizer, self.stride, sides, self.dilation, self.groups)
-        return record(op, (self.out_channels, height, width), self, x)
-
-    def _float(self, x: FloatArray) -> FloatArray:
-        top, left, bottom, right = self.sides
-        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), mode=_PADDING_MODES[self.padding_mode])  # type: ignore[call-overload]  # a str
-        return conv(padded, self.weight, self.bias, self.stride, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        """As torch's, and the bits."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        for name, value, usual in (
-            ("padding", self.padding, (0, 0)),
-            ("dilation", self.dilation, (1, 1)),
-            ("groups", self.groups, 1),
-            ("padding_mode", self.padding_mode, "zeros"),
-        ):
-            text += "" if value == usual else f", {name}={value}"
-        return text + self._bits_repr()
 
 
 class Linear(Weighted):
     """x @ weight.T + bias with `bits`-bit weights (out_features, in_features); arguments as for torch.nn.Linear and `Conv2d`.
 
-    Takes float32 (..., in_features), gives (..., out_features). Compiled, it takes (N, in_features) only: put Flatten in front.
+    Takes float32 (..., in_features), gives (..., out_features). Compiled, it takes (N, in_features) and (N, T, in_features).
     """
 
     _image_dims = 1
@@ -272,16 +378,20 @@ class Linear(Weighted):
         return made._take_quantized(weight_int, weight_scale, bias, act_scale, act_zero)
 
     def _check(self, shape: Shape, given: Shape) -> None:
-        if len(shape) != 1 or shape[0] != self.in_features:
+        if len(shape) not in (1, 2) or shape[-1] != self.in_features:
             rows = int(np.prod(given[:-1])) if given else 0
             columns = given[-1] if given else 0
             raise LayerError(
                 f"mat1 and mat2 shapes cannot be multiplied ({rows}x{columns} and {self.in_features}x{self.out_features})"
-                + (f": a compiled Linear takes (N, {self.in_features}), flatten {shape_text(given)} first" if len(shape) > 1 else "")
+                + (f": a compiled Linear takes (N, {self.in_features}), flatten {shape_text(given)} first" if len(shape) > 2 else "")
             )
 
     def _nodes(self, x: Symbol, quantizer: Quantizer, weights: GraphWeights) -> Symbol:
-        return record(LinearOp(weights, quantizer), (self.out_features,), self, x)
+        if x.rows is None:
+            return record(LinearOp(weights, quantizer), (self.out_features,), self, x)
+        x = x.as_rows(True)  # a pixel per row
+        op = Conv(replace(weights, integers=weights.integers[:, :, None, None]), quantizer, (1, 1), (0, 0, 0, 0), (1, 1), 1)
+        return record(op, (self.out_features, *x.node.shape[1:]), self, x)
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x = inputs[0]

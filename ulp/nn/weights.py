@@ -165,7 +165,7 @@ class Weighted(PlannedLayer):
         raise NotImplementedError
 
     def _record(self, *inputs: Symbol) -> Symbol:
-        self._check(inputs[0].node.shape, inputs[0].shape)
+        self._check(inputs[0].shape[1:], inputs[0].shape)
         return self._nodes(inputs[0], self.input_quantizer(), self.graph_weights())
 
     def _dynamic(self, x: FloatArray) -> FloatArray:

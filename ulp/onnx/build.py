@@ -20,7 +20,7 @@ from ulp.nn import graph as ir
 from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
 
-from . import rules
+from . import rules, views
 from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
@@ -172,9 +172,11 @@ class Builder:
                 raise NotInteger(self.floats[node.name])
             if rule is None:
                 raise NotInteger(f"there are no integers for {node.op_type}")
-            if any(self.used[name] for name in node.outputs[1:]):
-                raise NotInteger(f"its result {node.outputs[1]!r} is used")
-            self.scope.values[node.outputs[0]] = rule(self.scope, node)
+            made = rule(self.scope, node)
+            several = made if isinstance(made, list) else [made]
+            if any(self.used[name] for name in node.outputs[len(several) :]):
+                raise NotInteger(f"its result {node.outputs[len(several)]!r} is used")
+            self.scope.values.update(zip(node.outputs, several, strict=False))
         except NotInteger as why:
             self.float_stage(node, str(why))
 
@@ -203,17 +205,22 @@ class Builder:
         if name not in scope.values or name in scope.grids:
             return
         value = scope.values[name]
-        wrong = without_floats(value.node)
+        try:
+            node = views.result(value)
+        except NotInteger as why:
+            self.wrong[value.node.name] = str(why)
+            return
+        wrong = without_floats(node)
         if wrong is not None:
             self.wrong[wrong.name] = "its floats are needed, and its input is not quantized"
         if value.integers is None:
-            value.part.results[name] = value.node
+            value.part.results[name] = node
             return
         if name in scope.float_nodes:
             return
         assert value.grid is not None
         floats = f"{name}/float"
-        value.part.results[floats] = value.node
+        value.part.results[floats] = node
         scale, zero = f"{name}/scale", f"{name}/zero"
         scope.constants[scale] = np.float32(value.grid.scale).reshape(())
         scope.constants[zero] = np.asarray(value.grid.zero + value.integers.low, value.integers.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 
+from . import views
 from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
@@ -46,6 +47,7 @@ class Scope:
         self.true_samples: set[str] = set(inferred.values)
         for port in model.inputs:
             self.infer(port.name)
+        self._batches = {self.samples[port.name].shape[:1] for port in model.inputs if port.name in self.samples}
         self.float_nodes: dict[str, Node] = {}
         self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
         self._result_bytes = 0
@@ -85,7 +87,14 @@ class Scope:
     # Integer parts.
 
     def value(self, name: str) -> Value:
-        """A tensor as a part has it. NotInteger unless it holds quantized values or what layers made of them."""
+        """A tensor as a part has it, an image or a vector. NotInteger unless it holds quantized values or what layers made of them."""
+        found = self.viewed(name)
+        if found.view is not None:
+            self.values[name] = found = views.image(found)
+        return found
+
+    def viewed(self, name: str) -> Value:
+        """As `value`, but perhaps a view of an image, for those who know what to do with it."""
         if name in self.values:
             return self.values[name]
         if name not in self.grids:
@@ -93,7 +102,7 @@ class Scope:
         part = self.part(name)
         quantizer = self.grids[name]
         node = part.graph.add(ir.Quantize(quantizer), [part.graph.input], part.graph.input.shape, name, "Quantize")
-        self.values[name] = Value(part, node, quantizer)
+        self.values[name] = Value(part, node, quantizer, view=views.root_view(part.graph.input))
         return self.values[name]
 
     def part(self, root: str) -> Part:
@@ -101,10 +110,14 @@ class Scope:
         if root not in self.parts:
             sample = self.sample(root)
             shape = sample.shape[1:]
+            if sample.shape[:1] not in self._batches:
+                raise NotInteger(f"its input has shape {list(sample.shape)}, whose first side is not the batch")
             if sample.dtype != np.float32:
                 raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
-            if len(shape) not in (1, 3) or 0 in shape:
-                raise NotInteger(f"its input has shape {list(sample.shape)}, and only (N, features) and (N, C, H, W) become integers")
+            if len(shape) == 2:
+                views.ordered(*shape)  # small enough to be a view
+            if len(shape) not in (1, 2, 3) or 0 in shape:
+                raise NotInteger(f"its input has shape {list(sample.shape)}, and only images, sequences and vectors become integers")
             self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
         return self.parts[root]
 
@@ -156,5 +169,5 @@ class Scope:
             value = self.values[name]
             dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
             batch = self.samples[value.part.root].shape[0]
-            self.samples[name] = np.broadcast_to(np.zeros((), dtype), (batch, *value.node.shape))
+            self.samples[name] = np.broadcast_to(np.zeros((), dtype), (batch, *views.shape_of(value)))
         return self.samples[name]

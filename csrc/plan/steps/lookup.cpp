@@ -5,6 +5,7 @@
 // source: H x W x C codes of `bits` bits; target: H x W x C from its channel on. `codes`, R x 2^bits, goes with a target of codes and holds
 // codes of its quantizer; `values`, finite floats R x 2^bits, goes with a target of floats. R is 1 or C.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -19,7 +20,7 @@ struct LookupStep final : Step {
   Array<uint8_t, 2> codes;
   Array<float, 2> values;
 
-  std::vector<uint8_t> tables{};  // `codes` with rows of 256
+  std::array<uint8_t, 256> table{};  // `codes` where they are one row, and zeros behind
   int64_t rows = 0, levels = 0;
 
   FieldList fields() override {
@@ -43,10 +44,7 @@ struct LookupStep final : Step {
       plan.refuse(": a code is beyond the target's " + std::to_string(to.max_code()));
     const auto finite = [](float v) { return std::isfinite(v); };
     if (!std::all_of(values.values.begin(), values.values.end(), finite)) plan.refuse(": values must be finite");
-    tables.assign(to.is_codes ? static_cast<size_t>(rows) * 256 : 0, 0);
-    for (int64_t r = 0; to.is_codes && r < rows; ++r) {
-      std::copy_n(codes.values.begin() + r * levels, levels, tables.begin() + r * 256);
-    }
+    if (to.is_codes && rows == 1) std::copy(codes.values.begin(), codes.values.end(), table.begin());
     Effects e;
     e.reads = {source};
     e.writes = {target};
@@ -56,10 +54,10 @@ struct LookupStep final : Step {
   }
 
   template <class T>
-  void check_table(const Checks& plan, const Tensor& t, const Array<T, 2>& table) {
-    rows = table.shape[0];
-    if ((rows != 1 && rows != t.channels) || table.shape[1] != levels) {
-      plan.refuse(": the table has shape (" + std::to_string(rows) + ", " + std::to_string(table.shape[1]) + "), expected (1 or " +
+  void check_table(const Checks& plan, const Tensor& t, const Array<T, 2>& given) {
+    rows = given.shape[0];
+    if ((rows != 1 && rows != t.channels) || given.shape[1] != levels) {
+      plan.refuse(": the table has shape (" + std::to_string(rows) + ", " + std::to_string(given.shape[1]) + "), expected (1 or " +
                   std::to_string(t.channels) + ", " + std::to_string(levels) + ")");
     }
   }
@@ -75,30 +73,31 @@ struct LookupStep final : Step {
 
   void codes_of_row(const Context& c, const Tensor& t, const ImageView<uint8_t>& from, int64_t i, int64_t y) const {
     const ImageView<uint8_t> to = c.codes(target);
-    const uint8_t* table = tables.data();
+    const uint8_t* one_table = table.data();
+    const uint8_t* of_channels = codes.values.data();
     if (rows == 1 && from.strides.pixel == t.channels && to.strides.pixel == t.channels) {
-      c.ops.lookup(from.row(i, y), int64_t{t.width} * t.channels, table, t.bits, to.row(i, y));
+      c.ops.lookup(from.row(i, y), int64_t{t.width} * t.channels, one_table, t.bits, to.row(i, y));
       return;
     }
     for (int64_t x = 0; x < t.width; ++x) {
       const uint8_t* a = from.pixel(i, y, x);
       uint8_t* out = to.pixel(i, y, x);
       if (rows == 1) {
-        c.ops.lookup(a, t.channels, table, t.bits, out);
+        c.ops.lookup(a, t.channels, one_table, t.bits, out);
       } else {
-        for (int64_t n = 0; n < t.channels; ++n) out[n] = table[n * 256 + a[n]];
+        for (int64_t n = 0; n < t.channels; ++n) out[n] = of_channels[n * levels + a[n]];
       }
     }
   }
 
   void values_of_row(const Context& c, const Tensor& t, const ImageView<uint8_t>& from, int64_t i, int64_t y) const {
     const ImageView<float> to = c.floats(target);
-    const float* table = values.values.data();
+    const float* tables = values.values.data();
     const int64_t row = rows == 1 ? 0 : levels;
     for (int64_t x = 0; x < t.width; ++x) {
       const uint8_t* a = from.pixel(i, y, x);
       float* out = to.pixel(i, y, x);
-      for (int64_t n = 0; n < t.channels; ++n) out[n] = table[n * row + a[n]];
+      for (int64_t n = 0; n < t.channels; ++n) out[n] = tables[n * row + a[n]];
     }
   }
 };

@@ -133,10 +133,8 @@ def conv_transpose(call: Call, x: Array, w: Array, bias: Array | None = None) ->
     groups, own = call["group"], w.shape[1] if w.ndim > 1 else 0
     check_conv(call, x, w, bias, channels=len(w), outputs=own * groups)
     sides, kernel = x.shape[2:], w.shape[2:]
-    stride = _per_side(call["strides"], len(sides), 1, "strides")
-    dilation = _per_side(call["dilations"], len(sides), 1, "dilations")
+    stride, dilation, first, out = transposed_window(call, sides, kernel)
     full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(sides, stride, dilation, kernel, strict=True)]
-    first, out = _transposed_window(call, sides, stride, full)
     larger = [max(f, b + n) for f, b, n in zip(full, first, out, strict=True)]
     call.allow([x.shape[0], own * groups, *larger], x.dtype)
     call.allow([own * groups, *x.shape[:1], *sides], x.dtype)
@@ -150,9 +148,14 @@ def conv_transpose(call: Call, x: Array, w: Array, bias: Array | None = None) ->
     return np.asarray(cut if bias is None else cut + bias.reshape(-1, *(1,) * len(sides)))
 
 
-def _transposed_window(call: Call, sides: tuple[int, ...], stride: tuple[int, ...], full: list[int]) -> tuple[list[int], list[int]]:
-    """Where the result begins in the full one, and its sides."""
+def transposed_window(
+    call: Call, sides: tuple[int, ...], kernel: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(stride, dilation, where the result begins in the full one, its sides)."""
     count = len(sides)
+    stride = _per_side(call["strides"], count, 1, "strides")
+    dilation = _per_side(call["dilations"], count, 1, "dilations")
+    full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(sides, stride, dilation, kernel, strict=True)]
     extra = _per_side(call["output_padding"], count, 0, "output_padding")
     pads = _per_side(call["pads"], 2 * count, 0, "pads")
     first, out = list(pads[:count]), [f + e - b - a for f, e, b, a in zip(full, extra, pads[:count], pads[count:], strict=True)]
@@ -165,7 +168,7 @@ def _transposed_window(call: Call, sides: tuple[int, ...], stride: tuple[int, ..
         first = [t // 2 if call["auto_pad"] == "SAME_UPPER" else t - t // 2 for t in total]
     if min(out) < 1:
         raise OnnxError(f"pads leave a result of {out}")
-    return first, out
+    return stride, dilation, tuple(first), tuple(out)
 
 
 _POOL_ATTRIBUTES: dict[str, Attribute] = {

@@ -14,21 +14,23 @@ from ulp.onnx.scope import Scope
 from . import elementwise, layers, moves, pooling, quantizers, steps
 from .functions import ACTIVATIONS, function, function_or, or_function
 from .moves import moved_constant
+from .operands import through_views
 
 __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
 
-Rule = Callable[[Scope, Node], Value]
+Rule = Callable[[Scope, Node], Value | list[Value]]
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ACTIVATIONS, function),
     **{name: function_or(rule) for name, rule in steps.CURVES.items()},
-    "Quant": quantizers.quant,
-    "BipolarQuant": quantizers.bipolar_quant,
+    "Quant": through_views(quantizers.quant),
+    "BipolarQuant": through_views(quantizers.bipolar_quant),
     "MultiThreshold": steps.multi_threshold,
-    "QuantizeLinear": quantizers.quantize_linear,
-    "DequantizeLinear": quantizers.dequantize_linear,
-    "Cast": quantizers.cast,
+    "QuantizeLinear": through_views(quantizers.quantize_linear),
+    "DequantizeLinear": through_views(quantizers.dequantize_linear),
+    "Cast": through_views(quantizers.cast),
     "Conv": layers.conv,
+    "ConvTranspose": layers.conv_transpose,
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
     "MatMulNBits": layers.matmul_nbits,
@@ -37,17 +39,26 @@ RULES: dict[str, Rule] = {
     "Div": or_function(elementwise.divide),
     "Sub": or_function(elementwise.subtract),
     "Add": or_function(elementwise.add),
-    "Relu": or_function(elementwise.relu),
-    "Clip": or_function(elementwise.clip),
+    "Sum": or_function(elementwise.total),
+    "Relu": or_function(through_views(elementwise.relu)),
+    "Clip": or_function(through_views(elementwise.clip)),
     "MaxPool": pooling.max_pool,
     "GlobalMaxPool": pooling.global_max_pool,
     "AveragePool": pooling.average_pool,
     "GlobalAveragePool": pooling.global_average_pool,
     "ReduceMean": pooling.reduce_mean,
-    "Reshape": moves.reshape,
-    "Flatten": moves.reshape,
-    "Squeeze": moves.reshape,
-    "Unsqueeze": moves.reshape,
+    "Reshape": moves.move,
+    "Flatten": moves.move,
+    "Squeeze": moves.move,
+    "Unsqueeze": moves.move,
+    "Transpose": moves.move,
+    "DepthToSpace": moves.move,
+    "SpaceToDepth": moves.move,
+    "Slice": moves.move,
+    "Gather": moves.move,
+    "Tile": moves.move,
+    "Expand": moves.move,
+    "Split": moves.split,
     "Identity": moves.identity,
     "Dropout": moves.identity,
     "Concat": moves.concat,

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value, takes_sum, without_floats
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger
 
 from . import quantizers
-from .operands import floats_of, known, on_grid, per_channel
+from .operands import alike, floats_of, known, on_grid, per_channel
 
 
 def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
@@ -26,7 +27,7 @@ def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Va
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise NotInteger("its constants are not finite")
     factors = (x, scale) if x.grid is not None and (scale > 0).all() and not shift.any() else None
-    return Value(x.part, _affine(scope, node, x, x.node, scale, shift), scaled=factors)
+    return Value(x.part, _affine(scope, node, x, x.node, scale, shift), scaled=factors, view=x.view)
 
 
 def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, shift: Array) -> ir.Node:
@@ -50,7 +51,9 @@ def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, s
 
 def batch_normalization(scope: Scope, node: Node) -> Value:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias."""
-    x = floats_of(scope, node.inputs[0])
+    x = floats_of(scope, node.inputs[0], viewed=True)
+    if views.channel_axis(x) != 0:
+        x = floats_of(scope, node.inputs[0])
     if node.attributes.get("training_mode", 0):
         raise NotInteger("it is in training mode")
     parameters = []
@@ -72,7 +75,7 @@ def _operands(scope: Scope, node: Node) -> tuple[Value, Array, bool]:
     first = scope.is_constant(node.inputs[0])
     if not first and not scope.is_constant(node.inputs[1]):
         raise NotInteger("both of its operands are computed")
-    x = floats_of(scope, node.inputs[1 if first else 0])
+    x = floats_of(scope, node.inputs[1 if first else 0], viewed=True)
     array = scope.constant(node.inputs[0 if first else 1])
     assert array is not None
     return x, per_channel(array, x), first
@@ -85,12 +88,16 @@ def _combined(scope: Scope, node: Node, operands: list[Value], multiply: bool) -
         if value.grid is None and without_floats(value.node) is not None:
             raise NotInteger("one of its operands is neither floats nor quantized")
     op = ir.Combine(multiply, quantizers)
-    return Value(operands[0].part, scope.add(node, op, [value.node for value in operands], operands[0].part, operands[0].node.shape))
+    return Value(
+        operands[0].part,
+        scope.add(node, op, [value.node for value in operands], operands[0].part, operands[0].node.shape),
+        view=operands[0].view,
+    )
 
 
 def _product(scope: Scope, node: Node) -> Value:
     """x * y, both computed; one may be a pixel that counts for all, as in squeeze and excitation."""
-    one, other = (floats_of(scope, name) for name in node.inputs)
+    one, other = alike([floats_of(scope, name, viewed=True) for name in node.inputs])
     if one.part is not other.part:
         raise NotInteger("its operands come from different integer parts")
     if one.node.shape[1:] == (1, 1):
@@ -131,7 +138,7 @@ def add(scope: Scope, node: Node) -> Value:
     if any(scope.is_constant(name) for name in node.inputs):
         x, constant, _ = _operands(scope, node)
         return affine(scope, node, x, np.ones_like(constant), constant)
-    one, other = (floats_of(scope, name) for name in node.inputs)
+    one, other = alike([floats_of(scope, name, viewed=True) for name in node.inputs])
     if one.part is not other.part:
         raise NotInteger("its operands come from different integer parts")
     if one.node.shape != other.node.shape:
@@ -142,7 +149,14 @@ def add(scope: Scope, node: Node) -> Value:
         raise NotInteger("it adds a flattened image to what never was one")
     if one.grid is not None or other.grid is None or not takes_sum(one.node):
         return _combined(scope, node, [one, other], False)
-    return Value(one.part, scope.add(node, ir.Add(other.grid), [one.node, other.node], one.part, one.node.shape))
+    return Value(one.part, scope.add(node, ir.Add(other.grid), [one.node, other.node], one.part, one.node.shape), view=one.view)
+
+
+def total(scope: Scope, node: Node) -> Value:
+    """Sum of two tensors."""
+    if len(node.inputs) != 2:
+        raise NotInteger(f"it adds {len(node.inputs)} tensors, and integer parts add two")
+    return add(scope, node)
 
 
 def relu(scope: Scope, node: Node) -> Value:

@@ -17,7 +17,7 @@ from ulp.onnx.parts import Function, Value
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger
 
-from .operands import floats_of, per_channel
+from .operands import floats_of, per_channel, same_view
 
 ACTIVATIONS = (
     *("Abs", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Max", "Min"),
@@ -45,7 +45,9 @@ def _evaluated(scope: Scope, node: Node) -> tuple[Value, Function]:
         if not name or scope.is_constant(name):
             operands.append(scope.constant(name))
             continue
-        value = floats_of(scope, name)
+        value = floats_of(scope, name, viewed=True)
+        if first is not None and not same_view(first, value):
+            raise NotInteger("its operands have different shapes")
         first = first or value
         operands.append(_function_of(value))
     if first is None:
@@ -66,7 +68,7 @@ def _evaluated(scope: Scope, node: Node) -> tuple[Value, Function]:
         arrays.append(operand.values[None] if isinstance(operand, Function) else operand)
     codes = source.values.shape[1]
     shape = (1, rows, codes)
-    arrays = [np.broadcast_to(a, shape) if f is not a and a is not None else a for f, a in zip(operands, arrays, strict=True)]
+    arrays = [np.broadcast_to(a, shape) if isinstance(f, Function) and a is not None else a for f, a in zip(operands, arrays, strict=True)]
     try:
         result = scope.run(node, arrays)[0]
     except OnnxError as error:
@@ -106,7 +108,7 @@ def or_function(rule: Rule) -> Rule:
             _, made = _evaluated(scope, node)
         except NotInteger:
             return rule(scope, node)
-        operands = [scope.value(name) for name in node.inputs if name and not scope.is_constant(name)]
+        operands = [scope.viewed(name) for name in node.inputs if name and not scope.is_constant(name)]
         if len(operands) > 1 or any(value.grid is None for value in operands):
             return function(scope, node)
         try:

@@ -3,42 +3,121 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, layer_weights, nbits_weights
 
-from .operands import floats_of, image_of, known, quantized_of, quantized_weights, window_geometry
+from .operands import (
+    as_image,
+    as_sequence,
+    floats_of,
+    known,
+    quantized_of,
+    quantized_weights,
+    transposed_geometry,
+    window_geometry,
+    windowed,
+)
 
 
 def conv(scope: Scope, node: Node) -> Value:
-    """Conv of codes with integers."""
-    given = floats_of(scope, node.inputs[0])
-    x, factors = (given, None) if given.scaled is None else given.scaled
-    if x.grid is None:
+    """Conv of codes with integers, over an image or a sequence (C, L), which is an image of one row."""
+    given = floats_of(scope, node.inputs[0], viewed=True)
+    given, factors = (given, None) if given.scaled is None else given.scaled
+    if given.grid is None:
         raise NotInteger("its input is not quantized")
+    x, image = windowed(given)
+    assert x.grid is not None
     q = quantized_weights(scope, node.inputs[1])
-    channels, *sides = image_of(x)
+    channels = image[0]
     groups = int(node.attributes.get("group", 1))
-    if q.integers.ndim != 4 or q.integers.shape[1] * groups != channels or len(q.integers) % groups:
+    if q.integers.ndim != 1 + len(image) or q.integers.shape[1] * groups != channels or len(q.integers) % groups:
         raise OnnxError(f"{node}: weights of shape {list(q.integers.shape)} in {groups} groups do not fit {channels} channels")
     if factors is not None:
         q = _with_factors(q, factors, groups)
-    g = window_geometry(scope, node, (channels, *sides), q.integers.shape[2:])
+    g = window_geometry(scope, node, image, q.integers.shape[2:])
     bias = known(scope, node.input(2), "bias") if node.input(2) else None
+    weights = layer_weights(q, x.grid, bias)
+    if len(image) == 2:
+        weights = replace(weights, integers=weights.integers[:, :, None])
+    before, after, stride, dilation = g.before, g.after, g.stride, g.dilation
     op = ir.Conv(
-        layer_weights(q, x.grid, bias),
+        weights,
         x.grid,
-        (g.stride[0], g.stride[1]),
-        (g.before[0], g.before[1], g.after[0], g.after[1]),
-        (g.dilation[0], g.dilation[1]),
+        as_image(stride, 1),
+        (*as_image(before, 0), *as_image(after, 0)),
+        as_image(dilation, 1),
         groups,
     )
-    return Value(x.part, scope.add(node, op, [x.node], x.part, (len(q.integers), *g.out)))
+    out = len(q.integers), *as_image(g.out, 1)
+    return as_sequence(Value(x.part, scope.add(node, op, [x.node], x.part, out)), len(image))
+
+
+def conv_transpose(scope: Scope, node: Node) -> Value:
+    """ConvTranspose of codes with integers: a convolution of the image with zeros between its pixels, by the turned kernel."""
+    x, image = windowed(quantized_of(scope, node.inputs[0], viewed=True))
+    assert x.grid is not None
+    q = quantized_weights(scope, node.inputs[1])
+    groups = int(node.attributes.get("group", 1))
+    if q.integers.ndim != 1 + len(image) or q.integers.shape[0] != image[0] or image[0] % groups:
+        raise OnnxError(f"{node}: weights of shape {list(q.integers.shape)} in {groups} groups do not fit {image[0]} channels")
+    kernel = q.integers.shape[2:]
+    try:
+        stride, dilation, first, out = transposed_geometry(scope, node, image[1:], kernel)
+        scope.limits.check_tensor([q.integers.shape[1] * groups, *out], 4)
+        scope.limits.check_tensor([image[0], *(n * s + d * k for n, s, d, k in zip(image[1:], stride, dilation, kernel, strict=True))], 1)
+    except OnnxError as error:
+        raise OnnxError(f"{node}: {error}") from error
+    bias = known(scope, node.input(2), "bias") if node.input(2) else None
+    weights = layer_weights(_turned(q, groups), x.grid, bias)
+    if len(image) == 2:
+        weights = replace(weights, integers=weights.integers[:, :, None])
+    places, before, after = [], [], []
+    for n, s, d, k, begin, size in zip(image[1:], stride, dilation, kernel, first, out, strict=True):
+        reach, spread = d * (k - 1), (n - 1) * s + 1
+        left = reach - begin
+        right = size - spread - left + reach
+        at = np.arange(max(0, -left), spread - max(0, -right))
+        if at.size == 0:
+            raise NotInteger("its padding leaves nothing of the image")
+        places.append(np.where(at % s == 0, at // s, -1).astype(np.int32))
+        before.append(max(0, left))
+        after.append(max(0, right))
+    if len(image) == 2:
+        places.insert(0, np.zeros(1, np.int32))
+    source = x.node
+    if any(not np.array_equal(index, np.arange(side)) for index, side in zip(places, source.shape[1:], strict=True)):
+        source = scope.add(node, ir.Gather(*places), [source], x.part, (image[0], len(places[0]), len(places[1])))
+    pads = (*as_image(before, 0), *as_image(after, 0))
+    op = ir.Conv(weights, x.grid, (1, 1), pads, as_image(dilation, 1), groups)
+    made = scope.add(node, op, [source], x.part, (len(weights.integers), *as_image(out, 1)))
+    return as_sequence(Value(x.part, made), len(image))
+
+
+def _turned(q: QuantizedConstant, groups: int) -> QuantizedConstant:
+    """Weights (C, O / groups, ...) of a ConvTranspose as those (O, C / groups, ...) of a Conv."""
+    shape = q.integers.shape
+    sides = tuple(range(3, 1 + len(shape)))
+
+    def turn(array: Array) -> Array:
+        grouped = np.broadcast_to(array, shape).reshape(groups, shape[0] // groups, *shape[1:])
+        turned = np.flip(grouped.swapaxes(1, 2), sides)
+        return np.ascontiguousarray(turned.reshape(groups * shape[1], shape[0] // groups, *shape[2:]))
+
+    parameters = []
+    for array in (turn(q.scale), turn(q.zero)):
+        rows = array.reshape(len(array), -1)
+        if (rows != rows[:, :1]).any():
+            raise NotInteger("the scale of its weights differs within an output channel")
+        parameters.append(rows[:, 0].reshape(-1, *(1,) * (len(shape) - 1)))
+    return QuantizedConstant(turn(q.integers), *parameters)
 
 
 def _with_factors(q: QuantizedConstant, factors: Array, groups: int) -> QuantizedConstant:
@@ -51,15 +130,23 @@ def _with_factors(q: QuantizedConstant, factors: Array, groups: int) -> Quantize
 
 
 def _product(scope: Scope, node: Node, weights: QuantizedConstant, bias: QuantizedConstant | Array | None) -> Value:
-    """A linear layer with integers (O, features)."""
-    x = quantized_of(scope, node.inputs[0])
-    assert x.grid is not None
-    if len(x.node.shape) != 1:
-        raise NotInteger("only matrices are multiplied in integers, not stacks of them")
-    if weights.integers.ndim != 2 or weights.integers.shape[1] != x.node.shape[0]:
-        raise OnnxError(f"{node}: weights of shape {list(weights.integers.shape)} do not fit {x.node.shape[0]} features")
-    op = ir.Linear(layer_weights(weights, x.grid, bias), x.grid)
-    return Value(x.part, scope.add(node, op, [x.node], x.part, (len(weights.integers),)))
+    """A linear layer with integers (O, features), of a vector, or of each pixel of what has its features last."""
+    x = quantized_of(scope, node.inputs[0], viewed=True)
+    grid = x.grid
+    assert grid is not None
+    shape = views.shape_of(x)
+    if weights.integers.ndim != 2 or weights.integers.shape[1] != shape[-1]:
+        raise OnnxError(f"{node}: weights of shape {list(weights.integers.shape)} do not fit {shape[-1]} features")
+    outputs = len(weights.integers)
+    made = layer_weights(weights, grid, bias)
+    if len(shape) == 1:
+        x = views.image(x)
+        return Value(x.part, scope.add(node, ir.Linear(made, grid), [x.node], x.part, (outputs,)))
+    x = views.tokens(x)
+    op = ir.Conv(replace(made, integers=made.integers[:, :, None, None]), grid, (1, 1), (0, 0, 0, 0), (1, 1), 1)
+    result = scope.add(node, op, [x.node], x.part, (outputs, *x.node.shape[1:]))
+    places = views.ordered(outputs, math.prod(result.shape[1:])).T.reshape(*shape[:-1], outputs)
+    return Value(x.part, result, view=places)
 
 
 def _transposed(weights: QuantizedConstant) -> QuantizedConstant:
@@ -83,7 +170,7 @@ def matmul(scope: Scope, node: Node) -> Value:
     """MatMul of codes with integers."""
     weights = quantized_weights(scope, node.inputs[1])
     if weights.integers.ndim != 2:
-        raise NotInteger("only matrices are multiplied in integers, not stacks of them")
+        raise NotInteger("only matrices are multiplied by in integers, not stacks of them")
     return _product(scope, node, _transposed(weights), None)
 
 

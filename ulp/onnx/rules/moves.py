@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant
 
-from .operands import floats_of, image_of, kept, quantized_of
+from .operands import image_of, kept, quantized_of
 
 
-def reshape(scope: Scope, node: Node) -> Value:
-    """Reshape, Flatten, Squeeze and Unsqueeze of what stays an image, or becomes a vector of features."""
-    x = scope.value(node.inputs[0])
-    arrays = [scope.sample(node.inputs[0])] + [_small_input(scope, name) for name in node.inputs[1:]]
-    shape = scope.run(node, arrays)[0].shape
-    batch = arrays[0].shape[0]
-    if shape == (batch, *x.node.shape):
-        return x
-    if shape == (batch, math.prod(x.node.shape)):
-        return kept(scope, node, x, scope.add(node, ir.Flatten(), [x.node], x.part, shape[1:]))
-    raise NotInteger(f"it makes {list(shape)} of an image {list(arrays[0].shape)}, and integer parts can only flatten")
+def _moved(scope: Scope, node: Node) -> list[Value]:
+    """The node's results as views of its first input. The operator itself moves indices, of a batch of two where it takes any."""
+    x = scope.viewed(node.inputs[0])
+    places = views.places_of(x)
+    size = math.prod(x.node.shape)
+    fixed = node.op_type in ("Reshape", "Flatten")  # their shapes may have the file's batch
+    batch = scope.sample(node.inputs[0]).shape[0] if fixed else 2
+    index = places + size * np.arange(batch).reshape(-1, *(1,) * places.ndim)
+    try:
+        results = scope.run(node, [index, *(_small_input(scope, name) if name else None for name in node.inputs[1:])])
+    except OnnxError as error:
+        raise NotInteger(f"it moves more than the elements of each image: {error}") from error
+    made = []
+    for result in results:
+        first = result[0] if result.ndim and result.shape[0] == batch else None
+        if first is None or first.ndim == 0 or any((result[i] != first + i * size).any() for i in range(1, batch)):
+            raise NotInteger(f"it makes {list(result.shape)} of {list(index.shape)}: it does not keep the images apart")
+        try:
+            scope.limits.check_tensor(first.shape, 8)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
+        scope.count(node, first.nbytes)
+        made.append(views.moved(x, first))
+    scope.layers[node.name] = (ir.Identity(), views.shape_of(made[0]))
+    return made
+
+
+def move(scope: Scope, node: Node) -> Value:
+    """What puts the elements of its first input into another order or shape, or takes some of them."""
+    return _moved(scope, node)[0]
+
+
+def split(scope: Scope, node: Node) -> list[Value]:
+    """Split: each result takes some of the elements."""
+    return _moved(scope, node)
 
 
 def _small_input(scope: Scope, name: str) -> Array:
@@ -42,25 +68,51 @@ def identity(scope: Scope, node: Node) -> Value:
     """Identity, and Dropout, which does nothing in inference."""
     if node.op_type == "Dropout" and node.input(2) and scope.scalar(node.input(2), "training mode"):
         raise NotInteger("it is in training mode")
-    return scope.value(node.inputs[0])
+    return scope.viewed(node.inputs[0])
 
 
 def concat(scope: Scope, node: Node) -> Value:
-    """The channels of several images, or several vectors of features."""
-    values = [floats_of(scope, name) for name in node.inputs]
+    """The channels of several images, sequences or vectors of features."""
+    values = alike_but(node, [scope.viewed(name) for name in node.inputs])
     part = values[0].part
+    integers = {(value.integers and (value.integers.dtype, value.integers.low), value.integers and value.grid) for value in values}
+    if len(integers) > 1:
+        raise NotInteger("it joins integers of different quantizers")
     if any(value.part is not part for value in values):
         raise NotInteger("its inputs come from different integer parts")
-    shapes = [value.node.shape for value in values]
-    if node.attributes.get("axis") not in (1, -len(shapes[0])) or any(len(shape) != len(shapes[0]) for shape in shapes):
+    shapes = [views.shape_of(value) for value in values]
+    axis = int(node.attributes.get("axis", 0))
+    axis = axis - 1 if axis > 0 else axis + len(shapes[0])
+    if any(len(shape) != len(shapes[0]) for shape in shapes) or not 0 <= axis < len(shapes[0]):
         raise NotInteger("it joins along another side than the channels")
-    if any(shape[1:] != shapes[0][1:] for shape in shapes):
+    if any(views.channel_axis(value) != axis for value in values):
+        raise NotInteger("it joins along another side than the channels")
+    if any(shape[:axis] + shape[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for shape in shapes):
         raise OnnxError(f"{node}: images of different sizes")
+    if any(value.node.shape[1:] != values[0].node.shape[1:] for value in values):
+        raise NotInteger("it joins images of different sizes")
     if len(shapes[0]) == 1 and any(ir.layout(value.node)[:2] != (1, 1) for value in values):
         raise NotInteger("it joins flattened images")
-    made = scope.add(node, ir.Concat(), [value.node for value in values], part, (sum(shape[0] for shape in shapes), *shapes[0][1:]))
+    nodes = [value.node for value in values]
+    made = scope.add(node, ir.Concat(), nodes, part, (sum(n.shape[0] for n in nodes), *nodes[0].shape[1:]))
     grids = {value.grid for value in values}
-    return Value(part, made, grids.pop() if len(grids) == 1 else None)
+    view = values[0].view
+    if view is not None:
+        places = views.ordered(made.shape[0], math.prod(made.shape[1:]))
+        view = places if axis == 0 else places.T.reshape(*shapes[0][:-1], -1)
+    joined = values[0].integers and replace(values[0].integers, origin=None)
+    return Value(part, made, grids.pop() if len(grids) == 1 else None, joined, view=view)
+
+
+def alike_but(node: Node, values: list[Value]) -> list[Value]:
+    """The values with the side along which they are joined as channels of their images."""
+    shape = views.shape_of(values[0])
+    if len(shape) not in (2, 3) or all(value.view is None for value in values):
+        return [views.image(value) for value in values]
+    last = int(node.attributes.get("axis", 0)) in (-1, len(shape))
+    if last:
+        return [views.tokens(value) for value in values]
+    return [views.line(value) if len(views.shape_of(value)) == 2 else views.image(value) for value in values]
 
 
 def _gathered(scope: Scope, node: Node, x: Value, index: Array) -> Value:
@@ -84,8 +136,10 @@ def _indices(x: Value) -> Array:
 
 
 def resize(scope: Scope, node: Node) -> Value:
-    """Resize and Upsample to the nearest pixel."""
-    x = quantized_of(scope, node.inputs[0])
+    """Resize and Upsample to the nearest pixel, of integers, too."""
+    x = scope.value(node.inputs[0])
+    if x.grid is None:
+        raise NotInteger("its input is not quantized")
     if node.attributes.get("mode", "nearest") != "nearest":
         raise NotInteger("it interpolates")
     index = _indices(x)

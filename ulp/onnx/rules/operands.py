@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.operators import OPERATORS
 from ulp.onnx.operators.registry import Call
-from ulp.onnx.operators.windows import Geometry, geometry
+from ulp.onnx.operators.windows import Geometry, geometry, transposed_window
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant
 
 
-def floats_of(scope: Scope, name: str) -> Value:
-    """A value that is floats."""
-    value = scope.value(name)
+def floats_of(scope: Scope, name: str, viewed: bool = False) -> Value:
+    """A value that is floats; with `viewed` perhaps a view."""
+    value = scope.viewed(name) if viewed else scope.value(name)
     if value.integers is not None:
         raise NotInteger("it computes with integers that nothing dequantizes")
     return value
 
 
-def quantized_of(scope: Scope, name: str) -> Value:
-    """A value that holds codes of a known quantizer."""
-    value = floats_of(scope, name)
+def quantized_of(scope: Scope, name: str, viewed: bool = False) -> Value:
+    """A value that holds codes of a known quantizer; with `viewed` perhaps a view."""
+    value = floats_of(scope, name, viewed)
     if value.grid is None:
         raise NotInteger("its input is not quantized")
     return value
@@ -40,6 +42,28 @@ def image_of(value: Value) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def windowed(value: Value) -> tuple[Value, tuple[int, ...]]:
+    """A value over which windows slide, and its shape: (C, H, W), or (C, L) of an image of one row."""
+    if len(views.shape_of(value)) == 2:
+        return views.line(value), views.shape_of(value)
+    value = views.image(value)
+    return value, image_of(value)
+
+
+def as_image(numbers: Sequence[int], other: int) -> tuple[int, int]:
+    """One number per side of an image; of a sequence, whose image has one row, with `other` for that."""
+    first, *rest = numbers
+    return (first, *rest) if rest else (other, first)  # type: ignore[return-value]
+
+
+def as_sequence(value: Value, sides: int) -> Value:
+    """What windows made of an image of so many sides: of two, the tensor is the image's only row."""
+    if sides == 3:
+        return value
+    channels, _, length = value.node.shape
+    return replace(value, view=views.ordered(channels, length))
+
+
 def known(scope: Scope, name: str, what: str) -> QuantizedConstant | Array:
     """A constant, as integers if it has them. NotInteger where it is computed."""
     if name in scope.quantized:
@@ -51,11 +75,61 @@ def known(scope: Scope, name: str, what: str) -> QuantizedConstant | Array:
 
 def per_channel(array: Array, x: Value) -> Array:
     """A constant operand of the value as float64 (C,). NotInteger where it differs by pixel."""
-    shape = x.node.shape
+    shape, axis = views.shape_of(x), views.channel_axis(x)
     sides = (1,) * (1 + len(shape) - array.ndim) + array.shape
-    if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != 1) or sides[1] not in (1, shape[0]):
+    kept = None if axis is None else 1 + axis
+    if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != kept):
         raise NotInteger(f"its constant of shape {list(array.shape)} has not one value per channel")
-    return np.broadcast_to(array.astype(np.float64).reshape(-1), (shape[0],))
+    if kept is not None and sides[kept] not in (1, x.node.shape[0]):
+        raise NotInteger(f"its constant of shape {list(array.shape)} has not one value per channel")
+    return np.broadcast_to(array.astype(np.float64).reshape(-1), (x.node.shape[0],))
+
+
+def same_view(a: Value, b: Value) -> bool:
+    """Whether both tensors have the elements of their images in the same order and shape."""
+    if a.view is None or b.view is None:
+        return a.view is b.view and a.node.shape == b.node.shape
+    return a.node.shape == b.node.shape and np.array_equal(a.view, b.view)
+
+
+def alike(values: list[Value]) -> list[Value]:
+    """Tensors whose elements lie alike in their images, which are moved if they must be."""
+    first = values[0]
+    if all(same_view(first, value) for value in values):
+        return values
+    shape = views.shape_of(first)
+    if (
+        len(shape) > 1
+        and all(views.shape_of(value) == shape for value in values)
+        and any(views.channel_axis(value) not in (0, None) for value in values)
+    ):
+        return [views.tokens(value) for value in values]
+    return [views.line(value) if len(views.shape_of(value)) == 2 else views.image(value) for value in values]
+
+
+def through_views(rule: Callable[[Scope, Node], Value]) -> Callable[[Scope, Node], Value]:
+    """A rule that treats all elements alike, for views, too: it sees their images, and its result is viewed as they are."""
+
+    def applied(scope: Scope, node: Node) -> Value:
+        names = [name for name in dict.fromkeys(node.inputs) if name in scope.values or name in scope.grids]
+        given = {name: scope.viewed(name) for name in names}
+        found = list(given.values())
+        if found and found[0].view is not None and all(same_view(found[0], value) for value in found):
+            constants = [array for name in node.inputs if scope.is_constant(name) and (array := scope.constant(name)) is not None]
+            if any(array.size != 1 for array in constants):
+                raise NotInteger("it treats parts of a sequence in different ways")
+            view = found[0].view
+            scope.values.update((name, replace(value, view=None)) for name, value in given.items())
+            try:
+                return replace(rule(scope, node), view=view)
+            finally:
+                scope.values.update(given)
+        made = rule(scope, node)
+        if not found and made.view is None and made.node.shape == made.part.graph.input.shape:  # it began a part
+            return replace(made, view=views.root_view(made.part.graph.input))
+        return made
+
+    return applied
 
 
 def quantized_weights(scope: Scope, name: str) -> QuantizedConstant:
@@ -79,7 +153,7 @@ def on_grid(scope: Scope, node: Node, value: Value) -> ir.Node:
 
 def kept(scope: Scope, node: Node, value: Value, made: ir.Node) -> Value:
     """What an operation that only moves codes gives: codes of the same quantizer, if the value holds some."""
-    moved = replace(value, node=made, integers=value.integers and replace(value.integers, origin=None))
+    moved = replace(value, node=made, integers=value.integers and replace(value.integers, origin=None), function=None)
     return replace(moved, node=on_grid(scope, node, moved))
 
 
@@ -92,3 +166,11 @@ def window_geometry(scope: Scope, node: Node, image: tuple[int, ...], kernel: tu
         return g
     except OnnxError as error:
         raise OnnxError(f"{node}: {error}") from error
+
+
+def transposed_geometry(
+    scope: Scope, node: Node, sides: tuple[int, ...], kernel: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """(stride, dilation, where the result begins in the full one, its sides) of a ConvTranspose."""
+    attributes = OPERATORS[node.op_type].row(scope.opset).check_attributes(node.attributes)
+    return transposed_window(Call(attributes, scope.opset, 1, scope.limits), sides, kernel)
