@@ -117,4 +117,4 @@ def test_without_onnx(model: str) -> None:
         f"import sys; sys.modules['onnx'] = None; from ulp.__main__ import main; sys.exit(main(['inspect', {model!r}]))", "-W", "error"
     )
     assert done.returncode == 2
-    assert 'pip install "ulp[onnx]"' in done.stderr
+    assert 'pip install "ulp-gemm[onnx]"' in done.stderr

@@ -45,7 +45,7 @@ def why_unavailable() -> str | None:
 def version() -> str:
     """The installed version, or "unknown"."""
     try:
-        return importlib.metadata.version("ulp")
+        return importlib.metadata.version("ulp-gemm")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 

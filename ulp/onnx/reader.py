@@ -47,7 +47,7 @@ def read(source: Any, limits: Limits | None = None) -> Model:
     try:
         import onnx
     except ImportError as error:
-        raise ImportError('reading ONNX files needs the package onnx: pip install "ulp[onnx]"') from error
+        raise ImportError('reading ONNX files needs the package onnx: pip install "ulp-gemm[onnx]"') from error
     limits = limits or Limits()
     if isinstance(source, onnx.ModelProto):
         return _Reader(onnx, limits, None).model(source)

@@ -17,7 +17,7 @@ from __future__ import annotations
 try:
     import torch as _torch  # noqa: F401
 except ImportError as missing:
-    raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp[torch]"') from missing
+    raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp-gemm[torch]"') from missing
 
 from .conversion import convert
 from .layers import Conv2d, Linear
