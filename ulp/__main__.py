@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ulp
-from ulp.nn.compiled import table
+from ulp._table import Table
 
 if TYPE_CHECKING:
     from ulp.onnx import OnnxNetwork
@@ -76,15 +76,14 @@ def run(given: argparse.Namespace) -> str:
     results = results_of(network, inputs)
     if given.output is not None:
         save(given.output, results)
-    lines: list[tuple[str, ...]] = [("output", "dtype", "shape", "min", "mean", "max")]
+    rows: list[tuple[str, ...]] = []
     for name, array in results.items():
         shape = "x".join(map(str, array.shape))
         numbers = (f"{f(array):.6g}" if array.size else "" for f in (np.min, np.mean, np.max))
-        lines.append((name, str(array.dtype), shape, *numbers))
-    text = table(lines, right=3)
+        rows.append((name, str(array.dtype), shape, *numbers))
+    text = str(Table(("output", "dtype", "shape", "min", "mean", "max"), rows, right=3))
     if given.profile:
-        profiles = [network.profile(**inputs) for _ in range(5)]
-        text += f"\n\n{min(profiles, key=lambda profile: profile.ms)}"
+        text += f"\n\n{network.profile(*(inputs[port.name] for port in network.inputs if port.name in inputs))}"
     return text
 
 
@@ -142,7 +141,7 @@ def bench(given: argparse.Namespace) -> str:
     session = onnxruntime_session(given.model, given.threads)
     compared = not isinstance(session, str)
     names = [port.name for port in network.outputs]
-    lines: list[tuple[str, ...]] = [("batch", "ulp, ms", "onnxruntime, ms", "times as fast", "largest difference")]
+    rows: list[tuple[str, ...]] = []
     for batch in given.batches:
         inputs = random_inputs(network, batch)
         calls: dict[str, Callable[[], Any]] = {"ulp": partial(results_of, network, inputs)}
@@ -155,10 +154,11 @@ def bench(given: argparse.Namespace) -> str:
             pairs = zip(names, session.run(names, inputs), strict=True)
             difference = max(float(np.max(np.abs(ours[name] - theirs.astype(np.float64)), initial=0.0)) for name, theirs in pairs)
             row[2:] = [f"{1e3 * seconds['onnxruntime']:.3f}", f"{seconds['onnxruntime'] / seconds['ulp']:.2f}", f"{difference:.3g}"]
-        lines.append(tuple(row))
+        rows.append(tuple(row))
     threads = f"{given.threads} thread{'s' if given.threads > 1 else ''}"
     head = f"ulp {ulp.__version__}, {ulp.get_isa()}, {threads}, medians of {given.rounds} rounds"
-    return f"{head}\n{table(lines, right=5)}" + ("" if compared else f"\n{session}")
+    heads = ("batch", "ulp, ms", "onnxruntime, ms", "times as fast", "largest difference")
+    return str(Table(heads, rows, right=5, title=head, foot="" if compared else str(session)))
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(function=function)
         command.add_argument("model", type=Path)
         command.add_argument("--strict", action="store_true", help="refuse a model of which a layer would run in floats")
-        command.add_argument("--mode", choices=("requantize", "requantise", "threshold"), default="requantize", help="see ulp.load")
+        command.add_argument("--mode", choices=("requantize", "requantise", "threshold"), help="see ulp.load")
         command.add_argument("--shape", type=_shape, action="append", default=[], metavar="NAME=1,3,224,224", help="of an input left open")
         command.add_argument("--threads", type=_count, default=None, help="default: ulp's own, for bench 1")
     run_command, bench_command = commands.choices["run"], commands.choices["bench"]

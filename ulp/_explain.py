@@ -10,6 +10,7 @@ from typing import overload
 from . import _core
 from ._gpu import native
 from ._gpu.explain import CudaExplanation, explain_on_gpu, kernel_names
+from ._table import Printed, Table
 from ._validate import bit_pair, integer
 
 
@@ -30,11 +31,16 @@ class Kernel:
     pairs: frozenset[tuple[int, int]]
     """The (a_bits, b_bits) it supports, each in any combination of signs."""
 
+    @property
+    def kernel(self) -> str:
+        """`name`, as the table's column and other tables call it."""
+        return self.name
+
     def __str__(self) -> str:
         return self.name
 
 
-class KernelTable(tuple[Kernel, ...]):
+class KernelTable(tuple[Kernel, ...], Printed):
     """Kernels, best first; prints as a table."""
 
     __slots__ = ()
@@ -44,30 +50,53 @@ class KernelTable(tuple[Kernel, ...]):
         """The names, in order."""
         return [kernel.name for kernel in self]
 
-    def __repr__(self) -> str:
-        rows = [(k.name, k.technique, k.isa, f"{k.mr} x {k.nr}", "yes" if k.available else "no", _describe_pairs(k.pairs)) for k in self]
-        return _table(("kernel", "technique", "isa", "tile", "runs here", "a_bits: b_bits"), rows)
+    def _table(self) -> Table:
+        rows = [(k.name, k.technique, k.isa, str(k.mr), str(k.nr), "yes" if k.available else "no", _describe_pairs(k.pairs)) for k in self]
+        return Table(("kernel", "technique", "isa", "mr", "nr", "available", "pairs (a_bits: b_bits)"), rows)
 
-    __str__ = __repr__
+    __repr__ = __str__ = Printed.__str__
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What `explain` says of one kernel."""
 
-    name: str
+    kernel: str
     runnable: bool
-    reason: str
+    why: str
     """Why it cannot run; "" if it can."""
     seconds: float
     """Expected time of the call; NaN where nothing is known of it or it cannot run."""
     basis: str
-    """Where `seconds` comes from: "tuned" on this machine, at this shape (`tune`); "measured" by the authors on one
-    thread of their machine; "modelled", executed instructions times a model of the core; "" where there is none. Tuned ones rank first."""
+    """Where `seconds` comes from: "tuned" on this machine, at this shape (`tune`); "measured here", on this machine at other shapes
+    (`tune.machine`); "measured" by the authors on one thread of their machine; "modelled", executed instructions times a model of the core;
+    "" where there is none. Tuned ones rank first."""
+    macs: int = 0
+    """Multiply-accumulates of the call."""
+
+    @property
+    def ms(self) -> float:
+        """`seconds` in milliseconds."""
+        return 1e3 * self.seconds
+
+    @property
+    def gmacs(self) -> float:
+        """Multiply-accumulates per nanosecond: 10^9 per second; NaN where `seconds` is."""
+        return self.macs / self.seconds / 1e9 if self.seconds else math.nan
+
+    @property
+    def name(self) -> str:
+        """`kernel`, by its former name."""
+        return self.kernel
+
+    @property
+    def reason(self) -> str:
+        """`why`, by its former name."""
+        return self.why
 
 
 @dataclass(frozen=True, repr=False)
-class Explanation:
+class Explanation(Printed):
     """Which kernel a call would run, and why the others would not; prints as a table."""
 
     m: int
@@ -84,23 +113,23 @@ class Explanation:
     @property
     def kernel(self) -> str:
         """Name of the kernel that would run; "" if none can."""
-        return next((c.name for c in self.candidates if c.runnable), "")
+        return next((c.kernel for c in self.candidates if c.runnable), "")
 
-    def __repr__(self) -> str:
+    def _table(self) -> Table:
         a = f"{'signed' if self.a_signed else 'unsigned'} {self.a_bits}-bit"
         b = f"{'signed' if self.b_signed else 'unsigned'} {self.b_bits}-bit"
         title = f"M={self.m} N={self.n} K={self.k}, {a} a, {b} b, {self.isa}: {self.kernel or 'no kernel'}"
-        return title + "\n" + _table(("", "kernel", "expected", "basis", "GMAC/s", "why not"), [self._row(c) for c in self.candidates])
+        return Table(("", "kernel", "ms", "basis", "GMAC/s", "why"), [self._row(c) for c in self.candidates], title=title)
 
-    __str__ = __repr__
+    __repr__ = __str__ = Printed.__str__
 
     def _row(self, candidate: Candidate) -> tuple[str, ...]:
-        chosen = candidate.runnable and candidate.name == self.kernel
+        chosen = candidate.runnable and candidate.kernel == self.kernel
         known = math.isfinite(candidate.seconds) and candidate.seconds > 0
-        time = _duration(candidate.seconds) if known else "-"
-        rate = f"{self.m * self.n * self.k / candidate.seconds / 1e9:.1f}" if known else "-"
-        why_not = candidate.reason if not candidate.runnable else "" if chosen else "slower" if known else "not measured"
-        return "->" if chosen else "", candidate.name, time, candidate.basis or "-", rate, why_not
+        time = f"{candidate.ms:.3g}" if known else "-"
+        rate = f"{candidate.gmacs:.1f}" if known else "-"
+        why_not = candidate.why if not candidate.runnable else "" if chosen else "slower" if known else "not measured"
+        return "->" if chosen else "", candidate.kernel, time, candidate.basis or "-", rate, why_not
 
 
 @overload
@@ -166,15 +195,8 @@ def explain(
     if device is not None and (index := native.device_index(device)) is not None:
         return explain_on_gpu(m, n, k, a_bits, b_bits, a_signed=bool(a_signed), b_signed=bool(b_signed), index=index)
     ranked = _core.rank(m, n, k, a_bits, bool(a_signed), b_bits, bool(b_signed))
-    candidates = tuple(Candidate(*row) for row in ranked)
+    candidates = tuple(Candidate(*row, m * n * k) for row in ranked)
     return Explanation(m, n, k, a_bits, b_bits, bool(a_signed), bool(b_signed), _core.isa(), candidates)
-
-
-def _duration(seconds: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
 
 
 def _describe_pairs(pairs: Iterable[tuple[int, int]]) -> str:
@@ -201,9 +223,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [tuple(heads), *map(tuple, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -306,8 +306,7 @@ def run(data: str, directory: Path, rounds: int, threads: int) -> int:
     print(f"\n{images} test images (one of them is {100 / images:.2f} points), {plan.macs / 1e6:.2f} million multiply-accumulates each\n")
     print(table(heads, rows))
     print(f"\n{PRECISIONS[0]}, {BATCH} images, step by step (`print(compiled.profile(x))`)\n")
-    profiles = [plan.profile(x[:BATCH]) for _ in range(rounds)]
-    print("\n".join("  " + line for line in str(min(profiles, key=lambda profile: profile.ms)).splitlines()))
+    print("\n".join("  " + line for line in str(plan.profile(x[:BATCH], runs=rounds)).splitlines()))
     print(f"\nTimes are medians of {rounds} rounds in which all rows alternate, {'CPU time' if threads == 1 else 'wall time'};", end=" ")
     print('"vs numpy" is how many times as fast as float32.')
     if threads > 1:

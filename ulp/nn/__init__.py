@@ -10,9 +10,10 @@ True
 """
 
 from .calibrate import calibrate
-from .compiled import CompiledNetwork, Profile, ProfileRow, compile, load  # noqa: A004  # named as torch's
+from .compiled import CompiledNetwork, compile, load  # noqa: A004  # named as torch's
 from .module import Module, Sequential
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from .profile import Profile, ProfileRow
 from .quantizer import Quantizer
 from .shapes import LayerError
 from .structure import Add, BatchNorm2d, Concat, Dropout, Flatten, Identity, Quantize, ReLU, ReLU6

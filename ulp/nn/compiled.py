@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from ulp._table import Printed, Table
 from ulp._validate import integer
 
 from . import saved
 from .layer import as_input
 from .lower import Lowered, Mode, lower
 from .module import Module, locate
+from .profile import Profile, ProfileRow, bits_text, measured, size_text
 from .quantizer import Quantizer
 from .script import Arrays
 from .shapes import LayerError, shape_text
@@ -24,66 +26,6 @@ from .trace import Symbol, Trace
 Hint = Literal["latency", "throughput"]
 
 _FLOAT32 = np.dtype(np.float32)
-
-
-@dataclass(frozen=True)
-class ProfileRow:
-    """One step of one run. layer, kind: the layer's name in the network and its class; step, method: what ran, and by which kernel."""
-
-    layer: str
-    kind: str
-    step: str
-    method: str
-    bits: tuple[int, int]
-    """Of weights and of the activations that are read; 0: none, or floats"""
-    shape: tuple[int, ...]
-    """height, width, channels of the result; of a float operator whatever it gives"""
-    macs: int
-    """Multiply-accumulates by the definition of the layer; Winograd needs fewer"""
-    ms: float
-    share: float
-    """Of the whole time, 0..1"""
-
-    @property
-    def gmacs(self) -> float:
-        """Multiply-accumulates per nanosecond: 10^9 per second."""
-        return self.macs / (self.ms * 1e6) if self.ms else 0.0
-
-
-class Profile:
-    """The steps of a run with their times; printed, a table. `rows`, and their sum `ms`."""
-
-    def __init__(self, rows: Iterable[ProfileRow]) -> None:
-        self.rows = list(rows)
-        self.ms = sum(row.ms for row in self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Any:
-        return iter(self.rows)
-
-    def __str__(self) -> str:
-        lines = [("layer", "type", "step", "kernel", "bits", "shape", "ms", "GMAC/s", "%")]
-        lines += [
-            (
-                row.layer,
-                row.kind,
-                row.step,
-                row.method,
-                _bits(row.bits),
-                _size(row.shape),
-                f"{row.ms:.3f}",
-                f"{row.gmacs:.1f}" if row.macs else "",
-                f"{100 * row.share:.1f}",
-            )
-            for row in self.rows
-        ]
-        macs = sum(row.macs for row in self.rows)
-        total = ("total", "", "", "", "", "", f"{self.ms:.3f}", f"{macs / (self.ms * 1e6):.1f}" if self.ms and macs else "", "100.0")
-        return table([*lines, total], right=3)
-
-    __repr__ = __str__
 
 
 @dataclass(frozen=True)
@@ -106,12 +48,12 @@ _CONTAINERS: dict[str, type | None] = {"one": None, "tuple": tuple, "list": list
 _KIND = "CompiledNetwork"
 
 
-class CompiledNetwork:
+class CompiledNetwork(Printed):
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
 
-    input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint: as given to `compile`. input_quantizer: the quantizer
-    of the input, None if there are several. print() shows the steps. `save` writes it to a file, from which `load` makes it again in
-    milliseconds; pickle goes the same way.
+    input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint, group: as given to `compile`. input_quantizer: the
+    quantizer of the input, None if there are several. print() shows the steps. `save` writes it to a file, from which `load` makes it
+    again in milliseconds; pickle goes the same way.
     """
 
     def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, codes_in: bool, pack: Structure) -> None:
@@ -125,6 +67,7 @@ class CompiledNetwork:
         self.input_quantizer: Quantizer | None = lowered.input_quantizer
         self.mode: Mode = mode
         self.hint: Hint = hint
+        self.group: int = lowered.script.group
 
     def __call__(self, x: Any) -> Any:
         """The network's result for x, float32 (N, *input_shape), or uint8 codes of that shape with codes_in; any N.
@@ -143,14 +86,21 @@ class CompiledNetwork:
 
     run = __call__
 
-    def profile(self, x: Any) -> Profile:
-        """Run once on x, as a call would, and return how long each step took. The first run of a plan is slower than the next."""
+    def profile(self, x: Any, *, runs: int = 5) -> Profile:
+        """How long each step takes on x: the minimum over `runs` calls (1..65536) after a first one, which allocates.
+
+        With one thread in CPU time, with several in elapsed time; the profile says which.
+        """
+        runs = integer(runs, "runs", 1, 2**16)
+        return measured(lambda: self.timed(x), runs)
+
+    def timed(self, x: Any) -> list[ProfileRow]:
+        """The steps of one run."""
         array, _ = self._input(x)
         if len(self.input_shape) == 1:
             array = array.reshape(*array.shape, 1, 1)
         _, times = self._plan.profile(array)
-        total = int(np.sum(times)) or 1
-        return Profile(
+        return [
             ProfileRow(
                 label.name,
                 label.kind,
@@ -160,10 +110,10 @@ class CompiledNetwork:
                 tuple(step["out_shape"]),
                 step["macs"] * len(array),
                 int(ns) * 1e-6,
-                int(ns) / total,
+                0.0,
             )
             for label, step, ns in zip(self._lowered.labels, self._plan.steps(), times, strict=True)
-        )
+        ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a file for `load`; what was there before is replaced as a whole.
@@ -228,19 +178,19 @@ class CompiledNetwork:
         """Multiply-accumulates per image."""
         return sum(step["macs"] for step in self._plan.steps())
 
-    def __str__(self) -> str:
-        lines: list[tuple[str, ...]] = [("layer", "type", "step", "kernel", "bits", "reads", "writes", "shape")]
+    def _table(self) -> Table:
+        rows = []
         for label, step in zip(self._lowered.labels, self._plan.steps(), strict=True):
             reads = f"%{step['source']}" if step["source"] >= 0 else ""
             writes = " ".join(f"%{t}" for t in step["targets"])
-            bits = _bits((label.w_bits if step["macs"] else 0, step["a_bits"]))
-            lines.append((label.name, label.kind, step["name"], step["method"], bits, reads, writes, _size(step["out_shape"])))
-        head = (
+            bits = bits_text((label.w_bits if step["macs"] else 0, step["a_bits"]))
+            rows.append((label.name, label.kind, step["name"], step["method"], bits, reads, writes, size_text(step["out_shape"])))
+        title = (
             f"CompiledNetwork: {shape_text(self.input_shape)} -> {', '.join(shape_text(s) for s in self.output_shapes)}, "
             f"mode={self.mode!r}, hint={self.hint!r}, {self.macs / 1e6:.1f} MMAC, {self.nbytes / 1e6:.2f} MB of weights, "
             f"{self.memory / 1e6:.2f} MB of activations"
         )
-        return head + "\n" + table(lines, right=0)
+        return Table(("layer", "type", "step", "kernel", "bits", "reads", "writes", "shape"), rows, title=title)
 
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"
@@ -349,23 +299,3 @@ def _structure(results: Any) -> tuple[list[Symbol], Structure]:
     if not symbols:
         raise LayerError("forward returned nothing")
     return symbols, pack
-
-
-def _bits(bits: tuple[int, int]) -> str:
-    weights, activations = bits
-    return (f"W{weights}" if weights else "") + (f"A{activations}" if activations else "")
-
-
-def _size(shape: Iterable[int]) -> str:
-    return "x".join(str(side) for side in shape)
-
-
-def table(rows: list[tuple[str, ...]], right: int) -> str:
-    """Rows in columns, the last `right` of them flush right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    first_right = len(widths) - right
-    lines = []
-    for row in rows:
-        cells = [text.rjust(w) if i >= first_right else text.ljust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

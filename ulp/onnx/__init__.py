@@ -30,42 +30,70 @@ def load(
     *,
     strict: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    mode: str = "requantize",
-    hint: Hint = "latency",
-    group: int = 1,
+    mode: str | None = None,
+    hint: Hint | None = None,
+    group: int | None = None,
     tune: bool | None = None,
     limits: Limits | None = None,
 ) -> OnnxNetwork:
     """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
 
-    source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which comes back with the mode,
-        hint and group of then, and needs no package onnx.
+    source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which needs no package onnx. That comes
+        back with the shapes, mode, hint and group of then: arguments that ask for others are refused.
     strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}. A batch size needs none.
-    mode: "requantize": as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit for bit what
-        onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
-    hint, group: as for `ulp.nn.compile`. tune: as there, and by default True for a model, False for what was saved.
+    mode: "requantize" (the default): as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit
+        for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
+    hint, group: as for `ulp.nn.compile`, "latency" and 1 by default. tune: as there, and by default True for a model, False for what was
+        saved.
     limits: how large a file may be, and what it may ask for.
 
     Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between as numpy operators; print() the
     result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
     Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
-    if mode not in ("requantize", "requantise", "threshold"):
+    if mode not in (None, "requantize", "requantise", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
-    if hint not in ("latency", "throughput"):
+    if hint not in (None, "latency", "throughput"):
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
-    group = integer(group, "group", 1, 2**16)
+    group = None if group is None else integer(group, "group", 1, 2**16)
     limits = limits or Limits()
     if is_saved(source):
-        return load_saved(source, tune=bool(tune), limits=limits)
+        network = load_saved(source, tune=bool(tune), limits=limits)
+        _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group)
+        return network
     model = read(source, limits)
-    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint, group, tune is not False)
+    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint or "latency", group or 1, tune is not False)
     normal = normalise(model)
     built = build(normal, _shapes(model, dict(shapes or {})), compilation, limits)
     if strict:
         _check_strict(normal, built)
     return OnnxNetwork(model.inputs, model.outputs, built.stages, built.constants, layer_rows(normal, built), model.opset, limits)
+
+
+def _check_saved(
+    network: OnnxNetwork,
+    *,
+    strict: bool,
+    shapes: Mapping[str, Sequence[int]] | None,
+    mode: str | None,
+    hint: Hint | None,
+    group: int | None,
+) -> None:
+    """OnnxError where a saved network is not what these arguments of `load` ask for: nothing of it can be changed any more."""
+    again = "what was saved cannot be changed: load the model that it was made from"
+    if shapes:
+        raise OnnxError(f"shapes={dict(shapes)!r} for a saved network; {again}")
+    wanted = {"mode": "requantise" if mode == "requantize" else mode, "hint": hint, "group": group}
+    for stage in network.stages:
+        if isinstance(stage, IntegerStage):
+            for name, value in wanted.items():
+                saved = getattr(stage.compiled, name)
+                if value not in (None, saved):
+                    saved = "requantize" if saved == "requantise" else saved
+                    raise OnnxError(f"{name}={value!r} for a network that was saved with {name}={saved!r}; {again}")
+        elif strict and not without_compute(stage.node):
+            raise OnnxError(f"strict=True, and in the saved network {stage.node} runs in floats: {stage.reason}")
 
 
 def _shapes(model: Model, given: dict[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

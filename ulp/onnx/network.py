@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ulp._table import Printed, Table
+from ulp._validate import integer
 from ulp.nn import saved
-from ulp.nn.compiled import Profile, ProfileRow, table
+from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
 from ulp.nn.shapes import LayerError
 
 from .document import Contents, from_file, to_parts
@@ -20,7 +20,7 @@ from .model import Array, OnnxError, Port
 from .stages import IntegerStage, LayerRow, Stage, bound
 
 
-class OnnxNetwork:
+class OnnxNetwork(Printed):
     """A model that runs: integer parts as plans, other nodes as numpy operators. Any number of threads may call it at once.
 
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row per node of the model; print() shows
@@ -87,37 +87,41 @@ class OnnxNetwork:
     def _contents(self) -> Contents:
         return Contents(self.inputs, self.outputs, self.stages, self.constants, self.layers, self.opset)
 
-    def profile(self, *arrays: Any, **named: Any) -> Profile:
-        """Run once, and tell how long each step took. Float operators are steps called "float"."""
-        tensors = self._tensors(arrays, named)
+    def profile(self, *arrays: Any, runs: int = 5, **named: Any) -> Profile:
+        """How long each step takes, as `CompiledNetwork.profile` measures it. Float operators are steps called "float"."""
+        runs = integer(runs, "runs", 1, 2**16)
+        integers = {row.name for row in self.layers if row.integer}
+        return measured(lambda: self._timed(self._tensors(arrays, named), integers), runs)
+
+    def _timed(self, tensors: dict[str, Array], integers: set[str]) -> list[ProfileRow]:
+        """The steps of one run. integers: layers that the table says run in integers."""
         rows: list[ProfileRow] = []
+        now = clock_ns()
         for stage, runner in zip(self.stages, self._runners, strict=True):
             if isinstance(stage, IntegerStage):
-                rows += stage.compiled.profile(tensors[stage.source])
+                rows += stage.compiled.timed(tensors[stage.source])
                 runner(tensors)
                 continue
-            begin = time.perf_counter_ns()
+            begin = now()
             runner(tensors)
-            ms = (time.perf_counter_ns() - begin) * 1e-6
-            shape = tensors[stage.node.outputs[0]].shape[1:]
+            ms = (now() - begin) * 1e-6
             node = stage.node
-            rows.append(ProfileRow(node.name, node.op_type, "float", "numpy", (0, 0), shape, 0, ms, 0.0))
-        total = sum(row.ms for row in rows) or 1.0
-        return Profile(replace(row, share=row.ms / total) for row in rows)
+            shape = tensors[node.outputs[0]].shape[1:]
+            runs_in = "integers" if node.name in integers else "floats"
+            rows.append(ProfileRow(node.name, node.op_type, "float", "numpy", (0, 0), shape, 0, ms, 0.0, runs_in))
+        return rows
 
-    def __str__(self) -> str:
-        lines: list[tuple[str, ...]] = [("layer", "operator", "runs in", "bits", "shape", "bytes", "why")]
-        for row in self.layers:
-            weights, activations = row.bits
-            bits = (f"W{weights}" if weights else "") + (f"A{activations}" if activations else "")
-            shape = "x".join(map(str, row.shape))
-            lines.append((row.name, row.op_type, "integers" if row.integer else "floats", bits, shape, str(row.nbytes or ""), row.reason))
+    def _table(self) -> Table:
+        rows = [
+            (row.layer, row.type, row.runs_in, bits_text(row.bits), size_text(row.shape), str(row.nbytes or ""), row.why)
+            for row in self.layers
+        ]
         integers = sum(row.integer for row in self.layers)
-        head = (
+        title = (
             f"OnnxNetwork: {', '.join(map(_port_text, self.inputs))} -> {', '.join(map(_port_text, self.outputs))}, "
             f"{integers} of {len(self.layers)} layers in integers, {self.nbytes / 1e6:.2f} MB"
         )
-        return head + "\n" + table(lines, right=0)
+        return Table(("layer", "type", "runs in", "bits", "shape", "nbytes", "why"), rows, title=title)
 
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"

@@ -48,6 +48,28 @@ class LayerRow:
     nbytes: int = 0
     """Of its packed weights"""
 
+    # The columns of the table, which has the names that profiles have, too.
+
+    @property
+    def layer(self) -> str:
+        """`name`."""
+        return self.name
+
+    @property
+    def type(self) -> str:
+        """`op_type`."""
+        return self.op_type
+
+    @property
+    def runs_in(self) -> str:
+        """ "integers" or "floats"."""
+        return "integers" if self.integer else "floats"
+
+    @property
+    def why(self) -> str:
+        """`reason`."""
+        return self.reason
+
 
 def bound(node: Node, opset: int, limits: Limits) -> Callable[..., tuple[Array, ...]]:
     """The node's operator as a function of its inputs. OnnxError, naming the node, where there is none or it refuses."""
