@@ -35,6 +35,7 @@ def load(
     group: int | None = None,
     tune: bool | None = None,
     limits: Limits | None = None,
+    progress: bool = True,
 ) -> OnnxNetwork:
     """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
 
@@ -46,7 +47,7 @@ def load(
         for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
     hint, group: as for `ulp.nn.compile`, "latency" and 1 by default. tune: as there, and by default True for a model, False for what was
         saved.
-    limits: how large a file may be, and what it may ask for.
+    limits: how large a file may be, and what it may ask for. progress: show a progress bar, as `ulp.nn.compile` does.
 
     Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between as numpy operators; print() the
     result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
@@ -63,7 +64,9 @@ def load(
         _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group)
         return network
     model = read(source, limits)
-    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint or "latency", group or 1, tune is not False)
+    compilation = Compilation(
+        "threshold" if mode == "threshold" else "requantise", hint or "latency", group or 1, tune is not False, progress
+    )
     normal = normalise(model)
     built = build(normal, _shapes(model, dict(shapes or {})), compilation, limits)
     if strict:
