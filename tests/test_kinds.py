@@ -32,14 +32,8 @@ def test_bits_as_tables_write_them() -> None:
     }
     with pytest.raises(ValueError, match="bits='W3A8' with act_bits=4"):
         nn.Linear(3, 4, bits="W3A8", act_bits=4)
-    for wrong, error in (
-        ("W9A3", ValueError),
-        ("W3A33", ValueError),
-        ("W3", TypeError),
-        ("3", TypeError),
-        ("A3W3", TypeError),
-        ("", TypeError),
-    ):
+    errors: dict[str, type[Exception]] = {"W9A3": ValueError, "W3A33": ValueError, **dict.fromkeys(["W3", "3", "A3W3", ""], TypeError)}
+    for wrong, error in errors.items():
         with pytest.raises(error, match=f"bits='{wrong}': expected"):
             ulp.gemm(A, B, bits=wrong)
         with pytest.raises(error, match=f"bits='{wrong}'"):
@@ -78,10 +72,11 @@ def test_floats_of_16_bits() -> None:
     compiled = nn.compile(layers, IMAGES, tune=False)
     half = IMAGES.astype(np.float16)
     want = layers(half.astype(np.float32)).astype(np.float16)
-    for run in (layers, compiled, compiled.run):
+    for run in (compiled, compiled.run):
         made = run(half)
         assert made.dtype == np.float16
         assert (made == want).all()
+    assert layers(half).dtype == np.float16  # each layer rounds its result
     assert layers(IMAGES.astype(np.float64)).dtype == np.float32
 
 
@@ -104,7 +99,8 @@ def test_torch_tensors_give_torch_tensors() -> None:
         for dtype in (torch.float16, torch.bfloat16, torch.float32):
             made = run(x.to(dtype))
             assert made.dtype == dtype
-            assert torch.equal(made, torch.from_numpy(layers(x.to(dtype).float().numpy())).to(dtype))
+            if run is compiled:  # layers one after another round their results to 16 bits
+                assert torch.equal(made, torch.from_numpy(layers(x.to(dtype).float().numpy())).to(dtype))
     codes = nn.compile(layers, IMAGES, tune=False, codes_in=True)
     assert isinstance(codes(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), torch.Tensor)
     with pytest.raises(TypeError, match="expected floats, pass"):

@@ -65,7 +65,7 @@ def named_pair(value: str, name: str) -> tuple[int, int]:
     """ "W3A8", as tables write it, as (weights, activations) = (3, 8). TypeError for another text, ValueError for other widths."""
     weights, _, activations = value.upper().removeprefix("W").partition("A")
     if value[:1] not in ("W", "w") or not (weights.isascii() and weights.isdigit() and activations.isascii() and activations.isdigit()):
-        raise TypeError(f"{name}={value!r}: expected a bit width from 1 to 8, or two as in 'W3A8'")
+        raise TypeError(f"{name}={value!r}: expected a bit width from 1 to 8, not str; a text has two, as 'W3A8'")
     if weights not in _WIDTHS or activations not in _WIDTHS:
         raise ValueError(f"{name}={value!r}: expected widths from 1 to 8")
     return int(weights), int(activations)
