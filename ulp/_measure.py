@@ -17,7 +17,7 @@ from .packed import pack
 HEIGHTS = (1, 4, 16, 64, 256)
 """Rows of A; in between, and beyond the last, the choice of kernels interpolates."""
 
-_ROUNDS = 3
+_ROUNDS = 8
 _SAMPLE_NS = 200_000
 # A call that takes longer is timed once per pass, and in the first pass only.
 _SLOW_NS = 20_000_000
