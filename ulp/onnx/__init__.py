@@ -95,8 +95,9 @@ def _check_saved(
                 if value not in (None, saved):
                     saved = "requantize" if saved == "requantise" else saved
                     raise OnnxError(f"{name}={value!r} for a network that was saved with {name}={saved!r}; {again}")
-        elif strict and not without_compute(stage.node):
-            raise OnnxError(f"strict=True, and in the saved network {stage.node} runs in floats: {stage.reason}")
+    for row in network.layers:
+        if strict and not row.integer and not without_compute(row):
+            raise OnnxError(f"strict=True, and in the saved network {row.name} ({row.op_type}) runs in floats: {row.reason}")
 
 
 def _shapes(model: Model, given: dict[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

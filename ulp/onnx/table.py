@@ -17,7 +17,7 @@ _MOVERS = (
 _INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 
 
-def without_compute(node: Node) -> bool:
+def without_compute(node: Node | LayerRow) -> bool:
     """Whether an operator that runs outside of plans does so without arithmetic of floats."""
     return node.op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
 
