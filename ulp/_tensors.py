@@ -22,7 +22,7 @@ def as_numpy(x: Any, name: str) -> Any:
     if not is_tensor(x):
         return x
     if x.device.type != "cpu":
-        raise TypeError(f"{name} is a tensor on {x.device}: ulp computes on the CPU here, pass {name}.cpu()")
+        raise TypeError(f"{name} is a tensor on {x.device}: ulp.nn computes on the CPU, pass {name}.cpu()")
     x = x.detach()
     return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
 

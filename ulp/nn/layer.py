@@ -33,7 +33,7 @@ def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], A
     array = np.asarray(as_numpy(x, name))
     if array.dtype.kind != "f":
         fix = f"{name}.float()" if is_tensor(x) else f"{name}.astype(np.float32)"
-        raise TypeError(f"{name} has dtype {array.dtype}: expected floats, pass {fix}")
+        raise TypeError(f"{name} has dtype {getattr(x, 'dtype', array.dtype)}: expected floats, pass {fix}")
     return np.require(array, np.float32, ("C", "A")), lambda result: like(x, result)
 
 
