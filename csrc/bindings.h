@@ -36,15 +36,31 @@ inline Encoding encoding_of(int bits, bool is_signed, const char* name) {
   return {bits, is_signed};
 }
 
+// Of a quantized result with this zero point.
+inline Encoding result_encoding(int bits, bool is_signed, int zero) {
+  const Encoding e = encoding_of(bits, is_signed, "out_bits");
+  if (e.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
+  if (zero < e.min() || zero > e.max()) {
+    throw py::value_error("out_zero=" + std::to_string(zero) + ": expected a zero point of the result from " + std::to_string(e.min()) +
+                          " to " + std::to_string(e.max()));
+  }
+  return e;
+}
+
+// More than any machine has.
+inline constexpr int64_t kMaxPackedBytes = 1'000'000'000'000'000;
+
 inline BitpackedLayout layout_of(int64_t k, int64_t n, int bits) {
   encoding_of(bits, false, "bits");
   constexpr int64_t kMaxSide = int64_t{1} << 31;
   if (k < 0 || n < 0 || k > kMaxSide || n > kMaxSide) {
     throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is outside [0, 2^31] on a side");
   }
-  const double bytes = (static_cast<double>(k) + 32) * (static_cast<double>(n) + 8) * bits / 8;
-  if (bytes > 1e15) throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is too large");
-  return {k, n, bits};
+  const BitpackedLayout layout{k, n, bits};
+  // nbytes() itself may not fit int64.
+  if (layout.units() * layout.k_blocks() > kMaxPackedBytes / layout.unit_bytes())
+    throw py::value_error("shape (" + std::to_string(k) + ", " + std::to_string(n) + ") is too large");
+  return layout;
 }
 
 void bind_gemm(py::module_& m);  // bindings_gemm.cpp

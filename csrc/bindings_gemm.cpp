@@ -278,13 +278,7 @@ void epilogue_from(FusedEpilogue& f, const py::dict& fields, Problem& problem) {
   if (!out_bits) return;
   f.out_signed = field(fields, names.out_signed).cast<bool>();
   const int zero = field(fields, names.out_zero).cast<int>();
-  const Encoding q = encoding_of(out_bits.cast<int>(), f.out_signed, "out_bits");
-  if (q.bipolar()) throw py::value_error("out_bits = 1 with out_signed: a bipolar output has no zero point; take 1 bit unsigned");
-  if (zero < q.min() || zero > q.max()) {
-    throw py::value_error("out_zero=" + std::to_string(zero) + ": expected a zero point of the result from " + std::to_string(q.min()) +
-                          " to " + std::to_string(q.max()));
-  }
-  f.epilogue.quantized = q;
+  f.epilogue.quantized = result_encoding(out_bits.cast<int>(), f.out_signed, zero);
   f.epilogue.zero = zero;
 }
 

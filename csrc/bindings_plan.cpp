@@ -13,13 +13,9 @@
 #include "bindings_plan_fields.h"
 #include "plan/plan.h"
 
-namespace py = pybind11;
+namespace ulp::bindings {
 
 namespace {
-
-using namespace ulp_bindings;
-using ulp::Plan;
-using ulp::StepKind;
 
 // A plan as Python holds it: with what a call needs of its ports.
 //
@@ -48,7 +44,7 @@ struct PlanHolder {
     open();
     busy = true;
     try {
-      const ulp::bindings::WithoutGil release;
+      const WithoutGil release;
       plan.finalize(group, throughput, tune);
     } catch (...) {
       busy = false;
@@ -74,7 +70,7 @@ void check_array(const py::array& x, const py::object& dtype, int64_t images, co
   if (!fits) {
     std::string expected = images < 0 ? "(N" : "(" + std::to_string(images);
     for (const int64_t s : shape) expected += ", " + std::to_string(s);
-    throw py::value_error(std::string(name) + " has shape " + shape_text(x) + ", expected " + expected + ")");
+    throw py::value_error(std::string(name) + " has shape " + shape_of(x) + ", expected " + expected + ")");
   }
   if (!(x.flags() & py::array::c_style)) throw py::value_error(std::string(name) + " must be C-contiguous");
   if (reinterpret_cast<uintptr_t>(x.data()) % static_cast<size_t>(x.itemsize()))
@@ -121,7 +117,7 @@ py::list run(const PlanHolder& h, const py::object& input, const py::object& out
   }
   const void* from = x.data();
   {
-    const ulp::bindings::WithoutGil release;
+    const WithoutGil release;
     h.plan.run({from, images}, data.data(), step_ns);
   }
   return results;
@@ -166,7 +162,7 @@ void bind_plan(py::module_& m) {
 
   using Object = const py::object&;
   py::class_<PlanHolder> plan(m, "Plan");
-  ulp::bindings::made_by_init(plan);
+  made_by_init(plan);
   plan.def(py::init<>())
       .def(
           "codes",
@@ -215,3 +211,5 @@ void bind_plan(py::module_& m) {
     plan.def(kind.name, [&kind](PlanHolder& h, const py::kwargs& given) { h.add(kind, given); });
   }
 }
+
+}  // namespace ulp::bindings

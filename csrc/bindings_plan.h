@@ -2,4 +2,8 @@
 
 #include <pybind11/pybind11.h>
 
+namespace ulp::bindings {
+
 void bind_plan(pybind11::module_& m);
+
+}  // namespace ulp::bindings

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace ulp_bindings {
+namespace ulp::bindings {
 namespace {
 
 // A numpy array of exactly this dtype and so many dimensions, in C order.
@@ -13,7 +13,7 @@ py::array array_of(const py::handle& x, const py::dtype& dtype, int dimensions, 
   if (!array.dtype().equal(dtype))
     throw py::type_error(name + " has dtype " + std::string(py::str(array.dtype())) + ", expected " + std::string(py::str(dtype)));
   if (array.ndim() != dimensions)
-    throw py::value_error(name + " has shape " + shape_text(array) + ", expected " + std::to_string(dimensions) + " dimensions");
+    throw py::value_error(name + " has shape " + shape_of(array) + ", expected " + std::to_string(dimensions) + " dimensions");
   return py::array::ensure(array, py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_);
 }
 
@@ -98,8 +98,6 @@ void read(const py::handle& x, const std::string& name, ulp::FinishSpec& field) 
 
 std::string type_name(const py::handle& x) { return Py_TYPE(x.ptr())->tp_name; }
 
-std::string shape_text(const py::array& x) { return std::string(py::str(x.attr("shape"))); }
-
 int int_of(const py::handle& x, const std::string& name) {
   if (!PyIndex_Check(x.ptr()) || PyBool_Check(x.ptr())) throw py::type_error(name + ": expected an integer, got " + type_name(x));
   const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(x.ptr()));
@@ -151,4 +149,4 @@ void read_fields(const py::dict& given, const ulp::FieldList& fields, const std:
   }
 }
 
-}  // namespace ulp_bindings
+}  // namespace ulp::bindings

@@ -1,16 +1,12 @@
 // Python objects -> the fields of a step (plan/fields.h). They come as objects, so that what is wrong with one can be said in words.
 #pragma once
 
-#include <pybind11/numpy.h>
-
+#include "bindings.h"
 #include "plan/finish_spec.h"
 
-namespace ulp_bindings {
-
-namespace py = pybind11;
+namespace ulp::bindings {
 
 std::string type_name(const py::handle& x);
-std::string shape_text(const py::array& x);
 
 int int_of(const py::handle& x, const std::string& name);
 float float_of(const py::handle& x, const std::string& name);
@@ -22,4 +18,4 @@ py::sequence sequence_of(const py::handle& x, const std::string& name, const cha
 void read_fields(const py::dict& given, const ulp::FieldList& fields, const std::string& owner, const char* before = ": ",
                  const char* behind = "");
 
-}  // namespace ulp_bindings
+}  // namespace ulp::bindings

@@ -21,6 +21,7 @@ from bench.reports import documents, products
 from bench.runs import machine, results, timing
 from bench.subjects import operands
 from bench.subjects.interface import compare
+from ulp import _core
 
 ENVIRONMENT = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -209,14 +210,20 @@ def test_ceilings_are_of_the_order_of_the_clock() -> None:
 
 
 def test_ceiling_of_a_kernel() -> None:
-    assert ceiling.of_kernel("mul8", "mul8_avx2_3x32", "avx2", 3, 3) == ceiling.RowCeiling("mul8", 1.0)
-    assert ceiling.of_kernel("mul16", "mul16_avx2_3x16", "avx2", 8, 8) == ceiling.RowCeiling("mul8", 2.0)
-    assert ceiling.of_kernel("lut", "lut_avx2_4x32", "avx2", 8, 2) == ceiling.RowCeiling("lut", 2.0)
-    assert ceiling.of_kernel("bitserial", "bitserial_avx2_4x4", "avx2", 2, 3) == ceiling.RowCeiling("bitserial", 6.0)
-    assert ceiling.of_kernel("ulppack", "ulppack_p1_avx2_3x16", "avx2", 2, 2) == ceiling.RowCeiling("ulppack_p1", 1.0)
-    assert ceiling.of_kernel("ulppack", "rowpair_avx2_3x32", "avx2", 1, 1) == ceiling.RowCeiling("mul8", 0.5)
-    assert ceiling.of_kernel("mul8", "mul8_scalar_4x8", "baseline", 3, 3) is None
-    assert ceiling.of_kernel("new", "new_avx2_1x8", "avx2", 3, 3) is None
+    assert ceiling.of_kernel("mul8", "avx2", 3, 3) == ceiling.RowCeiling("mul8", 1.0)
+    assert ceiling.of_kernel("mul16", "avx2", 8, 8) == ceiling.RowCeiling("mul8", 2.0)
+    assert ceiling.of_kernel("lut", "avx2", 8, 2) == ceiling.RowCeiling("lut", 2.0)
+    assert ceiling.of_kernel("bitserial", "avx2", 2, 3) == ceiling.RowCeiling("bitserial", 6.0)
+    assert ceiling.of_kernel("ulppack_p1", "avx2", 2, 2) == ceiling.RowCeiling("ulppack_p1", 1.0)
+    assert ceiling.of_kernel("rowpair", "avx2", 1, 1) == ceiling.RowCeiling("mul8", 0.5)
+    assert ceiling.of_kernel("mul8", "baseline", 3, 3) is None
+    assert ceiling.of_kernel("new", "avx2", 3, 3) is None
+
+
+def test_every_technique_with_avx2_kernels_has_a_ceiling_but_stream() -> None:
+    """Which is bound by memory."""
+    techniques = {k["technique"] for k in _core.kernels() if k["isa"] == "avx2"}
+    assert {t for t in techniques if ceiling.of_kernel(t, "avx2", 1, 1) is None} <= {"stream"}
 
 
 def test_missing_compiler_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

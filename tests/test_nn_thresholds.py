@@ -53,7 +53,7 @@ def test_codes_are_those_of_exact_arithmetic(
     if offset:
         # Far from zero, where float32 no longer tells one sum from the next.
         biases -= (factors * np.float32(offset)).astype(np.float32)
-    table, flip = thresholds(factors, biases, *clamp, q)
+    table, flip = thresholds(factors, biases, *clamp, *q.bounds())
     assert table.dtype == np.int32
     assert table.shape == (len(m), q.levels)
     assert (np.diff(table.astype(np.int64), axis=1) >= 0).all()
@@ -68,7 +68,7 @@ def test_codes_are_those_of_exact_arithmetic(
 def test_every_sum_is_a_tie(m: float, bits: int, bias: float, zero: int) -> None:
     q = nn.Quantizer(bits, 2.0, zero % 2**bits)  # odd sums lie between two codes
     factors, biases = np.array([m], np.float32), np.array([bias], np.float32)
-    table, flip = thresholds(factors, biases, -math.inf, math.inf, q)
+    table, flip = thresholds(factors, biases, -math.inf, math.inf, *q.bounds())
     sums = np.arange(-300, 300)
     expected = [exact_code(int(acc), m, bias, -math.inf, math.inf, q) for acc in sums]
     assert_exact(codes(sums, table, flip)[0], np.array(expected), str(q))
@@ -78,7 +78,7 @@ def test_scales_of_zero_and_steps_out_of_reach() -> None:
     q = nn.Quantizer(2, 1.0)
     factors = np.array([0.0, -0.0, 1e-30, -1e-30, 1e30], np.float32)
     biases = np.array([1.5, -3.0, 0.25, 2.75, 0.0], np.float32)
-    table, flip = thresholds(factors, biases, -math.inf, math.inf, q)
+    table, flip = thresholds(factors, biases, -math.inf, math.inf, *q.bounds())
     sums = np.array([-(2**31) + 1, -1, 0, 1, 2**31 - 2])
     expected = [[exact_code(int(acc), f, b, -math.inf, math.inf, q) for acc in sums] for f, b in zip(factors, biases, strict=True)]
     assert_exact(codes(sums, table, flip), np.array(expected), "codes")

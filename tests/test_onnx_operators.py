@@ -37,8 +37,8 @@ _FILES = {
     "ReduceLogSumExp": "reduce_log_sum_exp",
 }
 
-# QONNX's operators are not onnx's.
-_FOREIGN = {"BipolarQuant", "Quant", "Trunc"}
+# QONNX's and onnxruntime's operators are not onnx's.
+_FOREIGN = {"BipolarQuant", "MatMulNBits", "MultiThreshold", "Quant", "Trunc"}
 
 # Cases of what ulp refuses, by the beginnings of their names, and why.
 _REFUSED = {

@@ -19,12 +19,12 @@ from reference import Array
 import ulp
 from ulp import _tensorfile
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx_models import Writer, quantized, small_network  # what is not installed skips the file
+from onnx_models import Writer, quantized, small_network  # noqa: E402  # what is not installed skips the file
 
-from ulp.onnx import OnnxError, OnnxNetwork
+from ulp.onnx import OnnxError, OnnxNetwork  # noqa: E402
 
 
 def _images(*shape: int) -> Array:
@@ -51,13 +51,13 @@ def _mixed() -> Any:
 
 
 def _network(kind: str) -> tuple[OnnxNetwork, Array]:
-    if kind == "mixed":
-        return ulp.load(_mixed(), tune=False), _images(4, 3, 10, 10)
+    if kind != "integer":
+        return ulp.load(_mixed(), tune=False, floats=kind), _images(4, 3, 10, 10)
     model, x = small_network(), _images(24, 3, 16, 16)
     return ulp.load(quantized(model, x), tune=False), x
 
 
-@pytest.mark.parametrize("kind", ["mixed", "integer"])
+@pytest.mark.parametrize("kind", ["numpy", "onnxruntime", "integer"])
 def test_what_is_loaded_computes_the_same_bits(kind: str, tmp_path: Path) -> None:
     network, x = _network(kind)
     assert network.integer == (kind == "integer")
@@ -73,18 +73,19 @@ def test_what_is_loaded_computes_the_same_bits(kind: str, tmp_path: Path) -> Non
 
 
 def test_what_was_saved_cannot_be_asked_to_be_another(tmp_path: Path) -> None:
-    network, x = _network("mixed")
+    network, x = _network("numpy")
     network.save(tmp_path / "network.ulp")
     path = tmp_path / "network.ulp"
     same = ulp.load(path, mode="requantize", hint="latency", group=1)
     assert np.array_equal(same(x), network(x))
     assert np.array_equal(ulp.load(path, mode="requantise")(x), network(x))
     for arguments, words in (
-        ({"strict": True}, r"strict=True, and in the saved network .*Tanh.* runs in floats"),
+        ({"strict": True}, r"strict=True, and in the saved network \w+ '\w+' runs in floats: \w+"),
         ({"mode": "threshold"}, "mode='threshold' for a network that was saved with mode='requantize'"),
         ({"hint": "throughput"}, "hint='throughput' for a network that was saved with hint='latency'"),
         ({"group": 2}, "group=2 for a network that was saved with group=1"),
         ({"shapes": {"x": (1, 3, 10, 10)}}, "shapes=.* for a saved network"),
+        ({"floats": "onnxruntime"}, "floats='onnxruntime' for a network that was saved with nodes that run otherwise"),
     ):
         with pytest.raises(OnnxError, match=words):
             ulp.load(path, **arguments)
@@ -94,7 +95,7 @@ def test_what_was_saved_cannot_be_asked_to_be_another(tmp_path: Path) -> None:
 
 
 def test_profile_and_table_say_the_same(tmp_path: Path) -> None:
-    network, x = _network("mixed")
+    network, x = _network("numpy")
     profile = network.profile(x, runs=2)
     layers = {row.layer: row.runs_in for row in network.layers}
     assert {row.runs_in for row in profile} == {"integers", "floats"}
@@ -102,8 +103,9 @@ def test_profile_and_table_say_the_same(tmp_path: Path) -> None:
     assert "<table>" in network._repr_html_()
 
 
-def test_no_package_onnx_is_needed(tmp_path: Path) -> None:
-    network, x = _network("mixed")
+@pytest.mark.parametrize("kind", ["numpy", "onnxruntime"])
+def test_no_package_onnx_is_needed(kind: str, tmp_path: Path) -> None:
+    network, x = _network(kind)
     network.save(tmp_path / "network.ulp")
     np.save(tmp_path / "x.npy", x)
     output_of(
@@ -119,7 +121,7 @@ def test_no_package_onnx_is_needed(tmp_path: Path) -> None:
 
 
 def test_each_kind_is_loaded_by_its_function(tmp_path: Path) -> None:
-    network, _ = _network("mixed")
+    network, _ = _network("numpy")
     network.save(tmp_path / "onnx.ulp")
     with pytest.raises(ValueError, match=r"of kind 'OnnxNetwork', not 'CompiledNetwork': read it with ulp\.load"):
         ulp.nn.load(tmp_path / "onnx.ulp")
@@ -135,7 +137,7 @@ def test_each_kind_is_loaded_by_its_function(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("saved") / "network.ulp"
-    _network("mixed")[0].save(path)
+    _network("numpy")[0].save(path)
     return path.read_bytes()
 
 
@@ -200,6 +202,43 @@ def _floats(document: dict[str, Any], op_type: str) -> dict[str, Any]:
 def test_what_is_wrong_is_said(data: bytes, change: Callable[[dict[str, Any]], Any], message: str) -> None:
     with pytest.raises(OnnxError, match=f"^the bytes cannot be loaded: .*{message}"):
         ulp.load(_with(data, change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: _island(d).update(reads=[]), "has 0 and 1 names of tensors, and its model"),
+        (lambda d: _island(d).update(makes=["a", "b"]), "has 1 and 2 names of tensors, and its model"),
+        (lambda d: _island(d).update(island=3), "the model of an island is no array of bytes"),
+        (lambda d: _island(d).update(folds=1), "folds of an island is int, expected bool"),
+        (lambda d: _island(d).update(name="x" * 9, reads=[3]), "are no names"),
+    ],
+)
+def test_what_is_wrong_of_an_island_is_said(change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path) -> None:
+    network, _ = _network("onnxruntime")
+    network.save(tmp_path / "network.ulp")
+    with pytest.raises(OnnxError, match=message):
+        ulp.load(_with((tmp_path / "network.ulp").read_bytes(), change))
+
+
+def _island(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(stage for stage in document["stages"] if "island" in stage)
+    return found
+
+
+def test_an_island_is_checked_before_onnxruntime_sees_it(tmp_path: Path) -> None:
+    """Data in another file would be read from wherever the file says, or from an address."""
+    network, _ = _network("onnxruntime")
+    network.save(tmp_path / "network.ulp")
+    arrays, known = _tensorfile.read((tmp_path / "network.ulp").read_bytes())
+    name = next(name for name in arrays if name.endswith("island"))
+    model = onnx.load_from_string(arrays[name].tobytes())
+    tensor = model.graph.initializer.add(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="*/_ORT_MEM_ADDR_/*")
+    for wrong, message in ((model.SerializeToString(), "data in another file"), (b"\x3a\xff", "damaged"), (b"", "onnxruntime")):
+        data = _tensorfile.write(arrays | {name: np.frombuffer(wrong, np.uint8)}, known)
+        with pytest.raises(OnnxError, match=message):
+            ulp.load(b"".join(data))
 
 
 def _try(data: bytes, x: Array) -> bool:

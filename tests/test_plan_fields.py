@@ -20,7 +20,7 @@ from ulp import _core
 
 # Files hold the fields of a step in this order. New ones may follow, if they may be left out.
 SAVED = {
-    "input_floats": ("channels", "height", "width", "targets", "divide"),
+    "input_floats": ("channels", "height", "width", "targets", "divide", "nhwc"),
     "input_codes": ("tensor", "nhwc"),
     "conv": ("source", "source_channel", "weights", "kernel", "stride", "padding", "dilation", "weight_zero", "finish", "method"),
     "depthwise": ("source", "weights", "stride", "padding", "dilation", "finish"),
@@ -29,6 +29,9 @@ SAVED = {
     "window_mean": ("source", "rows", "columns", "divisor", "finish"),
     "rescale": ("source", "finish"),
     "gather": ("source", "source_channel", "channels", "target", "rows", "columns"),
+    "rearrange": ("source", "target", "rows", "columns", "channels"),
+    "lookup": ("source", "target", "codes", "values"),
+    "combine": ("operands", "channels", "multiply", "low", "high", "targets", "divide"),
     "output": ("tensor", "nhwc"),
 }
 
@@ -65,7 +68,10 @@ def test_fields_without_a_default_must_be_there(name: str) -> None:
         plan = _core.Plan()
         begin(plan)
         given = {key: value for key, value in valid(plan)[name].items() if key != field}
-        if optional:
+        if (name, field) == ("lookup", "codes"):  # one of codes and values must be there
+            with pytest.raises(ValueError, match=r"^lookup: expected one of codes and values$"):
+                plan.lookup(**given)
+        elif optional:
             added(plan, name, given)
         else:
             with pytest.raises(ValueError, match=f"^{name} lacks '{field}'$"):
@@ -83,7 +89,7 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
     depthwise_finish = entries(scale=np.ones(6, np.float32), bias=np.ones(6, np.float32))
     whole_conv = {"source": SOURCE, "source_channel": 0, "weights": W8, "kernel": ONES, "weight_zero": 0, "method": None}
     return {
-        "input_floats": {"channels": 3, "height": 4, "width": 4, "targets": [IMAGE], "divide": False},
+        "input_floats": {"channels": 3, "height": 4, "width": 4, "targets": [IMAGE], "divide": False, "nhwc": False},
         "input_codes": {"tensor": IMAGE, "nhwc": True},
         "conv": whole_conv | window | {"finish": conv_finish},
         "depthwise": {"source": SOURCE, "weights": np.ones((1, 1, 6), np.int8), **window, "finish": depthwise_finish},
@@ -92,6 +98,23 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
         "window_mean": {"source": SOURCE, **windows, "divisor": np.ones((2, 2), np.float32), "finish": unscaled(targets=[(POOLED, 0)])},
         "rescale": {"source": SOURCE, "finish": unscaled(unit=1.0)},
         "gather": {"source": SOURCE, "source_channel": 0, "channels": 6, "target": (UNWRITTEN, 0), **indices},
+        "rearrange": {
+            "source": SOURCE,
+            "target": (UNWRITTEN, 0),
+            "rows": np.array([[0, x, 0] for x in range(4)], np.int32),
+            "columns": np.array([[y, 0, 0] for y in range(4)], np.int32),
+            "channels": np.array([[0, 0, c] for c in (5, 4, 2, 3, 1, 0)], np.int32),
+        },
+        "lookup": {"source": SOURCE, "target": (UNWRITTEN, 0), "codes": np.arange(16, dtype=np.uint8)[None], "values": None},
+        "combine": {
+            "operands": [(SOURCE, 0), (OTHER, 0)],
+            "channels": 6,
+            "multiply": False,
+            "low": 0.0,
+            "high": math.inf,
+            "targets": [(UNWRITTEN, 0)],
+            "divide": True,
+        },
         "output": {"tensor": OTHER, "nhwc": True},
     }
 
@@ -158,7 +181,7 @@ def test_no_value_of_a_field_does_harm(name: str) -> None:
     refused = 0
     x = np.zeros((1, 6, 4, 4), np.float32)
     if name.startswith("input"):
-        x = np.zeros((1, 4, 4, 3), np.uint8) if name == "input_codes" else x[:, :3]
+        x = np.zeros((1, 3, 4, 4), np.uint8 if name == "input_codes" else np.float32)
     first = _core.Plan()
     begin(first)
     for i, _ in enumerate(attempts(first, name)):
@@ -172,7 +195,9 @@ def test_no_value_of_a_field_does_harm(name: str) -> None:
             continue
         plan.output(tensor=plan.steps()[0]["targets"][0], nhwc=True)
         plan.finalize(1, False)
-        plan.run(np.ascontiguousarray(x) if name != "input_codes" or fields["nhwc"] else np.zeros((1, 3, 4, 4), np.uint8))
+        nhwc = fields.get("nhwc") is True and name.startswith("input")
+        shape = (1, 4, 4, x.shape[1]) if nhwc else (1, x.shape[1], 4, 4)
+        plan.run(np.zeros(shape, x.dtype))
     assert refused > 50
 
 

@@ -168,10 +168,13 @@ class Plan:
         """A tensor of codes."""
 
     def floats(self, height: int, width: int, channels: int) -> int:
-        """A tensor of float32, which only `output` can read."""
+        """A tensor of float32, which only `combine` and `output` can read."""
 
-    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = ...) -> None:
-        """(N, channels, height, width) float32, quantized into 1 to 4 whole tensors; divide: by v / scale, rounded once."""
+    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = ..., nhwc: bool = ...) -> None:
+        """(N, channels, height, width) float32, or (N, height, width, channels), quantized into 1 to 4 whole tensors.
+
+        divide: by v / scale, rounded once.
+        """
 
     def input_codes(self, *, tensor: int, nhwc: bool) -> None:
         """uint8 (N, H, W, C) or (N, C, H, W)."""
@@ -196,7 +199,7 @@ class Plan:
         From a tensor of 1 to 3 channels, where kw > 1 and dilation[1] == 1, weights may be padded by kernel rows instead: kh * (kw * C
         rounded up to 4) of them, and are taken as such if that is what K says. Pads then hold weight_zero, so one bit can have none. All
         readers of a tensor must agree on one of the two.
-        method: None, "direct", "winograd" or a kernel's name.
+        method: None, "direct", "winograd", or what `steps` gives: the name of a kernel or of a transform.
         """
 
     def depthwise(
@@ -254,6 +257,46 @@ class Plan:
         columns: npt.NDArray[np.int32],
     ) -> None:
         """out[y][x] = in[rows[y]][columns[x]], an index of -1: code zero. Same quantizer on both sides."""
+
+    def rearrange(
+        self,
+        *,
+        source: int,
+        target: tuple[int, int],
+        rows: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.int32],
+        channels: npt.NDArray[np.int32],
+    ) -> None:
+        """out[y][x][c] = in[rows[y] + columns[x] + channels[c]], sums of places (y, x, c). Same quantizer on both sides.
+
+        rows (Ho, 3), columns (Wo, 3), channels (Co, 3), none negative.
+        """
+
+    def lookup(
+        self,
+        *,
+        source: int,
+        target: tuple[int, int],
+        codes: npt.NDArray[np.uint8] | None = ...,
+        values: npt.NDArray[np.float32] | None = ...,
+    ) -> None:
+        """out[y][x][c] = codes[r][in[y][x][c]], for floats values[r][...]; one of the two, (1, 2^bits): r = 0, or (C, 2^bits): r = c."""
+
+    def combine(
+        self,
+        *,
+        operands: list[tuple[int, int]],
+        channels: int,
+        multiply: bool,
+        low: float,
+        high: float,
+        targets: list[tuple[int, int]],
+        divide: bool,
+    ) -> None:
+        """v = the sum or product of 1 to 4 slices of codes or floats, H x W, all but the first also 1 x 1; clamped; 1 to 4 targets.
+
+        divide: codes by v / scale, rounded once.
+        """
 
     def output(self, *, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""

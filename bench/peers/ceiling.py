@@ -78,29 +78,25 @@ class RowCeiling:
     divisor: float
 
 
-def of_kernel(technique: str, name: str, isa: str, a_bits: int, b_bits: int) -> RowCeiling | None:
+def of_kernel(technique: str, isa: str, a_bits: int, b_bits: int) -> RowCeiling | None:
     """The ceiling of one row of the kernel table at one bit pair; None where there is no bare loop for the technique or the ISA.
 
-    mul8 does 32 MACs per multiply-and-add, half of that at 8 x 8 bits, where it must split an operand. lut does 128 one-bit MACs per
-    look-up, once per plane of the operand that is cut into planes, at best the narrower one. bitserial pays for every pair of planes.
-    ulppack with packed outputs does 64 MACs where mul8 does 32.
+    mul8 does 32 MACs per multiply-and-add, half of that at 8 x 8 bits, where it must split an operand. mul16 widens operands to 16 bits,
+    half as many in a register. rowpair does 64 where mul8 does 32. Lookups do 128 one-bit MACs each, once per plane of the operand that is
+    cut into planes, at best the narrower one. bitserial pays for every pair of planes.
     """
-    if isa.lower() != "avx2":
+    if isa != "avx2":
         return None
-    words = set(name.lower().split("_")) | set(technique.lower().split("_"))
-    stem = technique.lower()
-    if stem.startswith("mul8"):
+    if technique == "mul8":
         return RowCeiling("mul8", 2.0 if a_bits + b_bits == 16 else 1.0)
-    if stem.startswith("mul16"):  # operands widened to 16 bits: half as many in a register
-        return RowCeiling("mul8", 2.0)
-    if stem.startswith("lut"):
-        return RowCeiling("lut", float(min(a_bits, b_bits)))
-    if stem.startswith("bitserial"):
-        return RowCeiling("bitserial", float(a_bits * b_bits))
-    if stem.startswith("ulppack"):
-        if words & {"p1", "ulppack1", "ulppackp1"}:
-            return RowCeiling("ulppack_p1", 1.0)
-        if words & {"p2", "ulppack2", "ulppackp2"}:
-            return RowCeiling("ulppack_p2", 1.0)
-        return RowCeiling("mul8", 0.5)
-    return None
+    planes = float(min(a_bits, b_bits))
+    known = {
+        "mul16": RowCeiling("mul8", 2.0),
+        "rowpair": RowCeiling("mul8", 0.5),
+        "lut": RowCeiling("lut", planes),
+        "lutstream": RowCeiling("lut", planes),
+        "bitserial": RowCeiling("bitserial", float(a_bits * b_bits)),
+        "ulppack_p1": RowCeiling("ulppack_p1", 1.0),
+        "ulppack_p2": RowCeiling("ulppack_p2", 1.0),
+    }
+    return known.get(technique)

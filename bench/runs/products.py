@@ -162,7 +162,7 @@ def _rows_as_contestants(
             run.not_run.append({"kernel": name, "shape": list(shape), "bits": list(bits), "why": str(error)})
             continue
         info: dict[str, Any] = {"kernel": name, "technique": technique, "isa": isa, "ceiling": None}
-        if bound := ceiling.of_kernel(technique, name, isa, *bits):
+        if bound := ceiling.of_kernel(technique, isa, *bits):
             info["ceiling"] = {"loop": f"ceiling {bound.loop}", "divisor": bound.divisor}
             loops.add(bound.loop)
         contestants.append(Contestant(name, "ulp", call, m * n * k, int(call.packed.nbytes), bits, info=info))

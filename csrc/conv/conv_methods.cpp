@@ -32,9 +32,9 @@ std::unique_ptr<Conv> make_winograd_avx2(const ConvMethod& m, const ConvProblem&
 constexpr auto make_winograd_avx2 = nullptr;
 #endif
 
-// name, technique, ISA, why_not, prefer, make
+// name, technique, ISA, reach, why_not, prefer, make
 const ConvMethod kMethods[] = {
-    {"winograd_avx2_2x2", "winograd", Isa::avx2, why_not_winograd, prefer_winograd, make_winograd_avx2},
+    {"winograd_avx2_2x2", "winograd", Isa::avx2, kWinogradReach, why_not_winograd, prefer_winograd, make_winograd_avx2},
 };
 
 // name, ISA, run; best first
@@ -51,9 +51,17 @@ const DepthwiseMethod kDepthwise[] = {
 
 ConvMethods conv_methods() { return {kMethods, sizeof kMethods / sizeof kMethods[0]}; }
 
-const ConvMethod* find_conv_method(const std::string& technique) {
+int reach_of_methods(const ConvProblem& p) {
+  int reach = 0;
   for (const ConvMethod& m : conv_methods()) {
-    if (technique == m.technique) return &m;
+    if (m.reach > reach && m.why_not(p).empty()) reach = m.reach;
+  }
+  return reach;
+}
+
+const ConvMethod* find_conv_method(const std::string& name) {
+  for (const ConvMethod& m : conv_methods()) {
+    if (name == m.technique || name == m.name) return &m;
   }
   return nullptr;
 }
@@ -61,7 +69,7 @@ const ConvMethod* find_conv_method(const std::string& technique) {
 std::string why_not(const ConvMethod& m, const ConvProblem& p) {
   const std::string reason = m.why_not(p);
   if (!reason.empty()) return reason;
-  return m.make && m.isa <= current_isa() ? "" : std::string("needs ") + isa_name(m.isa);
+  return m.make && isa_runs(m.isa) ? "" : std::string("needs ") + isa_name(m.isa);
 }
 
 void check(const ConvMethod& m, const ConvProblem& p) {
@@ -76,7 +84,7 @@ std::unique_ptr<Conv> make_conv(const ConvMethod& m, const ConvProblem& p) {
 
 const DepthwiseMethod& depthwise_method() {
   const DepthwiseMethod* method = kDepthwise;
-  while (method->isa > current_isa()) ++method;  // the last one runs everywhere
+  while (!isa_runs(method->isa)) ++method;  // the last one runs everywhere
   return *method;
 }
 

@@ -14,6 +14,7 @@ struct ConvMethod {
   const char* name;       // <technique>_<isa>_<tile>
   const char* technique;  // what a caller may ask for
   Isa isa;
+  int reach;                                           // rows and columns that it reads behind the last window
   std::string (*why_not)(const ConvProblem& problem);  // "" if it can compute this on a CPU that has the ISA
   bool (*prefer)(const ConvProblem& problem);          // whether it is expected to be faster than the kernels
   std::unique_ptr<Conv> (*make)(const ConvMethod& method, const ConvProblem& problem);  // nullptr on other architectures
@@ -28,8 +29,11 @@ struct ConvMethods {
 
 ConvMethods conv_methods();
 
-// The row of a technique; nullptr if there is none.
-const ConvMethod* find_conv_method(const std::string& technique);
+// The most rows and columns that a method which can compute this, on whatever CPU, reads behind the last window.
+int reach_of_methods(const ConvProblem& problem);
+
+// The row of this name or technique; nullptr if there is none.
+const ConvMethod* find_conv_method(const std::string& name);
 
 // Empty where it can compute this here, else why not.
 std::string why_not(const ConvMethod& method, const ConvProblem& problem);

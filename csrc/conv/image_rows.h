@@ -33,9 +33,8 @@ class ImageRows {
     int64_t image_;
   };
 
-  // Rows and columns of the source that windows reach, border included.
+  // Rows of the source that windows reach, border included.
   int64_t window_rows() const { return window_rows_; }
-  int64_t window_columns() const { return window_columns_; }
 
  private:
   bool packs() const { return loop_.kernel().pack_a; }

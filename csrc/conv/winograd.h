@@ -8,6 +8,9 @@
 
 namespace ulp {
 
+// With an odd height or width, the last tiles of 2 x 2 read one row or column behind the last window.
+inline constexpr int kWinogradReach = 1;
+
 // Empty where it can convolve this, given an ISA with kernels; else why not.
 std::string why_not_winograd(const ConvProblem& problem);
 

@@ -1,5 +1,6 @@
 // PYBIND11_MODULE(_cuda): registers, checks numbers and pointers, releases the GIL. No CUDA types and no arithmetic. The contract is
 // ulp/_cuda.pyi. ULP_CUDA_MODULE names the module, so that another build of the bindings (tools/cuda_emulator) can be loaded beside it.
+#include "bindings.h"
 #include "bindings_classes.h"
 #include "bindings_gil.h"
 #include "cuda/api.h"
@@ -21,6 +22,7 @@ namespace {
 
 using ulp::Encoding;
 using ulp::OutputKind;
+using ulp::bindings::encoding_of;
 using ulp::cuda::Activations;
 using ulp::cuda::Choice;
 using ulp::cuda::DeviceEpilogue;
@@ -41,11 +43,6 @@ Address address_of(const void* pointer) { return reinterpret_cast<Address>(point
 int64_t side(int64_t value, const char* name) {
   if (value < 0 || value > ulp::cuda::kLargestSide) refuse(std::string(name) + " = " + std::to_string(value) + " is outside [0, 2^31 - 1]");
   return value;
-}
-
-Encoding encoding_of(int bits, bool is_signed, const char* name) {
-  if (!ulp::valid_bits(bits)) refuse(std::string(name) + " = " + std::to_string(bits) + " is outside [1, 8]");
-  return {bits, is_signed};
 }
 
 // A pointer to `count` elements of `size` bytes: not null unless count is 0, and aligned.
@@ -116,11 +113,9 @@ py::dict pick(int64_t m, int64_t n, int64_t k, int a_bits, bool a_signed, int b_
 // ------------------------------------------------------------------------------------------------------------------------ weights
 
 std::unique_ptr<Weights> weights_from_host(const py::array& b, int bits, int device) {
-  const char kind = b.dtype().kind();
-  if (b.itemsize() != 1 || (kind != 'u' && kind != 'i')) throw py::type_error("b must be uint8 or int8");
-  if (b.ndim() != 2) refuse("b must have 2 dimensions, has " + std::to_string(b.ndim()));
-  const ulp::MatrixView view{
-      static_cast<const uint8_t*>(b.data()), side(b.shape(0), "k"), side(b.shape(1), "n"), b.strides(0), b.strides(1), kind == 'i'};
+  const ulp::MatrixView view = ulp::bindings::view_of(b, "b");
+  side(view.rows, "k");
+  side(view.cols, "n");
   const Encoding e = encoding_of(bits, view.is_signed, "bits");
   check_device(device);
   const ulp::bindings::WithoutGil release;
@@ -203,9 +198,7 @@ DeviceEpilogue new_epilogue(const std::string& kind, float scale, Address scales
   if (e.kind == OutputKind::int32 && (scales || bias || float_bias || relu)) refuse("int32 sums have no epilogue");
   if (e.kind != OutputKind::float32 && float_bias) refuse("a float bias goes with float32 output");
   if (e.kind == OutputKind::quantized) {
-    const Encoding q = encoding_of(out_bits, out_signed, "out_bits");
-    if (q.bipolar()) refuse("out_bits = 1 with out_signed: a bipolar output has no zero point");
-    if (out_zero < q.min() || out_zero > q.max()) refuse("out_zero = " + std::to_string(out_zero) + " is outside the interval of out_bits");
+    const Encoding q = ulp::bindings::result_encoding(out_bits, out_signed, out_zero);
     e.qmin = q.min();
     e.qmax = q.max();
     e.zero = out_zero;

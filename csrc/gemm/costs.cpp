@@ -43,12 +43,11 @@ size_t pair_index(int a_bits, int b_bits) { return static_cast<size_t>(a_bits * 
 // The column of costs for this machine; a core that is not known is taken for the commonest with its instructions.
 size_t cpu_index() {
   static const size_t index = [] {
-    const std::string best_isa = available_isas().front();
     const std::string& known = cpu_core().model;
-    const std::string model = !known.empty()          ? known
-                              : best_isa == "i8mm"    ? "neoverse-v1"
-                              : best_isa == "dotprod" ? "neoverse-n1"
-                                                      : "cortex-a72";
+    const std::string model = !known.empty()           ? known
+                              : isa_here(Isa::i8mm)    ? "neoverse-v1"
+                              : isa_here(Isa::dotprod) ? "neoverse-n1"
+                                                       : "cortex-a72";
     for (size_t i = 0; i < kCpuCount; ++i) {
       if (model == kCostCpus[i]) return i;
     }
@@ -96,15 +95,7 @@ double predict(const Kernel& kernel, const Shape& s) {
 #if defined(ULP_X86)
 
 // Whether this CPU has one of the levels whose machine costs_x86_vnni.h was fitted on.
-bool is_fitted() {
-  static const bool fitted = [] {
-    for (const std::string& isa : available_isas()) {
-      if (isa == "avxvnni" || isa == "avx512vnni") return true;
-    }
-    return false;
-  }();
-  return fitted;
-}
+bool is_fitted() { return isa_here(Isa::avxvnni) || isa_here(Isa::avx512vnni); }
 
 // CostFit at one bit pair, femtoseconds.
 struct PairFit {

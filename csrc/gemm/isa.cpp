@@ -74,8 +74,6 @@ uint32_t detected() {
   return levels;
 }
 
-bool is_here(Isa isa) { return detected() >> static_cast<int>(isa) & 1; }
-
 // No kernel may use more than this level; -1: no limit.
 std::atomic<int> limit{-1};
 
@@ -111,6 +109,8 @@ const char* isa_name(Isa isa) {
   return "baseline";
 }
 
+bool isa_here(Isa isa) { return detected() >> static_cast<int>(isa) & 1; }
+
 std::vector<std::string> known_isas() {
   std::vector<std::string> names;
   for (const IsaRow& row : kIsas) names.push_back(isa_name(row.isa));
@@ -120,14 +120,14 @@ std::vector<std::string> known_isas() {
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const IsaRow& row : kIsas) {
-    if (is_here(row.isa)) names.push_back(isa_name(row.isa));
+    if (isa_here(row.isa)) names.push_back(isa_name(row.isa));
   }
   return names;
 }
 
 bool isa_runs(Isa isa) {
   const int max_level = limit.load(std::memory_order_relaxed);
-  return (max_level < 0 || static_cast<int>(isa) <= max_level) && is_here(isa);
+  return (max_level < 0 || static_cast<int>(isa) <= max_level) && isa_here(isa);
 }
 
 Isa current_isa() {
@@ -140,7 +140,7 @@ Isa current_isa() {
 void set_isa(const std::string& name) {
   for (const IsaRow& row : kIsas) {
     if (name != isa_name(row.isa)) continue;
-    if (!is_here(row.isa)) {
+    if (!isa_here(row.isa)) {
       throw std::invalid_argument("isa '" + name + "' is not available on this CPU; available: " + join(available_isas()));
     }
     limit.store(static_cast<int>(row.isa), std::memory_order_relaxed);

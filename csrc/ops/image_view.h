@@ -28,8 +28,6 @@ struct ImageView {
 
   // The same images, seen with pixel (y, x) as the first.
   ImageView from(int64_t y, int64_t x) const { return {pixel(0, y, x), strides}; }
-  // The same images from channel c on.
-  ImageView from_channel(int64_t c) const { return {data + c, strides}; }
 };
 
 using CodeImages = ImageView<const uint8_t>;

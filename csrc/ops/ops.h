@@ -56,6 +56,33 @@ struct Finish {
   int target_count;
 };
 
+// What a combination reads: codes, (u - zero) * scale, or floats if `codes` is nullptr. Pointers are to channel 0 of the run's first pixel.
+struct Operand {
+  const uint8_t* codes;
+  const float* floats;
+  int64_t pixel;  // elements from a pixel to the next; 0: one pixel for all
+  float scale;
+  int zero;
+};
+
+inline constexpr int kMaxOperands = 4;
+
+// v = the sum of the operands, or with `multiply` their product, in their order, each operation rounded to float32; then a clamp and the
+// targets, as for Finish. divisors: nullptr, or one per target: code = clamp(rint(v / divisor) + zero, 0, max_code). Codes are in range
+// whatever v is.
+struct Combination {
+  Operand operands[kMaxOperands];
+  int operand_count;
+  bool multiply;
+  int64_t pixels;
+  int64_t channels;
+  float low;
+  float high;
+  const Target* targets;  // without thresholds and offset
+  const float* divisors;
+  int target_count;
+};
+
 // One window of an image: rows y0 .. y1 - 1 in steps of y_step, columns x0 .. x1 - 1 in steps of x_step, of codes at `a` (pixel 0, 0). Not
 // empty.
 struct Window {
@@ -81,6 +108,9 @@ struct Ops {
   void (*channel_sum)(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channels, int32_t* out);
   // x[p * pixel + c] -> out[c * plane + p].
   void (*to_planes)(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
+  // out[i] = table[a[i]]. table: 256 bytes; the codes have `bits` bits.
+  void (*lookup)(const uint8_t* a, int64_t count, const uint8_t* table, int bits, uint8_t* out);
+  void (*combine)(const Combination& f);
 };
 
 // The table for an ISA.

@@ -2,33 +2,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "combine_loops.h"
 #include "ops_parts.h"
 
 namespace ulp {
 namespace {
 
 constexpr int64_t kBlock = 128;  // channels whose values are staged between the loops below
-
-// Adding 1.5 * 2^23 to |x| < 2^22 leaves no bits for a fraction: the FPU's own rounding, half to even, does the work, and it vectorises.
-inline float round_half_even(float x) {
-  constexpr float kMagic = 12582912.0f;
-  return (x + kMagic) - kMagic;
-}
-
-// A bound replaces what is beyond it, and nothing else.
-inline float bounded(float v, float low, float high) {
-  const float raised = low > v ? low : v;
-  return high < raised ? high : raised;
-}
-
-// The forms of these two decide what becomes of a NaN (the bound) and which zero wins (the bound's): as in SSE's minps and maxps.
-inline float at_least(float v, float low) { return v > low ? v : low; }
-inline float at_most(float v, float high) { return v < high ? v : high; }
-
-inline uint8_t code_of(float v, const Target& t) {
-  const float scaled = at_most(at_least(v * t.inverse, static_cast<float>(-t.zero)), static_cast<float>(t.max_code - t.zero));
-  return static_cast<uint8_t>(static_cast<int>(round_half_even(scaled)) + t.zero);
-}
 
 void store_codes(const Target& t, const float* v, int64_t count, uint8_t* out) {
   for (int64_t c = 0; c < count; ++c) out[c] = static_cast<uint8_t>(code_of(v[c], t) + t.offset);
@@ -130,10 +110,14 @@ void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, 
   }
 }
 
+void lookup(const uint8_t* a, int64_t count, const uint8_t* table, int /*bits*/, uint8_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = table[a[i]];
+}
+
 }  // namespace
 
 const Ops& scalar_ops() {
-  static const Ops table{finish, window_max, window_sum, quantize, channel_sum, to_planes};
+  static const Ops table{finish, window_max, window_sum, quantize, channel_sum, to_planes, lookup, combine_run};
   return table;
 }
 

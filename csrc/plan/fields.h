@@ -39,8 +39,8 @@ using Weights = std::shared_ptr<const PackedMatrix>;
 // What a field can be. A new type needs a function `read` in bindings_plan_fields.h.
 using FieldTarget = std::variant<int*, bool*, float*, std::string*,  // a string may be None, and is then empty
                                  std::array<int, 2>*, std::array<int, 4>*, Slice*, std::optional<Slice>*, std::vector<int>*,
-                                 std::vector<Slice>*, Floats*, Ints*, Flags*, Windows*, Array<float, 2>*, Array<int8_t, 3>*, Weights*,
-                                 FinishSpec*, std::vector<std::optional<Thresholds>>*>;
+                                 std::vector<Slice>*, Floats*, Ints*, Flags*, Windows*, Array<float, 2>*, Array<uint8_t, 2>*,
+                                 Array<int8_t, 3>*, Weights*, FinishSpec*, std::vector<std::optional<Thresholds>>*>;
 
 struct Field {
   const char* name;

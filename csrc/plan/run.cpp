@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <optional>
 
 #include "../gemm/threads.h"
 #include "arena.h"
@@ -85,9 +86,10 @@ void Plan::run(const Input& input, void* const* outputs, int64_t* step_ns) const
   const bool split = throughput_ && threads > 1 && groups > 1 && !step_ns;
   const Tasks over_groups{split, threads};
   const Ops& table = ops(current_isa());
-  InterruptChecks checks;
   // Small calls are spared the looks at the clock. Where the groups go to threads, parallel_for asks between them.
-  InterruptChecks* const interrupt = !split && input.images * (macs_ + arena_bytes_) > kLongRun ? &checks : nullptr;
+  std::optional<InterruptChecks> checks;
+  if (!split && input.images * (macs_ + arena_bytes_) > kLongRun) checks.emplace();
+  InterruptChecks* const interrupt = checks ? &*checks : nullptr;
   over_groups.run(groups, [&](int64_t g) {
     std::unique_ptr<AlignedBytes> arena = arenas_.take();
     if (!arena) arena = new_arena();

@@ -69,12 +69,12 @@ class ReferencePlan:
 
     # Steps.
 
-    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = False) -> None:
+    def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = False, nhwc: bool = False) -> None:
         assert self._input is None
-        self._input = np.dtype(F32), (channels, height, width)
+        self._input = np.dtype(F32), (height, width, channels) if nhwc else (channels, height, width)
 
         def run(env: dict[int, Array]) -> None:
-            x = env[-1].transpose(1, 2, 0)
+            x = env[-1] if nhwc else env[-1].transpose(1, 2, 0)
             if not np.isfinite(x).all():
                 raise ValueError("the input holds a NaN or an infinity")
             for t in targets:
@@ -218,6 +218,53 @@ class ReferencePlan:
             self._write(env, target, padded[rows][:, columns])
 
         self._add("gather", run, source, [target])
+
+    def rearrange(self, *, source: int, target: tuple[int, int], rows: Array, columns: Array, channels: Array) -> None:
+        def run(env: dict[int, Array]) -> None:
+            places = rows[:, None, None] + columns[:, None] + channels
+            self._write(env, target, env[source][places[..., 0], places[..., 1], places[..., 2]])
+
+        self._add("rearrange", run, source, [target])
+
+    def lookup(self, *, source: int, target: tuple[int, int], codes: Array | None = None, values: Array | None = None) -> None:
+        table = values if codes is None else codes
+        assert table is not None
+
+        def run(env: dict[int, Array]) -> None:
+            a = env[source]
+            rows = np.broadcast_to(table, (a.shape[2], table.shape[1]))
+            self._write(env, target, rows[np.arange(a.shape[2]), a])
+
+        self._add("lookup", run, source, [target])
+
+    def combine(
+        self,
+        *,
+        operands: list[tuple[int, int]],
+        channels: int,
+        multiply: bool,
+        low: float,
+        high: float,
+        targets: list[tuple[int, int]],
+        divide: bool,
+    ) -> None:
+        def value(env: dict[int, Array], tensor: int, channel: int) -> Array:
+            a = env[tensor][:, :, channel : channel + channels]
+            return self.tensors[tensor].values(a) if self.tensors[tensor].bits else a
+
+        def run(env: dict[int, Array]) -> None:
+            v, *others = (value(env, *operand) for operand in operands)
+            for other in others:
+                v = np.broadcast_to(v * other if multiply else v + other, v.shape)
+            v = np.minimum(np.maximum(v, F32(low)), F32(high))
+            for target in targets:
+                t = self.tensors[target[0]]
+                if t.bits:
+                    self._write(env, target, t.steps(v / F32(t.scale)) if divide else t.quantize(v))
+                else:
+                    self._write(env, target, v)
+
+        self._add("combine", run, operands[0][0], targets)
 
     def output(self, *, tensor: int, nhwc: bool) -> None:
         self._outputs.append((tensor, nhwc))

@@ -98,8 +98,7 @@ class CompiledNetwork(Printed):
     def timed(self, x: Any) -> list[ProfileRow]:
         """The steps of one run."""
         array, _ = self._input(x)
-        if len(self.input_shape) == 1:
-            array = array.reshape(*array.shape, 1, 1)
+        array = array.reshape(len(array), *self._lowered.ports[0])
         _, times = self._plan.profile(array)
         return [
             ProfileRow(

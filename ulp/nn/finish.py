@@ -10,7 +10,7 @@ import numpy as np
 from ulp import _core
 
 from . import graph as ir
-from .quantizer import FloatArray
+from .quantizer import FloatArray, Quantizer
 from .request import Group
 from .shapes import LayerError
 from .thresholds import thresholds
@@ -38,13 +38,17 @@ def finish_of(mode: Mode, group: Group, offset: int, channels: int, terms: tuple
         finish["scale"], finish["bias"] = terms
     for i, slot in enumerate(slots):
         quantizer = slot.tensor.quantizer
-        if quantizer is None or not (quantizer.bipolar or quantizer.ties_to_odd or mode == "threshold"):
+        if quantizer is None or not (quantizer.of_sums or quantizer.ties_to_odd or mode == "threshold"):
             continue
         if terms is not None and group.residual is None:
-            in_units = replace(quantizer, scale=quantizer.scale / unit)
-            finish["thresholds"][i] = thresholds(*terms, finish["low"], finish["high"], in_units)
-        elif quantizer.bipolar:
-            raise LayerError("codes of -1 and +1 come from a Conv2d's or a Linear's sums only, without a shortcut")
+            bounds, inclusive = _in_units(quantizer, unit).bounds()
+            if len(bounds) > 1:
+                part = slice(slot.channel, slot.channel + channels)
+                bounds, inclusive = bounds[part], inclusive[part]
+            finish["thresholds"][i] = thresholds(*terms, finish["low"], finish["high"], bounds, inclusive)
+        elif quantizer.of_sums:
+            what = "codes of -1 and +1" if quantizer.bipolar else "codes by thresholds"
+            raise LayerError(f"{what} come from a Conv2d's or a Linear's sums only, without a shortcut")
     return finish
 
 
@@ -58,9 +62,16 @@ def finish_of_sums(mode: Mode, group: Group, op: ir.Conv | ir.Linear, offset: in
     return finish
 
 
+def _in_units(quantizer: Quantizer, unit: float) -> Quantizer:
+    """The quantizer of values that count in `unit`, which is 1 where a quantizer has steps of its own."""
+    return quantizer if unit == 1 else replace(quantizer, scale=quantizer.scale / unit)
+
+
 def _unit_of(mode: Mode, group: Group) -> float:
     """What the group's values count in: with mode="requantise" the scale of its result, where that is one of codes."""
     first = group.slots[0].tensor.quantizer
-    if mode != "requantise" or first is None or any(slot.tensor.quantizer is None for slot in group.slots):
+    if mode != "requantise" or first is None:
+        return 1.0
+    if any(slot.tensor.quantizer is None or slot.tensor.quantizer.steps is not None for slot in group.slots):
         return 1.0
     return first.scale

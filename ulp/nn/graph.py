@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .curves import Function
 from .quantizer import Quantizer
 
 Shape: TypeAlias = tuple[int, ...]
@@ -26,7 +27,13 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """The network's input."""
+    """The network's input.
+
+    shape: of the caller's array for one image, where it is not the node's. channels_last: the array is (height * width, channels).
+    """
+
+    shape: Shape | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +89,13 @@ class Clamp:
 
 
 @dataclass(frozen=True, eq=False)
+class Curve:
+    """An activation function that never falls, of the sums before it; codes come right behind it. function: see `curves.Function`."""
+
+    function: Function
+
+
+@dataclass(frozen=True, eq=False)
 class MaxPool:
     """The largest value of each window. rows, columns: int32 (n, 2), begin and end, clipped to the image, in steps of `dilation`.
 
@@ -114,6 +128,41 @@ class Gather:
 
 
 @dataclass(frozen=True, eq=False)
+class Rearrange:
+    """out[c][y][x] = in[place], place = rows[y] + columns[x] + channels[c]; each int32 (n, 3), places (y, x, c), none negative."""
+
+    rows: Indices
+    columns: Indices
+    channels: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """values[r][code] of the quantized input: a function of one value. float32 (1, 2^bits), r = 0, or (C, 2^bits), r = channel; finite."""
+
+    quantizer: Quantizer
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Combine:
+    """The sum of the inputs, or their product, in their order, in float32. quantizers: of each input; None: it comes as floats.
+
+    Inputs but the first may be one pixel, which counts for all.
+    """
+
+    multiply: bool
+    quantizers: tuple[Quantizer | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The input as an output of the network, of the node's shape: the image's elements in the order (C, H, W), or (H, W, C)."""
+
+    channels_last: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Add:
     """First input + quantized second input."""
 
@@ -142,7 +191,26 @@ class Quantize:
     quantizer: Quantizer
 
 
-Op: TypeAlias = Input | Conv | Linear | BatchNorm | Clamp | MaxPool | WindowMean | Gather | Add | Concat | Flatten | Identity | Quantize
+Op: TypeAlias = (
+    Input
+    | Conv
+    | Linear
+    | BatchNorm
+    | Clamp
+    | Curve
+    | MaxPool
+    | WindowMean
+    | Gather
+    | Rearrange
+    | Table
+    | Combine
+    | View
+    | Add
+    | Concat
+    | Flatten
+    | Identity
+    | Quantize
+)
 
 
 @dataclass(eq=False)
@@ -210,7 +278,7 @@ class Graph:
 
 def layout(node: Node) -> tuple[int, int, int]:
     """(height, width, channels) of the image in which a plan holds the node's result. A flattened image is still an image."""
-    while isinstance(node.op, (Flatten, Identity, Clamp, Quantize, Add)) and len(node.shape) == 1:
+    while isinstance(node.op, (Flatten, Identity, Clamp, Curve, Quantize, Table, Combine, Add)) and len(node.shape) == 1:
         node = node.inputs[0]
     if len(node.shape) == 1:
         return 1, 1, node.shape[0]

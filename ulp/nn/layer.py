@@ -120,8 +120,9 @@ class QuantizedInput(Layer):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "quantizer" and value is not None and value.bits != self.act_bits:
             raise ValueError(f"quantizer has {value.bits} bits, but act_bits={self.act_bits}")
-        if name == "quantizer" and value is not None and value.ties_to_odd:
-            raise ValueError("ties_to_odd: only sums of layers are rounded so, by models from ONNX, not the input of a layer")
+        if name == "quantizer" and value is not None and (value.ties_to_odd or value.steps is not None):
+            field = "ties_to_odd" if value.ties_to_odd else "steps"
+            raise ValueError(f"{field}: only sums of layers are rounded so, by models from ONNX, not the input of a layer")
         super().__setattr__(name, value)
 
     @property

@@ -55,7 +55,8 @@ def lower(
     script = Script(new_plan())
     lowering = Lowering(graph, mode, codes_in, script)
     outputs = []
-    for node in graph.outputs:
+    results = [node.inputs[0] if isinstance(node.op, ir.View) else node for node in graph.outputs]
+    for node in results:
         if codes_out and not isinstance(node.op, ir.Quantize):
             raise LayerError(f"codes_out=True: the network ends in {node}, whose codes nobody has defined; end it in ulp.nn.Quantize()")
         outputs.append(lowering.request(node, node.op.quantizer if codes_out and isinstance(node.op, ir.Quantize) else None))
@@ -71,11 +72,14 @@ def lower(
         step.emit()
         weights = getattr(step.node.op, "weights", None)
         labels.append(Label(step.node.name, step.node.kind, weights.bits if weights else 0))
-    for slot in outputs:
-        lowering.plan.output(tensor=slot.tensor.find().id, nhwc=False)
+    for slot, node in zip(outputs, graph.outputs, strict=True):
+        lowering.plan.output(tensor=slot.tensor.find().id, nhwc=isinstance(node.op, ir.View) and node.op.channels_last)
         labels.append(Label("output", "Output"))
     script.finalize(group, throughput, tune)
-    return Lowered(script, labels, graph.input.shape, [node.shape for node in graph.outputs], lowering.input_quantizer)
+    assert isinstance(graph.input.op, ir.Input)
+    return Lowered(
+        script, labels, graph.input.op.shape or graph.input.shape, [node.shape for node in graph.outputs], lowering.input_quantizer
+    )
 
 
 def _ordered(steps_of_nodes: list[list[Step]]) -> list[Step]:

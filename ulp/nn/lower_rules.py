@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,20 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from . import graph as ir
+from .curves import through
 from .finish import finish_of, finish_of_sums
 from .lowering import MAX_TARGETS, Lowering, Step
+from .quantizer import FloatArray, Quantizer
 from .request import FREE, Group, Request, Slot, Tensor
 from .shapes import LayerError
 
 
-def _input(lowering: Lowering, node: ir.Node, _: ir.Input, requests: list[Request]) -> None:
+def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Request]) -> None:
     bases: list[Slot] = []
     for request in requests:
         lowering.no_residual(node, request)
         if request.quantizer is None:
             raise LayerError("the network's result is its own input: there is nothing to compile")
-        if request.quantizer.bipolar:
-            raise LayerError("codes of -1 and +1 come from a Conv2d's or a Linear's sums only, not from the input")
+        if request.quantizer.of_sums:
+            what = "codes of -1 and +1" if request.quantizer.bipolar else "codes by thresholds"
+            raise LayerError(f"{what} come from a Conv2d's or a Linear's sums only, not from the input")
         if request.slot.whole and not request.clamps:
             bases.append(request.slot)
     direct = Group(*FREE, None, bases)
@@ -42,10 +46,10 @@ def _input(lowering: Lowering, node: ir.Node, _: ir.Input, requests: list[Reques
 
     def emit() -> None:
         if lowering.codes_in:
-            lowering.plan.input_codes(tensor=bases[0].place[0], nhwc=False)
+            lowering.plan.input_codes(tensor=bases[0].place[0], nhwc=op.channels_last)
         else:
             targets, divide = [slot.place[0] for slot in bases], lowering.mode == "requantise"
-            lowering.plan.input_floats(channels=channels, height=height, width=width, targets=targets, divide=divide)
+            lowering.plan.input_floats(channels=channels, height=height, width=width, targets=targets, divide=divide, nhwc=op.channels_last)
 
     lowering.input_quantizer = bases[0].tensor.quantizer if len(bases) == 1 else None
     lowering.steps[-1].insert(0, Step(node, emit, [], bases))
@@ -137,8 +141,12 @@ def _window_mean(lowering: Lowering, node: ir.Node, op: ir.WindowMean, requests:
 
 def _quantize(lowering: Lowering, node: ir.Node, op: ir.Quantize, requests: list[Request]) -> None:
     rest = []
+    per_channel = op.quantizer.steps is not None and len(op.quantizer.steps.bounds) > 1
     for request in requests:
         if request.quantizer == op.quantizer and request.residual is None:
+            if per_channel and not request.slot.whole:  # bounds are those of a tensor's channels, from the first one on
+                lowering.copy(node, lowering.request(node.inputs[0], op.quantizer, request.low, request.high), request.slot)
+                continue
             lowering.push(node.inputs[0], request)  # codes of codes are the same codes
         else:
             rest.append(request)
@@ -165,11 +173,55 @@ def _gather(lowering: Lowering, node: ir.Node, op: ir.Gather, requests: list[Req
         lowering.gather(node, source, request.slot, op.rows, op.columns)
 
 
+def _rearrange(lowering: Lowering, node: ir.Node, op: ir.Rearrange, requests: list[Request]) -> None:
+    def emit(source: Slot, target: Slot) -> None:
+        lowering.plan.rearrange(source=source.place[0], target=target.place, rows=op.rows, columns=op.columns, channels=op.channels)
+
+    for request in requests:
+        source = lowering.request(node.inputs[0], lowering.codes_only(node, request), request.low, request.high)
+        lowering.add_step(node, partial(emit, source, request.slot), [source], [request.slot])
+
+
+def _table(lowering: Lowering, node: ir.Node, op: ir.Table, requests: list[Request]) -> None:
+    source = lowering.request(node.inputs[0], op.quantizer)
+
+    def emit(target: Slot, quantizer: Quantizer | None, values: FloatArray) -> None:
+        table = {"values": values} if quantizer is None else {"codes": quantizer.codes(values)}
+        lowering.plan.lookup(source=source.place[0], target=target.place, **table)
+
+    for request in requests:
+        target, quantizer = lowering.unadded(node, request)
+        values = np.clip(op.values, np.float32(request.low), np.float32(request.high))
+        if lowering.mode == "requantise" and quantizer is not None and not quantizer.bipolar:
+            # As the input is quantized, by a division that rounds once.
+            with np.errstate(over="ignore"):
+                values, quantizer = values / np.float32(quantizer.scale), replace(quantizer, scale=1.0)
+        lowering.add_step(node, partial(emit, target, quantizer, values), [source], [target])
+
+
+def _combine(lowering: Lowering, node: ir.Node, op: ir.Combine, requests: list[Request]) -> None:
+    sources = [lowering.request(source, q) for source, q in zip(node.inputs, op.quantizers, strict=True)]
+    for request in requests:
+        target, _ = lowering.unadded(node, request)
+        lowering.combine(node, sources, op.multiply, request.low, request.high, target)
+
+
 def _clamp(lowering: Lowering, node: ir.Node, op: ir.Clamp, requests: list[Request]) -> None:
     for request in requests:
         lowering.no_residual(node, request)
         low, high = (min(max(bound, request.low), request.high) for bound in (op.low, op.high))
         lowering.push(node.inputs[0], Request(request.slot, low, high))
+
+
+def _curve(lowering: Lowering, node: ir.Node, op: ir.Curve, requests: list[Request]) -> None:
+    for request in requests:
+        quantizer = lowering.codes_only(node, request)
+        if not request.slot.whole:
+            lowering.copy(node, lowering.request(node, quantizer, request.low, request.high), request.slot)
+            continue
+        # The codes mean what they did, but others decide them.
+        request.slot.tensor.quantizer = through(quantizer, op.function, request.low, request.high)
+        lowering.push(node.inputs[0], Request(request.slot))
 
 
 def _add(lowering: Lowering, node: ir.Node, op: ir.Add, requests: list[Request]) -> None:
@@ -209,7 +261,11 @@ RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Quantize: _quantize,
     ir.MaxPool: _max_pool,
     ir.Gather: _gather,
+    ir.Rearrange: _rearrange,
+    ir.Table: _table,
+    ir.Combine: _combine,
     ir.Clamp: _clamp,
+    ir.Curve: _curve,
     ir.Add: _add,
     ir.Concat: _concat,
     ir.Flatten: _flatten,

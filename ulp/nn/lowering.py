@@ -177,6 +177,34 @@ class Lowering:
 
         self.add_step(node, emit, [source], [target])
 
+    def combine(self, node: ir.Node, sources: list[Slot], multiply: bool, low: float, high: float, target: Slot) -> None:
+        """A step that adds or multiplies images."""
+        quantizer = target.tensor.quantizer
+        if quantizer is not None and (quantizer.bipolar or quantizer.ties_to_odd):
+            raise LayerError(f"{node}: codes of -1 and +1, and ties to odd codes, come from a Conv2d's or a Linear's sums only")
+
+        def emit() -> None:
+            self.plan.combine(
+                operands=[source.place for source in sources],
+                channels=target.channels,
+                multiply=multiply,
+                low=low,
+                high=high,
+                targets=[target.place],
+                divide=self.mode == "requantise",
+            )
+
+        self.add_step(node, emit, sources, [target])
+
+    def unadded(self, node: ir.Node, request: Request) -> tuple[Slot, Quantizer | None]:
+        """Where a node puts the request's values, and as what: where a sum is requested, floats, to which a further step adds."""
+        if request.residual is None:
+            return request.slot, request.quantizer
+        height, width, channels = ir.layout(node)
+        floats = Slot(Tensor(height, width, channels, None), 0, channels)
+        self.combine(request.adder or node, [floats, request.residual], False, request.low, request.high, request.slot)
+        return floats, None
+
     def copy(self, node: ir.Node, source: Slot, target: Slot) -> None:
         """A step that copies channels."""
         tensor = source.tensor

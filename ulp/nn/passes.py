@@ -7,7 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from .graph import BatchNorm, Conv, Gather, Graph, Identity, Linear, MaxPool, Node, Quantize, Weights
+from .graph import (
+    Add,
+    BatchNorm,
+    Clamp,
+    Combine,
+    Concat,
+    Conv,
+    Flatten,
+    Gather,
+    Graph,
+    Identity,
+    Input,
+    Linear,
+    MaxPool,
+    Node,
+    Quantize,
+    Rearrange,
+    Weights,
+)
 from .shapes import LayerError
 
 
@@ -16,7 +34,9 @@ def optimize(graph: Graph) -> None:
     graph.sort()
     _rewrite(graph, lambda node: node.inputs[0] if isinstance(node.op, Identity) else node)
     _rewrite(graph, _fold_batch_norm)
+    _rewrite(graph, _add_floats)
     _rewrite(graph, _quantize_after_pool)
+    _read_pixels(graph)
 
 
 def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
@@ -56,8 +76,50 @@ def _fold_batch_norm(node: Node) -> Node:
 
 def _quantize_after_pool(node: Node) -> Node:
     """pool(quantize(x)) = quantize(pool(x)): the pooling then works on codes, whatever follows."""
-    if isinstance(node.op, (MaxPool, Gather)) and isinstance(node.inputs[0].op, Quantize):
+    if isinstance(node.op, (MaxPool, Gather, Rearrange)) and isinstance(node.inputs[0].op, Quantize):
         source = node.inputs[0]
         pooled = Node(node.op, source.inputs, node.shape, node.name, node.kind)
         return Node(source.op, [pooled], node.shape, source.name, source.kind)
     return node
+
+
+def _add_floats(node: Node) -> Node:
+    """A sum whose first operand is clamped or moved before it is added: no step that makes it can add, so a step of its own does."""
+    if not isinstance(node.op, Add):
+        return node
+    stack = [node.inputs[0]]
+    while stack:
+        source = stack.pop()
+        if isinstance(source.op, Clamp):
+            return Node(Combine(False, (None, node.op.quantizer)), node.inputs, node.shape, node.name, node.kind)
+        if isinstance(source.op, (Flatten, Concat, BatchNorm)):
+            stack.extend(source.inputs)
+    return node
+
+
+def transposition(channels: int, length: int) -> Rearrange:
+    """(channels, 1, length) -> (length, 1, channels)."""
+    rows, columns, picked = (np.zeros((n, 3), np.int32) for n in (1, channels, length))
+    columns[:, 2] = np.arange(channels)
+    picked[:, 1] = np.arange(length)
+    return Rearrange(rows, columns, picked)
+
+
+def _read_pixels(graph: Graph) -> None:
+    """Where all that reads the input transposes it first, it is read so in the first place."""
+    op, shape = graph.input.op, graph.input.shape
+    assert isinstance(op, Input)
+    readers = [node for node in graph.nodes if graph.input in node.inputs]
+    if op.shape is None or len(op.shape) != 2 or op.channels_last or not readers:
+        return
+    wanted = transposition(shape[0], shape[2])
+    for node in readers:
+        moves = node.op
+        if not isinstance(moves, Rearrange) or any(
+            not np.array_equal(a, b)
+            for a, b in ((moves.rows, wanted.rows), (moves.columns, wanted.columns), (moves.channels, wanted.channels))
+        ):
+            return
+    graph.input.op = Input(op.shape, channels_last=True)
+    graph.input.shape = (shape[2], 1, shape[0])
+    _rewrite(graph, lambda node: graph.input if node in readers else node)

@@ -41,6 +41,29 @@ def positive_scale(value: object, name: str) -> float:
     return scale
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Steps:
+    """Where codes step, in place of rint: the code of x in channel c is how many of bounds[c] it reaches.
+
+    bounds: float64 (C, 2^bits - 1), ascending, infinite where nothing or everything reaches them; (1, ...): the same for all channels.
+    inclusive: bool of that shape, whether a value equal to the bound reaches it.
+    """
+
+    bounds: npt.NDArray[np.float64]
+    inclusive: npt.NDArray[np.bool_]
+
+    def count(self, x: FloatArray) -> FloatArray:
+        """The codes, where the bounds are the same for all channels."""
+        if len(self.bounds) != 1:
+            raise ValueError(f"bounds for {len(self.bounds)} channels: which one x belongs to is not known")
+        first = np.where(self.inclusive[0], self.bounds[0], np.nextafter(self.bounds[0], np.inf))
+        return np.searchsorted(first, x.astype(np.float64), side="right").astype(np.float32)
+
+    def reached(self, x: float) -> npt.NDArray[np.bool_]:
+        """Which of the bounds one value reaches."""
+        return np.asarray((self.bounds < x) | ((self.bounds == x) & self.inclusive))
+
+
 @dataclass(frozen=True, slots=True)
 class Quantizer:
     """Codes of `bits` bits (1..8) with a float32 `scale` > 0 and the code `zero` (0..2^bits - 1) that represents 0.0.
@@ -49,6 +72,7 @@ class Quantizer:
         is used by padding only.
     ties_to_odd: x * (1 / scale) halfway between two integers is rounded to the odd one. So QONNX and Brevitas round where their zero point
         is odd: rint(x / scale + zero).
+    steps: other bounds than those of rint, for sums of layers: other roundings, multi-thresholds, activation functions that rise.
     """
 
     bits: int
@@ -56,6 +80,7 @@ class Quantizer:
     zero: int = 0
     bipolar: bool = False
     ties_to_odd: bool = field(default=False, repr=False)
+    steps: Steps | None = field(default=None, repr=False)
     _terms: tuple[np.float32, np.float32, np.float32, np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +90,8 @@ class Quantizer:
         set_field(self, "zero", integer(self.zero, "zero", 0, 2**self.bits - 1, "a code"))
         if self.bipolar and (self.bits, self.zero) != (2, 1):
             raise ValueError(f"bits={self.bits}, zero={self.zero}: a bipolar quantizer has 2 bits and the zero 1")
+        if self.steps is not None and self.steps.bounds.shape[1:] != (self.levels,):
+            raise ValueError(f"steps with {self.steps.bounds.shape[1:]} bounds per channel: {self.bits} bits have {self.levels}")
         scale = np.float32(self.scale)
         set_field(self, "_terms", (np.float32(1) / scale, np.float32(self.zero), np.float32(self.levels), scale))
 
@@ -73,9 +100,26 @@ class Quantizer:
         """The largest code, 2^bits - 1."""
         return int(2**self.bits - 1)
 
+    @property
+    def of_sums(self) -> bool:
+        """Whether codes are made by thresholds on sums of layers, and by nothing else."""
+        return self.bipolar or self.steps is not None
+
+    def bounds(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """(bounds, inclusive), as `Steps` has them: the values from which on the codes 1, 2, ... are given."""
+        if self.steps is not None:
+            return self.steps.bounds, self.steps.inclusive
+        if self.bipolar:  # 0.0 reaches codes 1 and 2, nothing reaches 3
+            return np.array([[0.0, 0.0, np.inf]]), np.ones((1, 3), np.bool_)
+        steps = np.arange(1, self.levels + 1) - self.zero  # rint(x / scale) must be at least this
+        even = (steps % 2 == 0) != self.ties_to_odd  # then a tie rounds up to it
+        return ((steps - 0.5) * np.float64(self.scale))[None], even[None]  # exact: 10 bits times 24
+
     def _steps(self, x: FloatArray) -> FloatArray:
         if self.bipolar:
             return np.asarray(np.where(x >= 0, np.float32(2), _ZERO))
+        if self.steps is not None:
+            return self.steps.count(x)
         inverse, zero, levels, _ = self._terms
         with np.errstate(over="ignore"):  # what leaves float32 is clamped
             steps: FloatArray = np.asarray(np.multiply(x, inverse))  # of a scalar, numpy makes no array
@@ -119,6 +163,10 @@ class Quantizer:
 
         A ReLU in front of unsigned codes changes none: they begin at 0.
         """
+        if self.steps is not None:
+            finite = np.isfinite(self.steps.bounds)
+            low_counts, high_counts = bool((self.steps.reached(low) & finite).any()), bool((~self.steps.reached(high) & finite).any())
+            return (low if low_counts else -math.inf), (high if high_counts else math.inf)
         return (low if self.code(low) > 0 else -math.inf), (high if self.code(high) < self.levels else math.inf)
 
 

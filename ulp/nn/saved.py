@@ -13,6 +13,7 @@ and its arrays are packed weights, b bits each, and what the epilogues need: sca
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -118,13 +119,15 @@ def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int
     if len(shapes) != len(found):
         raise ValueError(f"{len(shapes)} output shapes for {len(found)} outputs")
     input_shape = _shape(known["input_shape"])
-    for shape, (height, width, channels) in ((input_shape, steps[0]["out_shape"]), *zip(shapes, found, strict=True)):
-        if shape != (channels, height, width) and shape != (height * width * channels,):
-            raise ValueError(f"shape {shape} for an image of {channels} x {height} x {width}")
-    if len(input_shape) == 1 and steps[0]["out_shape"][2] != input_shape[0]:
-        raise ValueError(f"an input of shape {input_shape} for an image of several pixels")
     quantizer = known["input_quantizer"]
-    return Lowered(script, labels, input_shape, shapes, None if quantizer is None else _quantizer_from(quantizer))
+    lowered = Lowered(script, labels, input_shape, shapes, None if quantizer is None else _quantizer_from(quantizer))
+    for shape, port in zip((input_shape, *shapes), lowered.ports, strict=True):
+        if math.prod(shape) != math.prod(port) or (len(shape) == 3 and shape != port):
+            raise ValueError(f"shape {shape} for an image of {' x '.join(map(str, port))}")
+    port = lowered.ports[0]
+    if len(input_shape) == 1 and port[0] != input_shape[0]:
+        raise ValueError(f"an input of shape {input_shape} for an image of several pixels")
+    return lowered
 
 
 def members(document: object, what: str, **types: type | None) -> dict[str, Any]:
@@ -138,8 +141,8 @@ def members(document: object, what: str, **types: type | None) -> dict[str, Any]
 
 
 def _shape(sides: object) -> tuple[int, ...]:
-    if not isinstance(sides, list) or len(sides) not in (1, 3) or not all(type(side) is int for side in sides):
-        raise ValueError(f"{sides!r} is no shape of an image, one or three integers")
+    if not isinstance(sides, list) or len(sides) not in (1, 2, 3) or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{sides!r} is no shape of an image, one to three positive integers")
     return tuple(sides)
 
 

@@ -26,9 +26,9 @@ from ulp._validate import integer
 Arrays = dict[str, npt.NDArray[Any]]
 
 # The arguments of each call, in the order of saved files.
-_TENSORS = {"codes": ("height", "width", "channels", "bits", "zero", "scale"), "floats": ("height", "width", "channels")}
+TENSORS = {"codes": ("height", "width", "channels", "bits", "zero", "scale"), "floats": ("height", "width", "channels")}
 _STEPS = _core.plan_steps()
-_FIELDS = _TENSORS | _STEPS
+_FIELDS = TENSORS | _STEPS
 
 # Known networks have some hundred layers.
 MAX_CALLS = 2**14
@@ -76,7 +76,7 @@ class Script:
         for i, (name, fields) in enumerate(self.calls):
             step = next(steps) if name in _STEPS else None
             if step is not None and name == "conv":
-                fields = fields | {"method": "winograd" if step["method"].startswith("winograd") else step["method"]}  # noqa: PLW2901
+                fields = fields | {"method": step["method"]}  # noqa: PLW2901
             arguments = (fields.get(field) for field in _FIELDS[name])
             calls.append([name, *(encode(value, arrays, f"{prefix}{i}.{name}.{j}", names) for j, value in enumerate(arguments))])
         return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
@@ -105,7 +105,7 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
         name = call[0]
         try:
             arguments = [decode(arg) for arg in call[1:]]
-            if name in _TENSORS:
+            if name in TENSORS:
                 elements += math.prod(integer(side, "a side", 1, 2**24) for side in arguments[:3])
                 check_bytes(elements, max_bytes)
             if len(arguments) > len(_FIELDS[name]):
@@ -130,7 +130,7 @@ def _result_bytes(script: Script) -> int:
     tensors = []
     results = 0
     for name, fields in script.calls:
-        if name in _TENSORS:
+        if name in TENSORS:
             tensors.append(fields["height"] * fields["width"] * fields["channels"] * (1 if name == "codes" else 4))
         elif name == "output":
             results += tensors[fields["tensor"]]

@@ -7,19 +7,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ulp._validate import integer
 from ulp.nn.compiled import Hint
+from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
-from .build import Built, Compilation, build
+from .build import Built, Compilation, build, constants_of
+from .inference import Sides, infer, open_shape, takes_any_batch
+from .islands import form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
 from .network import OnnxNetwork, load_saved
 from .normalise import normalise
 from .reader import read
-from .stages import FloatStage, IntegerStage, LayerRow
+from .session import available
+from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
 from .table import layer_rows, without_compute
 
 __all__ = ["FloatStage", "IntegerStage", "LayerRow", "Limits", "OnnxError", "OnnxNetwork", "load"]
@@ -35,6 +40,7 @@ def load(
     group: int | None = None,
     tune: bool | None = None,
     limits: Limits | None = None,
+    floats: str | None = None,
     progress: bool = True,
 ) -> OnnxNetwork:
     """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
@@ -42,36 +48,66 @@ def load(
     source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which needs no package onnx. That comes
         back with the shapes, mode, hint and group of then: arguments that ask for others are refused.
     strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
-    shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}. A batch size needs none.
+    shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch.
     mode: "requantize" (the default): as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit
         for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
     hint, group: as for `ulp.nn.compile`, "latency" and 1 by default. tune: as there, and by default True for a model, False for what was
         saved.
-    limits: how large a file may be, and what it may ask for. progress: show a progress bar, as `ulp.nn.compile` does.
+    limits: how large a file may be, and what it may ask for.
+    floats: what runs nodes that are not integer: "onnxruntime", which runs all that there is in ONNX; or "numpy", which runs what small
+        quantized networks need. By default onnxruntime where it is installed.
+    progress: show a progress bar, as `ulp.nn.compile` does.
 
-    Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between as numpy operators; print() the
-    result for the table of layers. A batch size that is fixed in the file binds only models that are not integer as a whole.
-    Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
+    Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between, neighbouring ones as one session
+    of onnxruntime; print() the result for the table of layers. A batch size that the file fixes at one binds only models that compute with
+    it. Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
     if mode not in (None, "requantize", "requantise", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
     if hint not in (None, "latency", "throughput"):
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
+    if floats not in (None, "onnxruntime", "numpy"):
+        raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
     group = None if group is None else integer(group, "group", 1, 2**16)
     limits = limits or Limits()
     if is_saved(source):
         network = load_saved(source, tune=bool(tune), limits=limits)
-        _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group)
+        _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
         return network
     model = read(source, limits)
-    compilation = Compilation(
-        "threshold" if mode == "threshold" else "requantise", hint or "latency", group or 1, tune is not False, progress
-    )
+    how: Mode = "threshold" if mode == "threshold" else "requantise"
+    compilation = Compilation(how, hint or "latency", group or 1, tune is not False, progress)
+    in_islands = available() if floats is None else floats == "onnxruntime"
+    model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
     normal = normalise(model)
-    built = build(normal, _shapes(model, dict(shapes or {})), compilation, limits)
+    one = infer(normal, one_shape, limits)
+    many = infer(normal, many_shapes, limits)
+    if any(port.shape and port.shape[0] == 1 for port in model.inputs):
+        model, many = (_any_batch(model), many) if takes_any_batch(normal, one.tensors, many.tensors, _BATCH) else (model, one)
+    built = build(normal, one, compilation, limits)
     if strict:
         _check_strict(normal, built)
-    return OnnxNetwork(model.inputs, model.outputs, built.stages, built.constants, layer_rows(normal, built), model.opset, limits)
+    rows = layer_rows(normal, built)
+    stages, constants = built.stages, built.constants
+    if in_islands:
+        stages = form(stages, built.scope, model, normal, one.tensors, many.tensors)
+        constants = constants_of(stages, model, built.scope)
+    elif set(model.protos) - set(constants) & {name for stage in stages for name in stage.reads}:
+        raise OnnxError("the file has tensors of types that only onnxruntime knows: pip install onnxruntime")
+    return OnnxNetwork(model.inputs, model.outputs, stages, constants, rows, model.opset, limits)
+
+
+# A batch size that nothing else in a model is likely to be.
+_BATCH = 7919
+
+
+def _any_batch(model: Model) -> Model:
+    """The model with a first side "N" of all inputs and outputs."""
+
+    def freed(port: Port) -> Port:
+        return port if not port.shape else replace(port, shape=("N", *port.shape[1:]))
+
+    return replace(model, inputs=[freed(port) for port in model.inputs], outputs=[freed(port) for port in model.outputs])
 
 
 def _check_saved(
@@ -82,6 +118,7 @@ def _check_saved(
     mode: str | None,
     hint: Hint | None,
     group: int | None,
+    floats: str | None,
 ) -> None:
     """OnnxError where a saved network is not what these arguments of `load` ask for: nothing of it can be changed any more."""
     again = "what was saved cannot be changed: load the model that it was made from"
@@ -95,38 +132,54 @@ def _check_saved(
                 if value not in (None, saved):
                     saved = "requantize" if saved == "requantise" else saved
                     raise OnnxError(f"{name}={value!r} for a network that was saved with {name}={saved!r}; {again}")
+    by_onnxruntime = any(isinstance(stage, IslandStage) for stage in network.stages)
+    by_numpy = any(isinstance(stage, FloatStage) and runs_in_island(stage.node) for stage in network.stages)
+    if (floats == "numpy" and by_onnxruntime) or (floats == "onnxruntime" and by_numpy):
+        raise OnnxError(f"floats={floats!r} for a network that was saved with nodes that run otherwise; {again}")
     for row in network.layers:
-        if strict and not row.integer and not without_compute(row):
-            raise OnnxError(f"strict=True, and in the saved network {row.name} ({row.op_type}) runs in floats: {row.reason}")
+        if strict and not row.integer and not without_compute(row.op_type):
+            raise OnnxError(f"strict=True, and in the saved network {row.op_type} {row.name!r} runs in floats: {row.reason}")
 
 
-def _shapes(model: Model, given: dict[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """The shape of each input, with a batch of one where the file leaves it open."""
+def _shapes(model: Model, given: dict[str, Sequence[int]]) -> tuple[Model, dict[str, Sides | None], dict[str, Sides | None]]:
+    """(the model with the sizes of batches that are given, the inputs' shapes for a batch of one, and for a larger one)"""
     names = [port.name for port in model.inputs]
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise OnnxError(f"shapes names {unknown[0]!r}, which is no input: the model has {', '.join(names)}")
-    return {port.name: _shape(port, given.get(port.name)) for port in model.inputs}
+    inputs: list[Port] = []
+    one: dict[str, Sides | None] = {}
+    many: dict[str, Sides | None] = {}
+    for declared in model.inputs:
+        port = _given(declared, given[declared.name]) if declared.name in given else declared
+        inputs.append(port)
+        one[port.name] = many[port.name] = sides = open_shape(port)
+        if sides:
+            batch = 1 if sides[0] is None else sides[0]
+            rest: Sequence[int | None] = sides[1:]
+            if port.name in given:
+                batch, *rest = (int(side) for side in given[port.name])
+            one[port.name] = (batch, *rest)
+            many[port.name] = (_BATCH if sides[0] in (None, 1) else sides[0], *sides[1:])
+        elif port.name in given:
+            one[port.name] = tuple(given[port.name])
+    return replace(model, inputs=inputs), one, many
 
 
-def _shape(port: Port, given: Sequence[int] | None) -> tuple[int, ...]:
+def _given(port: Port, given: Sequence[int]) -> Port:
+    """The port if these sides fit it; with their batch, where the file fixes one."""
+    sides = tuple(integer(side, f"shapes[{port.name!r}]", 1, 2**31) for side in given)
     shape = port.shape
-    if given is not None:
-        sides = tuple(integer(side, f"shapes[{port.name!r}]", 1, 2**31) for side in given)
-        if shape is not None and (
-            len(shape) != len(sides) or any(isinstance(s, int) and s != side for s, side in zip(shape, sides, strict=True))
-        ):
-            raise OnnxError(f"shapes[{port.name!r}]={sides} does not fit the input's shape {shape}")
-        return sides
-    open_sides = shape is None or any(not isinstance(side, int) for side in shape[1:])
-    if shape is None or open_sides:
-        raise OnnxError(f"the file leaves the shape {shape} of input {port.name!r} open: pass shapes={{{port.name!r}: (1, 3, 224, 224)}}")
-    return tuple(side if isinstance(side, int) else 1 for side in shape)
+    if shape is None:
+        return port
+    if len(shape) != len(sides) or any(isinstance(s, int) and s != side for s, side in zip(shape[1:], sides[1:], strict=True)):
+        raise OnnxError(f"shapes[{port.name!r}]={sides} does not fit the input's shape {shape}")
+    return replace(port, shape=(sides[0], *shape[1:])) if shape and isinstance(shape[0], int) else port
 
 
 def _check_strict(model: Model, built: Built) -> None:
     """OnnxError where a node that computes would run in floats."""
-    steps = [stage for stage in built.stages if isinstance(stage, FloatStage) and not without_compute(stage.node)]
+    steps = [stage for stage in built.stages if isinstance(stage, FloatStage) and not without_compute(stage.node.op_type)]
     if steps:
         lines = "\n".join(f"  {step.node}: {step.reason}" for step in steps)
         raise OnnxError(f"strict=True, and {len(steps)} of {len(model.nodes)} nodes would run in floats:\n{lines}")

@@ -5,12 +5,13 @@ node whose operands lie in one part joins it if a rule of rules/ turns it into g
 depends on its root only, and stages never depend on each other in a circle. If a decision turns out to be wrong later (the floats of a
 pooling of codes are needed), the node is marked and the model is built again.
 
-Shapes come from running: float nodes compute once on zeros for a batch of one (probe.py).
+Types and shapes of float tensors come from shape inference, for a batch of one (inference.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +21,17 @@ from ulp.nn import graph as ir
 from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
 
-from . import probe, rules
+from . import rules
+from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
+from .operators import OPERATORS
 from .parts import Part, without_floats
 from .rules import quantizers
 from .scope import Scope
 from .stages import FloatStage, IntegerStage, Stage
+from .tensors import exact_type
 from .weights import NotInteger
-
-# Samples of float tensors up to this size keep their values: shapes and indices are among them.
-_SMALL = 4096
 
 _COMPUTED_BATCH = "the batch size is computed with"
 
@@ -58,15 +59,19 @@ class Built:
 
     stages: list[Stage]
     constants: dict[str, Array]
-    layers: dict[str, tuple[ir.Op, ir.Shape]]
-    """Of each node of an integer part: the last graph node that it became"""
+    scope: Scope
+
+    @property
+    def layers(self) -> dict[str, tuple[ir.Op, ir.Shape]]:
+        """Of each node of an integer part: the last graph node that it became."""
+        return self.scope.layers
 
 
-def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits) -> Built:
-    """The stages of a normalised model. shapes: of its inputs, with a batch."""
+def build(model: Model, inferred: Inferred, compilation: Compilation, limits: Limits) -> Built:
+    """The stages of a normalised model. inferred: from its inputs' shapes, with a batch of one."""
     floats: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
-        builder = Builder(model, shapes, compilation, limits, floats)
+        builder = Builder(model, inferred, compilation, limits, floats)
         # A file's numbers may be NaN, infinite or too large. Rules check the results, so numpy does not warn.
         with np.errstate(all="ignore"):
             built = builder.build()
@@ -75,28 +80,32 @@ def build(model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compila
         floats = {**floats, **builder.wrong}
     every = {node.name: floats.get(node.name, "its integer neighbours could not be told from the others") for node in model.nodes}
     with np.errstate(all="ignore"):
-        built = Builder(model, shapes, compilation, limits, every).build()
+        built = Builder(model, inferred, compilation, limits, every).build()
     assert built is not None
     return built
+
+
+def constants_of(stages: Sequence[Stage], model: Model, scope: Scope) -> dict[str, Array]:
+    """The constants that operators of numpy read, and those that are results of the model."""
+    read = {name for stage in stages if isinstance(stage, FloatStage) for name in stage.reads} | {port.name for port in model.outputs}
+    return {name: array for name in sorted(read) if scope.is_constant(name) and (array := scope.constant(name)) is not None}
 
 
 class Builder:
     """One attempt. floats: nodes that must run in floats, and why; wrong: nodes that this attempt found to be among them."""
 
-    def __init__(
-        self, model: Model, shapes: dict[str, tuple[int, ...]], compilation: Compilation, limits: Limits, floats: dict[str, str]
-    ) -> None:
+    def __init__(self, model: Model, inferred: Inferred, compilation: Compilation, limits: Limits, floats: dict[str, str]) -> None:
         self.model = model
         self.compilation = compilation
         self.limits = limits
         self.floats = floats
         self.wrong: dict[str, str] = {}
-        self.scope = Scope(model, shapes, limits)
+        self.scope = Scope(model, inferred, limits)
         self.steps: list[FloatStage] = []
         self.folded_bytes = 0
         # Constants that hold a 0 in place of the batch size, and the Shape that it came from.
         self.markers: dict[str, str] = {}
-        self.used: Counter[str] = Counter(name for node in model.nodes for name in node.inputs)
+        self.used: Counter[str] = Counter(name for node in model.nodes for name in node.reads)
         self.used.update(port.name for port in model.outputs)
 
     def build(self) -> Built | None:
@@ -117,8 +126,13 @@ class Builder:
 
     def fold(self, node: Node) -> bool:
         """Compute a node whose inputs are all known; quantized constants keep their integers. False where they are not."""
-        if not all(not name or name in self.scope.constants or name in self.scope.quantized for name in node.inputs) or not node.inputs:
+        scope = self.scope
+        if node.problem or node.op_type not in OPERATORS:
+            return False
+        if not all(not name or scope.is_constant(name) for name in node.inputs) or not node.inputs:
             return self.fold_shape(node)
+        if (node.op_type == "Cast" and not exact_type(int(node.attributes["to"]))) or any(name in scope.inexact for name in node.inputs):
+            scope.inexact.update(node.outputs)
         known = quantizers.constant(self.scope, node) or rules.moved_constant(self.scope, node)
         if known is not None:
             self.scope.quantized[node.outputs[0]] = known
@@ -154,6 +168,8 @@ class Builder:
         """A node whose inputs are not all known: into a part, or as a float stage."""
         rule = rules.RULES.get(node.op_type)
         try:
+            if node.problem:
+                raise NotInteger(node.problem)
             if node.name in self.floats:
                 raise NotInteger(self.floats[node.name])
             if rule is None:
@@ -167,35 +183,21 @@ class Builder:
     # Float stages.
 
     def float_stage(self, node: Node, reason: str) -> None:
-        """Have an operator of numpy compute the node."""
+        """Have the node run outside of integer parts."""
         scope = self.scope
-        for name in node.inputs:
-            if name and not scope.is_constant(name):
+        for name in node.reads:
+            if not scope.is_constant(name):
                 self.float_tensor(name)
-        for i, name in enumerate(node.inputs):
+        for i, name in enumerate(node.reads):
             if name in self.markers and not (node.op_type == "Reshape" and i == 1 and not node.attributes.get("allowzero", 0)):
                 self.wrong[self.markers[name]] = _COMPUTED_BATCH
         self.steps.append(FloatStage(node, reason))
         scope.float_nodes[node.outputs[0]] = node
-        for name, result in zip(node.outputs, self.probe(node), strict=False):
-            scope.count(node, result.nbytes)
-            if name:
-                scope.samples[name] = result if result.size <= _SMALL else np.broadcast_to(np.zeros((), result.dtype), result.shape)
-        grid = quantizers.grid_of(self.scope, node)
+        for name in node.outputs:
+            scope.count(node, scope.infer(name))
+        grid = None if node.problem else quantizers.grid_of(self.scope, node)
         if grid is not None:
             scope.grids[node.outputs[0]] = grid
-
-    def probe(self, node: Node) -> tuple[Array, ...]:
-        """The results' samples; nothing where their shapes depend on values that only a call has."""
-        scope = self.scope
-        known = [not name or scope.is_constant(name) or name in scope.true_samples for name in node.inputs]
-        if any(name in scope.unshaped for name in node.inputs) or not probe.has_shape(node, known):
-            scope.unshaped.update(node.outputs)
-            return ()
-        samples = [scope.constant(name) if not name or scope.is_constant(name) else scope.sample(name) for name in node.inputs]
-        if probe.gives_values(node, known):
-            scope.true_samples.update(node.outputs)
-        return scope.run(node, probe.arrays(node, samples, known))
 
     def float_tensor(self, name: str) -> None:
         """Have a tensor of a part exist outside of it, as a result of the part."""
@@ -240,7 +242,7 @@ class Builder:
         for step in reversed(self.steps):
             if any(name in needed for name in step.node.outputs):
                 kept.append(step)
-                for name in step.node.inputs:
+                for name in step.reads:
                     need(name)
         plans: dict[str, IntegerStage] = {}
         for part in scope.parts.values():
@@ -257,11 +259,7 @@ class Builder:
         for step in reversed(kept):
             stages.append(step)
             stages += [plans.pop(name) for name in step.node.outputs if name in plans]
-        read = {name for step in kept for name in step.node.inputs} | {port.name for port in self.model.outputs}
-        constants = {
-            name: array for name in sorted(read) if name and scope.is_constant(name) and (array := scope.constant(name)) is not None
-        }
-        return Built(stages, constants, scope.layers)
+        return Built(stages, constants_of(stages, self.model, scope), scope)
 
     def stage(self, part: Part, names: tuple[str, ...]) -> IntegerStage:
         """The plan of a part that makes these results. ValueError where integers cannot do it after all."""

@@ -16,7 +16,9 @@ from ulp.nn.script import Arrays, Decoder, encode
 
 from .limits import Limits
 from .model import Array, Node, Port
-from .stages import FloatStage, IntegerStage, LayerRow, Stage
+from .session import Session
+from .stages import FloatStage, IntegerStage, IslandStage, LayerRow, Stage
+from .wire import check_wire
 
 KIND = "OnnxNetwork"
 
@@ -77,11 +79,10 @@ def _check_names(inputs: list[Port], outputs: list[Port], stages: list[Stage], c
     """ValueError where a stage reads a tensor that nothing before it makes."""
     made = {*constants, *(port.name for port in inputs)}
     for stage in stages:
-        reads = [stage.source] if isinstance(stage, IntegerStage) else [name for name in stage.node.inputs if name]
-        unknown = [name for name in reads if name not in made]
+        unknown = [name for name in stage.reads if name not in made]
         if unknown:
             raise ValueError(f"a stage reads {unknown[0]!r}, which nothing before it makes")
-        made.update(stage.results if isinstance(stage, IntegerStage) else stage.node.outputs)
+        made.update(stage.makes)
     for port in outputs:
         if port.name not in made:
             raise ValueError(f"nothing makes the output {port.name!r}")
@@ -95,7 +96,7 @@ def _port(port: object) -> Port:
     if not isinstance(port, list) or len(port) != 3 or not isinstance(port[0], str) or not isinstance(port[1], str):
         raise ValueError(f"{port!r} is no input or output")
     name, dtype, shape = port
-    if dtype[:1] not in ("<", "|") or dtype[1:2] not in ("f", "i", "u", "b"):
+    if dtype[:1] not in ("<", "|") or (dtype[1:2] not in ("f", "i", "u", "b") and dtype != "|O"):
         raise ValueError(f"{name!r} has dtype {dtype!r}")
     sides_known = shape is None or (isinstance(shape, list) and all(side is None or type(side) in (int, str) for side in shape))
     try:
@@ -110,6 +111,10 @@ def _port(port: object) -> Port:
 def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, Any]:
     if isinstance(stage, IntegerStage):
         return {"source": stage.source, "results": list(stage.results), "compiled": stage.compiled.document(arrays, prefix)}
+    if isinstance(stage, IslandStage):
+        session = stage.session
+        model = encode(np.frombuffer(session.model, np.uint8), arrays, f"{prefix}island", {})
+        return {"reads": list(stage.reads), "makes": list(stage.makes), "island": model, "name": session.what, "folds": session.folds}
     node = stage.node
     return {
         "op_type": node.op_type,
@@ -129,6 +134,8 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
         if len(compiled.output_shapes) != len(known["results"]):
             raise ValueError(f"{len(known['results'])} names for {len(compiled.output_shapes)} results")
         return IntegerStage(known["source"], _texts(known["results"]), compiled)
+    if isinstance(document, dict) and "island" in document:
+        return _island(members(document, "an island", reads=list, makes=list, island=None, name=str, folds=bool), decode, limits)
     known = members(
         document, "a stage of floats", op_type=str, name=str, inputs=list, outputs=list, attributes=list, domain=str, reason=str
     )
@@ -142,6 +149,19 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
         attributes[pair[0]] = tuple(value) if isinstance(value, list) else value
     node = Node(known["op_type"], known["name"], _texts(known["inputs"]), _texts(known["outputs"]), attributes, known["domain"])
     return FloatStage(node, known["reason"])
+
+
+def _island(known: dict[str, Any], decode: Decoder, limits: Limits) -> IslandStage:
+    data = decode(known["island"])
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError("the model of an island is no array of bytes")
+    model = data.tobytes()
+    check_wire(model, "Model", limits)
+    session = Session(model, known["name"], folds=known["folds"])
+    reads, makes = _texts(known["reads"]), _texts(known["makes"])
+    if (len(reads), len(makes)) != session.counts:
+        raise ValueError(f"an island has {len(reads)} and {len(makes)} names of tensors, and its model {session.counts}")
+    return IslandStage(reads, makes, session)
 
 
 def _texts(values: list[Any]) -> tuple[str, ...]:

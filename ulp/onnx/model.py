@@ -21,6 +21,8 @@ class Node:
     """One operation. An input or output that is left out is "".
 
     name: never empty; where the file has none, the operator and the node's position. attributes: int, float, str, arrays, tuples of them.
+    captured: tensors that graphs among its attributes read. proto: the file's own NodeProto, None for nodes that the file has not.
+    problem: why neither rules nor operators of numpy know what the node means; "" where they may.
     """
 
     op_type: str
@@ -29,6 +31,14 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     domain: str = ""
+    captured: tuple[str, ...] = ()
+    proto: Any = None
+    problem: str = ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All tensors that have to be there before it runs."""
+        return (*(name for name in self.inputs if name), *self.captured)
 
     def __str__(self) -> str:
         return f"{self.op_type} {self.name!r}"
@@ -42,7 +52,7 @@ class Node:
 class Port:
     """An input or output of the model. A side of the shape that the file leaves open is a name or None; no shape at all: None.
 
-    dtype: of the caller's arrays. float16 is computed in float32.
+    dtype: of the caller's arrays; object for text, and for what is no tensor (sequences, optional values). float16 is computed in float32.
     """
 
     name: str
@@ -60,6 +70,8 @@ class Model:
     """A checked model: nodes in an order in which they can run, every name made once and before it is read.
 
     constants: initialisers and the results of Constant nodes. Integers of 2 and 4 bits are int8 or uint8 there, and `bits` has their width.
+    protos: these as the file has them, TensorProto or SparseTensorProto, by name; also those of types that no array has, which are not
+    among the constants. inexact: names of constants whose arrays have another type. source: the file's ModelProto, functions inlined.
     """
 
     inputs: list[Port]
@@ -68,3 +80,6 @@ class Model:
     constants: dict[str, Array]
     opset: int
     bits: dict[str, int] = field(default_factory=dict)
+    protos: dict[str, Any] = field(default_factory=dict)
+    inexact: set[str] = field(default_factory=set)
+    source: Any = None

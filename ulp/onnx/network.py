@@ -18,7 +18,7 @@ from ulp.nn.shapes import LayerError
 from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
-from .stages import IntegerStage, LayerRow, Stage, bound
+from .stages import IntegerStage, IslandStage, LayerRow, Stage, bound
 
 
 class OnnxNetwork(Printed):
@@ -58,7 +58,8 @@ class OnnxNetwork(Printed):
     def nbytes(self) -> int:
         """Bytes of the packed weights, and of the constants that floats are computed with."""
         plans = sum(stage.compiled.nbytes for stage in self.stages if isinstance(stage, IntegerStage))
-        return plans + sum(array.nbytes for array in self.constants.values())
+        islands = sum(len(stage.session.model) for stage in self.stages if isinstance(stage, IslandStage))
+        return plans + islands + sum(array.nbytes for array in self.constants.values())
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """The model's result: an array if it has one output, else a dict of them by name.
@@ -109,6 +110,10 @@ class OnnxNetwork(Printed):
             begin = now()
             runner(tensors)
             ms = (now() - begin) * 1e-6
+            if isinstance(stage, IslandStage):
+                made = getattr(tensors[stage.makes[0]], "shape", ())  # () where it is no tensor
+                rows.append(ProfileRow(stage.session.what, "island", "float", "onnxruntime", (0, 0), made[1:], 0, ms, 0.0, "floats"))
+                continue
             node = stage.node
             shape = tensors[node.outputs[0]].shape[1:]
             runs_in = "integers" if node.name in integers else "floats"
@@ -155,8 +160,10 @@ class OnnxNetwork(Printed):
         return {port.name: _finished(port, tensors[port.name]) for port in self.outputs}
 
 
-def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
-    """x as the model computes with it. sides: the sizes of named sides in this call."""
+def _checked(port: Port, x: Any, sides: dict[str, int]) -> Any:
+    """x in the file's type. sides: the sizes of named sides in this call."""
+    if port.dtype == object:
+        return x  # a list, text, or None: onnxruntime knows which
     array = _typed(port, x)
     if port.shape is not None:
         fits = array.ndim == len(port.shape)
@@ -164,8 +171,9 @@ def _checked(port: Port, x: Any, sides: dict[str, int]) -> Array:
             known = sides.setdefault(expected, side) if isinstance(expected, str) else expected
             fits = fits and known in (None, side)
         if not fits:
-            raise ValueError(f"{port.name} has shape {list(array.shape)}: expected {_shape_text(port.shape)}")
-    return np.ascontiguousarray(array, port.computed)
+            batch = ", or shapes= in ulp.load, as the model computes with its batch" if port.shape[:1] == (1,) else ""
+            raise ValueError(f"{port.name} has shape {list(array.shape)}: expected {_shape_text(port.shape)}{batch}")
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _typed(port: Port, x: Any) -> Array:
@@ -181,7 +189,7 @@ def _typed(port: Port, x: Any) -> Array:
 
 def _finished(port: Port, array: Array) -> Array:
     """A result in the type that the file gives it."""
-    if port.dtype != np.float16 or array.dtype.kind != "f":
+    if port.dtype != np.float16 or array.dtype.kind != "f" or array.dtype == port.dtype:
         return array
     with np.errstate(over="ignore"):  # to infinity, as in the file's own type
         return array.astype(np.float16)
@@ -202,20 +210,32 @@ def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Arr
 
         def run_plan(tensors: dict[str, Array]) -> None:
             try:
-                results = compiled(tensors[source])
+                results = compiled(_widened(tensors[source]))
             except LayerError as error:
                 raise OnnxError(f"the integer part that reads {source!r}: {error}") from error
             tensors.update(zip(names, results, strict=True))
 
         return run_plan
+    if isinstance(stage, IslandStage):
+        session, reads, makes = stage.session, stage.reads, stage.makes
+
+        def run_island(tensors: dict[str, Array]) -> None:
+            tensors.update(zip(makes, session([tensors[name] for name in reads]), strict=True))
+
+        return run_island
     node = stage.node
     function = bound(node, opset, limits)
 
     def run_node(tensors: dict[str, Array]) -> None:
-        arrays = [tensors[name] if name else None for name in node.inputs]
+        arrays = [_widened(tensors[name]) if name else None for name in node.inputs]
         tensors.update((name, result) for name, result in zip(node.outputs, function(*arrays), strict=False) if name)
 
     return run_node
+
+
+def _widened(array: Array) -> Array:
+    """float32 for float16, in which neither plans nor operators of numpy compute."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
@@ -223,7 +243,7 @@ def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
     drops: list[list[str]] = []
     seen = set(kept)
     for stage in reversed(stages):
-        names = [stage.source, *stage.results] if isinstance(stage, IntegerStage) else [*stage.node.inputs, *stage.node.outputs]
+        names = [*stage.reads, *stage.makes]
         drops.append([name for name in dict.fromkeys(names) if name and name not in seen])
         seen.update(names)
     return drops[::-1]

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from .channels_last import channels_first
 from .model import Array, Model, Node
+from .rewrites import Names, with_scales_beside, without_sandwiches
 
 
 def normalise(model: Model) -> Model:
-    """The same model without QLinear operators and QGemm, as far as their quantizers are constants."""
+    """The same model without QLinear operators and what onnxruntime fuses, as far as their quantizers are constants."""
+    model = with_scales_beside(without_sandwiches(channels_first(model)))
     writer = _Writer(model)
     with np.errstate(all="ignore"):  # scales may be anything here
         for node in model.nodes:
             rule = _RULES.get(node.op_type)
-            if rule is None or not rule(writer, node):
+            if rule is None or node.problem or not rule(writer, node):
                 writer.nodes.append(node)
     return replace(model, nodes=writer.nodes, constants=writer.constants)
 
@@ -27,19 +31,13 @@ def normalise(model: Model) -> Model:
 class _Writer:
     def __init__(self, model: Model) -> None:
         self.constants = dict(model.constants)
+        self.opset = model.opset
         self.nodes: list[Node] = []
-        self.names = {name for node in model.nodes for name in node.outputs} | {port.name for port in model.inputs} | set(self.constants)
+        self.name = Names(model).new
 
     def known(self, *names: str) -> bool:
         """Whether all these inputs, of those that are given, are constants."""
         return all(not name or name in self.constants for name in names)
-
-    def name(self, wanted: str) -> str:
-        """`wanted`, or something like it that nothing is called yet."""
-        while wanted in self.names:
-            wanted += "'"
-        self.names.add(wanted)
-        return wanted
 
     def constant(self, wanted: str, value: Array) -> str:
         name = self.name(wanted)
@@ -81,6 +79,82 @@ class _Writer:
         quantizer = (floats, self.parameter(scale), self.parameter(zero))
         self.nodes.append(Node("QuantizeLinear", f"{node.name}/y", quantizer if zero else quantizer[:2], node.outputs[:1]))
         return True
+
+
+def _activated(
+    w: _Writer, node: Node, op_type: str, inputs: tuple[str, ...], attributes: dict[str, Any], parameters: tuple[float, ...]
+) -> bool:
+    """The operator that onnxruntime fused with the activation of the attribute `activation`, and that activation behind it."""
+    name = attributes.pop("activation", "")
+    if name and name not in _ACTIVATIONS:
+        return False
+    keys = _ACTIVATIONS.get(name, ())
+    if len(parameters) < len(keys):
+        return False
+    if not name:
+        w.nodes.append(Node(op_type, node.name, inputs, node.outputs, attributes))
+        return True
+    floats = w.name(f"{node.outputs[0]}/float")
+    w.nodes.append(Node(op_type, node.name, inputs, (floats,), attributes))
+    if name == "Clip" and w.opset >= 11:
+        bounds = (w.constant(f"{node.outputs[0]}/{key}", np.array(value, np.float32)) for key, value in zip(keys, parameters, strict=False))
+        w.nodes.append(Node("Clip", f"{node.name}/Clip", (floats, *bounds), node.outputs))
+    else:
+        w.nodes.append(Node(name, f"{node.name}/{name}", (floats,), node.outputs, dict(zip(keys, parameters, strict=False))))
+    return True
+
+
+# Activations that onnxruntime fuses with what is before them, and the attributes of each.
+_ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign"), ()),
+    **dict.fromkeys(("LeakyRelu", "Elu"), ("alpha",)),
+    "Clip": ("min", "max"),
+    "HardSigmoid": ("alpha", "beta"),
+}
+
+
+def _fused_conv(w: _Writer, node: Node) -> bool:
+    """Conv, + Z, activation."""
+    attributes = dict(node.attributes)
+    parameters = tuple(attributes.pop("activation_params", ()))
+    if node.input(3):
+        return False  # a shortcut may broadcast there; onnxruntime has it as one operator
+    return _activated(w, node, "Conv", node.inputs[:3], attributes, parameters)
+
+
+def _fused_gemm(w: _Writer, node: Node) -> bool:
+    attributes = dict(node.attributes)
+    given = [attributes.pop(f"activation_{key}", None) for key in ("alpha", "beta", "gamma")]
+    return _activated(w, node, "Gemm", node.inputs, attributes, tuple(value for value in given if value is not None))
+
+
+def _scaled_sums(w: _Writer, node: Node, a: tuple[str, str, str], b: tuple[str, str, str], bias: str) -> bool:
+    """MatMulInteger of tensors with their zero points, times their scales, plus a bias, where there is one."""
+    sums, floats, scale = (w.name(f"{node.outputs[0]}/{what}") for what in ("sums", "floats", "scale"))
+    zeros = (a[2] or w.constant(f"{a[0]}/zero", np.zeros((), np.uint8)) if b[2] else a[2], b[2])
+    w.nodes.append(Node("MatMulInteger", node.name, tuple(name for name in (a[0], b[0], *zeros) if name), (sums,)))
+    w.nodes.append(Node("Cast", f"{node.name}/Cast", (sums,), (floats,), {"to": 1, "through": 0}))
+    w.nodes.append(Node("Mul", f"{node.name}/scale", (a[1], b[1]), (scale,)))
+    result = w.name(f"{node.outputs[0]}/result") if bias else node.outputs[0]
+    w.nodes.append(Node("Mul", f"{node.name}/Mul", (floats, scale), (result,)))
+    if bias:
+        w.nodes.append(Node("Add", f"{node.name}/Add", (result, bias), node.outputs))
+    return True
+
+
+def _matmul_integer_to_float(w: _Writer, node: Node) -> bool:
+    if not w.known(node.input(4)) or (node.input(4) and w.constants[node.input(4)].dtype != np.uint8):
+        return False  # of a computed zero point, the type is not known here
+    a, b = (node.input(0), node.input(2), node.input(4)), (node.input(1), node.input(3), node.input(5))
+    return _scaled_sums(w, node, a, b, node.input(6))
+
+
+def _dynamic_matmul(w: _Writer, node: Node) -> bool:
+    if w.opset < 11:
+        return False
+    a = tuple(w.name(f"{node.inputs[0]}/{what}") for what in ("codes", "scale", "zero"))
+    w.nodes.append(Node("DynamicQuantizeLinear", f"{node.name}/x", node.inputs[:1], a))
+    return _scaled_sums(w, node, (a[0], a[1], a[2]), (node.input(1), node.input(2), node.input(3)), node.input(4))
 
 
 def _conv(w: _Writer, node: Node) -> bool:
@@ -132,6 +206,10 @@ def _concat(w: _Writer, node: Node) -> bool:
 
 
 _RULES: dict[str, Callable[[_Writer, Node], bool]] = {
+    "FusedConv": _fused_conv,
+    "FusedGemm": _fused_gemm,
+    "DynamicQuantizeMatMul": _dynamic_matmul,
+    "MatMulIntegerToFloat": _matmul_integer_to_float,
     "QLinearConv": _conv,
     "QLinearMatMul": _matmul,
     "QGemm": _gemm,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
@@ -31,16 +32,31 @@ class Integers:
 
 
 @dataclass(frozen=True, eq=False)
+class Function:
+    """A tensor whose values depend on one code each of `source`, quantized by `grid`: float32 (1 or channels, codes)."""
+
+    source: ir.Node
+    grid: Quantizer
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Value:
     """A tensor inside a part.
 
     grid: the quantizer on whose grid all values lie, if known. integers: given if the tensor is integers and not their floats.
+    function: given if the values are known as a function of codes. view: given if the tensor has the elements of the node's image in
+    another order or shape: int64 indices of that image, (C, H, W), in the tensor's own shape.
+    scaled: given if the values are those of another one, which lies on a grid, times one factor float64 (C,) per channel.
     """
 
     part: Part
     node: ir.Node
     grid: Quantizer | None = None
     integers: Integers | None = None
+    function: Function | None = None
+    view: npt.NDArray[np.int64] | None = None
+    scaled: tuple[Value, npt.NDArray[np.float64]] | None = None
 
 
 def _ends(node: ir.Node, passes: tuple[type, ...]) -> Iterator[ir.Node]:
@@ -60,17 +76,17 @@ def _ends(node: ir.Node, passes: tuple[type, ...]) -> Iterator[ir.Node]:
 
 def takes_sum(node: ir.Node) -> bool:
     """Whether a shortcut can be added to the node's result by the step that makes it."""
-    makers = (ir.Conv, ir.Linear, ir.WindowMean, ir.Quantize)
+    makers = (ir.Conv, ir.Linear, ir.WindowMean, ir.Quantize, ir.Table, ir.Combine)
     return all(isinstance(end.op, makers) for end in _ends(node, (ir.Flatten, ir.BatchNorm, ir.Concat)))
 
 
 def comes_from_sums(node: ir.Node) -> bool:
     """Whether codes of the node's result can be made by comparing sums with thresholds."""
-    passes = (ir.Clamp, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
+    passes = (ir.Clamp, ir.Curve, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
     return all(isinstance(end.op, (ir.Conv, ir.Linear)) for end in _ends(node, passes))
 
 
 def without_floats(node: ir.Node) -> ir.Node | None:
     """The node that keeps a result from being had as floats, if there is one: it works on codes, and nothing says on which."""
-    ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat))
-    return next((end for end in ends if isinstance(end.op, (ir.MaxPool, ir.Gather))), None)
+    ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat, ir.View))
+    return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather, ir.Rearrange))), None)

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from . import channels_last
+from .functions import captured_names, graphs_of, inlined
 from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
-from .tensors import FLOAT16, HALVES, NARROW, dtype_of, read_tensor
+from .tensors import FLOAT16, HALVES, NARROW, dtype_of, exact_type, known_type, read_tensor
 from .wire import check_wire
 
 _LONGEST_NAME = 4096
@@ -28,7 +30,7 @@ _STANDARD = ("", "ai.onnx")
 # Operators that other domains define in the same way: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
 # QONNX's newer name of Quant.
 _ALIASES = {"IntQuant": "Quant"}
-_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc")
+_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc", "MultiThreshold", "MatMulNBits")
 
 # The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
 _QLINEAR = {
@@ -92,21 +94,21 @@ class _Reader:
         self.limits = limits
         self.folder = folder
         self.bits: dict[str, int] = {}
+        self.protos: dict[str, Any] = {}
+        self.inexact: set[str] = set()
         self.constant_bytes = 0
 
     def model(self, proto: Any) -> Model:
+        proto = inlined(proto, self.limits)
         graph = proto.graph
         if len(graph.node) > self.limits.nodes:
             raise OnnxError(f"the graph has {len(graph.node)} nodes, more than the limit nodes={self.limits.nodes}")
-        if graph.sparse_initializer:
-            raise OnnxError("the graph has sparse initialisers, which are not supported")
-        opset = self.opset(proto)
+        opset, problem = self.opset(proto)
         constants: dict[str, Array] = {}
         for tensor in graph.initializer:
-            name = _checked_name(tensor.name, "an initialiser")
-            if name in constants:
-                raise OnnxError(f"two initialisers are called {name!r}")
-            constants[name] = self.tensor(tensor, f"the initialiser {name!r}", name)
+            self.initializer(tensor, constants)
+        for sparse in graph.sparse_initializer:
+            self.protos[_checked_name(sparse.values.name, "an initialiser")] = sparse
         inputs = [self.port(p, "input") for p in graph.input]
         outputs = [self.port(p, "output") for p in graph.output]
         for kind, ports in (("inputs", inputs), ("outputs", outputs)):
@@ -115,30 +117,43 @@ class _Reader:
                 raise OnnxError(f"two {kind} are called {repeated!r}")
         if not outputs:
             raise OnnxError("the graph has no outputs")
-        inputs = [port for port in inputs if port.name not in constants]
-        functions = {(f.domain, f.name) for f in proto.functions}
+        inputs = [port for port in inputs if port.name not in self.protos]
         names = _unique_names(graph.node)
-        nodes = [self.node(n, name, functions) for n, name in zip(graph.node, names, strict=True)]
-        for node in nodes:
-            _check_node(node, opset)
+        nodes = [_checked(self.node(n, name, problem), opset) for n, name in zip(graph.node, names, strict=True)]
         nodes = [node for node in nodes if not self.constant(node, opset, constants)]
-        nodes = _sorted(nodes, {port.name for port in inputs} | set(constants))
-        made = {name for node in nodes for name in node.outputs} | {port.name for port in inputs} | set(constants)
+        nodes = _sorted(nodes, {port.name for port in inputs} | set(self.protos))
+        made = {name for node in nodes for name in node.outputs} | {port.name for port in inputs} | set(self.protos)
         for port in outputs:
             if port.name not in made:
                 raise OnnxError(f"nothing makes the output {port.name!r}")
-        return Model(inputs, outputs, [self.with_width(node, constants) for node in nodes], constants, opset, self.bits)
+        nodes = [self.with_width(node, constants) for node in nodes]
+        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto)
 
-    def opset(self, proto: Any) -> int:
+    def opset(self, proto: Any) -> tuple[int, str]:
+        """(the opset of ONNX's own operators, why their definitions are not known; "" where they are)"""
         versions = [o.version for o in proto.opset_import if o.domain in _STANDARD]
         if len(set(versions)) != 1:
             raise OnnxError(f"the file names {len(set(versions))} opsets of ONNX's own operators, expected one")
+        problem = ""
         if not OLDEST_OPSET <= versions[0] <= NEWEST_OPSET:
-            raise OnnxError(
+            problem = (
                 f"opset {versions[0]} is outside {OLDEST_OPSET}..{NEWEST_OPSET}, which ulp knows; "
                 f"onnx.version_converter.convert_version(model, 21) brings the model to another one"
             )
-        return int(versions[0])
+        return int(versions[0]), problem
+
+    def initializer(self, proto: Any, constants: dict[str, Array]) -> None:
+        """Keep a tensor by its name; as an array, too, unless its type is none of numpy's."""
+        name = _checked_name(proto.name, "an initialiser")
+        if name in self.protos:
+            raise OnnxError(f"two initialisers are called {name!r}")
+        if proto.data_type not in self.onnx.TensorProto.DataType.values() or not proto.data_type:
+            raise OnnxError(f"the initialiser {name!r} has the type number {proto.data_type}, which ONNX has not")
+        self.protos[name] = proto
+        if known_type(proto.data_type):
+            constants[name] = self.tensor(proto, f"the initialiser {name!r}", name)
+        elif proto.data_location == proto.EXTERNAL:
+            raise OnnxError(f"the initialiser {name!r}, of the type number {proto.data_type}, lies in another file, which is not supported")
 
     def tensor(self, proto: Any, what: str, name: str = "") -> Array:
         """The tensor as a read-only array; `name` is under which its width is kept, if it is narrow."""
@@ -147,31 +162,32 @@ class _Reader:
         self.limits.check_constants(self.constant_bytes)
         if name and proto.data_type in NARROW:
             self.bits[name] = NARROW[proto.data_type][0]
+        if name and not exact_type(proto.data_type):
+            self.inexact.add(name)
         array.flags.writeable = False
         return array
 
     def constant(self, node: Node, opset: int, constants: dict[str, Array]) -> bool:
         """Whether it is a Constant node, whose value is then among the constants."""
-        if node.op_type != "Constant":
+        if node.op_type != "Constant" or node.problem:
             return False
         name = node.outputs[0]
-        if name in constants:
+        if name in self.protos:
             raise OnnxError(f"{node}: something else is called {name!r}, too")
         try:
             constants[name] = OPERATORS["Constant"].bind(node.attributes, opset, inputs=len(node.inputs), outputs=len(node.outputs))()[0]
         except OnnxError as error:
             raise OnnxError(f"{node}: {error}") from error
+        value = next((a.t for a in node.proto.attribute if a.name == "value"), None)
+        self.protos[name] = self.onnx.numpy_helper.from_array(constants[name]) if value is None else value
         return True
 
-    def node(self, proto: Any, name: str, functions: set[tuple[str, str]]) -> Node:
+    def node(self, proto: Any, name: str, problem: str) -> Node:
         op_type = _checked_name(proto.op_type, f"the operator of node {name!r}")
         what = f"{op_type} {name!r}"
-        if (proto.domain, op_type) in functions:
-            raise OnnxError(f"{what} calls a function of the model: inline it, by onnx.inliner.inline_local_functions")
-        if proto.domain not in _STANDARD and op_type in OPERATORS and op_type not in _ELSEWHERE:
-            raise OnnxError(
-                f"{what} is of the domain {proto.domain!r:.60}, whose meaning of it is not known; ulp knows ONNX's own {op_type}"
-            )
+        known = op_type in _ELSEWHERE or (proto.domain == channels_last.DOMAIN and op_type in channels_last.OPERATORS)
+        if proto.domain not in _STANDARD and op_type in OPERATORS and not known:
+            problem = f"it is of the domain {proto.domain!r:.60}, whose meaning of it is not known; ulp knows ONNX's own {op_type}"
         inputs = tuple(_checked_name(i, f"an input of {what}") if i else "" for i in proto.input)
         outputs = tuple(_checked_name(o, f"an output of {what}") if o else "" for o in proto.output)
         if not any(outputs):
@@ -179,7 +195,16 @@ class _Reader:
         repeated = _repeated(_checked_name(a.name, f"an attribute of {what}") for a in proto.attribute)
         if repeated is not None:
             raise OnnxError(f"{what} has the attribute {repeated!r:.60} twice")
-        attributes = {a.name: self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs) for a in proto.attribute}
+        attributes = {}
+        captured: dict[str, None] = {}
+        for a in proto.attribute:
+            try:
+                attributes[a.name] = self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs)
+            except _Foreign as why:
+                problem = problem or str(why)
+                check_wire(proto.SerializeToString(), "Node", self.limits)
+            for graph in graphs_of(a):
+                captured.update(dict.fromkeys(sorted(captured_names(graph))))
         if op_type == "Cast":
             if "through" in attributes:
                 raise OnnxError(f"{what}: the attribute 'through' is unknown")
@@ -187,7 +212,7 @@ class _Reader:
         for operator, key in _TYPE_ATTRIBUTES:
             if op_type == operator and attributes.get(key) in HALVES:
                 attributes[key] = 1
-        return Node(_ALIASES.get(op_type, op_type), name, inputs, outputs, attributes, proto.domain)
+        return Node(_ALIASES.get(op_type, op_type), name, inputs, outputs, attributes, proto.domain, tuple(captured), proto, problem)
 
     def attribute(self, proto: Any, what: str, outputs: tuple[str, ...]) -> Any:
         kinds = self.onnx.AttributeProto
@@ -200,6 +225,8 @@ class _Reader:
         if proto.type == kinds.STRING:
             return _text(proto.s, what)
         if proto.type == kinds.TENSOR:
+            if not known_type(proto.t.data_type):
+                raise _Foreign(f"the attribute {proto.name!r:.60} has the type number {proto.t.data_type}, which no array has")
             return self.tensor(proto.t, what, outputs[0] if proto.name == "value" else "")
         if proto.type == kinds.FLOATS:
             return tuple(proto.floats)
@@ -208,14 +235,19 @@ class _Reader:
         if proto.type == kinds.STRINGS:
             return tuple(_text(s, what) for s in proto.strings)
         if proto.type in (kinds.GRAPH, kinds.GRAPHS):
-            raise OnnxError(f"{what} is a graph: models with control flow (If, Loop, Scan) are not supported; export the model by tracing")
+            raise _Foreign(f"the attribute {proto.name!r:.60} is a graph, which only onnxruntime runs")
+        if proto.type in (kinds.SPARSE_TENSOR, kinds.SPARSE_TENSORS, kinds.TENSORS, kinds.TYPE_PROTO, kinds.TYPE_PROTOS):
+            raise _Foreign(f"the attribute {proto.name!r:.60} has the type number {proto.type}, which only onnxruntime knows")
         raise OnnxError(f"{what} has the type number {proto.type}: expected ints, floats, strings or a tensor")
 
     def port(self, proto: Any, kind: str) -> Port:
         name = _checked_name(proto.name, f"an {kind}")
         what = f"the {kind} {name!r}"
-        if not proto.type.HasField("tensor_type"):
-            raise OnnxError(f"{what} is no tensor")
+        if not proto.type.HasField("tensor_type") or not known_type(proto.type.tensor_type.elem_type):
+            untyped = not proto.type.WhichOneof("value") or (proto.type.HasField("tensor_type") and not proto.type.tensor_type.elem_type)
+            if untyped and kind == "input":
+                raise OnnxError(f"{what} has no type")
+            return Port(name, np.dtype(object), None)
         tensor = proto.type.tensor_type
         dtype = dtype_of(tensor.elem_type, what)
         if tensor.elem_type == FLOAT16:
@@ -239,8 +271,14 @@ class _Reader:
         return replace(node, attributes={**node.attributes, "output_dtype": kind})
 
 
-def _check_node(node: Node, opset: int) -> None:
-    """OnnxError unless the node has the inputs, outputs and attributes that its operator has."""
+class _Foreign(Exception):  # noqa: N818  # a reason, not a mistake
+    """Why only onnxruntime knows what a node means."""
+
+
+def _checked(node: Node, opset: int) -> Node:
+    """The node; with a problem unless it has the inputs, outputs and attributes that its operator has."""
+    if node.problem:
+        return node
     try:
         if node.op_type in OPERATORS:
             OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
@@ -255,7 +293,8 @@ def _check_node(node: Node, opset: int) -> None:
         elif node.op_type == "QLinearConcat" and (len(node.inputs) < 5 or len(node.inputs) % 3 != 2 or not all(node.inputs)):
             raise OnnxError(f"{len(node.inputs)} inputs: expected a scale and a zero point, and three of each tensor")
     except OnnxError as error:
-        raise OnnxError(f"{node}: {error}") from error
+        return replace(node, problem=str(error))
+    return node
 
 
 def _repeated(names: Any) -> str | None:
@@ -315,7 +354,7 @@ def _sorted(nodes: list[Node], known: set[str]) -> list[Node]:
     users: list[list[int]] = [[] for _ in nodes]
     missing = [0] * len(nodes)
     for i, node in enumerate(nodes):
-        for name in {name for name in node.inputs if name and name not in known}:
+        for name in {name for name in node.reads if name not in known}:
             if name not in makers:
                 raise OnnxError(f"{node}: nothing makes its input {name!r}")
             users[makers[name]].append(i)

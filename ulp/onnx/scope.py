@@ -10,10 +10,12 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 
+from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
 from .parts import Part, Value
 from .stages import bound
+from .tensors import dtype_of, known_type
 from .weights import NotInteger, QuantizedConstant
 
 
@@ -24,11 +26,11 @@ class Scope:
     values: tensors inside integer parts; parts: the integer parts by the tensor that they read.
     grids: quantizers of float tensors outside of parts that hold values of codes.
     samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values are where `true_samples` says so.
-    unshaped: tensors outside of parts whose shapes depend on values that only a call has.
+    types: what shape inference knows. inexact: constants whose arrays may have another type than the file's.
     float_nodes: nodes that run in floats, by their first result. layers: by the name of a node, the last graph node that it became.
     """
 
-    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, ...]], limits: Limits) -> None:
+    def __init__(self, model: Model, inferred: Inferred, limits: Limits) -> None:
         self.opset = model.opset
         self.bits: Mapping[str, int] = model.bits
         self.limits = limits
@@ -38,10 +40,12 @@ class Scope:
         self.parts: dict[str, Part] = {}
         self.grids: dict[str, Quantizer] = {}
         self.samples: dict[str, Array] = {}
+        self.types = inferred.tensors
+        self.inexact: set[str] = set(model.inexact)
+        self.samples.update(inferred.values)
+        self.true_samples: set[str] = set(inferred.values)
         for port in model.inputs:
-            self.samples[port.name] = np.broadcast_to(np.zeros((), port.computed), shapes[port.name])
-        self.true_samples: set[str] = set()
-        self.unshaped: set[str] = set()
+            self.infer(port.name)
         self.float_nodes: dict[str, Node] = {}
         self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
         self._result_bytes = 0
@@ -125,6 +129,19 @@ class Scope:
 
     # Tensors outside of parts.
 
+    def infer(self, name: str) -> int:
+        """Make the sample of a tensor, if its type and its whole shape are known. Gives its bytes, else 0."""
+        tensor = self.types.get(name)
+        if name in self.true_samples:
+            return self.samples[name].nbytes
+        if tensor is None or tensor.shape is None or None in tensor.shape or not known_type(tensor.kind):
+            return 0
+        shape = tuple(side for side in tensor.shape if side is not None)
+        dtype = dtype_of(tensor.kind, name)
+        self.limits.check_tensor(shape, dtype.itemsize)
+        self.samples[name] = np.broadcast_to(np.zeros((), dtype), shape)
+        return math.prod(shape) * dtype.itemsize
+
     def true_sample(self, name: str) -> Array:
         """A small tensor with its values: a shape, or what was computed from shapes. NotInteger where only a call has them."""
         if name not in self.true_samples:
@@ -133,9 +150,9 @@ class Scope:
 
     def sample(self, name: str) -> Array:
         """A tensor of the right shape and type for a batch of one; see `samples`. NotInteger where the shape is not known."""
-        if name in self.unshaped:
-            raise NotInteger("its shape depends on values that only a call has")
         if name not in self.samples:
+            if name not in self.values:
+                raise NotInteger("the shape of its input is known only in a call: shapes= gives those of the model's inputs")
             value = self.values[name]
             dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
             batch = self.samples[value.part.root].shape[0]

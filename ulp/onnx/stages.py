@@ -1,4 +1,4 @@
-"""What a loaded network runs in turn: integer stages, one plan each, and float stages, one operator each."""
+"""What a loaded network runs in turn: integer stages, one plan each; islands, one session of onnxruntime each; operators of numpy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ulp.nn.compiled import CompiledNetwork
 from .limits import Limits
 from .model import Array, Node, OnnxError
 from .operators import OPERATORS
+from .session import Session
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,16 @@ class IntegerStage:
     results: tuple[str, ...]
     compiled: CompiledNetwork
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tensors that have to be there before."""
+        return (self.source,)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The tensors that are there behind it."""
+        return self.results
+
 
 @dataclass(frozen=True)
 class FloatStage:
@@ -29,8 +40,27 @@ class FloatStage:
     node: Node
     reason: str
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tensors that have to be there before."""
+        return self.node.reads
 
-Stage: TypeAlias = IntegerStage | FloatStage
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The tensors that are there behind it."""
+        return tuple(name for name in self.node.outputs if name)
+
+
+@dataclass(frozen=True)
+class IslandStage:
+    """Neighbouring float nodes that onnxruntime runs: from the tensors `reads` to the tensors `makes`."""
+
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    session: Session
+
+
+Stage: TypeAlias = IntegerStage | FloatStage | IslandStage
 
 
 @dataclass(frozen=True)
@@ -73,10 +103,15 @@ class LayerRow:
 
 def bound(node: Node, opset: int, limits: Limits) -> Callable[..., tuple[Array, ...]]:
     """The node's operator as a function of its inputs. OnnxError, naming the node, where there is none or it refuses."""
+    if node.problem:
+        raise OnnxError(f"{node}: {node.problem}")
     operator = OPERATORS.get(node.op_type)
     if operator is None:
         known = ", ".join(sorted(OPERATORS))
-        raise OnnxError(f"{node}: there is no operator {node.op_type}. Those that there are: {known}, and QLinear operators")
+        raise OnnxError(
+            f"{node}: without onnxruntime there is no operator {node.op_type}: pip install onnxruntime. "
+            f"Those that there are: {known}, and QLinear operators"
+        )
     try:
         function = operator.bind(node.attributes, opset, inputs=len(node.inputs), outputs=max(1, len(node.outputs)), limits=limits)
     except OnnxError as error:

@@ -5,11 +5,21 @@ from __future__ import annotations
 from ulp.nn.graph import Conv, Linear
 
 from .build import Built
-from .model import Model, Node
+from .model import Model
 from .stages import FloatStage, LayerRow
 
 # Quantizers, and what only moves elements: neither counts as computing in floats.
-_QUANTIZERS = ("Quant", "BipolarQuant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trunc", "Cast", "Clip")
+_QUANTIZERS = (
+    "Quant",
+    "BipolarQuant",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "Trunc",
+    "MultiThreshold",
+    "Cast",
+    "Clip",
+)
 _MOVERS = (
     *("Identity", "Dropout", "Shape", "Size", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice"),
     *("Gather", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Constant", "ConstantOfShape", "Range"),
@@ -17,9 +27,9 @@ _MOVERS = (
 _INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 
 
-def without_compute(node: Node | LayerRow) -> bool:
+def without_compute(op_type: str) -> bool:
     """Whether an operator that runs outside of plans does so without arithmetic of floats."""
-    return node.op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
+    return op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:

@@ -29,6 +29,16 @@ HALVES = (FLOAT16, _BFLOAT16)
 _LISTS = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
 
 
+def known_type(kind: int) -> bool:
+    """Whether arrays hold a TensorProto.DataType."""
+    return kind in _PLAIN or kind in NARROW or kind in HALVES
+
+
+def exact_type(kind: int) -> bool:
+    """Whether arrays hold a TensorProto.DataType in its own type."""
+    return kind in _PLAIN and kind != FLOAT16
+
+
 def dtype_of(kind: int, what: str) -> np.dtype[Any]:
     """The type of arrays that hold a TensorProto.DataType; halves become float32."""
     if kind in HALVES:

@@ -64,6 +64,37 @@ def _squeezed(x: Array) -> Array:
     return x
 
 
+def unpack_blocks(packed: Array, bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """uint8 (..., bytes) with several integers each, the lowest bits first -> uint8 (..., count)."""
+    if bits == 8:
+        return np.asarray(packed[..., :count])
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    parts = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
+    return np.asarray(parts.reshape(*packed.shape[:-1], -1)[..., :count])
+
+
+def nbits_weights(
+    b: Array, scales: Array, zeros: Array | None, outputs: int, features: int, bits: int, block: int
+) -> tuple[npt.NDArray[np.uint8], Array, Array]:
+    """Of a MatMulNBits: its integers (N, K), and a scale and a zero point of each, (N, blocks). ValueError where sizes do not fit."""
+    blocks = -(-features // block)
+    if bits not in (2, 4, 8) or b.size != outputs * blocks * (block * bits // 8) or scales.size != outputs * blocks:
+        raise ValueError(
+            f"B of {b.size} bytes and {scales.size} scales do not fit N={outputs}, K={features}, {bits} bits, blocks of {block}"
+        )
+    integers = unpack_blocks(b.reshape(outputs, -1), bits, blocks * block)[:, :features]
+    if zeros is None:
+        points: Array = np.full((outputs, blocks), 2 ** (bits - 1), np.float32)
+    elif zeros.dtype == np.uint8:
+        row = -(-blocks * bits // 8)
+        if zeros.size != outputs * row:
+            raise ValueError(f"zero_points of {zeros.size} bytes: expected {outputs * row}")
+        points = unpack_blocks(zeros.reshape(outputs, row), bits, blocks)
+    else:
+        points = zeros.reshape(outputs, blocks)
+    return integers, scales.reshape(outputs, blocks), points
+
+
 def along(axis: int, parameter: Array, ndim: int) -> Array:
     """A scale or zero point of one element or a vector along `axis`, with `ndim` dimensions."""
     if parameter.size == 1:

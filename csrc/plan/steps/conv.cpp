@@ -9,8 +9,8 @@
 // Weights of kernel_y x padded (kernel_x x channels) are `tight` (conv.h); where K fits both ways they are taken so, too.
 // The sum, start included, stays in int32 (Checks::sums).
 //
-// method: empty, and the fastest is taken, by rule or by measurement; "direct"; the technique of a row of conv_methods(), such as
-// "winograd"; or a kernel's name.
+// method: empty, and the fastest is taken, by rule or by measurement; "direct"; the technique or the name of a row of
+// conv_methods(), such as "winograd"; or a kernel's name.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -86,10 +86,9 @@ struct ConvStep final : Step {
     e.writes = finish.targets;
     e.channels = layout.n;
     e.border = conv_border(shape);
-    if (shape.kernel_y == 3 && shape.kernel_x == 3) {  // Winograd's last tiles may reach one row and column further
-      ++e.border.bottom;
-      ++e.border.right;
-    }
+    const int reach = reach_of_methods(*problem);
+    e.border.bottom += reach;
+    e.border.right += reach;
     e.layout = tight ? PixelLayout::tight : PixelLayout::padded;
     e.macs = shape.pixels() * taps * own * layout.n;
     e.a_bits = t.bits;

@@ -35,7 +35,7 @@ struct DepthwiseStep final : Step {
             {"padding", &window.padding}, {"dilation", &window.dilation}, {"finish", &finish}};
   }
 
-  std::string method() const override { return "depthwise"; }
+  std::string method() const override { return depthwise_method().name; }
 
   Effects check(const Checks& plan) override {
     const Tensor& t = plan.readable_codes(source);

@@ -1,9 +1,11 @@
-// The input, float32 (images, channels, height, width), becomes the codes of 1 to 4 tensors of height x width x channels:
+// The input, float32 (images, channels, height, width), or with `nhwc` (images, height, width, channels), becomes the codes of 1 to 4
+// tensors of height x width x channels:
 //
 //     code = clamp(rint(x * (1 / scale)) + zero, 0, max_code)
 //
 // halves to even; with `divide` by x / scale, as ONNX defines it. NotFinite where x holds a NaN or an infinity.
 #include <atomic>
+#include <limits>
 
 #include "../../gemm/scratch.h"
 #include "../step.h"
@@ -15,10 +17,12 @@ struct InputFloatsStep final : Step {
   int channels = 0, height = 0, width = 0;
   std::vector<int> targets;
   bool divide = false;
+  bool nhwc = false;
 
   FieldList fields() override {
     constexpr bool optional = true;
-    return {{"channels", &channels}, {"height", &height}, {"width", &width}, {"targets", &targets}, {"divide", &divide, optional}};
+    return {{"channels", &channels}, {"height", &height},           {"width", &width},
+            {"targets", &targets},   {"divide", &divide, optional}, {"nhwc", &nhwc, optional}};
   }
 
   std::string method() const override { return "quantize"; }
@@ -37,7 +41,7 @@ struct InputFloatsStep final : Step {
     }
     e.channels = channels;
     plan.writable(e.writes, channels, height, width);
-    e.input = Port(Tensor{height, width, channels, false, 0, 0, 1.0f}, false);
+    e.input = Port(Tensor{height, width, channels, false, 0, 0, 1.0f}, nhwc);
     return e;
   }
 
@@ -47,6 +51,10 @@ struct InputFloatsStep final : Step {
     std::atomic<bool> finite{true};
     for_rows(c, height, channels * plane, [&](int64_t i, int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y) {
+        if (nhwc) {
+          if (!quantize_pixels(c, x + (i * height + y) * width * channels, i, y)) finite.store(false);
+          continue;
+        }
         Target row_of[kMaxTargets] = {};
         for (size_t t = 0; t < targets.size(); ++t) {
           const Tensor& to = c.tensor(targets[t]);
@@ -62,6 +70,36 @@ struct InputFloatsStep final : Step {
       }
     });
     if (!finite.load()) throw NotFinite("the input holds a NaN or an infinity");
+  }
+
+  // One row of an image whose channels lie side by side.
+  bool quantize_pixels(const Context& c, const float* row, int64_t i, int64_t y) const {
+    const int64_t count = int64_t{width} * channels;
+    bool finite = true;
+    for (int64_t j = 0; j < count; ++j) finite &= row[j] - row[j] == 0;
+    for (const int id : targets) {
+      const Tensor& t = c.tensor(id);
+      Target to{};
+      to.codes = c.codes(id).row(i, y);
+      to.pixel = t.strides.pixel;
+      to.inverse = 1.0f / t.scale;
+      to.zero = t.zero;
+      to.max_code = t.max_code();
+      const bool dense = to.pixel == channels;
+      Combination f{};
+      f.operands[0].floats = row;
+      f.operands[0].pixel = channels;
+      f.operand_count = 1;
+      f.pixels = dense ? 1 : width;
+      f.channels = dense ? count : channels;
+      f.low = -std::numeric_limits<float>::infinity();
+      f.high = std::numeric_limits<float>::infinity();
+      f.targets = &to;
+      f.divisors = divide ? &t.scale : nullptr;
+      f.target_count = 1;
+      c.ops.combine(f);
+    }
+    return finite;
   }
 
   // One row of the image, divided by each target's scale before it is quantized.

@@ -6,7 +6,6 @@ Codes of 2 and 4 bits come in int8 and uint8.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from ulp._gemm import gemm
 from ulp._validate import interval
 from ulp.nn.floats import windows
 from ulp.onnx.model import OnnxError
+from ulp.onnx.weights import nbits_weights
+from ulp.packed import PackedMatrix, pack
 
 from .registry import Array, Attribute, Call, integer, operator
 from .shaping import axis_of
@@ -27,13 +28,6 @@ _FLOAT_TYPES: dict[int, npt.DTypeLike] = {1: np.float32, 10: np.float16, 11: np.
 
 # Products of 8-bit values less their zero points are at most 255 * 255: so many fit int32.
 _LARGEST_K = (2**31 - 1) // (255 * 255)
-
-
-def check_scale(scale: Array, name: str) -> None:
-    """OnnxError unless all scales are finite and above 0: QONNX's."""
-    wrong = ~(np.isfinite(scale) & (scale > 0))
-    if wrong.any():
-        raise OnnxError(f"{name} holds {scale[wrong][0]}: expected finite scales above 0")
 
 
 def check_factor(scale: Array, name: str) -> None:
@@ -139,12 +133,38 @@ def dynamic_quantize_linear(_: Call, x: Array) -> tuple[Array, Array, Array]:
     return np.clip(np.rint(x / scale) + zero.astype(np.float32), 0, 255).astype(np.uint8), scale, zero
 
 
-def _products(a: Array, b: Array, a_zero: int, b_zero: int | npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Exact (M, K) x (K, N). Where a sum could leave int32 it wraps, as ONNX lets it."""
-    total = np.zeros((a.shape[0], b.shape[1]), np.int32)
-    for k in range(0, a.shape[1], _LARGEST_K):
-        part = slice(k, k + _LARGEST_K)
-        total += gemm(a[:, part], b[part], bits=8, a_zero=a_zero, b_zero=b_zero)
+def _is_constant(array: Array) -> bool:
+    """Whether nobody can have changed the array since it was last seen: it and what it is a view of are read-only."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return False
+        owner = owner.base
+    return owner is None or isinstance(owner, bytes)
+
+
+def _packed(call: Call, b: Array, g: int = 0) -> list[PackedMatrix]:
+    """A matrix (K, N), or one of each group g, packed in parts whose sums fit int32. What is made of a constant is kept."""
+    known = call.kept.get(g)
+    if known is not None and known[0] is b:
+        return list(known[1])
+    parts = [b[k : k + _LARGEST_K] for k in range(0, len(b), _LARGEST_K)]
+    low, high = (int(b.min()), int(b.max())) if b.size else (0, 0)
+    bits = max(2, high.bit_length() if b.dtype == np.uint8 else max(high, -low - 1).bit_length() + 1)
+    made = [pack(part, bits) for part in parts]
+    if _is_constant(b):
+        call.kept[g] = b, made
+    return made
+
+
+def _products(a: Array, b: list[PackedMatrix], a_zero: int, b_zero: int | npt.NDArray[np.int32], columns: int) -> npt.NDArray[np.int32]:
+    """Exact (M, K) x (K, columns). Where a sum could leave int32 it wraps, as ONNX lets it."""
+    if len(b) == 1:
+        return np.asarray(gemm(a, b[0], bits=(8, b[0].bits), a_zero=a_zero, b_zero=b_zero))
+    total = np.zeros((len(a), columns), np.int32)
+    for i, part in enumerate(b):
+        k = slice(i * _LARGEST_K, (i + 1) * _LARGEST_K)
+        total += gemm(a[:, k], part, bits=(8, part.bits), a_zero=a_zero, b_zero=b_zero)
     return total
 
 
@@ -161,6 +181,17 @@ def _columns(zeros: npt.NDArray[np.int32]) -> int | npt.NDArray[np.int32]:
     return zeros if zeros.ndim else int(zeros)
 
 
+def _packed_filters(call: Call, w: Array, g: int, own: int) -> list[PackedMatrix]:
+    """The `own` filters of group g as a packed matrix (taps, own)."""
+    known = call.kept.get(("w", g))
+    if known is not None and known[0] is w:
+        return list(known[1])
+    made = _packed(call, w[g * own : (g + 1) * own].reshape(own, -1).T, g)
+    if _is_constant(w):
+        call.kept["w", g] = w, made
+    return made
+
+
 def _conv_sums(call: Call, x: Array, w: Array, x_zero: Array | None, w_zero: Array | None) -> npt.NDArray[np.int32]:
     """The sums of a convolution of integers, exact; padding is with x's zero point."""
     before = int(_zero_point(x_zero, 1, "x_zero_point"))
@@ -172,11 +203,11 @@ def _conv_sums(call: Call, x: Array, w: Array, x_zero: Array | None, w_zero: Arr
     sums = np.empty((x.shape[0], len(w), pixels), np.int32)
     for g in range(groups):
         outputs = slice(g * own, (g + 1) * own)
-        columns = w[outputs].reshape(own, -1).T
+        columns = _packed_filters(call, w, g, own)
         for i in range(x.shape[0]):
             # (channels, pixels, taps) -> (pixels, channels, taps)
             part = np.moveaxis(view[i, g * each : (g + 1) * each], 0, sides).reshape(pixels, -1)
-            sums[i, outputs] = _products(part, columns, before, _columns(zeros[outputs] if zeros.ndim else zeros)).T
+            sums[i, outputs] = _products(part, columns, before, _columns(zeros[outputs] if zeros.ndim else zeros), own).T
     return sums.reshape(x.shape[0], len(w), *shape.out)
 
 
@@ -198,10 +229,14 @@ def _matmul_sums(call: Call, a: Array, b: Array, a_zero: Array | None, b_zero: A
     call.allow([*batch, m, n], np.int32)
     row_zero = _zero_point(a_zero if a_zero is None or a_zero.size == 1 else a_zero.reshape(-1), m, "a_zero_point")
     column_zero = _zero_point(b_zero if b_zero is None or b_zero.size == 1 else b_zero.reshape(-1), n, "b_zero_point")
+    if b.ndim == 2 and not row_zero.ndim:
+        sums = _products(left.reshape(-1, k), _packed(call, b), int(row_zero), _columns(column_zero), n)
+        return sums.reshape(*batch, *(() if a.ndim == 1 else (m,)), n)
     left, right = np.broadcast_to(left, (*batch, m, k)), np.broadcast_to(right, (*batch, k, n))
     sums = np.empty((*batch, m, n), np.int32)
     for i in np.ndindex(batch):
-        sums[i] = _products(left[i], right[i], 0 if row_zero.ndim else int(row_zero), _columns(column_zero))
+        packed = _packed(call, b if b.ndim == 2 else right[i])
+        sums[i] = _products(left[i], packed, 0 if row_zero.ndim else int(row_zero), _columns(column_zero), n)
         if row_zero.ndim:
             sums[i] -= np.outer(row_zero, right[i].sum(0, dtype=np.int32) - np.int32(k) * column_zero).astype(np.int32)
     return sums.reshape(*batch, *(() if a.ndim == 1 else (m,)), *(() if b.ndim == 1 else (n,)))
@@ -211,6 +246,43 @@ def _matmul_sums(call: Call, a: Array, b: Array, a_zero: Array | None, b_zero: A
 def matmul_integer(call: Call, a: Array, b: Array, a_zero: Array | None = None, b_zero: Array | None = None) -> Array:
     """int32 sums of (A - a_zero_point) * (B - b_zero_point)."""
     return _matmul_sums(call, a, b, a_zero, b_zero)
+
+
+@operator(
+    "MatMulNBits",
+    "A:float B:stored2 scales:float zero_points:parameter? g_idx:index? bias:float?",
+    K=integer(required=True, low=1),
+    N=integer(required=True, low=1),
+    bits=integer(4, low=2),
+    block_size=integer(required=True, low=16),
+    accuracy_level=integer(0),
+    weight_prepacked=integer(0, low=0),
+)
+def matmul_nbits(
+    call: Call, a: Array, b: Array, scales: Array, zeros: Array | None = None, order: Array | None = None, bias: Array | None = None
+) -> Array:
+    """onnxruntime's A (..., K) times weights of 2, 4 or 8 bits, with a scale and a zero point for each block of an output's K weights."""
+    outputs, features, block = call["N"], call["K"], call["block_size"]
+    if order is not None or call["weight_prepacked"]:
+        raise OnnxError("weights in another order (g_idx, weight_prepacked) are not supported")
+    if a.ndim == 0 or a.shape[-1] != features:
+        raise OnnxError(f"A has shape {list(a.shape)}: expected K={features} columns")
+    call.allow([*a.shape[:-1], outputs], a.dtype)
+    call.allow([outputs, features], np.float32)
+    known = call.kept.get("floats")
+    if known is None or not all(one is other for one, other in zip(known[0], (b, scales, zeros), strict=True)):
+        try:
+            integers, each, points = nbits_weights(b, scales, zeros, outputs, features, call["bits"], block)
+        except ValueError as error:
+            raise OnnxError(str(error)) from error
+        known = (b, scales, zeros), np.empty((outputs, features), np.float32)
+        for i in range(each.shape[1]):
+            part = slice(i * block, (i + 1) * block)
+            known[1][:, part] = (integers[:, part] - points[:, i : i + 1].astype(np.float32)) * each[:, i : i + 1].astype(np.float32)
+        if _is_constant(b) and _is_constant(scales) and (zeros is None or _is_constant(zeros)):
+            call.kept["floats"] = known
+    y = a.astype(np.float32, copy=False) @ known[1].T
+    return np.asarray(y if bias is None else y + bias).astype(a.dtype, copy=False)
 
 
 def _requantize(sums: npt.NDArray[np.int32], x_scale: Array, w_scale: Array, y_scale: Array, y_zero: Array) -> Array:
@@ -274,108 +346,3 @@ def qlinear_matmul(
     columns = b.shape[-1] if b.ndim > 1 else 1
     row_scale = _scale_along(a_scale, rows, (-1, 1) if b.ndim > 1 else (-1,), "a_scale")
     return _requantize(sums, row_scale, _scale_along(b_scale, columns, (-1,), "b_scale"), y_scale, y_zero)
-
-
-def _away(rounded: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda x: np.sign(x) * rounded(np.abs(x))
-
-
-def _dpu(x: Array) -> Array:
-    """As AMD's DPU rounds: halves to even where positive, up where negative."""
-    return np.where((x < 0) & (x - np.floor(x) == 0.5), np.ceil(x), np.rint(x))
-
-
-_ROUNDING: dict[str, Callable[[Array], Array]] = {
-    "ROUND": np.rint,
-    "HALF_EVEN": np.rint,
-    "CEIL": np.ceil,
-    "FLOOR": np.floor,
-    "UP": _away(np.ceil),
-    "DOWN": np.trunc,
-    "HALF_UP": _away(lambda x: np.floor(x + 0.5)),
-    "HALF_DOWN": _away(lambda x: np.ceil(x - 0.5)),
-    # Brevitas has these two besides QONNX's.
-    "ROUND_TO_ZERO": np.trunc,
-    "DPU": _dpu,
-}
-
-
-def rounding(mode: str) -> Callable[[Array], Array]:
-    """QONNX's rounding modes, by name."""
-    if mode.upper() not in _ROUNDING:
-        raise OnnxError(f"rounding_mode={mode!r:.60}: expected one of {', '.join(_ROUNDING)}")
-    return _ROUNDING[mode.upper()]
-
-
-def _clamped(call: Call, steps: Array, bits: Array) -> Array:
-    """Clamped (in place) to the interval of `bits`, signed and narrow, then rounded: the order of QONNX."""
-    width = float(bits.reshape(()))
-    if not 1 <= width <= 32:
-        raise OnnxError(f"a bit width of {width}: expected 1 to 32")
-    low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if call["signed"] else (0.0, 2**width - 1)
-    if call["narrow"]:
-        low, high = (low + 1, high) if call["signed"] else (low, high - 1)
-    return rounding(call["rounding_mode"])(np.clip(steps, low, high, out=steps))
-
-
-def _parameters(x: Array, *parameters: Array) -> tuple[Array, ...]:
-    """Parameters in x's type: some writers have them as integers or as float64."""
-    return tuple(parameter.astype(x.dtype, copy=False) for parameter in parameters)
-
-
-_QONNX: dict[str, Attribute] = {"signed": integer(1), "narrow": integer(1), "rounding_mode": Attribute("string", "ROUND")}
-
-
-@operator("Quant", "x:float scale:parameter zero_point:parameter2 bit_width:parameter3", _QONNX)
-def quant(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array:
-    """(q - zero_point) * scale, q = round(clamp(x / scale + zero_point)) being an integer of bit_width bits; of one signed: -1 or +1."""
-    scale, zero = _parameters(x, scale, zero)
-    check_scale(scale, "scale")
-    if np.broadcast_shapes(x.shape, scale.shape, zero.shape) != x.shape:
-        raise OnnxError(f"scale of shape {list(scale.shape)} and zero_point of {list(zero.shape)} do not broadcast to x of {list(x.shape)}")
-    steps = np.asarray(x / scale)
-    if zero.any():
-        steps += zero
-    if call["signed"] and float(bits.reshape(())) == 1:
-        codes = np.where(steps >= 0, x.dtype.type(1), x.dtype.type(-1))
-    else:
-        codes = _clamped(call, steps, bits)
-    if zero.any():
-        codes = codes - zero
-    return np.asarray(np.multiply(codes, scale, out=codes))
-
-
-@operator("BipolarQuant", "x:float scale:parameter")
-def bipolar_quant(_: Call, x: Array, scale: Array) -> Array:
-    """scale where x >= 0, else -scale."""
-    (scale,) = _parameters(x, scale)
-    check_scale(scale, "scale")
-    if np.broadcast_shapes(x.shape, scale.shape) != x.shape:
-        raise OnnxError(f"scale of shape {list(scale.shape)} does not broadcast to x of {list(x.shape)}")
-    return np.where(x >= 0, scale, -scale)
-
-
-@operator(
-    "Trunc",
-    "x:float scale:parameter zero_point:parameter2 in_bit_width:parameter3 out_scale_or_width:parameter4 out_bit_width:parameter5?",
-    signed=integer(1),
-    narrow=integer(0),
-    rounding_mode=Attribute("string", "FLOOR"),
-)
-def trunc(call: Call, x: Array, scale: Array, zero: Array, in_bits: Array, fifth: Array, out_bits: Array | None = None) -> Array:
-    """Drop the low bits of what x / scale counts.
-
-    With five inputs (QONNX's first definition) the fifth is the width that remains, and the result keeps the scale; with six (the second)
-    it is the result's scale, a power of two times the first, and codes are clamped to the width.
-    """
-    scale, zero, fifth = _parameters(x, scale, zero, fifth)
-    check_scale(scale, "scale")
-    steps = np.rint(x / scale + zero)
-    if out_bits is None:
-        dropped = float(in_bits.reshape(())) - float(fifth.reshape(()))
-        if not 0 <= dropped <= 32:
-            raise OnnxError(f"{dropped} bits are dropped: expected 0 to 32")
-        return ((rounding(call["rounding_mode"])(steps / x.dtype.type(2**dropped)) - zero) * scale).astype(x.dtype, copy=False)
-    check_scale(fifth, "out_scale")
-    ratio = np.exp2(np.rint(np.log2(fifth / scale)))
-    return ((_clamped(call, steps / ratio, out_bits) - zero / ratio) * fifth).astype(x.dtype, copy=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -121,12 +121,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Call:
-    """A node without its inputs: every attribute, given or by default, the opset, and how many results the node has."""
+    """A node without its inputs: every attribute, given or by default, the opset, and how many results the node has.
+
+    kept: what the operator made of a constant in an earlier call. Several threads may put it there, each the same.
+    """
 
     attributes: Mapping[str, Any]
     opset: int
     outputs: int
     limits: Limits
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def __getitem__(self, name: str) -> Any:
         return self.attributes[name]

@@ -11,7 +11,8 @@ from ulp.onnx.model import Node
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 
-from . import elementwise, layers, moves, pooling, quantizers
+from . import elementwise, layers, moves, pooling, quantizers, steps
+from .functions import ACTIVATIONS, function, function_or, or_function
 from .moves import moved_constant
 
 __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
@@ -19,21 +20,25 @@ __all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
 Rule = Callable[[Scope, Node], Value]
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(ACTIVATIONS, function),
+    **{name: function_or(rule) for name, rule in steps.CURVES.items()},
     "Quant": quantizers.quant,
     "BipolarQuant": quantizers.bipolar_quant,
+    "MultiThreshold": steps.multi_threshold,
     "QuantizeLinear": quantizers.quantize_linear,
     "DequantizeLinear": quantizers.dequantize_linear,
     "Cast": quantizers.cast,
     "Conv": layers.conv,
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
+    "MatMulNBits": layers.matmul_nbits,
     "BatchNormalization": elementwise.batch_normalization,
-    "Mul": elementwise.multiply,
-    "Div": elementwise.divide,
-    "Sub": elementwise.subtract,
-    "Add": elementwise.add,
-    "Relu": elementwise.relu,
-    "Clip": elementwise.clip,
+    "Mul": or_function(elementwise.multiply),
+    "Div": or_function(elementwise.divide),
+    "Sub": or_function(elementwise.subtract),
+    "Add": or_function(elementwise.add),
+    "Relu": or_function(elementwise.relu),
+    "Clip": or_function(elementwise.clip),
     "MaxPool": pooling.max_pool,
     "GlobalMaxPool": pooling.global_max_pool,
     "AveragePool": pooling.average_pool,

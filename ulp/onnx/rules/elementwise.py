@@ -10,12 +10,12 @@ import numpy as np
 
 from ulp.nn import graph as ir
 from ulp.onnx.model import Array, Node, OnnxError
-from ulp.onnx.parts import Value, takes_sum
+from ulp.onnx.parts import Value, takes_sum, without_floats
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger
 
 from . import quantizers
-from .operands import floats_of, known, on_grid
+from .operands import floats_of, known, on_grid, per_channel
 
 
 def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
@@ -25,7 +25,8 @@ def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Va
     """
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise NotInteger("its constants are not finite")
-    return Value(x.part, _affine(scope, node, x, x.node, scale, shift))
+    factors = (x, scale) if x.grid is not None and (scale > 0).all() and not shift.any() else None
+    return Value(x.part, _affine(scope, node, x, x.node, scale, shift), scaled=factors)
 
 
 def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, shift: Array) -> ir.Node:
@@ -66,14 +67,6 @@ def batch_normalization(scope: Scope, node: Node) -> Value:
     return affine(scope, node, x, scale, beta - mean * scale)
 
 
-def _per_channel(array: Array, shape: ir.Shape) -> Array:
-    """A constant operand as float64 (C,). NotInteger where it differs by pixel."""
-    sides = (1,) * (1 + len(shape) - array.ndim) + array.shape
-    if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != 1) or sides[1] not in (1, shape[0]):
-        raise NotInteger(f"its constant of shape {list(array.shape)} has not one value per channel")
-    return np.broadcast_to(array.astype(np.float64).reshape(-1), (shape[0],))
-
-
 def _operands(scope: Scope, node: Node) -> tuple[Value, Array, bool]:
     """(value, constant (C,), whether the constant comes first)"""
     first = scope.is_constant(node.inputs[0])
@@ -82,11 +75,37 @@ def _operands(scope: Scope, node: Node) -> tuple[Value, Array, bool]:
     x = floats_of(scope, node.inputs[1 if first else 0])
     array = scope.constant(node.inputs[0 if first else 1])
     assert array is not None
-    return x, _per_channel(array, x.node.shape), first
+    return x, per_channel(array, x), first
+
+
+def _combined(scope: Scope, node: Node, operands: list[Value], multiply: bool) -> Value:
+    """The sum or product of what several nodes computed, by a step of its own. Codes where there are some, else floats."""
+    quantizers = tuple(value.grid for value in operands)
+    for value in operands:
+        if value.grid is None and without_floats(value.node) is not None:
+            raise NotInteger("one of its operands is neither floats nor quantized")
+    op = ir.Combine(multiply, quantizers)
+    return Value(operands[0].part, scope.add(node, op, [value.node for value in operands], operands[0].part, operands[0].node.shape))
+
+
+def _product(scope: Scope, node: Node) -> Value:
+    """x * y, both computed; one may be a pixel that counts for all, as in squeeze and excitation."""
+    one, other = (floats_of(scope, name) for name in node.inputs)
+    if one.part is not other.part:
+        raise NotInteger("its operands come from different integer parts")
+    if one.node.shape[1:] == (1, 1):
+        one, other = other, one
+    if one.node.shape != other.node.shape and (len(one.node.shape) != 3 or other.node.shape != (one.node.shape[0], 1, 1)):
+        raise NotInteger("its operands have different shapes")
+    if ir.layout(one.node) != ir.layout(other.node) and ir.layout(other.node)[:2] != (1, 1):
+        raise NotInteger("it multiplies a flattened image by what never was one")
+    return _combined(scope, node, [one, other], True)
 
 
 def multiply(scope: Scope, node: Node) -> Value:
-    """x * constant."""
+    """x * constant, or x * y."""
+    if not any(scope.is_constant(name) for name in node.inputs):
+        return _product(scope, node)
     x, constant, _ = _operands(scope, node)
     return affine(scope, node, x, constant, np.zeros_like(constant))
 
@@ -119,14 +138,11 @@ def add(scope: Scope, node: Node) -> Value:
         raise NotInteger("its operands have different shapes")
     if other.grid is None:
         one, other = other, one
-    if other.grid is None:
-        raise NotInteger("neither of its operands is quantized")
-    first = on_grid(scope, node, one)
-    if not takes_sum(first):
-        raise NotInteger("neither operand is a layer's result to which the other, quantized one could be added")
-    if ir.layout(first) != ir.layout(other.node):
+    if ir.layout(one.node) != ir.layout(other.node):
         raise NotInteger("it adds a flattened image to what never was one")
-    return Value(one.part, scope.add(node, ir.Add(other.grid), [first, other.node], one.part, one.node.shape))
+    if one.grid is not None or other.grid is None or not takes_sum(one.node):
+        return _combined(scope, node, [one, other], False)
+    return Value(one.part, scope.add(node, ir.Add(other.grid), [one.node, other.node], one.part, one.node.shape))
 
 
 def relu(scope: Scope, node: Node) -> Value:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ulp.nn import graph as ir
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.operators import OPERATORS
@@ -47,12 +49,25 @@ def known(scope: Scope, name: str, what: str) -> QuantizedConstant | Array:
     raise NotInteger(f"its {what} is computed, not constant")
 
 
+def per_channel(array: Array, x: Value) -> Array:
+    """A constant operand of the value as float64 (C,). NotInteger where it differs by pixel."""
+    shape = x.node.shape
+    sides = (1,) * (1 + len(shape) - array.ndim) + array.shape
+    if len(sides) != 1 + len(shape) or any(side != 1 for i, side in enumerate(sides) if i != 1) or sides[1] not in (1, shape[0]):
+        raise NotInteger(f"its constant of shape {list(array.shape)} has not one value per channel")
+    return np.broadcast_to(array.astype(np.float64).reshape(-1), (shape[0],))
+
+
 def quantized_weights(scope: Scope, name: str) -> QuantizedConstant:
     """The integers of a constant. NotInteger where it has none."""
     weights = known(scope, name, "weight")
-    if not isinstance(weights, QuantizedConstant):
-        raise NotInteger("its weights are not quantized")
-    return weights
+    if isinstance(weights, QuantizedConstant):
+        return weights
+    # Floats that are integers: FINN leaves the scales to what follows the layer.
+    if weights.dtype.kind == "f" and (np.abs(weights) <= 255).all() and (np.rint(weights) == weights).all():
+        ones = (1,) * weights.ndim
+        return QuantizedConstant(weights.astype(np.int16), np.ones(ones), np.zeros(ones, np.int64))
+    raise NotInteger("its weights are not quantized")
 
 
 def on_grid(scope: Scope, node: Node, value: Value) -> ir.Node:

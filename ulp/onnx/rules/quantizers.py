@@ -12,12 +12,12 @@ from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx.model import Array, Node
 from ulp.onnx.operators.elementwise import cast_type
+from ulp.onnx.operators.qonnx import rounding
 from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, along
 
-# Rounding modes that are rint: halves to even.
-_ROUNDS = ("ROUND", "HALF_EVEN")
+from .steps import RINT, by_rounding, codes_by_steps, grid_of_thresholds, rounding_of
 
 # What moves elements of its first input and changes none.
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth", "Slice", "Split", "Gather")
@@ -61,14 +61,16 @@ def _quantize(scope: Scope, node: Node, quantizer: Quantizer, highest: float, dt
     return Value(part, _codes_of(scope, node, part, source, quantizer, highest), quantizer, integers)
 
 
-def _qonnx_interval(signed: int, narrow: int, bits: float) -> tuple[int, int]:
-    """The integers of QONNX's Quant."""
-    if not 1 <= bits <= 8 or bits != int(bits):
+def _qonnx_interval(node: Node, bits: float, narrow: int = 0, mode: str = "ROUND") -> tuple[int, int]:
+    """The integers of QONNX's Quant and Trunc. A fractional width ends between two of them, before it is rounded."""
+    if not 1 <= bits <= 16:
         raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
-    n = int(bits)
-    if signed:
-        return -(2 ** (n - 1)) + (1 if narrow else 0), 2 ** (n - 1) - 1
-    return 0, 2**n - (2 if narrow else 1)
+    signed, narrow = node.attributes.get("signed", 1), bool(node.attributes.get("narrow", narrow))
+    ends = (narrow - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
+    low, high = (int(rounding(mode)(np.float64(end))) for end in ends)
+    if high - low > 255:
+        raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
+    return low, high
 
 
 def _quant_parameters(scope: Scope, node: Node) -> tuple[float, float, float]:
@@ -83,35 +85,37 @@ def _is_bipolar(node: Node, bits: float) -> bool:
 
 
 def quant(scope: Scope, node: Node) -> Value:
-    """QONNX Quant: (rint(clamp(x / scale + zero)) - zero) * scale."""
-    mode = str(node.attributes.get("rounding_mode", "ROUND")).upper()
-    if mode not in _ROUNDS:
-        raise NotInteger(f"it rounds by {mode}, and integers by ROUND")
+    """QONNX Quant: (round(clamp(x / scale + zero)) - zero) * scale."""
+    mode = rounding_of(node, "ROUND")
     scale, zero, bits = _quant_parameters(scope, node)
     if _is_bipolar(node, bits):
         if zero:
             raise NotInteger(f"it gives -1 and +1 less a zero point of {zero:g}")
-        return _signs(scope, node, scale)
-    low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
+        return codes_by_steps(scope, node, _quantizer_of_signs(scale))
+    low, high = _qonnx_interval(node, bits, 1, mode)
     quantizer, highest = _quantizer(low, high, zero, scale)
+    if mode not in RINT:
+        return codes_by_steps(scope, node, by_rounding(quantizer, low, high, mode))
     if zero % 2:
         # rint(x / scale + zero) = rint(x / scale) + zero, but for ties.
-        if not comes_from_sums(scope.value(node.inputs[0]).node):
-            raise NotInteger(f"its zero point {zero:g} is odd, so it rounds ties to odd steps, which only results of layers can be")
+        value = scope.value(node.inputs[0])
+        if not comes_from_sums(value.node):
+            return codes_by_steps(scope, node, by_rounding(quantizer, low, high, mode))
         quantizer = replace(quantizer, ties_to_odd=True)
     return _quantize(scope, node, quantizer, highest, None, low)
 
 
-def _signs(scope: Scope, node: Node, scale: float) -> Value:
+def _quantizer_of_signs(scale: float) -> Quantizer:
     """scale where x >= 0, else -scale."""
-    if not comes_from_sums(scope.value(node.inputs[0]).node):
-        raise NotInteger("the sign is taken of what is no result of a convolution or linear layer")
-    return _quantize(scope, node, Quantizer(2, scale, 1, bipolar=True), np.inf, None, 0)
+    try:
+        return Quantizer(2, scale, 1, bipolar=True)
+    except ValueError as error:
+        raise NotInteger(str(error)) from error
 
 
 def bipolar_quant(scope: Scope, node: Node) -> Value:
     """QONNX BipolarQuant: scale where x >= 0, else -scale."""
-    return _signs(scope, node, scope.scalar(node.input(1), "scale"))
+    return codes_by_steps(scope, node, _quantizer_of_signs(scope.scalar(node.input(1), "scale")))
 
 
 def _stored(scope: Scope, node: Node) -> tuple[np.dtype[Any], int, int, float]:
@@ -181,23 +185,24 @@ def grid_of(scope: Scope, node: Node) -> Quantizer | None:
             scale, zero, bits = _quant_parameters(scope, node)
             if _is_bipolar(node, bits):
                 return None if zero else Quantizer(2, scale, 1)
-            interval = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
-            return _quantizer(*interval, zero, scale)[0]
+            return _quantizer(*_qonnx_interval(node, bits, 1, rounding_of(node, "ROUND")), zero, scale)[0]
         if node.op_type == "BipolarQuant":
             return Quantizer(2, scope.scalar(node.input(1), "scale"), 1)
+        if node.op_type == "MultiThreshold":
+            return grid_of_thresholds(scope, node)
         if node.op_type == "DequantizeLinear":
             _, low, high, zero = _stored(scope, node)
             return _quantizer(low, high, zero, scope.scalar(node.input(1), "scale"))[0]
         if node.op_type == "Trunc" and node.input(5) and scope.scalar(node.input(2), "zero point") == 0:
             bits = scope.scalar(node.input(5), "bit width")
-            low, high = _qonnx_interval(node.attributes.get("signed", 1), node.attributes.get("narrow", 0), bits)
+            low, high = _qonnx_interval(node, bits, 0, rounding_of(node, "FLOOR"))
             return _quantizer(low, high, 0.0, scope.scalar(node.input(4), "scale"))[0]
     except (NotInteger, ValueError):
         return None
     if node.op_type in _MOVES:
         source = node.inputs[0]
         known = scope.values[source].grid if source in scope.values and scope.values[source].integers is None else scope.grids.get(source)
-        return None if known is None else replace(known, bipolar=False, ties_to_odd=False)
+        return None if known is None else replace(known, bipolar=False, ties_to_odd=False, steps=None)
     return None
 
 

@@ -1,0 +1,330 @@
+"""Float islands: neighbouring nodes that no integer part takes become one sub-model, which onnxruntime runs.
+
+A sub-model is made of the file's own nodes and tensors, so that whatever onnxruntime runs is run: graphs in nodes, operators of other
+domains, types that numpy has not. Where tensors of other types than numpy's cross its border, they are cast inside of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import channels_last
+from .functions import graphs_of
+from .inference import Tensor, node_proto
+from .model import Model, Node
+from .operators import OPERATORS
+from .scope import Scope
+from .session import Session
+from .stages import FloatStage, IslandStage, Stage
+from .tensors import FLOAT16, dtype_of, exact_type, known_type
+
+# Operators that onnxruntime does not have. They run by numpy, between islands.
+_QONNX = ("Quant", "BipolarQuant", "Trunc", "MultiThreshold", "FloatQuant")
+_FLOAT = 1
+_MICROSOFT = "com.microsoft"
+
+
+def form(
+    stages: Sequence[Stage], scope: Scope, original: Model, model: Model, one: Mapping[str, Tensor], many: Mapping[str, Tensor]
+) -> list[Stage]:
+    """The stages with neighbouring float stages as islands.
+
+    original, model: as read and as normalised. one, many: what is known of tensors, for a batch of one and of more: sides that differ are
+    left open.
+    """
+    maker = _Maker(scope, original, model, one, many)
+    formed: list[Stage] = []
+    later = maker.reads_behind(stages)
+    for group in _groups(stages):
+        if isinstance(group[0], FloatStage) and runs_in_island(group[0].node):
+            formed += maker.island([stage for stage in group if isinstance(stage, FloatStage)], later)
+        else:
+            formed += group
+    return formed
+
+
+def runs_in_island(node: Node) -> bool:
+    """Whether onnxruntime may know the operator."""
+    return not (node.op_type in _QONNX and node.op_type in OPERATORS) and node.domain != channels_last.DOMAIN
+
+
+def _groups(stages: Sequence[Stage]) -> Iterable[list[Stage]]:
+    """The stages in another order in which they can run: all that can run next and is no island, then all that can run as one island."""
+    makers = {name: i for i, stage in enumerate(stages) for name in stage.makes}
+    users: list[list[int]] = [[] for _ in stages]
+    missing = [0] * len(stages)
+    for i, stage in enumerate(stages):
+        for name in dict.fromkeys(stage.reads):
+            if name in makers:
+                users[makers[name]].append(i)
+                missing[i] += 1
+    ready: dict[bool, deque[int]] = {False: deque(), True: deque()}
+
+    def put(i: int) -> None:
+        stage = stages[i]
+        ready[isinstance(stage, FloatStage) and runs_in_island(stage.node)].append(i)
+
+    for i, count in enumerate(missing):
+        if not count:
+            put(i)
+    in_island = False
+    while ready[False] or ready[True]:
+        group = []
+        while ready[in_island]:
+            i = ready[in_island].popleft()
+            group.append(stages[i])
+            for user in users[i]:
+                missing[user] -= 1
+                if not missing[user]:
+                    put(user)
+        if group:
+            yield group
+        in_island = not in_island
+
+
+class _Maker:
+    def __init__(self, scope: Scope, original: Model, model: Model, one: Mapping[str, Tensor], many: Mapping[str, Tensor]) -> None:
+        import onnx
+
+        self.onnx = onnx
+        self.scope = scope
+        self.model = model
+        self.one = one
+        self.many = many
+        self.makers = {name: node for node in model.nodes for name in node.outputs if name}
+        self.rewritten = _rewritten(original, model)
+        self.sources = {port.name: port for port in original.source.graph.input}
+        self.types: dict[str, str] = {}
+        """Of results of islands, as onnxruntime calls them"""
+
+    def reads_behind(self, stages: Sequence[Stage]) -> dict[str, int]:
+        """How many stages, or outputs of the model, read each tensor."""
+        counts: dict[str, int] = {port.name: 1 for port in self.model.outputs}
+        for stage in stages:
+            for name in dict.fromkeys(stage.reads):
+                counts[name] = counts.get(name, 0) + 1
+        return counts
+
+    def island(self, steps: list[FloatStage], later: Mapping[str, int]) -> list[Stage]:
+        """One island of these steps, whose results are those that something else reads."""
+        inside: dict[str, int] = {}
+        for step in steps:
+            for name in dict.fromkeys(step.reads):
+                inside[name] = inside.get(name, 0) + 1
+        made = [name for step in steps for name in step.node.outputs if name]
+        results = [name for name in made if later.get(name, 0) > inside.get(name, 0)]
+        graph = _Graph(self, results)
+        for node in self.as_in_file([step.node for step in steps], set(results)):
+            graph.node(node)
+        problem = next((step.node for step in steps if step.node.problem), None)
+        first = problem or steps[0].node
+        what = f"{first}{': ' + first.problem if first.problem else ''}"
+        if len(steps) > 1:
+            what = f"{len(steps)} nodes from {steps[0].node} to {steps[-1].node}" if problem is None else what
+        session = Session(graph.serialized(), what, folds=graph.folds)
+        self.types.update(zip(results, session.types, strict=True))
+        return [IslandStage(tuple(graph.reads), tuple(results), session)]
+
+    def as_in_file(self, nodes: list[Node], results: set[str]) -> list[Node]:
+        """Nodes that were rewritten as in the file, where all of what one became is here and nothing else reads the parts."""
+        here = {id(node) for node in nodes}
+        ends: dict[int, Node] = {}
+        dropped: set[int] = set()
+        for source, group in self.rewritten:
+            members = [node for node in group if id(node) in here]
+            if not members or id(group[-1]) not in here or len(source.outputs) != 1:
+                continue
+            parts = {name for node in members[:-1] for name in node.outputs}
+            computed = all(id(node) in here or all(self.scope.is_constant(name) for name in node.outputs) for node in group)
+            if computed and not parts & results:
+                ends[id(group[-1])] = source
+                dropped.update(id(node) for node in members[:-1])
+        return [ends.get(id(node), node) for node in nodes if id(node) not in dropped]
+
+    def maker(self, name: str) -> Node | None:
+        """The node of the model that makes a constant, if its array may have another type than the file's, or it is quantized."""
+        node = self.makers.get(name)
+        if node is None or not runs_in_island(node):
+            return None
+        return node if name in self.scope.inexact or name in self.scope.quantized else None
+
+    def kind(self, name: str) -> Any:
+        """The type of a tensor that comes from outside: a number of TensorProto, or a TypeProto of what is no tensor."""
+        if name in self.sources and not self.sources[name].type.HasField("tensor_type"):
+            return self.sources[name].type
+        if name in self.one and self.one[name].kind:
+            return self.one[name].kind
+        return _kind_of(self.onnx, self.types.get(name, "tensor(float)"))
+
+    def shape(self, name: str) -> tuple[int | None, ...] | None:
+        """The sides that do not depend on the batch."""
+        if name not in self.one or name not in self.many:
+            return None
+        one, many = self.one[name].shape, self.many[name].shape
+        if one is None or many is None or len(one) != len(many):
+            return None
+        return tuple(a if a == b else None for a, b in zip(one, many, strict=True))
+
+
+def _kind_of(onnx: Any, name: str) -> Any:
+    """A type as onnxruntime calls it; float where that is no plain tensor."""
+    inner = name.removeprefix("tensor(").removesuffix(")").upper()
+    return getattr(onnx.TensorProto, {"": "FLOAT"}.get(inner, inner), _FLOAT)
+
+
+def _rewritten(original: Model, model: Model) -> list[tuple[Node, list[Node]]]:
+    """Nodes of the file, each with those that `normalise` made of it, the last of which makes its result.
+
+    Left out are those that were rewritten together with others, and so read other tensors than what they became.
+    """
+    kept = {id(node) for node in model.nodes}
+    ends = {node.outputs[0]: node for node in original.nodes if id(node) not in kept and node.outputs}
+    found = []
+    group: list[Node] = []
+    unchanged = {id(node) for node in original.nodes}
+    for node in model.nodes:
+        if id(node) in unchanged:
+            group = []
+            continue
+        group.append(node)
+        source = ends.get(node.outputs[0])
+        if source is not None:
+            made = {name for member in group for name in member.outputs}
+            read = {name for member in group for name in member.reads} - made - set(model.constants)
+            if read == {name for name in source.reads if name not in original.constants} and runs_in_island(source):
+                found.append((source, group))
+            group = []
+    return found
+
+
+class _Graph:
+    """The sub-model of one island while it grows."""
+
+    def __init__(self, maker: _Maker, results: list[str]) -> None:
+        self.maker = maker
+        self.onnx = maker.onnx
+        self.nodes: list[Any] = []
+        self.inputs: list[Any] = []
+        self.reads: list[str] = []
+        self.initializers: list[Any] = []
+        self.sparse: list[Any] = []
+        self.known: set[str] = set()
+        self.outputs = results
+        self.folds = True
+
+    def node(self, node: Node) -> None:
+        """A node behind those whose results it reads."""
+        scope = self.maker.scope
+        for name in node.reads:
+            self.tensor(name)
+        if node.reads and all(scope.is_constant(name) for name in node.reads):
+            self.folds = self.folds and node.op_type in OPERATORS and not node.problem
+        self.folds = self.folds and not any(graphs_of(a) for a in (node.proto.attribute if node.proto is not None else ()))
+        self.nodes.append(self._proto(node))
+        self.known.update(name for name in node.outputs if name)
+
+    def _proto(self, node: Node) -> Any:
+        # A QuantizeLinear behind an integer part: the file's own, whose zero point may have a type that numpy has not.
+        source = self.maker.makers.get(node.outputs[0])
+        if node.proto is None and source is not None and source is not node and source.op_type == node.op_type == "QuantizeLinear":
+            for name in source.inputs[1:]:
+                if name:
+                    self.tensor(name)
+            proto = self.onnx.NodeProto()
+            proto.CopyFrom(node_proto(self.onnx, source))
+            proto.input[0] = node.inputs[0]
+            return proto
+        return node_proto(self.onnx, node)
+
+    def tensor(self, name: str) -> None:
+        """Have a tensor that a node reads: made here, a constant, or an input."""
+        stack = [name]
+        while stack:
+            name = stack[-1]
+            if name in self.known:
+                stack.pop()
+                continue
+            node = self.maker.maker(name)
+            waiting = [read for read in node.reads if read not in self.known] if node is not None else []
+            if waiting:
+                stack += waiting
+                continue
+            stack.pop()
+            if node is not None:
+                self.node(node)
+            elif not self.constant(name):
+                self.input(name)
+            self.known.add(name)
+
+    def constant(self, name: str) -> bool:
+        """Put a constant among the initializers; False where it is none."""
+        maker = self.maker
+        proto = maker.model.protos.get(name)
+        if proto is not None and not hasattr(proto, "data_type"):
+            self.sparse.append(proto)
+            return True
+        external = proto is not None and proto.data_location == proto.EXTERNAL
+        if proto is not None and not external:
+            copy = proto
+            if proto.name != name:
+                copy = self.onnx.TensorProto()
+                copy.CopyFrom(proto)
+                copy.name = name
+            self.initializers.append(copy)
+            return True
+        if not maker.scope.is_constant(name):
+            return False
+        array = maker.scope.constant(name)
+        assert array is not None
+        kind = proto.data_type if proto is not None else maker.one[name].kind if name in maker.one else 0
+        self.initializers.append(_tensor(self.onnx, name, np.ascontiguousarray(array).reshape(array.shape), kind))
+        return True
+
+    def input(self, name: str) -> None:
+        """A tensor from outside. What numpy has no type for comes in a wider type, and is cast."""
+        kind, shape = self.maker.kind(name), self.maker.shape(name)
+        info = self.onnx.ValueInfoProto()
+        info.name = name
+        if not isinstance(kind, int):
+            info.type.CopyFrom(kind)
+        elif kind == FLOAT16 or not known_type(kind) or exact_type(kind):
+            info = self.onnx.helper.make_tensor_value_info(name, kind, shape)
+        else:
+            wide = f"{name}/wide"
+            info = self.onnx.helper.make_tensor_value_info(wide, self._wide(kind), shape)
+            self.nodes.append(self.onnx.helper.make_node("Cast", [wide], [name], to=kind))
+        self.inputs.append(info)
+        self.reads.append(name)
+
+    def _wide(self, kind: int) -> int:
+        return int(self.onnx.helper.np_dtype_to_tensor_dtype(dtype_of(kind, "")))
+
+    def serialized(self) -> bytes:
+        """The model."""
+        outputs = []
+        for name in self.outputs:
+            info = self.onnx.ValueInfoProto()
+            info.name = name
+            kind = self.maker.one[name].kind if name in self.maker.one else 0
+            if kind and kind != FLOAT16 and known_type(kind) and not exact_type(kind):
+                info.name = f"{name}/wide"
+                self.nodes.append(self.onnx.helper.make_node("Cast", [name], [info.name], to=self._wide(kind)))
+            outputs.append(info)
+        source = self.maker.model.source
+        graph = self.onnx.helper.make_graph(self.nodes, "island", self.inputs, outputs, self.initializers, sparse_initializer=self.sparse)
+        imports = list(source.opset_import)
+        if not any(o.domain == _MICROSOFT for o in imports):
+            imports.append(self.onnx.helper.make_opsetid(_MICROSOFT, 1))
+        model = self.onnx.helper.make_model(graph, opset_imports=imports, ir_version=max(source.ir_version, 4))
+        data: bytes = model.SerializeToString()
+        return data
+
+
+def _tensor(onnx: Any, name: str, array: Any, kind: int) -> Any:
+    if kind and not exact_type(kind):
+        return onnx.helper.make_tensor(name, kind, array.shape, array.reshape(-1))
+    return onnx.numpy_helper.from_array(array, name)

@@ -1,0 +1,180 @@
+"""Codes that thresholds on sums decide: roundings other than rint, MultiThreshold, and activation functions that rise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ulp.nn import graph as ir
+from ulp.nn.curves import Function, through
+from ulp.nn.quantizer import Quantizer, Steps
+from ulp.onnx.model import Array, Node
+from ulp.onnx.parts import Value, comes_from_sums
+from ulp.onnx.scope import Scope
+from ulp.onnx.weights import NotInteger
+
+from .operands import floats_of, on_grid
+
+# Of each rounding: what it rounds to n or more, for n > 0 and for n <= 0: numbers from n + offset on, and whether that one is among them.
+_ROUNDINGS: dict[str, tuple[tuple[float, bool | None], tuple[float, bool | None]]] = {
+    "ROUND": ((-0.5, None), (-0.5, None)),  # None: where n is even
+    "HALF_EVEN": ((-0.5, None), (-0.5, None)),
+    "CEIL": ((-1, False), (-1, False)),
+    "FLOOR": ((0, True), (0, True)),
+    "UP": ((-1, False), (0, True)),
+    "DOWN": ((0, True), (-1, False)),
+    "ROUND_TO_ZERO": ((0, True), (-1, False)),
+    "HALF_UP": ((-0.5, True), (-0.5, False)),
+    "HALF_DOWN": ((-0.5, False), (-0.5, True)),
+    "DPU": ((-0.5, None), (-0.5, True)),
+}
+
+RINT = ("ROUND", "HALF_EVEN")
+
+
+def rounding_of(node: Node, default: str) -> str:
+    """The node's rounding. NotInteger where nobody knows it."""
+    mode = str(node.attributes.get("rounding_mode", default)).upper()
+    if mode not in _ROUNDINGS:
+        raise NotInteger(f"it rounds by {mode}, which is unknown")
+    return mode
+
+
+def by_rounding(quantizer: Quantizer, low: int, high: int, mode: str) -> Quantizer:
+    """The quantizer of the integers low..high, code 0 being low, that rounds x / scale + zero by `mode`, all in float32 as QONNX does."""
+    n = np.arange(low + 1, low + quantizer.levels + 1)
+    (above, above_equal), (below, below_equal) = _ROUNDINGS[mode]
+    even = n % 2 == 0
+    inclusive = np.where(n > 0, even if above_equal is None else above_equal, even if below_equal is None else below_equal)
+    bounds = np.where(n <= high, n + np.where(n > 0, above, below), np.inf)
+    of_quotients = Quantizer(quantizer.bits, 1.0, quantizer.zero, steps=Steps(bounds[None], inclusive.astype(np.bool_)[None]))
+    scale, zero = np.float32(quantizer.scale), np.float32(quantizer.zero + low)
+    made = through(of_quotients, lambda x: x.astype(np.float32) / scale + zero, -math.inf, math.inf)
+    return replace(quantizer, steps=made.steps)
+
+
+def sums_of(scope: Scope, node: Node, value: Value) -> ir.Node:
+    """What the value's codes come from, if thresholds can decide them; codes become sums of one product each. NotInteger else."""
+    if comes_from_sums(value.node):
+        return value.node
+    if value.grid is None or ir.layout(value.node)[2] != value.node.shape[0]:
+        raise NotInteger("its thresholds are of what is no result of a convolution or linear layer, and not quantized")
+    ones = np.ones(value.node.shape[0])
+    return scope.add(node, ir.BatchNorm(ones, np.zeros_like(ones)), [on_grid(scope, node, value)], value.part, value.node.shape)
+
+
+def codes_by_steps(scope: Scope, node: Node, quantizer: Quantizer) -> Value:
+    """The node's first input as codes of a quantizer with steps, or of signs."""
+    value = floats_of(scope, node.inputs[0])
+    source = sums_of(scope, node, value)
+    rows = 1 if quantizer.steps is None else len(quantizer.steps.bounds)
+    if rows not in (1, ir.layout(source)[2]):
+        raise NotInteger(f"it has thresholds for {rows} channels, and its input has {ir.layout(source)[2]}")
+    return Value(value.part, scope.add(node, ir.Quantize(quantizer), [source], value.part, source.shape), quantizer)
+
+
+# MultiThreshold.
+
+
+def _grid_of_thresholds(scope: Scope, node: Node) -> Quantizer:
+    """The quantizer of a MultiThreshold's results. NotInteger where they are no multiples of one scale, of 8 bits."""
+    thresholds = np.sort(scope.array(node.inputs[1], "thresholds").astype(np.float64), axis=-1)
+    scale, bias = float(node.attributes.get("out_scale", 1.0)), float(node.attributes.get("out_bias", 0.0))
+    if thresholds.ndim != 2 or np.isnan(thresholds).any():
+        raise NotInteger("its thresholds are not numbers of shape [channels, steps]")
+    if not scale > 0:
+        raise NotInteger(f"its out_scale is {scale:g}")
+    repeat = next((r for r in (1, 2, 4) if float(-bias / scale * r).is_integer()), 0)
+    zero = int(-bias / scale * repeat) if repeat else 0
+    below = max(0, -zero)
+    levels = below + thresholds.shape[1] * repeat
+    if not repeat or max(levels, zero) > 255:
+        raise NotInteger(f"its results from {bias:g} on in steps of {scale:g} do not fit 8 bits")
+    bits = max(1, max(levels, zero).bit_length())
+    bounds = np.full((len(thresholds), 2**bits - 1), np.inf)
+    bounds[:, :below] = -np.inf
+    bounds[:, below:levels] = np.repeat(thresholds, repeat, axis=1)
+    try:
+        return Quantizer(bits, scale / repeat, max(0, zero), steps=Steps(bounds, np.ones(bounds.shape, np.bool_)))
+    except ValueError as error:
+        raise NotInteger(str(error)) from error
+
+
+def multi_threshold(scope: Scope, node: Node) -> Value:
+    """FINN's MultiThreshold: how many thresholds of its channel x reaches, times out_scale, plus out_bias."""
+    quantizer = _grid_of_thresholds(scope, node)
+    x = floats_of(scope, node.inputs[0])
+    if node.attributes.get("data_layout", "") not in ("", "NCHW", "NC") and len(x.node.shape) != 1:
+        raise NotInteger(f"its data_layout is {node.attributes['data_layout']}")
+    return codes_by_steps(scope, node, quantizer)
+
+
+def grid_of_thresholds(scope: Scope, node: Node) -> Quantizer:
+    """On which grid the results of a MultiThreshold lie that runs in floats."""
+    return replace(_grid_of_thresholds(scope, node), steps=None)
+
+
+# Activation functions.
+
+
+def _leaky_relu(slope: Array | float) -> Function:
+    return lambda x: np.where(x < 0, x * np.asarray(slope, np.float64), x)
+
+
+def _elu(alpha: float, gamma: float = 1.0, unit: float = 1.0) -> Function:
+    return lambda x: gamma * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0) / unit), x)
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(0.5 + 0.5 * np.tanh(x * 0.5))
+
+
+_Make = Callable[[Mapping[str, Any]], Function]
+
+_CURVES: dict[str, _Make] = {
+    "LeakyRelu": lambda a: _leaky_relu(np.float32(a.get("alpha", 0.01))) if a.get("alpha", 0.01) >= 0 else _refuse(),
+    "Elu": lambda a: _elu(a.get("alpha", 1.0)) if a.get("alpha", 1.0) >= 0 else _refuse(),
+    "Celu": lambda a: _elu(a.get("alpha", 1.0), unit=a.get("alpha", 1.0)) if a.get("alpha", 1.0) > 0 else _refuse(),
+    "Selu": lambda a: _elu(a.get("alpha", 1.67326319217681884765625), a.get("gamma", 1.05070102214813232421875)) if not a else _refuse(),
+    "Sigmoid": lambda _: _sigmoid,
+    "Tanh": lambda _: np.tanh,
+    "Softplus": lambda _: lambda x: np.logaddexp(0, x),
+    "Softsign": lambda _: lambda x: x / (1 + np.abs(x)),
+    "HardSigmoid": lambda a: (
+        (lambda x: np.clip(np.float32(a.get("alpha", 0.2)) * x + np.float32(a.get("beta", 0.5)), 0, 1))
+        if a.get("alpha", 0.2) >= 0
+        else _refuse()
+    ),
+}
+
+
+def _refuse() -> Function:
+    raise NotInteger("it falls somewhere, or its attributes are unusual")
+
+
+def curve(scope: Scope, node: Node) -> Value:
+    """An activation function that never falls: thresholds on the sums before it decide the codes behind it."""
+    return _curved(scope, node, _CURVES[node.op_type](node.attributes))
+
+
+def prelu(scope: Scope, node: Node) -> Value:
+    """PRelu with one slope per channel, or one for all, none of them negative."""
+    x = floats_of(scope, node.inputs[0])
+    slope = scope.array(node.inputs[1], "slope")
+    channels, dimensions = x.node.shape[0], len(x.node.shape)
+    if slope.size not in (1, channels) or slope.size != math.prod(slope.shape[-dimensions:][:1]) or not (slope >= 0).all():
+        raise NotInteger("its slope is negative, or has not one value per channel")
+    return _curved(scope, node, _leaky_relu(slope.reshape(-1, 1)))
+
+
+def _curved(scope: Scope, node: Node, function: Function) -> Value:
+    x = floats_of(scope, node.inputs[0])
+    source = sums_of(scope, node, x)
+    return Value(x.part, scope.add(node, ir.Curve(function), [source], x.part, source.shape))
+
+
+CURVES = {**dict.fromkeys(_CURVES, curve), "PRelu": prelu}

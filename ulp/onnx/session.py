@@ -1,0 +1,121 @@
+"""Float islands: sub-models that onnxruntime runs, one session each. Importing this module does not import onnxruntime."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ulp.config import get_num_threads
+
+from .model import OnnxError
+
+# Names of onnxruntime's types whose arrays numpy has.
+_DTYPES = {
+    **{f"tensor({name})": name for name in ("double", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")},
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+}
+
+_lock = threading.Lock()
+_arena: list[bool] = []
+
+
+def available() -> bool:
+    """Whether onnxruntime is installed."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+class Session:
+    """An island's session. It has as many threads as `ulp.set_num_threads` said when it was made, and all islands share one arena.
+
+    model: the serialized ModelProto. what: how messages name the island. folds: whether onnxruntime may compute constants while it loads.
+    types: of the results, as onnxruntime calls them.
+    """
+
+    def __init__(self, model: bytes, what: str, *, folds: bool = True) -> None:
+        self.model = model
+        self.what = what
+        self.folds = folds
+        self._session = _open(model, what, folds)
+        self.types = [str(port.type) for port in self._session.get_outputs()]
+        self._feeds = [(port.name, _dtype(port.type)) for port in self._session.get_inputs()]
+        self._names = [port.name for port in self._session.get_outputs()]
+        self._run = self._session._sess.run  # as its `run`, without checks in Python that take as long as a small island
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many arrays it reads and makes."""
+        return len(self._feeds), len(self._names)
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        """The results. float32 for a float16, and the reverse, is converted. OnnxError where onnxruntime fails."""
+        feeds = {name: _fed(array, dtype) for (name, dtype), array in zip(self._feeds, arrays, strict=True)}
+        try:
+            results: list[Any] = self._run(self._names, feeds, None)
+        except Exception as error:  # onnxruntime has a class for each of its codes
+            raise OnnxError(f"{self.what}: {_first_line(error)}") from error
+        return results
+
+
+def _dtype(name: str) -> np.dtype[Any] | None:
+    return np.dtype(_DTYPES[name]) if name in _DTYPES else None
+
+
+def _fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
+    if dtype is None or not isinstance(array, np.ndarray) or array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):  # to infinity, as a Cast does
+        return array.astype(dtype)
+
+
+def _open(model: bytes, what: str, folds: bool) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f'{what}: running it needs the package onnxruntime: pip install "ulp[onnx]"') from error
+
+    disabled = [] if folds else ["ConstantFolding"]
+
+    def session(**entries: str) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Waiting threads would take the cores from integer parts.
+        entries = {"intra_op.allow_spinning": "0", **entries}
+        if _shared_arena(onnxruntime):
+            entries["use_env_allocators"] = "1"
+        for key, value in entries.items():
+            options.add_session_config_entry(f"session.{key}", value)
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+
+    try:
+        # int8 weights become uint8: on CPUs without VNNI, sums of products of uint8 and int8 saturate.
+        return session(x64quantprecision="1")
+    except Exception:  # it has no such kernel for everything: int8 activations with uint8 weights
+        try:
+            return session()
+        except Exception as error:  # onnxruntime has a class for each of its codes
+            raise OnnxError(f"{what}: {_first_line(error)}") from error
+
+
+def _shared_arena(onnxruntime: Any) -> bool:
+    """Whether sessions can share one arena of memory, which grows by what is asked for."""
+    with _lock:
+        if not _arena:
+            try:
+                kinds = onnxruntime.OrtAllocatorType, onnxruntime.OrtMemType
+                info = onnxruntime.OrtMemoryInfo("Cpu", kinds[0].ORT_ARENA_ALLOCATOR, 0, kinds[1].DEFAULT)
+                onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg(0, 1, -1, -1))
+                _arena.append(True)
+            except Exception:  # the caller's program has registered one, or this version cannot
+                _arena.append(False)
+        return _arena[0]
+
+
+def _first_line(error: Exception) -> str:
+    return f"onnxruntime: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__:.600}"
