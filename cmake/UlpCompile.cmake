@@ -65,8 +65,28 @@ function(ulp_add_isa target isa)
   endif()
 endfunction()
 
-# ulp_describe_build(<source>): tells the file that reports it (ulp.show_config) how this build was made.
-function(ulp_describe_build source)
+# ulp_keep_headers(<target> <folder>): has an imported target's <folder>/*.h read from a copy in the build folder.
+# Each isolated build of pip has pybind11 in another temporary place. From there every binding file would be compiled again by each
+# `pip install`; the copy keeps its place, and its time as long as its content.
+function(ulp_keep_headers target folder)
+  get_target_property(include_dirs ${target} INTERFACE_INCLUDE_DIRECTORIES)
+  set(copied "${CMAKE_CURRENT_BINARY_DIR}/headers")
+  foreach(dir IN LISTS include_dirs)
+    file(GLOB_RECURSE headers RELATIVE "${dir}" "${dir}/${folder}/*.h")
+    foreach(header IN LISTS headers)
+      configure_file("${dir}/${header}" "${copied}/${header}" COPYONLY)
+    endforeach()
+    if(headers)
+      list(TRANSFORM include_dirs REPLACE "^${dir}$" "${copied}")
+    endif()
+  endforeach()
+  foreach(property INTERFACE_INCLUDE_DIRECTORIES INTERFACE_SYSTEM_INCLUDE_DIRECTORIES)
+    set_target_properties(${target} PROPERTIES ${property} "${include_dirs}")
+  endforeach()
+endfunction()
+
+# ulp_describe_build(<target>): tells the module that reports it (ulp.show_config) how this build was made.
+function(ulp_describe_build target)
   if(CMAKE_CONFIGURATION_TYPES)
     set(build_type "$<CONFIG>")
     set(type_flags "${CMAKE_CXX_FLAGS_RELEASE}")
@@ -77,6 +97,6 @@ function(ulp_describe_build source)
   endif()
   string(JOIN " " flags ${CMAKE_CXX_FLAGS} ${type_flags} ${ULP_COMMON_FLAGS} ${ULP_SANITIZE_FLAGS})
   string(REPLACE "\"" "" flags "${flags}")
-  set_source_files_properties("${source}" PROPERTIES COMPILE_DEFINITIONS
+  target_compile_definitions("${target}" PRIVATE
     "ULP_VERSION=\"${ULP_VERSION}\";ULP_COMPILER=\"${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}\";ULP_FLAGS=\"${flags}\";ULP_BUILD_TYPE=\"${build_type}\"")
 endfunction()

@@ -101,6 +101,14 @@ void set_tuned(int64_t m, int64_t n, int64_t k, int a_bits, int b_bits, const st
   ulp::set_tuned({m, n, k, encoding_of(a_bits, false, "a_bits"), encoding_of(b_bits, false, "b_bits")}, seconds);
 }
 
+using MeasuredRow = std::tuple<std::string, int, int, std::vector<double>>;
+
+void set_measured(const std::vector<int64_t>& heights, const std::vector<MeasuredRow>& rows) {
+  std::vector<MeasuredCost> costs;
+  for (const auto& [kernel, a_bits, b_bits, fs_per_mac] : rows) costs.push_back({kernel, a_bits, b_bits, fs_per_mac});
+  ulp::set_measured(heights, costs);
+}
+
 py::dict build_info() {
   py::dict d;
   d["compiler"] = ULP_COMPILER;
@@ -144,6 +152,7 @@ void bind_kernels(py::module_& m) {
   m.def("rank", rank, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
         py::arg("b_signed"));
   m.def("set_tuned", set_tuned, py::arg("m"), py::arg("n"), py::arg("k"), py::arg("a_bits"), py::arg("b_bits"), py::arg("seconds"));
+  m.def("set_measured", set_measured, py::arg("heights"), py::arg("costs"));
   m.def("forget_tuned", forget_tuned);
   m.def("cpu_core", [] { return cpu_core().name; });
 }

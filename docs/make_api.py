@@ -69,6 +69,9 @@ def find(module: str, name: str) -> Found | None:
     ]
     if defined:
         return Found(module, defined[-1])
+    for node in tree.body:  # name = Class(): what the class says of its one instance
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(node.value, ast.Call):
+            return find(module, ast.unparse(node.value.func))
     is_package = source_of(module).name == "__init__.py"
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -290,6 +293,18 @@ def class_section(title: str, found: Found) -> list[str]:
     return lines
 
 
+def instance_section(title: str, node: ast.ClassDef) -> list[str]:
+    """What can be called, and has methods besides."""
+    methods = [m for m in node.body if isinstance(m, Function) and (m.name == "__call__" or not m.name.startswith("_"))]
+    lines: list[str] = []
+    for method in methods:
+        shown = copy.copy(method)
+        called = title if method.name == "__call__" else f"{title}.{method.name}"
+        shown.name = called.removeprefix("ulp.")
+        lines += function(called, shown, "###" if method.name == "__call__" else "####", method=True)
+    return lines
+
+
 def page() -> str:
     """The whole page."""
     lines = [HEAD]
@@ -298,7 +313,9 @@ def page() -> str:
         for name in public_names(module):
             found = find(module, name)
             title = f"{module}.{name}"
-            if found and isinstance(found.node, ast.ClassDef):
+            if found and isinstance(found.node, ast.ClassDef) and found.node.name != name:
+                lines += instance_section(title, found.node)
+            elif found and isinstance(found.node, ast.ClassDef):
                 lines += class_section(title, found)
             elif found and isinstance(found.node, Function):
                 lines += function(title, found.node, "###", method=False)

@@ -100,6 +100,27 @@ def test_errors(arguments: list[str], words: str, model: str, tmp_path: Path, ca
     assert any(word in err for word in words.split("|"))
 
 
+def test_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from ulp import _core, _measure
+
+    monkeypatch.setenv("ULP_TUNE_CACHE", str(tmp_path / "tune.json"))
+    monkeypatch.setattr(_measure, "_FEW_SIDE", 32)
+    monkeypatch.setattr(_measure, "_SIDE", 32)
+    monkeypatch.setattr(_measure, "_SAMPLE_NS", 1)
+    monkeypatch.setattr(_measure, "_ROUNDS", 1)
+    try:
+        assert main(["tune"]) == 0
+        out = capsys.readouterr().out
+        assert "kernels and bit pairs measured here" in out
+        assert [line.split()[0] for line in out.splitlines() if line.startswith("W")] == [f"W{b}A{b}" for b in range(1, 9)]
+        assert str(tmp_path / "tune.json") in out
+        assert ulp.explain(8, 64, 64, bits=3).candidates[0].basis == "measured here"
+        assert main(["tune", "--forget"]) == 0
+        assert ulp.explain(8, 64, 64, bits=3).candidates[0].basis != "measured here"
+    finally:
+        _core.forget_tuned()
+
+
 def test_wrong_use() -> None:
     for arguments in ([], ["run", "m.onnx"], ["inspect", "m.onnx", "--shape", "3,4"], ["bench", "m.onnx", "--rounds", "0"]):
         with pytest.raises(SystemExit):

@@ -72,6 +72,37 @@ def test_what_is_loaded_computes_the_same_bits(kind: str, tmp_path: Path) -> Non
         assert np.array_equal(same(x), network(x))
 
 
+def test_what_was_saved_cannot_be_asked_to_be_another(tmp_path: Path) -> None:
+    network, x = _network("numpy")
+    network.save(tmp_path / "network.ulp")
+    path = tmp_path / "network.ulp"
+    same = ulp.load(path, mode="requantize", hint="latency", group=1)
+    assert np.array_equal(same(x), network(x))
+    assert np.array_equal(ulp.load(path, mode="requantise")(x), network(x))
+    for arguments, words in (
+        ({"strict": True}, r"strict=True, and in the saved network \w+ '\w+' runs in floats: \w+"),
+        ({"mode": "threshold"}, "mode='threshold' for a network that was saved with mode='requantize'"),
+        ({"hint": "throughput"}, "hint='throughput' for a network that was saved with hint='latency'"),
+        ({"group": 2}, "group=2 for a network that was saved with group=1"),
+        ({"shapes": {"x": (1, 3, 10, 10)}}, "shapes=.* for a saved network"),
+        ({"floats": "onnxruntime"}, "floats='onnxruntime' for a network that was saved with nodes that run otherwise"),
+    ):
+        with pytest.raises(OnnxError, match=words):
+            ulp.load(path, **arguments)
+    integer, y = _network("integer")
+    integer.save(path)
+    assert np.array_equal(ulp.load(path, strict=True)(y), integer(y))
+
+
+def test_profile_and_table_say_the_same(tmp_path: Path) -> None:
+    network, x = _network("numpy")
+    profile = network.profile(x, runs=2)
+    layers = {row.layer: row.runs_in for row in network.layers}
+    assert {row.runs_in for row in profile} == {"integers", "floats"}
+    assert all(layers[row.layer] == row.runs_in for row in profile if row.layer in layers)
+    assert "<table>" in network._repr_html_()
+
+
 @pytest.mark.parametrize("kind", ["numpy", "onnxruntime"])
 def test_no_package_onnx_is_needed(kind: str, tmp_path: Path) -> None:
     network, x = _network(kind)

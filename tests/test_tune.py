@@ -15,7 +15,7 @@ from interpreter import output_of, run_python
 from reference import assert_exact, matmul, random_matrix
 
 import ulp
-from ulp import _core, _tune
+from ulp import _core, _measure, _tune
 
 SHAPE = (9, 40, 65)
 PAIR = (3, 3)
@@ -123,8 +123,13 @@ def entry(seconds: object, shape: str = "9x40x65 W3A3") -> str:
         entry({"mul8_scalar_4x32": 1.0}, "9x40x65 W9A3").encode(),
         entry({"mul8_scalar_4x32": 1.0}, "99999999999x1x1 W3A3").encode(),
         entry({"mul8_scalar_4x32": 1.0}, "٣x1x1 W3A3").encode(),
+        b'{"schema": 1, "tuned": {}, "measured": []}',
+        b'{"schema": 1, "tuned": {}, "measured": {"some CPU": 1}}',
+        b'{"schema": 1, "tuned": {}, "measured": {"some CPU": {"mul8_scalar_4x32 W3A3": 1}}}',
+        json.dumps({"schema": 1, "tuned": {}, "measured": {_tune._machine(): {"mul8_scalar_4x32 W3A3": [1.0]}}}).encode(),
+        json.dumps({"schema": 1, "tuned": {}, "measured": {_tune._machine(): {"mul8_scalar_4x32 W9A3": [1.0] * 5}}}).encode(),
     ],
-    ids=range(22),
+    ids=range(27),
 )
 def test_a_garbled_cache_is_ignored_with_a_warning(cache: Path, content: bytes) -> None:
     before = str(ulp.explain(*SHAPE, bits=PAIR))
@@ -182,7 +187,7 @@ def test_writers_at_the_same_time_lose_nothing(cache: Path) -> None:
 
     def write(some: list[str]) -> None:
         for shape in some:
-            _tune._remember(shape, {"mul8_scalar_4x32": 1.0})
+            _tune._remember("tuned", {shape: {"mul8_scalar_4x32": 1.0}})
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(write, [shapes[i::6] for i in range(6)]))
@@ -196,7 +201,84 @@ def test_a_slow_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.accumulate(itertools.chain([0.0] * 4, itertools.cycle([0.0, 5.0, 0.0, 5.0, 0.0, 1e-3])))
     monkeypatch.setattr(_tune, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(_tune, "_SAMPLE_SECONDS", 0.0)
-    assert _tune._measure(1, 8, 8, *PAIR, ["mul8_scalar_4x32"]) == {"mul8_scalar_4x32": pytest.approx(1e-3, rel=1e-3)}
+    assert _tune._Samples(1, 8, 8, *PAIR)(["mul8_scalar_4x32"]) == {"mul8_scalar_4x32": pytest.approx(1e-3, rel=1e-3)}
+
+
+def settled(first: dict[str, float], expected: str, *again: dict[str, float]) -> dict[str, float]:
+    """What `tune` keeps of these times, and of these when it looks again."""
+    later = iter(again)
+    kept = _tune._settled(lambda _: next(later), first, expected)
+    assert next(later, None) is None, "fewer looks than expected"
+    return kept
+
+
+def test_the_expected_kernel_stays_within_the_margin() -> None:
+    kept = settled({"a": 1.0, "b": 0.98, "c": 2.0}, "a")
+    assert min(kept, key=lambda name: kept[name]) == "a"
+    assert kept["b"] == pytest.approx(1.0)
+    assert kept["c"] == 2.0
+
+
+def test_a_kernel_that_is_not_faster_when_timed_again_is_not_kept() -> None:
+    kept = settled({"a": 1.0, "b": 0.5, "c": 0.8}, "a", {"a": 0.9, "b": 0.95}, {"a": 1.0, "c": 0.7})
+    assert min(kept, key=lambda name: kept[name]) == "c"
+    assert kept["a"] == 0.9
+    assert kept["b"] >= 0.9
+    kept = settled({"a": 1.0, "b": 0.5}, "a", {"a": 1.0, "b": 1.5})
+    assert min(kept, key=lambda name: kept[name]) == "a"
+    kept = settled({"a": 1.0, "b": 0.5}, "a", {"a": 1.0, "b": 0.6})
+    assert min(kept, key=lambda name: kept[name]) == "b"
+
+
+def test_what_was_tuned_can_be_forgotten(cache: Path) -> None:
+    before = str(ulp.explain(*SHAPE, bits=PAIR))
+    ulp.tune.forget()  # nothing: no file comes of it
+    assert not cache.exists()
+    ulp.tune(*SHAPE, bits=PAIR)
+    other = {"9x40x65 W3A3": {"mul8_scalar_4x32": 1.0}}
+    content = json.loads(cache.read_text())
+    cache.write_text(json.dumps({**content, "tuned": {**content["tuned"], "another CPU": other}}))
+    ulp.tune.forget()
+    assert str(ulp.explain(*SHAPE, bits=PAIR)) == before
+    reload()
+    assert str(ulp.explain(*SHAPE, bits=PAIR)) == before
+    assert json.loads(cache.read_text()) == {"schema": 1, "tuned": {"another CPU": other}}
+
+
+def test_the_whole_machine_is_measured(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "HEIGHTS", (1, 4))
+    monkeypatch.setattr(_measure, "_FEW_SIDE", 32)
+    monkeypatch.setattr(_measure, "_SAMPLE_NS", 1)
+    monkeypatch.setattr(_measure, "_ROUNDS", 2)
+    threads = ulp.get_num_threads()
+    costs = ulp.tune.machine()
+    assert ulp.get_num_threads() == threads
+    assert set(costs) == {f"{kernel} W{b}A{a}" for kernel in ulp.kernels() if kernel.available for a, b in kernel.pairs}
+    assert all(len(figures) == 2 and min(figures) > 0 for figures in costs.values())
+    ranking = ulp.explain(1, 64, 64, bits="W3A3")
+    assert {c.basis for c in ranking.candidates if c.runnable} == {"measured here"}
+    for candidate in ranking.candidates:
+        if candidate.runnable:
+            assert candidate.seconds == pytest.approx(1e-15 * costs[f"{candidate.kernel} W3A3"][0] * 64 * 64)
+    assert ulp.tune(*SHAPE, bits=PAIR).candidates[0].basis == "tuned"
+    reload()
+    assert str(ulp.explain(1, 64, 64, bits=3)) == str(ranking)
+    assert set(json.loads(cache.read_text())) == {"schema", "tuned", "measured"}
+    ulp.tune.forget()
+    assert "measured here" not in str(ulp.explain(1, 64, 64, bits=3))
+
+
+def test_costs_between_measured_heights() -> None:
+    name = ulp.kernels(bits=3).names[-1]
+    _core.set_measured([1, 4], [(name, 3, 3, [8e9, 5e9])])
+    seconds = {m: next(c.seconds for c in ulp.explain(m, 10, 10, bits=3).candidates if c.kernel == name) for m in (0, 1, 2, 4, 8)}
+    assert seconds == {0: 0.0, 1: pytest.approx(8e-4), 2: pytest.approx(1.2e-3), 4: pytest.approx(2e-3), 8: pytest.approx(4e-3)}
+    for heights, cost in (([2, 1], [1.0, 1.0]), ([1], [1.0, 1.0]), ([1], [0.0]), ([0], [1.0]), ([1], [float("nan")])):
+        with pytest.raises(ValueError, match=r"heights|height|cost"):
+            _core.set_measured(heights, [(name, 3, 3, cost)])
+    for wrong in (("no_kernel", 3, 3), (name, 9, 3), (name, 3, 0)):
+        with pytest.raises(ValueError, match="kernel"):
+            _core.set_measured([1], [(*wrong, [1.0])])
 
 
 def test_another_cpu_isa_or_version_does_not_count(cache: Path) -> None:

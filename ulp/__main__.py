@@ -1,4 +1,4 @@
-"""`python -m ulp run | inspect | bench MODEL`: what `ulp.load` does, from the command line."""
+"""`python -m ulp run | inspect | bench MODEL`: what `ulp.load` does, from the command line; and `tune`, which measures this machine."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ulp
+from ulp._progress import progress_bar
 from ulp._table import Table
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _SLICE_SECONDS = 0.01
 def load(given: argparse.Namespace, *, tune: bool) -> OnnxNetwork:
     """The model of the command line."""
     shapes = dict(given.shape)
-    return ulp.load(str(given.model), strict=given.strict, shapes=shapes or None, mode=given.mode, tune=tune)
+    return ulp.load(str(given.model), strict=given.strict, shapes=shapes or None, mode=given.mode, tune=tune, progress=True)
 
 
 def read_inputs(network: OnnxNetwork, files: Sequence[str]) -> Inputs:
@@ -102,7 +103,7 @@ def inspect(given: argparse.Namespace) -> str:
     return str(load(given, tune=False))
 
 
-def seconds_per_call(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def seconds_per_call(calls: dict[str, Callable[[], Any]], rounds: int, title: str) -> dict[str, float]:
     """Median seconds per call; in every round all take turns."""
     repeats = {}
     for name, call in calls.items():
@@ -111,7 +112,7 @@ def seconds_per_call(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[s
         call()
         repeats[name] = max(1, round(_SLICE_SECONDS / max(time.perf_counter() - start, 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for _ in progress_bar(range(rounds), True, title, "round"):
         for name, call in calls.items():
             start = time.perf_counter()
             for _ in range(repeats[name]):
@@ -147,7 +148,7 @@ def bench(given: argparse.Namespace) -> str:
         calls: dict[str, Callable[[], Any]] = {"ulp": partial(results_of, network, inputs)}
         if compared:
             calls["onnxruntime"] = partial(session.run, names, inputs)
-        seconds = seconds_per_call(calls, given.rounds)
+        seconds = seconds_per_call(calls, given.rounds, f"bench, batch {batch}")
         row = [str(batch), f"{1e3 * seconds['ulp']:.3f}", "", "", ""]
         if compared:
             ours = results_of(network, inputs)
@@ -159,6 +160,26 @@ def bench(given: argparse.Namespace) -> str:
     head = f"ulp {ulp.__version__}, {ulp.get_isa()}, {threads}, medians of {given.rounds} rounds"
     heads = ("batch", "ulp, ms", "onnxruntime, ms", "times as fast", "largest difference")
     return str(Table(heads, rows, right=5, title=head, foot="" if compared else str(session)))
+
+
+def tune(given: argparse.Namespace) -> str:
+    """Measure all kernels, and show what is chosen from now on; or forget it."""
+    if given.forget:
+        ulp.tune.forget()
+        return f"forgotten: what was tuned or measured on this machine ({ulp.get_isa()})"
+    costs = ulp.tune.machine(progress=True)
+    rows = []
+    for bits in range(1, 9):
+        cells = [f"W{bits}A{bits}"]
+        for m in (1, 64, 512):
+            ranking = ulp.explain(m, 512, 512, bits=bits)
+            cells += [ranking.kernel, f"{ranking.candidates[0].gmacs:.1f}"]
+        rows.append(tuple(cells))
+    heads = ("bits", *(text for m in (1, 64, 512) for text in (f"M={m}: kernel", "GMAC/s")))
+    place = ulp.tune.path()
+    title = f"ulp {ulp.__version__}, {ulp.get_isa()}, one thread, N = K = 512: {len(costs)} kernels and bit pairs measured here"
+    foot = f"kept in {place}; `python -m ulp tune --forget` drops it" if place else "not kept: ULP_TUNE_CACHE=off, or no user directory"
+    return str(Table(heads, rows, title=title, foot=foot))
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -193,6 +214,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--mode", choices=("requantize", "requantise", "threshold"), help="see ulp.load")
         command.add_argument("--shape", type=_shape, action="append", default=[], metavar="NAME=1,3,224,224", help="of an input left open")
         command.add_argument("--threads", type=_count, default=None, help="default: ulp's own, for bench 1")
+    text = "measure every kernel on this machine, in about a minute, and choose by that from now on"
+    tune_command = commands.add_parser("tune", help=text, description=text)
+    tune_command.set_defaults(function=tune, threads=1)
+    tune_command.add_argument("--forget", action="store_true", help="drop what was measured, and what `ulp.tune` found")
     run_command, bench_command = commands.choices["run"], commands.choices["bench"]
     source = run_command.add_mutually_exclusive_group(required=True)
     source.add_argument(

@@ -336,7 +336,7 @@ def kernels() -> list[dict[str, Any]]:
 def rank(m: int, n: int, k: int, a_bits: int, a_signed: bool, b_bits: int, b_signed: bool) -> list[tuple[str, bool, str, float, str]]:
     """(name, runnable, why not or "", seconds or nan, basis) for every kernel, in the order of preference.
 
-    basis: "tuned", "measured" or "modelled", "" with nan.
+    basis: "tuned", "measured here", "measured" or "modelled", "" with nan.
     """
 
 def set_tuned(m: int, n: int, k: int, a_bits: int, b_bits: int, seconds: dict[str, float]) -> None:
@@ -345,8 +345,15 @@ def set_tuned(m: int, n: int, k: int, a_bits: int, b_bits: int, seconds: dict[st
     ValueError for an unknown kernel, and for seconds that are not positive and finite.
     """
 
+def set_measured(heights: list[int], costs: list[tuple[str, int, int, list[float]]]) -> None:
+    """What kernels take here, instead of the costs that ulp comes with: (kernel, a_bits, b_bits, femtoseconds per multiply-accumulate at
+    each height of A). Replaces what was given before.
+
+    ValueError for an unknown kernel, bits that it does not take, and figures that are not positive and finite.
+    """
+
 def forget_tuned() -> None:
-    """Undo every set_tuned."""
+    """Undo every set_tuned and set_measured."""
 
 def cpu_core() -> str:
     """Name of the core where kernels are chosen by it, "cortex-a72"; an unknown one as "arm-41-d0b"; "" on other architectures."""

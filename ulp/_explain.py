@@ -133,13 +133,13 @@ class Explanation(Printed):
 
 
 @overload
-def kernels(*, bits: int | tuple[int, int] | None = ..., device: None = ...) -> KernelTable: ...
+def kernels(*, bits: int | str | tuple[int, int] | None = ..., device: None = ...) -> KernelTable: ...
 @overload
-def kernels(*, bits: int | tuple[int, int] | None = ..., device: str) -> KernelTable | list[str]: ...
-def kernels(*, bits: int | tuple[int, int] | None = None, device: str | None = None) -> KernelTable | list[str]:
+def kernels(*, bits: int | str | tuple[int, int] | None = ..., device: str) -> KernelTable | list[str]: ...
+def kernels(*, bits: int | str | tuple[int, int] | None = None, device: str | None = None) -> KernelTable | list[str]:
     """The kernel table, best first.
 
-    bits: only kernels for this width (an int for both operands, or (a_bits, b_bits)); by default all of them.
+    bits: only kernels for this width (an int for both operands, (a_bits, b_bits), or "W3A8"); by default all of them.
     device: "cuda" or "cuda:<number>" lists the names of the kernels that run there instead.
     """
     pair = None if bits is None else bit_pair(bits)
@@ -158,7 +158,7 @@ def explain(
     N: int,  # noqa: N803
     K: int,  # noqa: N803
     *,
-    bits: int | tuple[int, int],
+    bits: int | str | tuple[int, int],
     a_signed: bool = ...,
     b_signed: bool = ...,
     device: None = ...,
@@ -169,7 +169,7 @@ def explain(
     N: int,  # noqa: N803
     K: int,  # noqa: N803
     *,
-    bits: int | tuple[int, int],
+    bits: int | str | tuple[int, int],
     a_signed: bool = ...,
     b_signed: bool = ...,
     device: str,
@@ -179,14 +179,14 @@ def explain(
     N: int,  # noqa: N803
     K: int,  # noqa: N803
     *,
-    bits: int | tuple[int, int],
+    bits: int | str | tuple[int, int],
     a_signed: bool = False,
     b_signed: bool = True,
     device: str | None = None,
 ) -> Explanation | CudaExplanation:
     """Which kernel `gemm` would run for an (M, K) a and a (K, N) b on this CPU now, and why not the others.
 
-    M, N, K: 0 .. 2^31-1. bits: an int for both operands, or (a_bits, b_bits). The signs default to what networks have after a ReLU:
+    M, N, K: 0 .. 2^31-1. bits: an int for both operands, (a_bits, b_bits), or "W3A8". The signs default to what networks have after a ReLU:
     unsigned activations, signed weights. device: "cuda" or "cuda:<number>" explains the choice on that GPU, for an a whose rows are aligned
     to 16 bytes and without zero points. Raises TypeError or ValueError; RuntimeError where no GPU can be used.
     """

@@ -16,6 +16,7 @@ from . import _core, _cpu, config
 from ._call import make_call
 from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, common_device
+from ._tensors import as_numpy, is_tensor, like
 from ._validate import out_of_range
 from .packed import PackedMatrix
 
@@ -41,7 +42,7 @@ def gemm(
     a: npt.ArrayLike,
     b: npt.ArrayLike | PackedMatrix,
     *,
-    bits: int | tuple[int, int] | None = ...,
+    bits: int | str | tuple[int, int] | None = ...,
     a_zero: int = ...,
     b_zero: int | npt.ArrayLike = ...,
     out: npt.NDArray[np.int32] | None = ...,
@@ -54,7 +55,7 @@ def gemm(
     a: npt.ArrayLike,
     b: npt.ArrayLike | PackedMatrix,
     *,
-    bits: int | tuple[int, int] | None = ...,
+    bits: int | str | tuple[int, int] | None = ...,
     a_zero: int = ...,
     b_zero: int | npt.ArrayLike = ...,
     out: npt.NDArray[Any] | None = ...,
@@ -72,7 +73,7 @@ def gemm(
     a: Any,
     b: Any,
     *,
-    bits: int | tuple[int, int] | None = ...,
+    bits: int | str | tuple[int, int] | None = ...,
     a_zero: int = ...,
     b_zero: Any = ...,
     out: Any = ...,
@@ -89,7 +90,7 @@ def gemm(
     a: Any,
     b: Any,
     *,
-    bits: int | tuple[int, int] | None = None,
+    bits: int | str | tuple[int, int] | None = None,
     a_zero: int = 0,
     b_zero: Any = 0,
     out: Any = None,
@@ -108,7 +109,7 @@ def gemm(
         a: (..., M, K), or (K,) as in numpy.matmul. uint8 is unsigned, 0..2^bits-1; int8 is signed, -2^(bits-1)..2^(bits-1)-1, and at 1 bit
             -1 and +1. bool counts as unsigned; any other integer dtype is unsigned if all values fit so, else signed. Strides are free.
         b: (K, N) under the same rules, or `ulp.pack(b, bits=...)`, which saves the packing in every call.
-        bits: an int for both, or (a_bits, b_bits). With a packed b it may be left out: a then has b's bits.
+        bits: an int for both, (a_bits, b_bits), or "W3A8" for (8, 3). With a packed b it may be left out: a then has b's bits.
         a_zero: zero point of a, subtracted from every value.
         b_zero: zero point of b; an int, or N of them, one per column.
         out: array for the result, of the result's shape and dtype; any strides, and it may overlap a.
@@ -130,7 +131,8 @@ def gemm(
         that of b, sums with bias in int32. `ULP_CUDA_CHECK=1` waits and checks.
 
     Returns:
-        (..., M, N), or (N,) for a (K,): int32; float32 with scale; uint8 or int8 with out_bits. `out` itself if given.
+        (..., M, N), or (N,) for a (K,): int32; float32 with scale; uint8 or int8 with out_bits. A torch tensor if a is one. `out` itself
+        if given.
 
     Raises:
         TypeError: an operand of floats (quantize first) or of no numbers, an argument of the wrong type.
@@ -190,6 +192,9 @@ def gemm(
         out_signed=out_signed,
         relu=relu,
     )
+    if index is None and (is_tensor(a) or is_tensor(out)):
+        result = run(call, None if out is None else as_numpy(out, "out"))
+        return like(a, result) if out is None else out
     return run(call, out)
 
 

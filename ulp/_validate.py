@@ -18,8 +18,11 @@ IntArray = npt.NDArray[Any]
 INT32_MIN = -(2**31)
 INT32_MAX = 2**31 - 1
 
+_WIDTHS = frozenset("12345678")
 _UINT8 = np.dtype(np.uint8)
 _INT8 = np.dtype(np.int8)
+# The integers of ml_dtypes, whose names say the sign; numpy has none of them.
+_NARROW = {"uint1": _UINT8, "uint2": _UINT8, "uint4": _UINT8, "int1": _INT8, "int2": _INT8, "int4": _INT8}
 
 
 def interval(bits: int, signed: bool) -> tuple[int, int]:
@@ -58,10 +61,36 @@ def bit_width(value: object, name: str) -> int:
     return integer(value, name, 1, 8, "a bit width")
 
 
+def named_pair(value: str, name: str) -> tuple[int, int]:
+    """ "W3A8", as tables write it, as (weights, activations) = (3, 8). TypeError for another text, ValueError for other widths."""
+    weights, _, activations = value.upper().removeprefix("W").partition("A")
+    if value[:1] not in ("W", "w") or not (weights.isascii() and weights.isdigit() and activations.isascii() and activations.isdigit()):
+        raise TypeError(f"{name}={value!r}: expected a bit width from 1 to 8, not str; a text has two, as 'W3A8'")
+    if weights not in _WIDTHS or activations not in _WIDTHS:
+        raise ValueError(f"{name}={value!r}: expected widths from 1 to 8")
+    return int(weights), int(activations)
+
+
+def weight_width(value: object, name: str) -> int:
+    """The width of weights, 1..8, or of "W3A8" its first."""
+    return named_pair(value, name)[0] if isinstance(value, str) else bit_width(value, name)
+
+
+def layer_widths(bits: Any, act_bits: Any) -> tuple[Any, Any]:
+    """(bits, act_bits) as layers take them, where bits may be "W3A8". ValueError where act_bits says something else."""
+    if not isinstance(bits, str):
+        return bits, act_bits
+    weights, activations = named_pair(bits, "bits")
+    if act_bits is not None and act_bits != activations:
+        raise ValueError(f"bits={bits!r} with act_bits={act_bits!r}: pass one of them, or the same width")
+    return weights, activations
+
+
 def bit_pair(bits: object, packed_bits: int | None = None) -> tuple[int, int]:
     """(a_bits, b_bits) from gemm's `bits`.
 
-    bits: an int for both, or a pair (a_bits, b_bits); None only where b is packed, whose width then counts for both.
+    bits: an int for both, a pair (a_bits, b_bits), or "W3A8", b's width first; None only where b is packed, whose width then counts for
+        both.
     packed_bits: the width of a packed b, which `bits` may repeat but not contradict.
     """
     if bits is None:
@@ -70,7 +99,9 @@ def bit_pair(bits: object, packed_bits: int | None = None) -> tuple[int, int]:
                 "bits is needed where b is an array: pass bits=3 for both, bits=(a_bits, b_bits), or a matrix from ulp.pack(b, bits=3)"
             )
         return packed_bits, packed_bits
-    if isinstance(bits, (tuple, list)):
+    if isinstance(bits, str):
+        pair = named_pair(bits, "bits")[::-1]
+    elif isinstance(bits, (tuple, list)):
         if len(bits) != 2:
             raise ValueError(f"bits={bits!r}: expected one bit width or a pair (a_bits, b_bits)")
         pair = bit_width(bits[0], "bits[0]"), bit_width(bits[1], "bits[1]")
@@ -106,6 +137,8 @@ def operand(array: IntArray, name: str, bits: int) -> IntArray:
     dtype = array.dtype
     if dtype in (_UINT8, _INT8):
         return array
+    if dtype.kind == "V" and dtype.name in _NARROW:  # of ml_dtypes
+        return array.astype(_NARROW[dtype.name])
     if dtype.kind == "b":
         return array.view(_UINT8)
     if dtype.kind not in "iu":

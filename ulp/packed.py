@@ -21,7 +21,7 @@ from ._files import read_file, replace_file
 from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
 from ._matrix import Matrix
-from ._validate import IntArray, bit_width, integer, out_of_range, weight_codes
+from ._validate import IntArray, bit_width, integer, out_of_range, weight_codes, weight_width
 
 if TYPE_CHECKING:
     import zipfile
@@ -114,20 +114,20 @@ class PackedMatrix(Matrix):
 
 
 @overload
-def pack(b: npt.ArrayLike, bits: int) -> PackedMatrix: ...
+def pack(b: npt.ArrayLike, bits: int | str) -> PackedMatrix: ...
 @overload
-def pack(b: Any, bits: int, device: str | None = ...) -> Any: ...
-def pack(b: Any, bits: int, device: str | None = None) -> PackedMatrix | CudaPackedMatrix:
+def pack(b: Any, bits: int | str, device: str | None = ...) -> Any: ...
+def pack(b: Any, bits: int | str, device: str | None = None) -> PackedMatrix | CudaPackedMatrix:
     """Pack a (K, N) integer matrix for reuse as `b` of `ulp.gemm`.
 
     b: uint8 (unsigned), int8 (signed; at 1 bit only -1 and +1), or any integer dtype: unsigned if all values are in 0..2^bits-1, else
         signed. An array in the memory of a GPU is packed there.
-    bits: 1..8.
+    bits: 1..8, or "W3A8", whose 3 counts.
     device: "cuda" or "cuda:<number>" packs for a GPU, and gives a `CudaPackedMatrix`. By default where b is.
     Raises ValueError for a value out of range (with index, value and interval) or a shape that is not 2-D, TypeError for other dtypes;
     for a GPU also RuntimeError where none can be used, MemoryError.
     """
-    width = bit_width(bits, "bits")
+    width = weight_width(bits, "bits")
     if device is not None or on_gpu(b):
         packed = pack_for_gpu(b, width, device)
         if packed is not None:

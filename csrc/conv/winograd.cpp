@@ -246,8 +246,10 @@ std::string why_not_winograd(const ConvProblem& p) {
 }
 
 // By the measurements in bench/NOTES.md: with few channels the transforms weigh more than the multiplies they save, against lookups of
-// 1-bit weights it always loses, against those of W2A2 with few channels or tiles.
+// 1-bit weights it always loses, against those of W2A2 with few channels or tiles. Against VNNI, whose products are three times as fast as
+// the AVX2 ones that it makes, it loses everywhere.
 bool prefer_winograd(const ConvProblem& p) {
+  if (isa_runs(Isa::avxvnni) || isa_runs(Isa::avx512vnni)) return false;
   if (p.shape.channels < 24) return false;
   const int w_bits = p.weights.encoding.bits;
   if (w_bits == 1 && p.a_bits <= 4) return false;

@@ -24,6 +24,12 @@
 #include "gemm.h"
 
 namespace ulp {
+
+struct MeasuredTable {
+  std::vector<int64_t> heights;
+  std::vector<std::array<std::vector<double>, 64>> costs;  // by row of the table and bit pair; empty where there are none
+};
+
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
@@ -31,6 +37,8 @@ constexpr int kRowCount = sizeof kCostRows / sizeof kCostRows[0];
 constexpr size_t kCpuCount = sizeof kCostCpus / sizeof kCostCpus[0];
 
 size_t row_of(const Kernel& kernel) { return static_cast<size_t>(&kernel - kernel_table().rows); }
+
+size_t pair_index(int a_bits, int b_bits) { return static_cast<size_t>(a_bits * 8 + b_bits - 9); }
 
 // The column of costs for this machine; a core that is not known is taken for the commonest with its instructions.
 size_t cpu_index() {
@@ -56,27 +64,32 @@ const uint32_t* find_costs(const Kernel& kernel, int a_bits, int b_bits) {
     std::vector<Pairs> costs(table.size, Pairs{});
     for (const CostRow& row : kCosts) {
       for (const Kernel& k : table) {
-        if (std::strcmp(row.kernel, k.name) == 0)
-          costs[row_of(k)][static_cast<size_t>(row.a_bits * 8 + row.b_bits - 9)] = row.fs_per_mac[cpu_index()];
+        if (std::strcmp(row.kernel, k.name) == 0) costs[row_of(k)][pair_index(row.a_bits, row.b_bits)] = row.fs_per_mac[cpu_index()];
       }
     }
     return costs;
   }());
-  return index[row_of(kernel)][static_cast<size_t>(a_bits * 8 + b_bits - 9)];
+  return index[row_of(kernel)][pair_index(a_bits, b_bits)];
 }
 
 // Between two heights of A with a known cost the time of a call is interpolated, beyond the last it is proportional.
-double predict(const Kernel& kernel, const Shape& s) {
-  const uint32_t* fs_per_mac = find_costs(kernel, s.a.bits, s.b.bits);
-  if (!fs_per_mac || fs_per_mac[0] == 0) return kNaN;
+template <class Cost, class Height>
+double interpolate(const Cost* fs_per_mac, const Height* heights, int count, const Shape& s) {
   const double m = static_cast<double>(s.m);
-  const auto time = [fs_per_mac](int i) { return static_cast<double>(fs_per_mac[i]) * kCostRows[i]; };
-  double fs = time(kRowCount - 1) * m / kCostRows[kRowCount - 1];
-  for (int i = kRowCount - 1; i >= 1 && m <= kCostRows[i]; --i) {
-    const double share = (m - kCostRows[i - 1]) / (kCostRows[i] - kCostRows[i - 1]);
+  const auto height = [heights](int i) { return static_cast<double>(heights[i]); };
+  const auto time = [&](int i) { return static_cast<double>(fs_per_mac[i]) * height(i); };
+  double fs = time(count - 1) * m / height(count - 1);
+  for (int i = count - 1; i >= 1 && m <= height(i); --i) {
+    const double share = (m - height(i - 1)) / (height(i) - height(i - 1));
     fs = time(i - 1) + share * (time(i) - time(i - 1));
   }
   return 1e-15 * (m < 1 ? 0 : fs) * static_cast<double>(s.n) * static_cast<double>(s.k);
+}
+
+double predict(const Kernel& kernel, const Shape& s) {
+  const uint32_t* fs_per_mac = find_costs(kernel, s.a.bits, s.b.bits);
+  if (!fs_per_mac || fs_per_mac[0] == 0) return kNaN;
+  return interpolate(fs_per_mac, kCostRows, kRowCount, s);
 }
 
 #if defined(ULP_X86)
@@ -101,16 +114,15 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
           for (int b = kMinBits; b <= kMaxBits; ++b) {
             if (!k.supports(a, b)) continue;
             const int spill_every = k.bind(a, b).spill_every;
-            pairs[row_of(k)][static_cast<size_t>(a * 8 + b - 9)] = {
-                fit.fixed + fit.fixed_bit * b, fit.tile + fit.tile_bit * b,
-                fit.mac + (spill_every ? fit.spill / spill_every : 0) + fit.plane * a * b};
+            pairs[row_of(k)][pair_index(a, b)] = {fit.fixed + fit.fixed_bit * b, fit.tile + fit.tile_bit * b,
+                                                  fit.mac + (spill_every ? fit.spill / spill_every : 0) + fit.plane * a * b};
           }
         }
       }
     }
     return pairs;
   }();
-  const PairFit& fit = index[row_of(kernel)][static_cast<size_t>(s.a.bits * 8 + s.b.bits - 9)];
+  const PairFit& fit = index[row_of(kernel)][pair_index(s.a.bits, s.b.bits)];
   const double fs = fit.weight + fit.tile * static_cast<double>(ceil_div(s.m, kernel.mr)) + fit.mac * static_cast<double>(s.m);
   return 1e-15 * fs * static_cast<double>(s.n) * static_cast<double>(s.k);
 }
@@ -129,7 +141,8 @@ using TunedKey = std::array<int64_t, 5>;
 TunedKey key_of(const Shape& s) { return {s.m, s.n, s.k, s.a.bits, s.b.bits}; }
 
 struct Tuned {
-  std::atomic<bool> any{false};  // spares every call the lock where nothing was tuned
+  std::atomic<bool> any{false};  // spares every call the lock where nothing was tuned or measured
+  std::shared_ptr<const MeasuredTable> here;
   std::shared_mutex mutex;
   std::map<TunedKey, std::vector<double>> seconds;
 };
@@ -150,6 +163,8 @@ const char* basis_name(Basis basis) {
       return "modelled";
     case Basis::measured:
       return "measured";
+    case Basis::measured_here:
+      return "measured here";
     case Basis::tuned:
       return "tuned";
     case Basis::none:
@@ -162,12 +177,19 @@ Estimator::Estimator(const Shape& shape) : shape_(shape) {
   Tuned& t = tuned_table;
   if (!t.any.load(std::memory_order_acquire)) return;
   const std::shared_lock<std::shared_mutex> lock(t.mutex);
+  here_ = t.here;
   const auto found = t.seconds.find(key_of(shape));
   if (found != t.seconds.end()) tuned_ = found->second;
 }
 
 Estimate Estimator::operator()(const Kernel& kernel) const {
   if (!tuned_.empty() && !std::isnan(tuned_[row_of(kernel)])) return {tuned_[row_of(kernel)], Basis::tuned};
+  if (here_) {
+    const std::vector<double>& costs = here_->costs[row_of(kernel)][pair_index(shape_.a.bits, shape_.b.bits)];
+    if (!costs.empty()) {
+      return {interpolate(costs.data(), here_->heights.data(), static_cast<int>(costs.size()), shape_), Basis::measured_here};
+    }
+  }
 #if defined(ULP_X86)
   const double seconds = is_fitted() ? predict_fitted(kernel, shape_) : predict(kernel, shape_);
 #else
@@ -197,10 +219,37 @@ void set_tuned(const Shape& shape, const std::map<std::string, double>& seconds)
   t.any.store(true, std::memory_order_release);
 }
 
+void set_measured(const std::vector<int64_t>& heights, const std::vector<MeasuredCost>& costs) {
+  for (size_t i = 0; i < heights.size(); ++i) {
+    if (heights[i] < 1 || heights[i] > (int64_t{1} << 31) || (i > 0 && heights[i] <= heights[i - 1]))
+      throw std::invalid_argument("heights of A ascend from 1 on");
+  }
+  auto table = std::make_shared<MeasuredTable>();
+  table->heights = heights;
+  table->costs.resize(kernel_table().size);
+  for (const MeasuredCost& cost : costs) {
+    const Kernel& kernel = find_kernel(cost.kernel);
+    if (cost.a_bits < kMinBits || cost.a_bits > kMaxBits || cost.b_bits < kMinBits || cost.b_bits > kMaxBits ||
+        !kernel.supports(cost.a_bits, cost.b_bits))
+      throw std::invalid_argument("kernel '" + cost.kernel + "' does not take these bits");
+    if (heights.empty() || cost.fs_per_mac.size() != heights.size())
+      throw std::invalid_argument("kernel '" + cost.kernel + "' needs one cost for each height");
+    for (const double value : cost.fs_per_mac) {
+      if (!(value > 0) || !std::isfinite(value)) throw std::invalid_argument("kernel '" + cost.kernel + "' has a cost that is none");
+    }
+    table->costs[row_of(kernel)][pair_index(cost.a_bits, cost.b_bits)] = cost.fs_per_mac;
+  }
+  Tuned& t = tuned_table;
+  const std::unique_lock<std::shared_mutex> lock(t.mutex);
+  t.here = std::move(table);
+  t.any.store(true, std::memory_order_release);
+}
+
 void forget_tuned() {
   Tuned& t = tuned_table;
   const std::unique_lock<std::shared_mutex> lock(t.mutex);
   t.seconds.clear();
+  t.here.reset();
   t.any.store(false, std::memory_order_release);
 }
 

@@ -142,18 +142,36 @@ void run(const Tile& t) {
   }
 }
 
-template <class P>
+// Only what can be asked for is compiled: `lengths` is the sum of the lengths that occur, each a power of two.
+template <class P, int lengths>
 void (*run_of_length(int length))(const Tile&) {
-  switch (length) {
-    case 8:
-      return run<P, 8>;
-    case 4:
-      return run<P, 4>;
-    case 2:
-      return run<P, 2>;
-    default:
-      return run<P, 1>;
+  if constexpr ((lengths & 8) != 0) {
+    if (length == 8) return run<P, 8>;
   }
+  if constexpr ((lengths & 4) != 0) {
+    if (length == 4) return run<P, 4>;
+  }
+  if constexpr ((lengths & 2) != 0) {
+    if (length == 2) return run<P, 2>;
+  }
+  if constexpr ((lengths & 1) != 0) {
+    if (length == 1) return run<P, 1>;
+  }
+  return nullptr;
+}
+
+constexpr int lengths1() {
+  int lengths = 0;
+  for (int a = 1; a <= 8; ++a) {
+    for (int b = 1; b <= 8; ++b) lengths |= length1(a, b);
+  }
+  return lengths;
+}
+// P2's where the wider operand has `widest` bits.
+constexpr int lengths2(int widest) {
+  int lengths = 0;
+  for (int other = 1; other <= widest; ++other) lengths |= length2(widest, other);
+  return lengths;
 }
 
 inline bool supports1(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
@@ -164,7 +182,7 @@ inline KernelAtBits bind1(int a_bits, int b_bits) {
   b.max_kc = kMaxKc;
   b.panel_bytes = kUnitCodes;
   b.expand = for_bits(b_bits, [](auto bits) { return &expand1<decltype(bits)::value>; });
-  b.run = run_of_length<P1>(b.spill_every);
+  b.run = run_of_length<P1, lengths1()>(b.spill_every);
   return b;
 }
 
@@ -176,11 +194,18 @@ inline KernelAtBits bind2(int a_bits, int b_bits) {
   b.max_kc = kMaxKc;
   b.a_bytes = 2 * kUnitK;
   b.panel_bytes = 2 * kUnitCodes;
-  for_bits(spacing2(a_bits, b_bits) - 8, [&](auto over) {
-    constexpr int d = 8 + decltype(over)::value;
-    b.pack_a = pack2<d>;
-    b.run = run_of_length<P2<d>>(b.spill_every);
-    b.expand = for_bits(b_bits, [](auto bits) { return &expand2<decltype(bits)::value, d>; });
+  for_bits(a_bits > b_bits ? a_bits : b_bits, [&](auto widest) {
+    constexpr int kWidest = decltype(widest)::value;
+    if constexpr (kWidest < 8) {
+      constexpr int d = spacing2(kWidest, kWidest);
+      b.pack_a = pack2<d>;
+      b.run = run_of_length<P2<d>, lengths2(kWidest)>(b.spill_every);
+      for_bits(b_bits, [&](auto bits) {
+        constexpr int kBits = decltype(bits)::value;
+        if constexpr (kBits <= kWidest) b.expand = &expand2<kBits, d>;
+        return 0;
+      });
+    }
     return 0;
   });
   return b;

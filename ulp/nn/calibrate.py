@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ulp._progress import progress_bar
+
 from .observer import METHODS, Observer
-from .progress import progress_bar
 
 
 class Calibrated(Protocol):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ulp._table import Printed, Table
+from ulp._tensors import as_numpy, like
 from ulp._validate import integer
 
 from . import saved
@@ -73,7 +74,7 @@ class CompiledNetwork(Printed):
         """The network's result for x, float32 (N, *input_shape), or uint8 codes of that shape with codes_in; any N.
 
         Results are float32 (N, *output_shape), uint8 with codes_out, in the tuple, list or dict that forward returned, if it did. A torch
-        tensor gives tensors.
+        tensor gives tensors; floats of 16 bits, also bfloat16, give such.
         Raises LayerError for another shape, TypeError for another dtype, ValueError for a NaN, an infinity, or a code out of range.
         """
         if type(x) is np.ndarray and x.dtype == self._dtype and x.shape[1:] == self.input_shape:
@@ -198,7 +199,7 @@ class CompiledNetwork(Printed):
         if self._dtype == _FLOAT32:
             array, back = as_input(x, "x")
         else:
-            array, back = np.asarray(x), lambda result: result
+            array, back = np.asarray(as_numpy(x, "x")), lambda result: like(x, result)
             if array.dtype != self._dtype:
                 raise TypeError(f"x has dtype {array.dtype}: the network was compiled with codes_in=True, expected uint8 codes")
             array = np.ascontiguousarray(array)
@@ -220,6 +221,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     codes_in: bool = False,
     codes_out: bool = False,
     tune: bool = True,
+    progress: bool = True,
 ) -> CompiledNetwork:
     """Turn a calibrated network into one plan: low-bit activations between the layers, everything else inside their epilogues.
 
@@ -236,6 +238,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     codes_in: the input is uint8 codes (N, C, H, W) or (N, features), by the result's `input_quantizer`; all layers that read it must agree
         on one quantizer.
     codes_out: results are uint8 codes, by the Quantize layers in which the network must then end.
+    progress: show a progress bar after a second, where tqdm is installed and the output is a terminal.
 
     forward is called once with a symbol in place of the input. Only layers of ulp.nn take it: no operators, no numpy.
     It may return one result, or a tuple, a list or a dict of them.
@@ -262,7 +265,8 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     symbols, pack = _structure(results)
     trace.graph.outputs = [symbol.result for symbol in symbols]
     throughput = hint == "throughput"
-    lowered = lower(trace.graph, mode, group=group, throughput=throughput, codes_in=codes_in, codes_out=codes_out, tune=tune)
+    ends = {"codes_in": codes_in, "codes_out": codes_out}
+    lowered = lower(trace.graph, mode, group=group, throughput=throughput, **ends, tune=tune, progress=progress)
     return CompiledNetwork(lowered, mode, hint, codes_in, pack)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ulp._tensors import as_numpy, is_tensor, like
 from ulp._validate import bit_width
 
 from .graph import Quantize, Shape
@@ -25,22 +25,16 @@ _MAX_PLANS = 32
 
 
 def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], Any]]:
-    """x as contiguous float32, and what brings a result back to x's kind (numpy array or torch tensor)."""
+    """x as contiguous float32, and what brings a result back to x's kind: numpy array or torch tensor, of 16 bits if x is."""
     if type(x) is np.ndarray and x.dtype == _FLOAT32:
         flags = x.flags
         if flags.c_contiguous and flags.aligned:
             return x, _same
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
-        if x.device.type != "cpu":
-            raise TypeError(f"{name} is a tensor on {x.device}: ulp.nn computes on the CPU, pass {name}.cpu()")
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"{name} has dtype {x.dtype}: expected floats, pass {name}.float()")
-        return np.require(x.detach().float().numpy(), np.float32, ("C", "A")), torch.from_numpy
-    array = np.asarray(x)
+    array = np.asarray(as_numpy(x, name))
     if array.dtype.kind != "f":
-        raise TypeError(f"{name} has dtype {array.dtype}: expected floats, pass {name}.astype(np.float32)")
-    return np.require(array, np.float32, ("C", "A")), _same
+        fix = f"{name}.float()" if is_tensor(x) else f"{name}.astype(np.float32)"
+        raise TypeError(f"{name} has dtype {getattr(x, 'dtype', array.dtype)}: expected floats, pass {fix}")
+    return np.require(array, np.float32, ("C", "A")), lambda result: like(x, result)
 
 
 def _same(x: Any) -> Any:
@@ -70,7 +64,7 @@ class Layer(Module):
         return self.forward(*args, **kwargs)
 
     def forward(self, *inputs: Any) -> Any:
-        """Float32 in, float32 out; torch tensors give a torch tensor."""
+        """Float32 in, float32 out, and so for float16; torch tensors give a torch tensor."""
         try:
             if isinstance(inputs[0], Symbol):
                 return self._record(*inputs)

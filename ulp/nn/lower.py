@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from ulp import _core
+from ulp._progress import progress_bar
 
 from . import graph as ir
 from .finish import Mode
@@ -39,6 +40,7 @@ def lower(
     codes_in: bool = False,
     codes_out: bool = False,
     tune: bool = False,
+    progress: bool = False,
 ) -> Lowered:
     """The plan of a graph, which is rewritten on the way (`passes.optimize`). The graph is not needed afterwards.
 
@@ -46,7 +48,7 @@ def lower(
         units of its result's scale, as ONNX's integer operators define it: rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero; the
         input is divided by its scale.
     codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantizer for the input, and each output must come
-    from a Quantize.
+    from a Quantize. progress: show a bar, as `calibrate` does.
     Raises LayerError, naming the layer, where integers cannot do what the graph asks.
     """
     optimize(graph)
@@ -64,7 +66,7 @@ def lower(
         if requests or node is graph.input:
             RULES[type(node.op)](lowering, node, node.op, requests)
     labels = []
-    for step in _ordered(lowering.steps):
+    for step in progress_bar(_ordered(lowering.steps), progress, "compile", "step"):
         for slot in step.writes:
             lowering.declare(slot.tensor.find())
         step.emit()

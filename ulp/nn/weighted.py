@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ulp._validate import bit_width, integer
+from ulp._validate import bit_width, integer, layer_widths
 
 from .floats import conv
 from .graph import Conv, Gather, Pair, Shape, Sides
@@ -96,7 +96,7 @@ class _Convolution(Weighted):
         return y, x, y, x
 
     @classmethod
-    def from_float(cls: type[C], layer: Any, *, bits: int, **options: Any) -> C:
+    def from_float(cls: type[C], layer: Any, *, bits: int | str, **options: Any) -> C:
         """A layer like `layer` (torch's layer of the same name, or what has its attributes) with its weights quantized; not calibrated.
 
         Further options as for the class.
@@ -126,7 +126,7 @@ class _Convolution(Weighted):
         act_scale: float | None = None,
         act_zero: int = 0,
         *,
-        bits: int,
+        bits: int | str,
         stride: IntOrPair = 1,
         padding: IntOrPair | str = 0,
         dilation: IntOrPair = 1,
@@ -213,7 +213,7 @@ class Conv2d(_Convolution):
     """2-D convolution of `bits`-bit weights with `act_bits`-bit activations; the other arguments as in torch.nn.Conv2d.
 
     Takes and gives float32 (N, C, H, W) or (C, H, W). padding: an int, a pair, 'same' or 'valid'.
-    bits: 1..8; two's complement, at one bit -1 and +1.
+    bits: 1..8; two's complement, at one bit -1 and +1. Or "W3A8", which says act_bits, too.
 
     How the layer quantizes its input:
     act_bits: 1..8, `bits` by default; with bits=1 it must be given.
@@ -244,7 +244,7 @@ class Conv2d(_Convolution):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        bits: int,
+        bits: int | str,
         act_bits: int | None = None,
         act_signed: bool | None = None,
         act_asymmetric: bool = False,
@@ -253,6 +253,7 @@ class Conv2d(_Convolution):
         weight_method: WeightMethod = "mse",
         weight_range: WeightRange = "full",
     ) -> None:
+        bits, act_bits = layer_widths(bits, act_bits)
         super().__init__(
             in_channels,
             out_channels,
@@ -292,7 +293,7 @@ class Conv1d(_Convolution):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        bits: int,
+        bits: int | str,
         act_bits: int | None = None,
         act_signed: bool | None = None,
         act_asymmetric: bool = False,
@@ -301,6 +302,7 @@ class Conv1d(_Convolution):
         weight_method: WeightMethod = "mse",
         weight_range: WeightRange = "full",
     ) -> None:
+        bits, act_bits = layer_widths(bits, act_bits)
         super().__init__(
             in_channels,
             out_channels,
@@ -333,7 +335,7 @@ class Linear(Weighted):
         out_features: int,
         bias: bool = True,
         *,
-        bits: int,
+        bits: int | str,
         act_bits: int | None = None,
         act_signed: bool | None = None,
         act_asymmetric: bool = False,
@@ -342,6 +344,7 @@ class Linear(Weighted):
         weight_method: WeightMethod = "mse",
         weight_range: WeightRange = "full",
     ) -> None:
+        bits, act_bits = layer_widths(bits, act_bits)
         in_features = integer(in_features, "in_features", 1, 2**24)
         out_features = integer(out_features, "out_features", 1, 2**24)
         options = WeightOptions(bit_width(bits, "bits"), per_channel, weight_method, weight_range)
@@ -350,7 +353,7 @@ class Linear(Weighted):
         self.out_features = out_features
 
     @classmethod
-    def from_float(cls, layer: Any, *, bits: int, **options: Any) -> Linear:
+    def from_float(cls, layer: Any, *, bits: int | str, **options: Any) -> Linear:
         """A layer like `layer` (a torch.nn.Linear, or what has its attributes) with its weights quantized; not calibrated.
 
         Further options as for Linear.
@@ -367,7 +370,7 @@ class Linear(Weighted):
         act_scale: float | None = None,
         act_zero: int = 0,
         *,
-        bits: int,
+        bits: int | str,
         **options: Any,
     ) -> Linear:
         """A layer of given integers (out_features, in_features); the other arguments as for `Conv2d.from_quantized`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ulp._validate import integer
 from ulp.nn.compiled import Hint
+from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
@@ -40,6 +41,7 @@ def load(
     tune: bool | None = None,
     limits: Limits | None = None,
     floats: str | None = None,
+    progress: bool = True,
 ) -> OnnxNetwork:
     """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
 
@@ -54,6 +56,7 @@ def load(
     limits: how large a file may be, and what it may ask for.
     floats: what runs nodes that are not integer: "onnxruntime", which runs all that there is in ONNX; or "numpy", which runs what small
         quantized networks need. By default onnxruntime where it is installed.
+    progress: show a progress bar, as `ulp.nn.compile` does.
 
     Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between, neighbouring ones as one session
     of onnxruntime; print() the result for the table of layers. A batch size that the file fixes at one binds only models that compute with
@@ -72,7 +75,8 @@ def load(
         _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
         return network
     model = read(source, limits)
-    compilation = Compilation("threshold" if mode == "threshold" else "requantise", hint or "latency", group or 1, tune is not False)
+    how: Mode = "threshold" if mode == "threshold" else "requantise"
+    compilation = Compilation(how, hint or "latency", group or 1, tune is not False, progress)
     in_islands = available() if floats is None else floats == "onnxruntime"
     model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
     normal = normalise(model)

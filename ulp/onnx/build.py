@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ulp._progress import progress_bar
 from ulp.nn import graph as ir
 from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
@@ -49,6 +50,7 @@ class Compilation:
     hint: Hint = "latency"
     group: int = 1
     tune: bool = True
+    progress: bool = False
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Builder:
     def build(self) -> Built | None:
         """All nodes, then all plans; None if a node in an integer part cannot run in integers."""
         try:
-            for node in self.model.nodes:
+            for node in progress_bar(self.model.nodes, self.compilation.progress, "load", "node"):
                 if any(self.used[name] for name in node.outputs) and not self.fold(node):
                     self.place(node)
         except OnnxError:
@@ -270,5 +272,5 @@ class Builder:
         """The plan of a part that makes these results. ValueError where integers cannot do it after all."""
         part.graph.outputs = [part.results[name] for name in names]
         how = self.compilation
-        lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune)
+        lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune, progress=how.progress)
         return IntegerStage(part.root, names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ulp._table import Printed, Table
+from ulp._tensors import as_numpy, as_tensor, is_tensor
 from ulp._validate import integer
 from ulp.nn import saved
 from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
@@ -64,11 +65,14 @@ class OnnxNetwork(Printed):
         """The model's result: an array if it has one output, else a dict of them by name.
 
         arrays: one per input, in the model's order; or by the inputs' names. Of the dtypes and shapes of `inputs`; any batch size where the
-        file leaves it open. float64 becomes float32.
+        file leaves it open. float64 becomes float32. Torch tensors give tensors.
         Raises TypeError for a dtype, ValueError for a shape, a NaN or an infinity.
         """
         if self._direct is not None and not named and len(arrays) == 1:
             return self._direct(arrays[0])
+        if any(is_tensor(x) for x in (*arrays, *named.values())):
+            results = self(*(as_numpy(x, "an input") for x in arrays), **{name: as_numpy(x, name) for name, x in named.items()})
+            return {name: as_tensor(y) for name, y in results.items()} if isinstance(results, dict) else as_tensor(results)
         tensors = self._tensors(arrays, named)
         for runner, drops in zip(self._runners, self._drops, strict=True):
             runner(tensors)
@@ -245,7 +249,7 @@ def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
     return drops[::-1]
 
 
-def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
+def _direct(network: OnnxNetwork) -> Callable[[Any], Any] | None:
     """A function that only calls the plan, if there is nothing else: without a dictionary of tensors, for any batch size."""
     if len(network.stages) != 1 or len(network.inputs) != 1 or len(network.outputs) != 1:
         return None
@@ -254,14 +258,13 @@ def _direct(network: OnnxNetwork) -> Callable[[Any], Array] | None:
         return None
     compiled, source, result = stage.compiled, network.inputs[0], network.outputs[0]
 
-    def run(x: Any) -> Array:
-        made: Array = compiled(x)[0]
-        return made
+    def run(x: Any) -> Any:
+        if getattr(x, "dtype", None) == np.float32:
+            return compiled(x)[0]
+        made = _finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(np.float32, copy=False))[0])
+        return as_tensor(made) if is_tensor(x) else made
 
-    def run_halves(x: Any) -> Array:
-        return _finished(result, run(_typed(source, x)))
-
-    return run_halves if np.float16 in (source.dtype, result.dtype) else run
+    return run
 
 
 def load_saved(source: saved.Source, *, tune: bool = False, limits: Limits | None = None) -> OnnxNetwork:

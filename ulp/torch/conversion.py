@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from ulp import nn
-from ulp._validate import bit_width
+from ulp._progress import progress_bar
+from ulp._validate import bit_width, layer_widths
 from ulp.nn.observer import METHODS, Observer
-from ulp.nn.progress import progress_bar
 from ulp.nn.quantizer import WeightMethod, WeightRange
 
 from . import quantized as quantized_layers
@@ -28,7 +28,7 @@ Skip: TypeAlias = str | type | Callable[[str, Any], bool]
 
 def convert(
     model: Any,
-    bits: int = 3,
+    bits: int | str = 3,
     act_bits: int | None = None,
     *,
     calibrate: Any = None,
@@ -50,6 +50,7 @@ def convert(
     """A torch model with low-bit layers in place of its Conv2d and Linear, in eval mode; `model` itself with inplace.
 
     bits, act_bits: of weights and of the layers' inputs, 1..8; act_bits is `bits` by default, and needed for bits=1.
+        bits="W3A8" says both.
     calibrate: sample inputs, from which the ranges of the layers' inputs are found. An iterable of batches (tensors; tuples or lists whose
         first item is the input, as a data loader gives them; dicts of keyword arguments), one tensor, or a function that is given the model
         and runs it. Without it, layers must get their ranges from a state dict, or be `dynamic`.
@@ -125,7 +126,8 @@ def convert(
     return model
 
 
-def _widths(bits: int, act_bits: int | None) -> tuple[int, int]:
+def _widths(bits: int | str, act_bits: int | None) -> tuple[int, int]:
+    bits, act_bits = layer_widths(bits, act_bits)
     bits = bit_width(bits, "bits")
     if act_bits is not None:
         return bits, bit_width(act_bits, "act_bits")

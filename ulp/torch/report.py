@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ulp._table import Printed, Table
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -20,12 +22,27 @@ class Converted:
     calibrated: bool
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Printed):
     """What `convert` did. left: by name, why a layer with weights, or a batch normalisation, stayed as it was."""
 
     converted: list[Converted] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+
+    def _table(self) -> Table:
+        rows = [
+            (
+                c.name,
+                c.kind,
+                f"W{c.bits}A{c.act_bits}",
+                f"{c.folded} folded in" if c.folded else "",
+                "" if c.calibrated else "not calibrated",
+            )
+            for c in self.converted
+        ]
+        return Table(
+            ("layer", "type", "bits", "norm", "why"), [*rows, *((name, "", "", "", f"left, {why}") for name, why in self.left.items())]
+        )
 
     def __str__(self) -> str:
         lines = [
@@ -35,6 +52,8 @@ class Report:
             for c in self.converted
         ]
         return "\n".join([*lines, *(f"{name}: left, {reason}" for name, reason in self.left.items())])
+
+    __repr__ = __str__
 
 
 def has_weights(module: Any) -> bool:

@@ -31,6 +31,7 @@ namespace {
 constexpr int kMinRounds = 4;
 constexpr int kMaxRounds = 24;
 constexpr double kTuneSeconds = 0.01;
+constexpr double kTuneMargin = 0.97;
 
 struct ConvStep final : Step {
   int source = -1, source_channel = 0;
@@ -146,7 +147,9 @@ struct ConvStep final : Step {
         if (round > 0) best[i] = std::min(best[i], seconds_since(begin));
       }
     }
-    const auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
+    auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
+    // The first is what the rule chose: it stays unless another one is clearly faster.
+    if (best[static_cast<size_t>(fastest)] > kTuneMargin * best[0]) fastest = 0;
     std::swap(ways[0], ways[static_cast<size_t>(fastest)]);
     ways.resize(1);
   }
