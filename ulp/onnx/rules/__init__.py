@@ -24,6 +24,7 @@ RULES: dict[str, Rule] = {
     **{name: function_or(rule) for name, rule in steps.CURVES.items()},
     "Quant": quantizers.quant,
     "BipolarQuant": quantizers.bipolar_quant,
+    "Trunc": steps.trunc,
     "MultiThreshold": steps.multi_threshold,
     "QuantizeLinear": quantizers.quantize_linear,
     "DequantizeLinear": quantizers.dequantize_linear,
