@@ -111,10 +111,11 @@ def multi_threshold(call: Call, x: Array, thresholds: Array) -> Array:
     channels = x.shape[axis] if x.ndim > axis else 1
     if thresholds.ndim != 2 or len(thresholds) not in (1, channels):
         raise OnnxError(f"thresholds of shape {list(thresholds.shape)}: expected [{channels}, steps] or [1, steps]")
-    counts = np.zeros(x.shape, np.float32)
-    along = tuple(-1 if i == axis else 1 for i in range(x.ndim))
-    for step in thresholds.T:
-        counts += x >= step.reshape(along if len(step) > 1 else ())
+    ordered = np.sort(thresholds, axis=1)  # what is NaN comes last, and nothing reaches it
+    counts = np.empty(x.shape, np.float32)
+    rows = [(x, counts)] if len(ordered) == 1 else list(zip(np.moveaxis(x, axis, 0), np.moveaxis(counts, axis, 0), strict=True))
+    for row, (values, found) in zip(ordered, rows, strict=True):
+        found[...] = np.where(np.isnan(values), 0, np.searchsorted(row, values, side="right"))
     return np.asarray(counts * np.float32(call["out_scale"]) + np.float32(call["out_bias"])).astype(x.dtype, copy=False)
 
 
