@@ -88,7 +88,7 @@ def _activated(
 ) -> bool:
     """The operator that onnxruntime fused with the activation of the attribute `activation`, and that activation behind it."""
     name = attributes.pop("activation", "")
-    if name and name not in _ACTIVATIONS:
+    if not isinstance(name, str) or (name and name not in _ACTIVATIONS) or not all(isinstance(value, float) for value in parameters):
         return False
     keys = _ACTIVATIONS.get(name, ())
     if len(parameters) < len(keys):
@@ -118,8 +118,8 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
 def _fused_conv(w: _Writer, node: Node) -> bool:
     """Conv, + Z, activation."""
     attributes = dict(node.attributes)
-    parameters = tuple(attributes.pop("activation_params", ()))
-    if node.input(3):
+    parameters = attributes.pop("activation_params", ())
+    if node.input(3) or not isinstance(parameters, tuple):
         return False  # a shortcut may broadcast there; onnxruntime has it as one operator
     return _activated(w, node, "Conv", node.inputs[:3], attributes, parameters)
 
