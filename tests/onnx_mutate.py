@@ -111,6 +111,43 @@ def qonnx_seed() -> Any:
     return _model(nodes, arrays, (2, 4, 4), "y")
 
 
+def threshold_seed() -> Any:
+    """FINN's thresholds, channels last, a rising activation, scales per channel, weights in blocks, and what onnxruntime fuses."""
+    n, own, last = helper.make_node, {"domain": "onnx.brevitas"}, {"domain": "qonnx.custom_op.channels_last"}
+    micro = {"domain": "com.microsoft"}
+    nodes = [
+        n("MultiThreshold", ["x", "t"], ["m"], **own, out_scale=0.5, out_bias=-1.0, out_dtype="INT4", data_layout="NHWC"),
+        n("Quant", ["w", "s", "z", "bits"], ["wq"], **own, signed=1, narrow=1, rounding_mode="HALF_UP"),
+        n("Conv", ["m", "wq"], ["c"], **last, kernel_shape=[1, 1]),
+        n("LeakyRelu", ["c"], ["l"], alpha=0.125),
+        n("Quant", ["l", "s", "z", "bits"], ["e"], **own, signed=1, narrow=0, rounding_mode="CEIL"),
+        n("Transpose", ["e"], ["f"], perm=[0, 3, 1, 2]),
+        n("Quant", ["f", "each", "z", "bits"], ["g"], **own, signed=1, narrow=0, rounding_mode="ROUND"),
+        n("Conv", ["g", "v"], ["h"], group=4, kernel_shape=[2, 2]),
+        n("Flatten", ["h"], ["i"]),
+        n("MatMulNBits", ["i", "b", "bs", "bz"], ["j"], **micro, K=4, N=3, bits=4, block_size=16),
+        n("DynamicQuantizeMatMul", ["j", "d", "s", "dz"], ["k"], **micro),
+        n("FloatQuant", ["k", "s", "four", "three"], ["y"], **own),
+    ]
+    arrays = _constants(
+        t=np.array([[-1, 0, 0.5]], np.float32),
+        s=np.float32(0.25),
+        z=np.float32(0),
+        bits=np.float32(4),
+        w=_weights(4, 1, 1, 2),
+        each=np.array([0.25, 0.5, 1, 2], np.float32).reshape(1, 4, 1, 1),
+        v=np.ones((4, 1, 2, 2), np.float32),
+        b=np.arange(24, dtype=np.uint8).reshape(3, 1, 8),
+        bs=np.full(3, 0.125, np.float32),
+        bz=np.full(3, 8, np.uint8),
+        d=np.arange(6).reshape(3, 2).astype(np.int8),
+        dz=np.int8(1),
+        four=np.float32(4),
+        three=np.float32(3),
+    )
+    return _model(nodes, arrays, (2, 2, 2), "y")
+
+
 def float_seed() -> Any:
     """Operators of numpy, most of which have inputs or attributes that say a size."""
     n = helper.make_node
@@ -186,7 +223,7 @@ def qlinear_seed() -> Any:
 
 def seeds() -> list[Any]:
     """Small models that load and run."""
-    return [qdq_seed(), qonnx_seed(), qlinear_seed(), float_seed()]
+    return [qdq_seed(), qonnx_seed(), qlinear_seed(), float_seed(), threshold_seed()]
 
 
 def mutate(model: Any, rng: random.Random) -> bytes:

@@ -77,6 +77,30 @@ def test_refusals() -> None:
         OPERATORS["Quant"]({}, 21, X, np.ones(5, np.float32), number(0), number(3))
 
 
+def test_float_quant() -> None:
+    attributes = {"has_nan": 1, "has_subnormal": 1}
+    x = np.array([0, 0.3, 1.0625, 300, -500, 2.0**-9, 2.0**-12], np.float32)
+    (fp8,) = OPERATORS["FloatQuant"](attributes, 21, x, number(1), number(4), number(3), number(7), number(448))
+    assert fp8.tolist() == [0, 0.3125, 1, 288, -448, 2.0**-9, 0]
+    (unsaturated,) = OPERATORS["FloatQuant"](
+        {**attributes, "saturation": 0}, 21, x, number(1), number(4), number(3), number(7), number(448)
+    )
+    assert np.isnan(unsaturated).tolist() == [False] * 4 + [True] + [False] * 2
+    with pytest.raises(OnnxError, match="neither infinity nor NaN"):
+        OPERATORS["FloatQuant"]({"saturation": 0}, 21, x, number(1), number(4), number(3))
+    with pytest.raises(OnnxError, match="bits of exponent"):
+        OPERATORS["FloatQuant"]({}, 21, x, number(1), number(40), number(3))
+
+
+def test_float_quant_is_qonnxs() -> None:
+    theirs = pytest.importorskip("qonnx.custom_op.general.floatquant", reason="the peer").float_quant
+    x = (np.random.default_rng(0).standard_normal(4000) * np.exp2(np.arange(4000) % 24 - 12)).astype(np.float32)
+    for exponent, mantissa, scale, mode in [(4, 3, 1, "ROUND"), (5, 2, 0.01, "ROUND"), (2, 1, 0.3, "FLOOR"), (3, 0, 2, "CEIL")]:
+        inputs = number(scale), number(exponent), number(mantissa), number(2 ** (exponent - 1) - 1), number(400)
+        (ours,) = OPERATORS["FloatQuant"]({"rounding_mode": mode}, 21, x, *inputs)
+        np.testing.assert_array_equal(ours, theirs(x, *inputs[:4], max_val=inputs[4], rounding_mode=mode).astype(np.float32))
+
+
 def test_the_package_qonnx() -> None:
     intquant = pytest.importorskip("qonnx.custom_op.general.intquant", reason="the peer")
     truncation = pytest.importorskip("qonnx.custom_op.general.trunc", reason="the peer")

@@ -61,6 +61,22 @@ def test_roundings_of_brevitas_are_integer(mode: str) -> None:
     check(w, quant(w, y, 0.25, 4, signed=1, mode=mode), images(2, 3, 24, 24))
 
 
+@pytest.mark.parametrize("pool", [("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2]}), ("GlobalAveragePool", {}), None])
+@pytest.mark.parametrize("mode", ["FLOOR", "ROUND", "CEIL"])
+@pytest.mark.parametrize("second", [False, True])
+def test_bits_are_dropped_in_integers(mode: str, pool: tuple[str, dict[str, Any]] | None, second: bool) -> None:
+    """Behind an average, as Brevitas' TruncAvgPool2d has it, and of codes themselves."""
+    w, x = Writer((4, 8, 8), opset=13), images(3, 4, 8, 8)
+    codes = quant(w, "x", 0.0625, 6, signed=1)
+    y = codes if pool is None else w.add(pool[0], codes, **pool[1])
+    numbers = (0.0625, 0, 6, 0.25, 4) if second else (0.0625, 0, 6, 4)
+    parameters = (w.constant(np.array(v, np.float32)) for v in numbers)
+    extra = {"signed": 1, "narrow": 0} if second else {}
+    dropped = w.add("Trunc", y, *parameters, domain="onnx.brevitas", rounding_mode=mode, **extra)
+    network = check(w, layer(w, dropped, 4, 5, kernel=1), x)
+    assert {row.bits for row in network.layers if row.op_type == "Conv"} <= {(3, 4), (3, 5)}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_trunc_is_qonnxs(mode: str) -> None:
     trunc = pytest.importorskip("qonnx.custom_op.general.trunc")
@@ -146,7 +162,7 @@ def test_prelu_has_a_slope_per_channel() -> None:
 def test_scales_per_channel_in_front_of_grouped_layers(layered: bool, group: int, outputs: int) -> None:
     """As Brevitas' MobileNet has them: the sums of a group do not mix channels of different scales."""
     w, x = Writer((8, 8, 8), opset=13), images(2, 8, 8, 8)
-    y = layer(w, quant(w, "x", 0.25, 4, signed=1), 8, 8) if layered else "x"
+    y = w.add("Relu", layer(w, quant(w, "x", 0.25, 4, signed=1), 8, 8)) if layered else "x"
     scales = np.repeat(np.exp2(w.rng.integers(-4, 0, (1, group, 1, 1))), 8 // group, axis=1).astype(np.float32)
     parameters = [w.constant(scales), w.constant(np.float32(0)), w.constant(np.float32(4))]
     codes = w.add("Quant", y, *parameters, domain="onnx.brevitas", signed=0, narrow=0, rounding_mode="ROUND")

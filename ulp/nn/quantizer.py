@@ -53,11 +53,15 @@ class Steps:
     inclusive: npt.NDArray[np.bool_]
 
     def count(self, x: FloatArray) -> FloatArray:
-        """The codes, where the bounds are the same for all channels."""
-        if len(self.bounds) != 1:
-            raise ValueError(f"bounds for {len(self.bounds)} channels: which one x belongs to is not known")
-        first = np.where(self.inclusive[0], self.bounds[0], np.nextafter(self.bounds[0], np.inf))
-        return np.searchsorted(first, x.astype(np.float64), side="right").astype(np.float32)
+        """The codes of x of any shape, or, where bounds differ by channel, (C, n) or (1, n)."""
+        first = np.where(self.inclusive, self.bounds, np.nextafter(self.bounds, np.inf))
+        wide = x.astype(np.float64)
+        if len(first) == 1:
+            return np.searchsorted(first[0], wide, side="right").astype(np.float32)
+        if x.ndim != 2 or len(x) not in (1, len(first)):
+            raise ValueError(f"x has shape {x.shape}: the bounds are those of {len(first)} channels")
+        rows = np.broadcast_to(wide, (len(first), x.shape[1]))
+        return np.stack([np.searchsorted(row, values, side="right") for row, values in zip(first, rows, strict=True)]).astype(np.float32)
 
     def reached(self, x: float) -> npt.NDArray[np.bool_]:
         """Which of the bounds one value reaches."""

@@ -47,7 +47,7 @@ class _Pass:
 
     def visit(self, node: Node) -> None:
         """Rewrite a node on twins, or leave it as it is."""
-        if node.domain == DOMAIN:
+        if node.domain == DOMAIN and not node.problem:
             count = 2 if node.op_type == "Conv" else 1
             inputs = [self.twin(name) for name in node.inputs[:count]] + list(node.inputs[count:])
             for name in node.inputs[count:]:
@@ -55,7 +55,13 @@ class _Pass:
             self.put(replace(node, domain=""), inputs)
             return
         rule = _RULES.get(node.op_type, _elementwise if node.op_type in _ELEMENTWISE else None)
-        if rule is None or len(node.outputs) != 1 or not any(name in self.twins for name in node.inputs) or not rule(self, node):
+        if (
+            rule is None
+            or node.problem
+            or len(node.outputs) != 1
+            or not any(name in self.twins for name in node.inputs)
+            or not rule(self, node)
+        ):
             for name in node.inputs:
                 self.tell(name)
             self.nodes.append(node)

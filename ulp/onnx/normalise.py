@@ -23,7 +23,9 @@ def normalise(model: Model) -> Model:
     with np.errstate(all="ignore"):  # scales may be anything here
         for node in model.nodes:
             rule = _RULES.get(node.op_type)
-            if rule is None or node.problem or not rule(writer, node):
+            needed = _NEEDED.get(node.op_type, 0)
+            known = rule is not None and not node.problem and all(node.input(i) for i in range(needed))
+            if rule is None or not known or not rule(writer, node):
                 writer.nodes.append(node)
     return replace(model, nodes=writer.nodes, constants=writer.constants)
 
@@ -86,7 +88,7 @@ def _activated(
 ) -> bool:
     """The operator that onnxruntime fused with the activation of the attribute `activation`, and that activation behind it."""
     name = attributes.pop("activation", "")
-    if name and name not in _ACTIVATIONS:
+    if not isinstance(name, str) or (name and name not in _ACTIVATIONS) or not all(isinstance(value, float) for value in parameters):
         return False
     keys = _ACTIVATIONS.get(name, ())
     if len(parameters) < len(keys):
@@ -116,8 +118,8 @@ _ACTIVATIONS: dict[str, tuple[str, ...]] = {
 def _fused_conv(w: _Writer, node: Node) -> bool:
     """Conv, + Z, activation."""
     attributes = dict(node.attributes)
-    parameters = tuple(attributes.pop("activation_params", ()))
-    if node.input(3):
+    parameters = attributes.pop("activation_params", ())
+    if node.input(3) or not isinstance(parameters, tuple):
         return False  # a shortcut may broadcast there; onnxruntime has it as one operator
     return _activated(w, node, "Conv", node.inputs[:3], attributes, parameters)
 
@@ -204,6 +206,9 @@ def _concat(w: _Writer, node: Node) -> bool:
     inputs = [w.dequantize(node, i) for i in range(2, len(node.inputs), 3)]
     return w.compute("Concat", node, inputs, node.inputs[0], node.inputs[1], **node.attributes)
 
+
+# How many inputs operators must have that the reader does not check; others stay, and what runs them says what is wrong.
+_NEEDED = {"FusedConv": 2, "FusedGemm": 2, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 4}
 
 _RULES: dict[str, Callable[[_Writer, Node], bool]] = {
     "FusedConv": _fused_conv,

@@ -35,6 +35,8 @@ def without_sandwiches(model: Model) -> Model:
         unsqueeze = makers.get(norm.input(0)) if norm is not None and norm.op_type == "BatchNormalization" else None
         if norm is None or unsqueeze is None or unsqueeze.op_type != "Unsqueeze" or len(norm.outputs) != 1:
             continue
+        if squeeze.problem or norm.problem or unsqueeze.problem:
+            continue
         axes = _axes(model, unsqueeze)
         if axes and min(axes) >= 2 and axes == _axes(model, squeeze) and used[norm.outputs[0]] == used[unsqueeze.outputs[0]] == 1:
             instead[squeeze.name] = replace(norm, inputs=(unsqueeze.inputs[0], *norm.inputs[1:]), outputs=squeeze.outputs)
@@ -68,16 +70,11 @@ def with_scales_beside(model: Model) -> Model:
     constants = dict(model.constants)
     nodes: list[Node] = []
     for node in model.nodes:
-        followers = users.get(node.outputs[0], [])
-        grouped = all(
-            user.op_type == "Conv" and user.attributes.get("group", 1) > 1 and user.input(0) == node.outputs[0] for user in followers
-        )
-        if (
-            node.op_type != "Quant"
-            or node.input(0) in static
-            or node.outputs[0] in shown
-            or not (followers and grouped and _is_per_channel(constants.get(node.input(1))))
-        ):
+        layers = users.get(node.outputs[0], [])
+        grouped = all(layer.op_type == "Conv" and not layer.problem and layer.attributes.get("group", 1) > 1 for layer in layers)
+        alone = all(layer.input(0) == node.outputs[0] for layer in layers) and node.outputs[0] not in shown
+        of_activations = node.op_type == "Quant" and not node.problem and node.input(0) not in static
+        if not (of_activations and alone and layers and grouped and _is_per_channel(constants.get(node.input(1)))):
             nodes.append(node)
             continue
         scale = names.new(f"{node.input(1)}/scale")

@@ -25,6 +25,7 @@ RULES: dict[str, Rule] = {
     **{name: function_or(rule) for name, rule in steps.CURVES.items()},
     "Quant": through_views(quantizers.quant),
     "BipolarQuant": through_views(quantizers.bipolar_quant),
+    "Trunc": steps.trunc,
     "MultiThreshold": steps.multi_threshold,
     "QuantizeLinear": through_views(quantizers.quantize_linear),
     "DequantizeLinear": through_views(quantizers.dequantize_linear),

@@ -22,7 +22,8 @@ from .operands import alike, floats_of, known, on_grid, per_channel
 def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
     """x * scale[c] + shift[c], which becomes part of the layer in front.
 
-    A max pooling in between stays behind it. Where scale[c] < 0, the pooling then takes the minimum of the channel.
+    A max pooling in between stays behind it. Where scale[c] < 0, the pooling then takes the minimum of the channel. So does a ReLU where
+    all scales are positive and nothing is added.
     """
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise NotInteger("its constants are not finite")
@@ -36,17 +37,27 @@ def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, s
         if ir.layout(source)[2] != len(scale):
             raise NotInteger("it scales a flattened image")
         return scope.add(node, op, [on_grid(scope, node, x)], x.part, source.shape)
-    pools = []
-    while isinstance(source.op, ir.MaxPool):
-        pools.append((source.op, source.shape))
+    passed: list[tuple[ir.MaxPool | ir.Clamp, ir.Shape]] = []
+    keeps_signs = bool((scale > 0).all()) and not shift.any()
+    while isinstance(source.op, ir.MaxPool) or (isinstance(source.op, ir.Clamp) and keeps_signs and _is_relu(source.op)):
+        passed.append((source.op, source.shape))
         source = source.inputs[0]
     if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)):
         raise NotInteger("no layer whose weights it could become part of comes right before it")
     made = scope.add(node, op, [source], x.part, source.shape)
-    for pool, shape in reversed(pools):
-        falls = (scale < 0) ^ (False if pool.falls is None else pool.falls)
-        made = scope.add(node, replace(pool, falls=falls if falls.any() else None), [made], x.part, shape)
+    for before, shape in reversed(passed):
+        made = scope.add(node, _turned(before, scale) if isinstance(before, ir.MaxPool) else before, [made], x.part, shape)
     return made
+
+
+def _turned(pool: ir.MaxPool, scale: Array) -> ir.MaxPool:
+    """The pooling behind a multiplication by scale (C,)."""
+    falls = (scale < 0) ^ (False if pool.falls is None else pool.falls)
+    return replace(pool, falls=falls if falls.any() else None)
+
+
+def _is_relu(op: ir.Clamp) -> bool:
+    return op.low in (0, -math.inf) and op.high == math.inf
 
 
 def batch_normalization(scope: Scope, node: Node) -> Value:

@@ -12,12 +12,11 @@ from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx.model import Array, Node
 from ulp.onnx.operators.elementwise import cast_type
-from ulp.onnx.operators.qonnx import rounding
 from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, along
 
-from .steps import RINT, by_rounding, codes_by_steps, grid_of_thresholds, rounding_of
+from .steps import RINT, by_rounding, codes_by_steps, grid_of_thresholds, interval_of, rounding_of, truncated
 
 # What moves elements of its first input and changes none.
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "DepthToSpace", "SpaceToDepth", "Slice", "Split", "Gather")
@@ -61,18 +60,6 @@ def _quantize(scope: Scope, node: Node, quantizer: Quantizer, highest: float, dt
     return Value(part, _codes_of(scope, node, part, source, quantizer, highest), quantizer, integers)
 
 
-def _qonnx_interval(node: Node, bits: float, narrow: int = 0, mode: str = "ROUND") -> tuple[int, int]:
-    """The integers of QONNX's Quant and Trunc. A fractional width ends between two of them, before it is rounded."""
-    if not 1 <= bits <= 16:
-        raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
-    signed, narrow = node.attributes.get("signed", 1), bool(node.attributes.get("narrow", narrow))
-    ends = (narrow - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
-    low, high = (int(rounding(mode)(np.float64(end))) for end in ends)
-    if high - low > 255:
-        raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
-    return low, high
-
-
 def _quant_parameters(scope: Scope, node: Node) -> tuple[float, float, float]:
     """(scale, zero point, bit width) of a Quant. NotInteger unless each is one constant."""
     scale, zero, bits = (scope.scalar(node.input(i), what) for i, what in ((1, "scale"), (2, "zero point"), (3, "bit width")))
@@ -92,7 +79,7 @@ def quant(scope: Scope, node: Node) -> Value:
         if zero:
             raise NotInteger(f"it gives -1 and +1 less a zero point of {zero:g}")
         return codes_by_steps(scope, node, _quantizer_of_signs(scale))
-    low, high = _qonnx_interval(node, bits, 1, mode)
+    low, high = interval_of(node, bits, 1, mode)
     quantizer, highest = _quantizer(low, high, zero, scale)
     if mode not in RINT:
         return codes_by_steps(scope, node, by_rounding(quantizer, low, high, mode))
@@ -185,7 +172,7 @@ def grid_of(scope: Scope, node: Node) -> Quantizer | None:
             scale, zero, bits = _quant_parameters(scope, node)
             if _is_bipolar(node, bits):
                 return None if zero else Quantizer(2, scale, 1)
-            return _quantizer(*_qonnx_interval(node, bits, 1, rounding_of(node, "ROUND")), zero, scale)[0]
+            return _quantizer(*interval_of(node, bits, 1, rounding_of(node, "ROUND")), zero, scale)[0]
         if node.op_type == "BipolarQuant":
             return Quantizer(2, scope.scalar(node.input(1), "scale"), 1)
         if node.op_type == "MultiThreshold":
@@ -193,10 +180,8 @@ def grid_of(scope: Scope, node: Node) -> Quantizer | None:
         if node.op_type == "DequantizeLinear":
             _, low, high, zero = _stored(scope, node)
             return _quantizer(low, high, zero, scope.scalar(node.input(1), "scale"))[0]
-        if node.op_type == "Trunc" and node.input(5) and scope.scalar(node.input(2), "zero point") == 0:
-            bits = scope.scalar(node.input(5), "bit width")
-            low, high = _qonnx_interval(node, bits, 0, rounding_of(node, "FLOOR"))
-            return _quantizer(low, high, 0.0, scope.scalar(node.input(4), "scale"))[0]
+        if node.op_type == "Trunc":
+            return replace(truncated(scope, node), steps=None)
     except (NotInteger, ValueError):
         return None
     if node.op_type in _MOVES:

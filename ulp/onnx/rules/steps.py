@@ -13,6 +13,7 @@ from ulp.nn import graph as ir
 from ulp.nn.curves import Function, through
 from ulp.nn.quantizer import Quantizer, Steps
 from ulp.onnx.model import Array, Node
+from ulp.onnx.operators.qonnx import rounding
 from ulp.onnx.parts import Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger
@@ -44,6 +45,18 @@ def rounding_of(node: Node, default: str) -> str:
     return mode
 
 
+def interval_of(node: Node, bits: float, narrow: int = 0, mode: str = "ROUND") -> tuple[int, int]:
+    """The integers of QONNX's Quant and Trunc. A fractional width ends between two of them, before it is rounded."""
+    if not 1 <= bits <= 16:
+        raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
+    signed, narrow = node.attributes.get("signed", 1), bool(node.attributes.get("narrow", narrow))
+    ends = (narrow - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
+    low, high = (int(rounding(mode)(np.float64(end))) for end in ends)
+    if high - low > 255:
+        raise NotInteger(f"its bit width is {bits:g}, and integers have 1 to 8")
+    return low, high
+
+
 def by_rounding(quantizer: Quantizer, low: int, high: int, mode: str) -> Quantizer:
     """The quantizer of the integers low..high, code 0 being low, that rounds x / scale + zero by `mode`, all in float32 as QONNX does."""
     n = np.arange(low + 1, low + quantizer.levels + 1)
@@ -61,10 +74,28 @@ def sums_of(scope: Scope, node: Node, value: Value) -> ir.Node:
     """What the value's codes come from, if thresholds can decide them; codes become sums of one product each. NotInteger else."""
     if comes_from_sums(value.node):
         return value.node
+    if isinstance(value.node.op, ir.WindowMean):
+        return scope.add(node, _averages(value.node.op, value.node.shape[0]), value.node.inputs, value.part, value.node.shape)
     if value.grid is None or ir.layout(value.node)[2] != value.node.shape[0]:
         raise NotInteger("its thresholds are of what is no result of a convolution or linear layer, and not quantized")
     ones = np.ones(value.node.shape[0])
     return scope.add(node, ir.BatchNorm(ones, np.zeros_like(ones)), [on_grid(scope, node, value)], value.part, value.node.shape)
+
+
+def _averages(op: ir.WindowMean, channels: int) -> ir.Conv:
+    """An average as a depthwise convolution of ones. NotInteger where windows differ."""
+    kernel, strides = [], []
+    for edges in (op.rows, op.columns):
+        sizes, starts = edges[:, 1] - edges[:, 0], np.diff(edges[:, 0])
+        if (sizes != sizes[0]).any() or (starts != starts[:1]).any() or edges[0, 0] or (starts < 1).any():
+            raise NotInteger("its thresholds are of averages over windows of different sizes")
+        kernel.append(int(sizes[0]))
+        strides.append(int(starts[0]) if len(starts) else 1)
+    if (op.divisor != op.divisor.flat[0]).any():
+        raise NotInteger("its thresholds are of averages over windows of different sizes")
+    scale = np.full(channels, 1 / np.float64(op.divisor.flat[0]))
+    ones = ir.Weights(np.ones((channels, 1, kernel[0], kernel[1]), np.int8), 2, scale, np.zeros(channels))
+    return ir.Conv(ones, op.quantizer, (strides[0], strides[1]), (0, 0, 0, 0), (1, 1), channels)
 
 
 def codes_by_steps(scope: Scope, node: Node, quantizer: Quantizer) -> Value:
@@ -75,6 +106,51 @@ def codes_by_steps(scope: Scope, node: Node, quantizer: Quantizer) -> Value:
     if rows not in (1, ir.layout(source)[2]):
         raise NotInteger(f"it has thresholds for {rows} channels, and its input has {ir.layout(source)[2]}")
     return Value(value.part, scope.add(node, ir.Quantize(quantizer), [source], value.part, source.shape), quantizer)
+
+
+# Trunc.
+
+
+def truncated(scope: Scope, node: Node, reach: tuple[float, float] | None = None) -> Quantizer:
+    """The quantizer that a Trunc is. reach: between which its input lies, if known. NotInteger where its results do not fit 8 bits."""
+    mode = rounding_of(node, "FLOOR")
+    parameters = [scope.scalar(name, what) for name, what in zip(node.inputs[1:], _TRUNC_INPUTS, strict=False)]
+    scale, zero, in_bits, fifth = parameters[:4]
+    if zero:
+        raise NotInteger(f"its zero point is {zero:g}")
+    if not (scale > 0 and 1 <= in_bits <= 32 and fifth > 0):
+        raise NotInteger(f"its scales {scale:g} and {fifth:g} or its bit width {in_bits:g} are out of range")
+    if len(parameters) > 4:
+        steps = 2.0 ** round(math.log2(np.float32(fifth) / np.float32(scale)))
+        low, high = interval_of(node, parameters[4], 0, mode)
+        out_scale = fifth
+    else:
+        steps = 2.0 ** (in_bits - fifth)
+        # Nothing is clamped, and whether the input is signed, only the input says.
+        ends = (-(2 ** (in_bits - 1)), 2**in_bits - 1) if reach is None else (np.rint(reach[0] / scale), np.rint(reach[1] / scale))
+        low, high = (int(rounding(mode)(np.float64(end / steps))) for end in ends)
+        out_scale = scale
+    if high - low > 255 or not low <= 0 <= high:
+        raise NotInteger(f"its integers from {low} to {high} do not fit 8 bits")
+    try:
+        plain = Quantizer(max(1, (high - low).bit_length()), 1.0, -low)
+        by_mode = by_rounding(plain, low, high, mode)
+        divisor, factor = np.float32(scale), np.float32(steps)
+        made = through(by_mode, lambda x: np.rint(x.astype(np.float32) / divisor) / factor, -math.inf, math.inf)
+        return replace(made, scale=out_scale)
+    except ValueError as error:
+        raise NotInteger(str(error)) from error
+
+
+_TRUNC_INPUTS = ("scale", "zero point", "bit width", "output scale or bit width", "bit width")
+
+
+def trunc(scope: Scope, node: Node) -> Value:
+    """QONNX Trunc: the low bits of what x / scale counts are dropped."""
+    value = floats_of(scope, node.inputs[0])
+    grid = value.node.op.quantizer if isinstance(value.node.op, ir.WindowMean) else value.grid
+    reach = None if grid is None else (-grid.zero * grid.scale, (grid.levels - grid.zero) * grid.scale)
+    return codes_by_steps(scope, node, truncated(scope, node, reach))
 
 
 # MultiThreshold.
