@@ -98,10 +98,10 @@ _BATCH = 7919
 
 
 def _any_batch(model: Model) -> Model:
-    """The model with a first side "N" of all inputs and outputs."""
+    """The model with a first side "N" of inputs and outputs whose first side is 1."""
 
     def freed(port: Port) -> Port:
-        return port if not port.shape else replace(port, shape=("N", *port.shape[1:]))
+        return replace(port, shape=("N", *port.shape[1:])) if port.shape and port.shape[0] == 1 else port
 
     return replace(model, inputs=[freed(port) for port in model.inputs], outputs=[freed(port) for port in model.outputs])
 

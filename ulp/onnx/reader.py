@@ -132,6 +132,8 @@ class _Reader:
     def opset(self, proto: Any) -> tuple[int, str]:
         """(the opset of ONNX's own operators, why their definitions are not known; "" where they are)"""
         versions = [o.version for o in proto.opset_import if o.domain in _STANDARD]
+        if not versions and not any(node.domain in _STANDARD for node in proto.graph.node):
+            return NEWEST_OPSET, ""
         if len(set(versions)) != 1:
             raise OnnxError(f"the file names {len(set(versions))} opsets of ONNX's own operators, expected one")
         problem = ""
