@@ -145,7 +145,7 @@ def _skeleton(onnx: Any, node: Node) -> Any:
             return onnx.helper.make_node("Identity", node.inputs[:1], node.outputs[:1])
         if node.op_type in _TAKEN:
             return onnx.helper.make_node(node.op_type, node.inputs, node.outputs, axis=node.attributes.get("axis", 1))
-    elif node.op_type in ("Quant", "BipolarQuant", "Trunc"):
+    elif node.op_type in _ALIKE[:6]:
         return onnx.helper.make_node("Identity", node.inputs[:1], node.outputs[:1])
     return node_proto(onnx, node)
 
@@ -153,7 +153,8 @@ def _skeleton(onnx: Any, node: Node) -> Any:
 def node_proto(onnx: Any, node: Node) -> Any:
     """The NodeProto of a node: the file's own, or where it says something else, one of the node's attributes."""
     proto = node.proto
-    if proto is not None and tuple(proto.input) == node.inputs and tuple(proto.output) == node.outputs:
+    says = (node.op_type, node.domain, node.inputs, node.outputs)
+    if proto is not None and (proto.op_type, proto.domain, tuple(proto.input), tuple(proto.output)) == says:
         return proto
     attributes = {}
     for key, value in node.attributes.items():

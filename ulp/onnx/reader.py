@@ -30,7 +30,7 @@ _STANDARD = ("", "ai.onnx")
 # Operators that other domains define in the same way: onnxruntime's quantizers of 4 bits and 16, and QONNX's own.
 # QONNX's newer name of Quant.
 _ALIASES = {"IntQuant": "Quant"}
-_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc", "MultiThreshold", "MatMulNBits")
+_ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc", "FloatQuant", "MultiThreshold", "MatMulNBits")
 
 # The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
 _QLINEAR = {
