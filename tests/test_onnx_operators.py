@@ -38,7 +38,7 @@ _FILES = {
 }
 
 # QONNX's and onnxruntime's operators are not onnx's.
-_FOREIGN = {"BipolarQuant", "MatMulNBits", "MultiThreshold", "Quant", "Trunc"}
+_FOREIGN = {"BipolarQuant", "FloatQuant", "MatMulNBits", "MultiThreshold", "Quant", "Trunc"}
 
 # Cases of what ulp refuses, by the beginnings of their names, and why.
 _REFUSED = {
