@@ -225,6 +225,8 @@ class Node:
     shape: Shape
     name: str
     kind: str
+    held_as: tuple[int, int, int] | None = field(default=None, repr=False)
+    """What `layout` gave for it"""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}" if self.name else self.kind
@@ -279,9 +281,13 @@ class Graph:
 
 def layout(node: Node) -> tuple[int, int, int]:
     """(height, width, channels) of the image in which a plan holds the node's result. A flattened image is still an image."""
-    while isinstance(node.op, (Flatten, Identity, Clamp, Curve, Quantize, Table, Combine, Add)) and len(node.shape) == 1:
+    passed = []
+    passes = (Flatten, Identity, Clamp, Curve, Quantize, Table, Combine, Add)
+    while isinstance(node.op, passes) and len(node.shape) == 1 and node.held_as is None:
+        passed.append(node)
         node = node.inputs[0]
-    if len(node.shape) == 1:
-        return 1, 1, node.shape[0]
-    channels, height, width = node.shape
-    return height, width, channels
+    channels, height, width = node.shape if len(node.shape) == 3 else (node.shape[0], 1, 1)
+    found = node.held_as or (height, width, channels)
+    for behind in passed:  # kept, as a chain of n nodes would take n^2 steps
+        behind.held_as = found
+    return found

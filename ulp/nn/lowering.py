@@ -190,8 +190,10 @@ class Lowering:
     def combine(self, node: ir.Node, sources: list[Slot], multiply: bool, low: float, high: float, target: Slot) -> None:
         """A step that adds or multiplies images."""
         quantizer = target.tensor.quantizer
-        if quantizer is not None and (quantizer.bipolar or quantizer.ties_to_odd):
-            raise LayerError(f"{node}: codes of -1 and +1, and ties to odd codes, come from a Conv2d's or a Linear's sums only")
+        if quantizer is not None and (quantizer.of_sums or quantizer.ties_to_odd):
+            raise LayerError(
+                f"{node}: codes by thresholds, of -1 and +1, and ties to odd codes, come from a Conv2d's or a Linear's sums only"
+            )
 
         def emit() -> None:
             self.plan.combine(
@@ -210,7 +212,7 @@ class Lowering:
         """A step that takes each code's value, clamped, from a table (rows, codes)."""
         quantizer = target.tensor.quantizer
         clamped = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
-        if self.mode == "requantise" and quantizer is not None and not quantizer.bipolar:
+        if self.mode == "requantise" and quantizer is not None and not quantizer.of_sums:
             # By a division that rounds once, as ONNX defines it.
             with np.errstate(over="ignore"):
                 clamped, quantizer = clamped / np.float32(quantizer.scale), replace(quantizer, scale=1.0)

@@ -16,7 +16,7 @@ from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
-from .inference import Sides, infer, open_shape, takes_any_batch
+from .inference import Sides, check_sides, infer, open_shape, takes_any_batch
 from .islands import form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
@@ -83,7 +83,8 @@ def load(
     one = infer(normal, one_shape, limits)
     many = infer(normal, many_shapes, limits)
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
-        model, many = (_any_batch(model), many) if takes_any_batch(normal, one.tensors, many.tensors, _BATCH) else (model, one)
+        model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
+    check_sides(one, many)
     built = build(normal, one, compilation, limits)
     if strict:
         _check_strict(normal, built)
@@ -102,10 +103,10 @@ _BATCH = 7919
 
 
 def _any_batch(model: Model) -> Model:
-    """The model with a first side "N" of all inputs and outputs."""
+    """The model with a first side "N" of inputs and outputs whose first side is 1."""
 
     def freed(port: Port) -> Port:
-        return port if not port.shape else replace(port, shape=("N", *port.shape[1:]))
+        return replace(port, shape=("N", *port.shape[1:])) if port.shape and port.shape[0] == 1 else port
 
     return replace(model, inputs=[freed(port) for port in model.inputs], outputs=[freed(port) for port in model.outputs])
 

@@ -32,6 +32,7 @@ from .scope import Scope
 from .stages import FloatStage, IntegerStage, Stage
 from .tensors import exact_type
 from .weights import NotInteger
+from .work import operations
 
 _COMPUTED_BATCH = "the batch size is computed with"
 
@@ -103,6 +104,7 @@ class Builder:
         self.scope = Scope(model, inferred, limits)
         self.steps: list[FloatStage] = []
         self.folded_bytes = 0
+        self.operations = 0
         # Constants that hold a 0 in place of the batch size, and the Shape that it came from.
         self.markers: dict[str, str] = {}
         self.used: Counter[str] = Counter(name for node in model.nodes for name in node.reads)
@@ -137,7 +139,10 @@ class Builder:
         if known is not None:
             self.scope.quantized[node.outputs[0]] = known
             return True
-        results = self.scope.run(node, [self.scope.constant(name) for name in node.inputs])
+        arrays = [scope.constant(name) for name in node.inputs]
+        self.operations += operations(node, arrays, scope.types.get(node.outputs[0]))
+        self.limits.check_operations(self.operations)
+        results = scope.run(node, arrays)
         for name, result in zip(node.outputs, results, strict=False):
             self.scope.constants[name] = result
             self.folded_bytes += result.nbytes

@@ -9,18 +9,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .functions import graphs_of
 from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import OPERATORS
 from .stages import bound
+from .tensors import exact_type
 
 Sides: TypeAlias = "tuple[int | None, ...]"
 
 # Constants up to this size are given to the inference with their values: shapes, axes and sizes are among them.
 _SMALL = 1024
-
-# Inferences that are run with what the last one made known. ONNX's own propagation of shapes' values knows newer opsets only.
-_ROUNDS = 16
 
 # What computes with shapes.
 _OF_SHAPES = (
@@ -51,109 +50,156 @@ class Inferred:
 
     tensors: dict[str, Tensor]
     values: dict[str, Array]
+    negative: dict[str, tuple[Node, int]]
+    """Results with a side below 0: the node, and the side"""
 
 
 def infer(model: Model, shapes: Mapping[str, Sides | None], limits: Limits) -> Inferred:
     """Types, shapes and values of tensors by name, as far as they are known. shapes: of the inputs."""
-    values = {name: array for name, array in model.constants.items() if array.size <= _SMALL}
-    given = len(values)
-    for _ in range(_ROUNDS):
-        tensors = _infer_once(model, shapes, values, given)
-        open_before = sum(not _is_full(tensors.get(name)) for node in model.nodes for name in node.outputs)
-        before = len(values)
-        _compute(model, tensors, values, limits)
-        if len(values) == before or not open_before:
-            break
-    return Inferred(tensors, values)
-
-
-def _is_full(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.shape is not None and None not in tensor.shape
-
-
-def _infer_once(model: Model, shapes: Mapping[str, Sides | None], values: Mapping[str, Array], given: int) -> dict[str, Tensor]:
-    """One run of ONNX's inference. values: the first `given` are constants of the model, the others are to be taken for constants."""
-    import onnx
-
-    helper = onnx.helper
-    sources = {port.name: port for port in model.source.graph.input}
-    inputs = []
+    inference = _Inference(model, limits)
     for port in model.inputs:
-        kind = sources[port.name].type.tensor_type.elem_type
-        inputs.append(helper.make_tensor_value_info(port.name, kind, shapes.get(port.name)) if kind else sources[port.name])
-    initializers, known = [], {}
-    for name, array in model.constants.items():
-        proto = model.protos.get(name)
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype) if proto is None else proto.data_type
-        known[name] = Tensor(kind, array.shape)
-        if array.size <= _SMALL and name not in model.inexact:
-            initializers.append(onnx.numpy_helper.from_array(array, name))
-        else:
-            inputs.append(helper.make_tensor_value_info(name, kind, array.shape))
-    computed = list(values)[given:]
-    initializers += [onnx.numpy_helper.from_array(values[name], name) for name in computed]
-    known.update((name, Tensor(helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape)) for name in computed)
-    done = set(computed)
-    nodes = [_skeleton(onnx, node) for node in model.nodes if node.outputs[0] not in done]
-    graph = helper.make_graph(nodes, "g", inputs, [], initializers)
-    skeleton = helper.make_model(graph, opset_imports=model.source.opset_import, ir_version=max(model.source.ir_version, 4))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # onnx raises many kinds for what is wrong in a file; what runs the nodes says it better
-        inferred = skeleton
-    for info in (*inferred.graph.value_info, *inferred.graph.input):
-        if info.type.HasField("tensor_type"):
-            tensor = info.type.tensor_type
-            sides = (d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim)
-            known[info.name] = Tensor(tensor.elem_type, tuple(sides) if tensor.HasField("shape") else None)
-    return known
-
-
-def _compute(model: Model, tensors: Mapping[str, Tensor], values: dict[str, Array], limits: Limits) -> None:
-    """Add what follows from shapes and from known values."""
+        inference.tensors[port.name] = Tensor(inference.kind_of(port), shapes.get(port.name))
     for node in model.nodes:
+        inference.node(node)
+    return Inferred(inference.tensors, inference.values, inference.negative)
+
+
+class _Inference:
+    """Node by node: onnx's inference of whole models takes sides below 0 for sides, and lists for as long as the file says."""
+
+    def __init__(self, model: Model, limits: Limits) -> None:
+        import onnx
+
+        self.onnx = onnx
+        self.model = model
+        self.limits = limits
+        self.sources = {port.name: port for port in model.source.graph.input}
+        self.versions = {o.domain: o.version for o in model.source.opset_import}
+        self.schemas: dict[tuple[str, str], Any] = {}
+        self.data: dict[str, Any] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.values: dict[str, Array] = {}
+        self.negative: dict[str, tuple[Node, int]] = {}
+        for name, array in model.constants.items():
+            proto = model.protos.get(name)
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if proto is None else proto.data_type
+            self.tensors[name] = Tensor(kind, array.shape)
+            if array.size <= _SMALL:
+                self.values[name] = array
+
+    def kind_of(self, port: Port) -> int:
+        """The number of a port's type; 0 where it is no tensor."""
+        return int(self.sources[port.name].type.tensor_type.elem_type)
+
+    def node(self, node: Node) -> None:
+        """Add what is known of the node's results."""
+        if self.value(node):
+            return
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        first = self.tensors.get(node.inputs[0]) if node.inputs else None
+        if node.op_type in (_ALIKE if domain else _ALIKE[:6]):
+            if first is not None:
+                self.tensors[node.outputs[0]] = first
+            return
+        known = all(name in self.tensors and self.tensors[name].kind for name in node.inputs if name)
+        schema = self.schema(node.op_type, "" if node.op_type in _TAKEN else domain)
+        if (
+            not known
+            or schema is None
+            or not self.is_sound(node)
+            or (node.proto is not None and any(graphs_of(a) for a in node.proto.attribute))
+        ):
+            return
+        proto = node_proto(self.onnx, node)
+        types = {name: self.type_proto(self.tensors[name]) for name in node.inputs if name}
+        data = {name: self.tensor_proto(name) for name in node.inputs if name in self.values}
+        try:
+            made = self.onnx.shape_inference.infer_node_outputs(schema, proto, types, data)
+        except Exception:  # onnx raises many kinds for what is wrong in a file; what runs the node says it better
+            return
+        for name, kind in made.items():
+            if kind.HasField("tensor_type"):
+                tensor = kind.tensor_type
+                sides = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+                lowest = min((side for side in sides if side is not None), default=0)
+                if lowest < 0:
+                    self.negative[name] = node, lowest
+                known_sides = tuple(None if side is None or side < 0 else side for side in sides)
+                self.tensors[name] = Tensor(tensor.elem_type, known_sides if tensor.HasField("shape") else None)
+
+    def is_sound(self, node: Node) -> bool:
+        """Whether attributes have the lengths that onnx's inference takes for granted: it ends the process where they have not."""
+        if node.problem and node.op_type in OPERATORS:
+            return False
+        if node.op_type == "Split":
+            sizes = self.values.get(node.input(1))
+            counts = (node.attributes.get("num_outputs"), node.attributes.get("split"), None if sizes is None else sizes.reshape(-1))
+            return all(count is None or (count if isinstance(count, int) else len(count)) == len(node.outputs) for count in counts)
+        shape = self.tensors[node.inputs[0]].shape if node.inputs and node.inputs[0] else None
+        for key, share in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 2), ("output_shape", 1), ("output_padding", 1)):
+            value = node.attributes.get(key)
+            if not isinstance(value, tuple) or node.op_type == "Pad":
+                continue
+            if shape is None or len(value) != share * (len(shape) - 2) or min(value, default=0) < 0:
+                return False
+        return True
+
+    def schema(self, op_type: str, domain: str) -> Any:
+        """The operator's definition; None where onnx has none."""
+        key = (op_type, domain)
+        if key not in self.schemas:
+            try:
+                version = self.model.opset if not domain else self.versions.get(domain, 1)
+                self.schemas[key] = self.onnx.defs.get_schema(op_type, version, domain)
+            except Exception:  # of a type of its own in each version of onnx
+                self.schemas[key] = None
+        return self.schemas[key]
+
+    def type_proto(self, tensor: Tensor) -> Any:
+        """The TypeProto of a tensor."""
+        return self.onnx.helper.make_tensor_type_proto(tensor.kind, tensor.shape)
+
+    def tensor_proto(self, name: str) -> Any:
+        """The TensorProto of a known value."""
+        if name not in self.data:
+            proto = self.model.protos.get(name)
+            inside = proto is not None and proto.data_location != proto.EXTERNAL
+            self.data[name] = proto if inside else self.onnx.numpy_helper.from_array(self.values[name], name)
+        return self.data[name]
+
+    def value(self, node: Node) -> bool:
+        """Compute the node's result if it follows from shapes and from known values; False where it does not."""
         if node.problem or node.op_type not in _OF_SHAPES or node.op_type not in OPERATORS or len(node.outputs) != 1:
-            continue
-        if node.outputs[0] in values:
-            continue
+            return False
         arrays: list[Array | None] = []
         if node.op_type in ("Shape", "Size"):
-            tensor = tensors.get(node.inputs[0])
-            if not _is_full(tensor):
-                continue
-            assert tensor is not None
-            assert tensor.shape is not None
+            tensor = self.tensors.get(node.inputs[0])
+            if tensor is None or tensor.shape is None or None in tensor.shape:
+                return False
             shape = tuple(side or 0 for side in tensor.shape)
             arrays = [np.broadcast_to(np.int8(0), shape)] if len(shape) <= MAX_DIMENSIONS and math.prod(shape) < 2**62 else []
-        elif node.inputs and all(not name or name in values for name in node.inputs):
-            arrays = [values[name] if name else None for name in node.inputs]
+        elif node.inputs and all(not name or name in self.values for name in node.inputs):
+            arrays = [self.values[name] if name else None for name in node.inputs]
             sides = arrays[-1]
             if sides is not None and node.op_type in ("ConstantOfShape", "Expand") and math.prod(map(int, sides.reshape(-1))) > _SMALL:
-                continue
+                return False
         try:
-            results = bound(node, model.opset, limits)(*arrays) if arrays else ()
+            results = bound(node, self.model.opset, self.limits)(*arrays) if arrays else ()
         except OnnxError:  # what runs the node says it
-            continue
-        if results and results[0].size <= _SMALL:
-            values[node.outputs[0]] = results[0]
-
-
-def _skeleton(onnx: Any, node: Node) -> Any:
-    """The node as the inference knows it."""
-    if node.domain not in ("", "ai.onnx"):
-        if node.op_type in _ALIKE:
-            return onnx.helper.make_node("Identity", node.inputs[:1], node.outputs[:1])
-        if node.op_type in _TAKEN:
-            return onnx.helper.make_node(node.op_type, node.inputs, node.outputs, axis=node.attributes.get("axis", 1))
-    elif node.op_type in ("Quant", "BipolarQuant", "Trunc"):
-        return onnx.helper.make_node("Identity", node.inputs[:1], node.outputs[:1])
-    return node_proto(onnx, node)
+            return False
+        if not results or results[0].size > _SMALL or any(name in self.model.inexact for name in node.inputs):
+            return False
+        self.values[node.outputs[0]] = results[0]
+        kind = int(node.attributes["to"]) if node.op_type == "Cast" else self.onnx.helper.np_dtype_to_tensor_dtype(results[0].dtype)
+        self.tensors[node.outputs[0]] = Tensor(kind, results[0].shape)
+        return exact_type(kind)
 
 
 def node_proto(onnx: Any, node: Node) -> Any:
     """The NodeProto of a node: the file's own, or where it says something else, one of the node's attributes."""
     proto = node.proto
-    if proto is not None and tuple(proto.input) == node.inputs and tuple(proto.output) == node.outputs:
+    says = (node.op_type, node.domain, node.inputs, node.outputs)
+    if proto is not None and (proto.op_type, proto.domain, tuple(proto.input), tuple(proto.output)) == says:
         return proto
     attributes = {}
     for key, value in node.attributes.items():
@@ -169,7 +215,14 @@ def open_shape(port: Port) -> Sides | None:
     return None if port.shape is None else tuple(side if isinstance(side, int) else None for side in port.shape)
 
 
-def takes_any_batch(model: Model, one: Mapping[str, Tensor], many: Mapping[str, Tensor], batch: int) -> bool:
+def check_sides(one: Inferred, many: Inferred) -> None:
+    """OnnxError where a result has a side below 0, whatever the batch. onnxruntime would abort the process."""
+    for name, found in one.negative.items():
+        if many.negative.get(name) == found:
+            raise OnnxError(f"{found[0]}: its result {name!r} has a side of {found[1]}")
+
+
+def takes_any_batch(model: Model, one: Inferred, many: Inferred, batch: int) -> bool:
     """Whether every tensor has one row per element of the batch, by two inferences: for a batch of one, and of `batch`.
 
     Then a batch that the file fixes at one is fixed by its writer only. A tensor that keeps its shape, or that has another side that
@@ -181,7 +234,9 @@ def takes_any_batch(model: Model, one: Mapping[str, Tensor], many: Mapping[str, 
         for name in node.outputs:
             if not computed:
                 constant.add(name)
-            elif name and not _follows(one.get(name), many.get(name), batch):
+            elif not name or (name in one.values and name in many.values):  # a shape, which follows by itself
+                continue
+            elif not _follows(one.tensors.get(name), many.tensors.get(name), batch):
                 return False
     return True
 

@@ -15,16 +15,18 @@ import numpy as np
 from . import channels_last
 from .functions import graphs_of
 from .inference import Tensor, node_proto
-from .model import Model, Node
+from .model import Model, Node, OnnxError
 from .operators import OPERATORS
 from .scope import Scope
 from .session import Session
-from .stages import FloatStage, IslandStage, Stage
+from .stages import FloatStage, IslandStage, Stage, bound
 from .tensors import FLOAT16, dtype_of, exact_type, known_type
 
 # Operators that onnxruntime does not have. They run by numpy, between islands.
 _QONNX = ("Quant", "BipolarQuant", "Trunc", "MultiThreshold", "FloatQuant")
 _FLOAT = 1
+# So often an island is divided where onnxruntime does not run all of it.
+_ATTEMPTS = 64
 _MICROSOFT = "com.microsoft"
 
 
@@ -100,6 +102,7 @@ class _Maker:
         self.sources = {port.name: port for port in original.source.graph.input}
         self.types: dict[str, str] = {}
         """Of results of islands, as onnxruntime calls them"""
+        self.attempts = 0
 
     def reads_behind(self, stages: Sequence[Stage]) -> dict[str, int]:
         """How many stages, or outputs of the model, read each tensor."""
@@ -120,14 +123,34 @@ class _Maker:
         graph = _Graph(self, results)
         for node in self.as_in_file([step.node for step in steps], set(results)):
             graph.node(node)
-        problem = next((step.node for step in steps if step.node.problem), None)
-        first = problem or steps[0].node
-        what = f"{first}{': ' + first.problem if first.problem else ''}"
-        if len(steps) > 1:
-            what = f"{len(steps)} nodes from {steps[0].node} to {steps[-1].node}" if problem is None else what
-        session = Session(graph.serialized(), what, folds=graph.folds)
+        try:
+            session = Session(graph.serialized(), _name([step.node for step in steps]), folds=graph.folds)
+        except OnnxError:
+            return self.in_parts(steps, later)
         self.types.update(zip(results, session.types, strict=True))
         return [IslandStage(tuple(graph.reads), tuple(results), session)]
+
+    def in_parts(self, steps: list[FloatStage], later: Mapping[str, int]) -> list[Stage]:
+        """Steps that are no island, as something in them is unknown to onnxruntime: smaller islands, and operators of numpy.
+
+        Called while onnxruntime's error is handled, which is raised again if numpy has no operator for what it is about.
+        """
+        self.attempts += 1
+        if len(steps) > 1 and self.attempts < _ATTEMPTS:
+            half = len(steps) // 2
+            return [*self.island(steps[:half], later), *self.island(steps[half:], later)]
+        try:
+            for step in steps:
+                bound(step.node, self.model.opset, self.scope.limits)
+                if any(name in self.model.protos and not self.scope.is_constant(name) for name in step.reads):
+                    raise OnnxError("a constant of a type that numpy has not")
+        except OnnxError:
+            known = False
+        else:
+            known = True
+        if not known:
+            raise  # noqa: PLE0704  # the error that is being handled
+        return list(steps)
 
     def as_in_file(self, nodes: list[Node], results: set[str]) -> list[Node]:
         """Nodes that were rewritten as in the file, where all of what one became is here and nothing else reads the parts."""
@@ -168,6 +191,14 @@ class _Maker:
         if one is None or many is None or len(one) != len(many):
             return None
         return tuple(a if a == b else None for a, b in zip(one, many, strict=True))
+
+
+def _name(nodes: list[Node]) -> str:
+    """How messages name an island: by the node that ulp does not know, if there is one."""
+    for node in nodes:
+        if node.problem:
+            return f"{node}: {node.problem}"
+    return str(nodes[0]) if len(nodes) == 1 else f"{len(nodes)} nodes from {nodes[0]} to {nodes[-1]}"
 
 
 def _kind_of(onnx: Any, name: str) -> Any:

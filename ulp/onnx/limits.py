@@ -24,6 +24,7 @@ class Limits:
     tensor_bytes: any one tensor: an initialiser, what constants are folded to, the result of a float operator, its windows unrolled.
     constant_bytes: all initialisers and folded constants together.
     result_bytes: all results of nodes for a batch of one together: floats, or one byte per value for nodes in integers.
+    operations: multiplications, comparisons and the like that folding constants takes while a model is loaded; 10^9 take some seconds.
     """
 
     file_bytes: int = 2**31
@@ -32,6 +33,7 @@ class Limits:
     tensor_bytes: int = 2**31
     constant_bytes: int = 2**33
     result_bytes: int = 2**33
+    operations: int = 2**31
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -41,6 +43,11 @@ class Limits:
         """OnnxError where all constants together take more than constant_bytes."""
         if nbytes > self.constant_bytes:
             raise OnnxError(f"the model's constants take more than the limit constant_bytes={self.constant_bytes}")
+
+    def check_operations(self, count: int) -> None:
+        """OnnxError where folding constants takes more than `operations`."""
+        if count > self.operations:
+            raise OnnxError(f"the model's constants take more to compute than the limit operations={self.operations}")
 
     def check_results(self, nbytes: int) -> None:
         """OnnxError where all results of nodes take more than result_bytes."""

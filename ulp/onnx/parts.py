@@ -83,7 +83,7 @@ def takes_sum(node: ir.Node) -> bool:
 def comes_from_sums(node: ir.Node) -> bool:
     """Whether codes of the node's result can be made by comparing sums with thresholds."""
     passes = (ir.Clamp, ir.Curve, ir.MaxPool, ir.Gather, ir.Flatten, ir.BatchNorm, ir.Concat)
-    return all(isinstance(end.op, (ir.Conv, ir.Linear)) for end in _ends(node, passes))
+    return all(isinstance(end.op, (ir.Conv, ir.Linear, ir.Table)) for end in _ends(node, passes))
 
 
 def without_floats(node: ir.Node) -> ir.Node | None:

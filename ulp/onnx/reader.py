@@ -132,6 +132,8 @@ class _Reader:
     def opset(self, proto: Any) -> tuple[int, str]:
         """(the opset of ONNX's own operators, why their definitions are not known; "" where they are)"""
         versions = [o.version for o in proto.opset_import if o.domain in _STANDARD]
+        if not versions and not any(node.domain in _STANDARD for node in proto.graph.node):
+            return NEWEST_OPSET, ""
         if len(set(versions)) != 1:
             raise OnnxError(f"the file names {len(set(versions))} opsets of ONNX's own operators, expected one")
         problem = ""
@@ -188,6 +190,12 @@ class _Reader:
         known = op_type in _ELSEWHERE or (proto.domain == channels_last.DOMAIN and op_type in channels_last.OPERATORS)
         if proto.domain not in _STANDARD and op_type in OPERATORS and not known:
             problem = f"it is of the domain {proto.domain!r:.60}, whose meaning of it is not known; ulp knows ONNX's own {op_type}"
+        if proto.input and not proto.input[-1]:  # which says nothing, and which some operators of onnxruntime do not expect
+            copy = self.onnx.NodeProto()
+            copy.CopyFrom(proto)
+            while copy.input and not copy.input[-1]:
+                del copy.input[-1]
+            proto = copy
         inputs = tuple(_checked_name(i, f"an input of {what}") if i else "" for i in proto.input)
         outputs = tuple(_checked_name(o, f"an output of {what}") if o else "" for o in proto.output)
         if not any(outputs):

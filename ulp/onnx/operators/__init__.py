@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from . import elementwise, products, qonnx, quantized, reductions, resizing, shaping, windows  # noqa: F401  # they put rows into the table
+from . import elementwise, minifloat, products, qonnx, quantized, reductions, resizing, shaping, windows  # noqa: F401  # they put rows in
 from .registry import NEWEST_OPSET, OLDEST_OPSET, OPERATORS, Operator
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "OPERATORS", "Operator"]
