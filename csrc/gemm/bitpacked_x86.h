@@ -2,8 +2,6 @@
 // bitpacked_avx512.h has defined Vec and same_sums.
 #pragma once
 
-#include <immintrin.h>
-
 #include "kernel.h"
 #include "kernel_util.h"
 
