@@ -191,9 +191,7 @@ class Lowering:
         """A step that adds or multiplies images."""
         quantizer = target.tensor.quantizer
         if quantizer is not None and (quantizer.of_sums or quantizer.ties_to_odd):
-            raise LayerError(
-                f"{node}: codes by thresholds, of -1 and +1, and ties to odd codes, come from a Conv2d's or a Linear's sums only"
-            )
+            raise LayerError(f"{node}: codes by thresholds, of -1 and +1, and ties to odd codes, come from sums of layers only")
 
         def emit() -> None:
             self.plan.combine(
