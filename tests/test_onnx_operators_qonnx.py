@@ -88,7 +88,7 @@ def test_float_quant() -> None:
     assert np.isnan(unsaturated).tolist() == [False] * 4 + [True] + [False] * 2
     with pytest.raises(OnnxError, match="neither infinity nor NaN"):
         OPERATORS["FloatQuant"]({"saturation": 0}, 21, x, number(1), number(4), number(3))
-    with pytest.raises(OnnxError, match="bits of exponent"):
+    with pytest.raises(OnnxError, match="exponent_bitwidth"):
         OPERATORS["FloatQuant"]({}, 21, x, number(1), number(40), number(3))
 
 

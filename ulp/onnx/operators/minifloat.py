@@ -28,11 +28,17 @@ def _number(array: Array, name: str, low: float, high: float) -> float:
 
 @operator(
     "FloatQuant",
-    "x:float scale:parameter exponent_bitwidth:parameter2 mantissa_bitwidth:parameter3 exponent_bias:parameter4 max_val:parameter5?",
+    "x:float scale:parameter exponent_bitwidth:parameter2 mantissa_bitwidth:parameter3 exponent_bias:parameter4? max_val:parameter5?",
     _FLAGS,
 )
 def float_quant(
-    call: Call, x: Array, scale: Array, exponent_bits: Array, mantissa_bits: Array, exponent_bias: Array, max_val: Array | None = None
+    call: Call,
+    x: Array,
+    scale: Array,
+    exponent_bits: Array,
+    mantissa_bits: Array,
+    exponent_bias: Array | None = None,
+    max_val: Array | None = None,
 ) -> Array:
     """The nearest multiple of 2^(e - m) to x / scale, e its exponent (but not below that of the smallest normal number), times scale.
 
@@ -44,7 +50,7 @@ def float_quant(
         raise OnnxError(f"scale of shape {list(scale.shape)} does not broadcast to x of {list(x.shape)}")
     exponent = _number(exponent_bits, "exponent_bitwidth", 1, 8)
     mantissa = _number(mantissa_bits, "mantissa_bitwidth", 0, 24)
-    bias = _number(exponent_bias, "exponent_bias", -256, 256)
+    bias = 2 ** (exponent - 1) - 1 if exponent_bias is None else _number(exponent_bias, "exponent_bias", -256, 256)
     high = (2 - 2**-mantissa) * 2.0 ** (2**exponent - 1 - bias)
     if max_val is not None:
         high = min(high, _number(max_val, "max_val", 0, float("inf")))
@@ -54,7 +60,7 @@ def float_quant(
     clipped = np.clip(rounded, -high, high)
     if not call["saturation"]:
         if not (call["has_inf"] or call["has_nan"]):
-            raise OnnxError("saturation=0 without infinities and NaN: expected has_inf=1 or has_nan=1")
+            raise OnnxError("saturation=0, but there is neither infinity nor NaN for what is too large: expected has_inf=1 or has_nan=1")
         beyond = np.abs(rounded) > high
         clipped = np.where(beyond, np.copysign(np.inf, rounded) if call["has_inf"] else np.nan, clipped)
     return np.asarray(clipped * scale, x.dtype)

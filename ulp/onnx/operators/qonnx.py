@@ -143,39 +143,3 @@ def trunc(call: Call, x: Array, scale: Array, zero: Array, in_bits: Array, fifth
     check_scale(fifth, "out_scale")
     ratio = np.exp2(np.rint(np.log2(fifth / scale)))
     return ((_clamped(call, steps / ratio, out_bits) - zero / ratio) * fifth).astype(x.dtype, copy=False)
-
-
-@operator(
-    "FloatQuant",
-    "x:float scale:parameter exponent_bits:parameter2 mantissa_bits:parameter3 exponent_bias:parameter4? max_val:parameter5?",
-    has_inf=integer(0),
-    has_nan=integer(0),
-    has_subnormal=integer(0),
-    signed=integer(1),
-    saturation=integer(1),
-    rounding_mode=Attribute("string", "ROUND"),
-)
-def float_quant(
-    call: Call, x: Array, scale: Array, exponent: Array, mantissa: Array, bias: Array | None = None, max_val: Array | None = None
-) -> Array:
-    """x / scale rounded to floats of few bits, times scale. What is too large becomes the largest, or without saturation inf or NaN."""
-    (scale,) = _parameters(x, scale)
-    check_scale(scale, "scale")
-    exponent_bits, mantissa_bits = (float(p.reshape(())) for p in (exponent, mantissa))
-    if not (0 <= exponent_bits <= 8 and 0 <= mantissa_bits <= 23):
-        raise OnnxError(f"{exponent_bits:g} bits of exponent and {mantissa_bits:g} of mantissa: expected 0 to 8 and 0 to 23")
-    offset = 2.0 ** (exponent_bits - 1) - 1 if bias is None else float(bias.reshape(()))
-    values = np.asarray(x / scale)
-    tiny = np.finfo(values.dtype).tiny
-    steps = np.exp2(np.maximum(np.floor(np.log2(np.abs(values) + tiny)) - mantissa_bits, 1.0 - offset - mantissa_bits))
-    rounded = steps * rounding(call["rounding_mode"])(values / steps)
-    largest = (2.0 - 2.0**-mantissa_bits) * 2.0 ** (2.0**exponent_bits - 1 - offset)
-    if max_val is not None:
-        largest = min(largest, float(max_val.reshape(())))
-    made = np.clip(rounded, -largest, largest)
-    if not call["saturation"]:
-        if not (call["has_inf"] or call["has_nan"]):
-            raise OnnxError("saturation=0, but there is neither infinity nor NaN for what is too large")
-        beyond = np.abs(rounded) > largest
-        made[beyond] = np.copysign(np.inf, rounded[beyond]) if call["has_inf"] else np.nan
-    return np.asarray(made * scale).astype(x.dtype, copy=False)
