@@ -222,7 +222,7 @@ def test_transposed_convolutions(seed: int, tmp_path: Path) -> None:
     extra = [int(rng.integers(0, s)) for s in stride]
     w = Quantized((inputs, *rng.integers(4, 9, sides).tolist()), seed)
     geometry: dict[str, Any] = {"strides": stride.tolist(), "dilations": dilation.tolist(), "pads": pads, "output_padding": extra}
-    if seed % 5 == 0 and (kernel >= stride).all():
+    if seed % 5 == 0:
         geometry = {"strides": stride.tolist(), "auto_pad": "SAME_UPPER" if seed % 2 else "SAME_LOWER"}
     bias = w.constant(rng.integers(-9, 9, groups * each).astype(np.float32) / 8)
     scales = w.constant((2.0 ** rng.integers(-7, -3, each)).astype(np.float32))

@@ -165,6 +165,8 @@ def transposed_window(
     if wanted is not None:
         out = list(_per_side(wanted[-count:], count, 0, "output_shape"))
         total = [max(0, f + e - n) for f, e, n in zip(full, extra, out, strict=True)]
+        if call["output_shape"] is None:  # with strides above the kernel's reach there may be less than wanted, as in onnxruntime
+            out = [f + e - t for f, e, t in zip(full, extra, total, strict=True)]
         first = [t // 2 if call["auto_pad"] == "SAME_UPPER" else t - t // 2 for t in total]
     if min(out) < 1:
         raise OnnxError(f"pads leave a result of {out}")
