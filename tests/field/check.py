@@ -59,7 +59,16 @@ class Outcome:
 
 
 def check(model: FieldModel, path: Path, seconds: float = 0.0, seed: int = 0) -> Outcome:
-    """Load, compare and, for about `seconds` (0: not at all), time."""
+    """Load, compare and, for about `seconds` (0: not at all), time; both on one thread."""
+    before = ulp.get_num_threads()
+    ulp.set_num_threads(1)
+    try:
+        return _check(model, path, seconds, seed)
+    finally:
+        ulp.set_num_threads(before)
+
+
+def _check(model: FieldModel, path: Path, seconds: float, seed: int) -> Outcome:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .limits import Limits
@@ -85,3 +86,47 @@ def captured_names(graph: Any) -> set[str]:
             for attribute in node.attribute:
                 stack += [(deeper, known) for deeper in graphs_of(attribute)]
     return found
+
+
+# Operators that make of constants no more elements than they read.
+_NO_LARGER = frozenset({"Cast", "Concat", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_MAX_FOLDED = 2**25  # some tenths of a second
+
+
+def cheap_to_fold(graph: Any, outside: Callable[[str], int | None]) -> bool:
+    """Whether computing all constants of a GraphProto inside a node takes no time worth speaking of.
+
+    outside: of a name that it reads from around, how many elements it has, None where it is no constant.
+    """
+    stack = [(graph, outside)]
+    left = _MAX_FOLDED
+    while stack:
+        inner, known_outside = stack.pop()
+        sizes: dict[str, int | None] = {tensor.name: _elements(tensor.dims) for tensor in inner.initializer}
+        sizes.update((port.name, None) for port in inner.input)
+
+        def size_of(name: str, sizes: dict[str, int | None] = sizes, around: Callable[[str], int | None] = known_outside) -> int | None:
+            return sizes[name] if name in sizes else around(name)
+
+        for node in inner.node:
+            graphs = [deeper for attribute in node.attribute for deeper in graphs_of(attribute)]
+            reads = [size_of(name) for name in node.input if name]
+            size = sum(size for size in reads if size is not None) if None not in reads else None
+            if node.op_type == "Constant":
+                size = sum(_elements(a.t.dims) + len(a.floats) + len(a.ints) + 1 for a in node.attribute)
+            elif graphs:
+                if node.op_type != "If":  # a loop may run for any time
+                    return False
+                size = None
+                stack += [(deeper, size_of) for deeper in graphs]
+            elif size is not None and (node.op_type not in _NO_LARGER or node.domain not in ("", "ai.onnx")):
+                return False
+            left -= size or 0
+            sizes.update((name, size) for name in node.output if name)
+            if left < 0:
+                return False
+    return True
+
+
+def _elements(dims: Sequence[int]) -> int:
+    return math.prod(dims)

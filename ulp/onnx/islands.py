@@ -6,6 +6,7 @@ domains, types that numpy has not. Where tensors of other types than numpy's cro
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import channels_last
-from .functions import graphs_of
+from .functions import cheap_to_fold, graphs_of
 from .inference import Tensor, node_proto
 from .model import Model, Node, OnnxError
 from .operators import OPERATORS
@@ -254,9 +255,18 @@ class _Graph:
             self.tensor(name)
         if node.reads and all(scope.is_constant(name) for name in node.reads):
             self.folds = self.folds and node.op_type in OPERATORS and not node.problem
-        self.folds = self.folds and not any(graphs_of(a) for a in (node.proto.attribute if node.proto is not None else ()))
+        graphs = [graph for a in (node.proto.attribute if node.proto is not None else ()) for graph in graphs_of(a)]
+        self.folds = self.folds and all(node.op_type == "If" and cheap_to_fold(graph, self.elements) for graph in graphs)
         self.nodes.append(self._proto(node))
         self.known.update(name for name in node.outputs if name)
+
+    def elements(self, name: str) -> int | None:
+        """How many elements a constant has; None for what is no constant."""
+        proto = self.maker.model.protos.get(name)
+        if proto is not None:
+            return int(math.prod(proto.dims))
+        array = self.maker.scope.constant(name) if self.maker.scope.is_constant(name) else None
+        return None if array is None else int(array.size)
 
     def _proto(self, node: Node) -> Any:
         # A QuantizeLinear behind an integer part: the file's own, whose zero point may have a type that numpy has not.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ulp import _core
 from ulp.config import get_num_threads
 
 from .model import OnnxError
@@ -94,13 +95,17 @@ def _open(model: bytes, what: str, folds: bool) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
 
     try:
-        # int8 weights become uint8: on CPUs without VNNI, sums of products of uint8 and int8 saturate.
-        return session(x64quantprecision="1")
+        # On CPUs without VNNI, sums of products of uint8 and int8 saturate: int8 weights become uint8, which takes longer.
+        return session(x64quantprecision="0" if _has_vnni() else "1")
     except Exception:  # it has no such kernel for everything: int8 activations with uint8 weights
         try:
             return session()
         except Exception as error:  # onnxruntime has a class for each of its codes
             raise OnnxError(f"{what}: {_first_line(error)}") from error
+
+
+def _has_vnni() -> bool:
+    return any("vnni" in isa for isa in _core.available_isas())
 
 
 def _shared_arena(onnxruntime: Any) -> bool:
