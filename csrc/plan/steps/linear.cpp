@@ -15,9 +15,6 @@
 namespace ulp {
 namespace {
 
-// Up to here one epilogue of all sums costs less than one per panel.
-constexpr int64_t kFewImages = 4;
-
 struct LinearStep final : Step {
   int source = -1;
   Weights weights;
@@ -26,7 +23,6 @@ struct LinearStep final : Step {
   std::string requested{};  // the field `kernel`
 
   const Kernel* kernel = nullptr;
-  int64_t sum_bytes = 0;  // of an image
 
   FieldList fields() override {
     return {{"source", &source}, {"weights", &weights}, {"weight_zero", &weight_zero}, {"finish", &finish}, {"kernel", &requested}};
@@ -67,8 +63,7 @@ struct LinearStep final : Step {
   int64_t bind(const std::vector<Tensor>& tensors, int64_t group) override {
     const Tensor& t = tensors[static_cast<size_t>(source)];
     choose_kernel(group, t.bits);
-    sum_bytes = round_up(weights->layout.n * 4, 64);
-    return sum_bytes + (t.border.empty() ? 0 : weights->layout.k);
+    return t.border.empty() ? 0 : weights->layout.k;
   }
 
   void run(const Context& c) const override {
@@ -80,21 +75,14 @@ struct LinearStep final : Step {
     p.b = weights.get();
     p.b_zero = &weight_zero;
     if (!t.border.empty()) {
-      uint8_t* flat = c.scratch + c.images * sum_bytes;
-      copy_without_border(c, flat);
-      p.a.data = flat;
+      copy_without_border(c, c.scratch);
+      p.a.data = c.scratch;
       p.a.row_stride = p.a.cols;
     }
     Output output = finish.output(c);
     std::swap(p.start, output.start);  // the product adds it
     output.take_images_as_pixels();    // a row of the product is an image of one pixel
-    if (c.images > kFewImages) {
-      gemm(p, *kernel, FinishSink(output, 0, c.images));
-    } else {
-      int32_t* sums = reinterpret_cast<int32_t*>(c.scratch);
-      gemm(p, *kernel, PlainSink(sums, weights->layout.n));
-      output.store(0, 0, 0, c.images, 0, weights->layout.n, sums, weights->layout.n);
-    }
+    gemm(p, *kernel, FinishSink(output, 0, c.images));
   }
 
   void copy_without_border(const Context& c, uint8_t* flat) const {
