@@ -39,7 +39,7 @@ if(ULP_SANITIZE)
   if(MSVC)
     message(FATAL_ERROR "ULP_SANITIZE is for GCC and Clang")
   endif()
-  set(ULP_SANITIZE_FLAGS "-fsanitize=${ULP_SANITIZE}" -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  set(ULP_SANITIZE_FLAGS "-fsanitize=${ULP_SANITIZE}" -fno-sanitize-recover=all -fno-omit-frame-pointer -fno-inline -DULP_SANITIZED=1)
 endif()
 
 function(ulp_compile_options target)

@@ -3,14 +3,17 @@
 #pragma once
 
 // Before a loop over an array of vectors with constant bounds: gcc keeps the array in registers only if it unrolls the loop early.
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__GNUC__) && !defined(__clang__) && !defined(ULP_SANITIZED)
 #define ULP_UNROLL _Pragma("GCC unroll 32")
 #else
 #define ULP_UNROLL
 #endif
 
-// For helpers that take accumulators by reference: one call that is not inlined puts them all in memory.
-#if defined(__GNUC__)
+// For helpers that take accumulators by reference: one call that is not inlined puts them all in memory. With sanitizers they lie there
+// anyway, and inlined checks take minutes to compile.
+#if defined(ULP_SANITIZED)
+#define ULP_INLINE inline
+#elif defined(__GNUC__)
 #define ULP_INLINE inline __attribute__((always_inline))
 #else
 #define ULP_INLINE __forceinline
