@@ -77,7 +77,7 @@ def _open(model: bytes, what: str, folds: bool) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f'{what}: running it needs the package onnxruntime: pip install "ulp[onnx]"') from error
+        raise ImportError(f'{what}: running it needs the package onnxruntime: pip install "ulp-gemm[onnx]"') from error
 
     disabled = [] if folds else ["ConstantFolding"]
 
