@@ -41,7 +41,9 @@ def main() -> int:
                 print(f"skipped: {error}", file=sys.stderr)
     print(table(outcomes))
     if args.save:
-        record = {"schema": 1, "what": "field", "environment": machine.describe(sys.argv[1:]), "models": [o.record() for o in outcomes]}
+        command = f"tests/field/run --seconds {args.seconds:g} --save {args.save}"
+        environment = {**machine.describe([]), "command": command}
+        record = {"schema": 1, "what": "field", "environment": environment, "models": [o.record() for o in outcomes]}
         args.save.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return int(any(o.error or not o.equal for o in outcomes))
 
