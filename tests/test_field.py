@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from field import models
 from field.check import Outcome, check, table
 
