@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .limits import Limits
+from .limits import MAX_DIMENSIONS, Limits
 from .model import OnnxError
 
 
@@ -108,12 +108,16 @@ def cheap_to_fold(graph: Any, outside: Callable[[str], int | None]) -> bool:
         def size_of(name: str, sizes: dict[str, int | None] = sizes, around: Callable[[str], int | None] = known_outside) -> int | None:
             return sizes[name] if name in sizes else around(name)
 
+        lengths: dict[str, int] = {}  # of what ConstantOfShape makes of a constant
         for node in inner.node:
             graphs = [deeper for attribute in node.attribute for deeper in graphs_of(attribute)]
             reads = [size_of(name) for name in node.input if name]
             size = sum(size for size in reads if size is not None) if None not in reads else None
             if node.op_type == "Constant":
                 size = sum(_elements(a.t.dims) + len(a.floats) + len(a.ints) + 1 for a in node.attribute)
+                lengths.update((name, _length(node.attribute)) for name in node.output)
+            elif node.op_type == "ConstantOfShape" and size is not None:
+                size = lengths.get(node.input[0], _MAX_FOLDED + 1)
             elif graphs:
                 if node.op_type != "If":  # a loop may run for any time
                     return False
@@ -129,4 +133,16 @@ def cheap_to_fold(graph: Any, outside: Callable[[str], int | None]) -> bool:
 
 
 def _elements(dims: Sequence[int]) -> int:
-    return math.prod(dims)
+    return math.prod(max(0, side) for side in dims)
+
+
+def _length(attributes: Any) -> int:
+    """How many elements a tensor of a Constant's shape has; too many where that is not known."""
+    from onnx import numpy_helper
+
+    if len(attributes) != 1 or attributes[0].t.data_type != attributes[0].t.INT64 or _elements(attributes[0].t.dims) > MAX_DIMENSIONS:
+        return _MAX_FOLDED + 1
+    try:
+        return _elements(numpy_helper.to_array(attributes[0].t).reshape(-1).tolist())
+    except Exception:  # onnx raises many kinds for what is wrong in a tensor
+        return _MAX_FOLDED + 1
