@@ -340,3 +340,22 @@ def test_the_first_row_goes_on_alone(tmp_path: Path) -> None:
     hidden = w.codes(w.add("MatMul", w.codes("x"), w.integers(8, 6)), 0.25)
     first = w.add("Gather", hidden, w.constant(np.array(0)), axis=1)
     check(w, w.add("Gemm", first, w.integers(3, 6), transB=1), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (1, 8), (4, 5, 6), (1, 5, 6)], ids=str)
+@pytest.mark.parametrize("name", ["nothing", "relu", "rows", "pool"])
+def test_the_first_elements_of_a_tensor(shape: tuple[int, ...], name: str, tmp_path: Path) -> None:
+    """They lie in order at the start of the image, which has more."""
+    for axis, side in enumerate(shape, 1):
+        if side == 1:
+            continue
+        w = Quantized(shape, 7, opset=17)
+        x = sliced(w, w.codes("x"), [0], [side // 2], [axis], [1])
+        if name == "relu":
+            x = w.add("Relu", x)
+        if name == "rows":
+            columns = side // 2 if axis == len(shape) else shape[-1]
+            x = w.add("MatMul", x, w.integers(columns, 3))
+        if name == "pool":
+            x = w.add("MaxPool", x, kernel_shape=[1] * (len(shape) - 1))
+        check(w, x, tmp_path)
