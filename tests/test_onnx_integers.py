@@ -359,3 +359,16 @@ def test_the_first_elements_of_a_tensor(shape: tuple[int, ...], name: str, tmp_p
         if name == "pool":
             x = w.add("MaxPool", x, kernel_shape=[1] * (len(shape) - 1))
         check(w, x, tmp_path)
+
+
+@pytest.mark.parametrize("side", ["N", "T"])
+def test_rows_that_are_moved_into_the_batch_of_one_run_in_floats(side: str) -> None:
+    """The first side, which is open, becomes the last one: no plan has its size."""
+    w = Quantized((3,), 8, opset=17)
+    x = w.add("Transpose", w.add("Unsqueeze", "x", w.shape_of(0)), perm=[0, 2, 1])
+    y = w.add("Conv", w.codes(x), w.integers(4, 3, 3), pads=[1, 1])
+    model = w.model(y, inputs=[onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [side, 3])])
+    network = ulp.load(model, tune=False)
+    for rows in (1, 5):
+        given = w.rng.standard_normal((rows, 3)).astype(np.float32)
+        close(network(given), expected(model, given))

@@ -16,7 +16,7 @@ from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
-from .inference import Sides, check_sides, infer, open_shape, takes_any_batch
+from .inference import Sides, batch_inside, check_sides, infer, open_shape, takes_any_batch
 from .islands import form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
@@ -85,7 +85,7 @@ def load(
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
         model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
     check_sides(one, many)
-    built = build(normal, one, compilation, limits)
+    built = build(normal, one, batch_inside(one, many), compilation, limits)
     if strict:
         _check_strict(normal, built)
     rows = layer_rows(normal, built)
