@@ -372,3 +372,11 @@ def test_rows_that_are_moved_into_the_batch_of_one_run_in_floats(side: str) -> N
     for rows in (1, 5):
         given = w.rng.standard_normal((rows, 3)).astype(np.float32)
         close(network(given), expected(model, given))
+
+
+def test_products_of_floats_with_int8_weights_are_not_quantized_by_onnxruntime() -> None:
+    """It would round the floats to 8 bits by itself."""
+    w = Quantized((6, 64), 9, opset=17)
+    model = w.model(w.add("MatMul", "x", w.integers(64, 8)))
+    x = w.rng.standard_normal((2, 6, 64)).astype(np.float32)
+    close(ulp.load(model)(x), expected(model, x))
