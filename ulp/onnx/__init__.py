@@ -69,6 +69,8 @@ def load(
     if floats not in (None, "onnxruntime", "numpy"):
         raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
     group = None if group is None else integer(group, "group", 1, 2**16)
+    if not isinstance(shapes, Mapping | None):
+        raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
     limits = limits or Limits()
     if is_saved(source):
         network = load_saved(source, tune=bool(tune), limits=limits)
