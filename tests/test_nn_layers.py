@@ -272,6 +272,8 @@ def test_from_quantized(backend: str) -> None:
         nn.Linear.from_quantized([[1, 0]], 1.0, bits=1, act_bits=1)
     with pytest.raises(ValueError, match=r"act_zero=16: expected an integer from 0 to 15"):
         nn.Conv2d.from_quantized(w, scale, None, 0.25, 16, bits=3, act_bits=4, groups=2)
+    with pytest.raises(ValueError, match=r"act_zero=0 with act_signed=True: .* have act_zero=8"):
+        nn.Conv2d.from_quantized(w, scale, None, 0.25, bits=3, act_bits=4, act_signed=True, groups=2)
 
 
 WORDS = [

@@ -340,3 +340,43 @@ def test_the_first_row_goes_on_alone(tmp_path: Path) -> None:
     hidden = w.codes(w.add("MatMul", w.codes("x"), w.integers(8, 6)), 0.25)
     first = w.add("Gather", hidden, w.constant(np.array(0)), axis=1)
     check(w, w.add("Gemm", first, w.integers(3, 6), transB=1), tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (1, 8), (4, 5, 6), (1, 5, 6)], ids=str)
+@pytest.mark.parametrize("name", ["nothing", "relu", "rows", "pool"])
+def test_the_first_elements_of_a_tensor(shape: tuple[int, ...], name: str, tmp_path: Path) -> None:
+    """They lie in order at the start of the image, which has more."""
+    for axis, side in enumerate(shape, 1):
+        if side == 1:
+            continue
+        w = Quantized(shape, 7, opset=17)
+        x = sliced(w, w.codes("x"), [0], [side // 2], [axis], [1])
+        if name == "relu":
+            x = w.add("Relu", x)
+        if name == "rows":
+            columns = side // 2 if axis == len(shape) else shape[-1]
+            x = w.add("MatMul", x, w.integers(columns, 3))
+        if name == "pool":
+            x = w.add("MaxPool", x, kernel_shape=[1] * (len(shape) - 1))
+        check(w, x, tmp_path)
+
+
+@pytest.mark.parametrize("side", ["N", "T"])
+def test_rows_that_are_moved_into_the_batch_of_one_run_in_floats(side: str) -> None:
+    """The first side, which is open, becomes the last one: no plan has its size."""
+    w = Quantized((3,), 8, opset=17)
+    x = w.add("Transpose", w.add("Unsqueeze", "x", w.shape_of(0)), perm=[0, 2, 1])
+    y = w.add("Conv", w.codes(x), w.integers(4, 3, 3), pads=[1, 1])
+    model = w.model(y, inputs=[onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [side, 3])])
+    network = ulp.load(model, tune=False)
+    for rows in (1, 5):
+        given = w.rng.standard_normal((rows, 3)).astype(np.float32)
+        close(network(given), expected(model, given))
+
+
+def test_products_of_floats_with_int8_weights_are_not_quantized_by_onnxruntime() -> None:
+    """It would round the floats to 8 bits by itself."""
+    w = Quantized((6, 64), 9, opset=17)
+    model = w.model(w.add("MatMul", "x", w.integers(64, 8)))
+    x = w.rng.standard_normal((2, 6, 64)).astype(np.float32)
+    close(ulp.load(model)(x), expected(model, x))

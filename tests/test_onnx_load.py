@@ -304,3 +304,8 @@ def test_an_unknown_operator_is_named_with_those_that_are_known() -> None:
 def test_arguments(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name}="):
         ulp.load(b"", **{name: value})
+
+
+def test_shapes_go_by_name() -> None:
+    with pytest.raises(TypeError, match=r"shapes=\[1, 3\]: expected shapes by the inputs' names"):
+        ulp.load(b"", shapes=[1, 3])  # type: ignore[arg-type]  # refused

@@ -151,7 +151,13 @@ class Weighted(PlannedLayer):
         if bias is not None:
             self.bias = bias
         if act_scale is not None:
-            self.quantizer = Quantizer(self.act_bits, float(act_scale), integer(act_zero, "act_zero", 0, 2**self.act_bits - 1))  # type: ignore[arg-type]  # float says what does not convert
+            zero = integer(act_zero, "act_zero", 0, 2**self.act_bits - 1)
+            if self.act_signed and zero == 0:
+                signed = 2 ** (self.act_bits - 1)
+                raise ValueError(
+                    f"act_zero=0 with act_signed=True: no code stands for a value below 0. Signed codes have act_zero={signed}"
+                )
+            self.quantizer = Quantizer(self.act_bits, float(act_scale), zero)  # type: ignore[arg-type]  # float says what does not convert
         return self
 
     def graph_weights(self) -> GraphWeights:

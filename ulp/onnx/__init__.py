@@ -16,7 +16,7 @@ from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
-from .inference import Sides, check_sides, infer, open_shape, takes_any_batch
+from .inference import Sides, batch_inside, check_sides, infer, open_shape, takes_any_batch
 from .islands import form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
@@ -69,6 +69,8 @@ def load(
     if floats not in (None, "onnxruntime", "numpy"):
         raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
     group = None if group is None else integer(group, "group", 1, 2**16)
+    if not isinstance(shapes, Mapping | None):
+        raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
     limits = limits or Limits()
     if is_saved(source):
         network = load_saved(source, tune=bool(tune), limits=limits)
@@ -85,7 +87,7 @@ def load(
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
         model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
     check_sides(one, many)
-    built = build(normal, one, compilation, limits)
+    built = build(normal, one, batch_inside(one, many), compilation, limits)
     if strict:
         _check_strict(normal, built)
     rows = layer_rows(normal, built)

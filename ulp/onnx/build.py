@@ -11,7 +11,7 @@ Types and shapes of float tensors come from shape inference, for a batch of one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +68,11 @@ class Built:
         return self.scope.layers
 
 
-def build(model: Model, inferred: Inferred, compilation: Compilation, limits: Limits) -> Built:
-    """The stages of a normalised model. inferred: from its inputs' shapes, with a batch of one."""
+def build(model: Model, inferred: Inferred, inside: Set[str], compilation: Compilation, limits: Limits) -> Built:
+    """The stages of a normalised model. inferred: from its inputs' shapes, with a batch of one. inside: see `Scope`."""
     floats: dict[str, str] = {}
     for _ in range(_ATTEMPTS):
-        builder = Builder(model, inferred, compilation, limits, floats)
+        builder = Builder(model, inferred, inside, compilation, limits, floats)
         # A file's numbers may be NaN, infinite or too large. Rules check the results, so numpy does not warn.
         with np.errstate(all="ignore"):
             built = builder.build()
@@ -81,7 +81,7 @@ def build(model: Model, inferred: Inferred, compilation: Compilation, limits: Li
         floats = {**floats, **builder.wrong}
     every = {node.name: floats.get(node.name, "its integer neighbours could not be told from the others") for node in model.nodes}
     with np.errstate(all="ignore"):
-        built = Builder(model, inferred, compilation, limits, every).build()
+        built = Builder(model, inferred, inside, compilation, limits, every).build()
     assert built is not None
     return built
 
@@ -95,13 +95,15 @@ def constants_of(stages: Sequence[Stage], model: Model, scope: Scope) -> dict[st
 class Builder:
     """One attempt. floats: nodes that must run in floats, and why; wrong: nodes that this attempt found to be among them."""
 
-    def __init__(self, model: Model, inferred: Inferred, compilation: Compilation, limits: Limits, floats: dict[str, str]) -> None:
+    def __init__(
+        self, model: Model, inferred: Inferred, inside: Set[str], compilation: Compilation, limits: Limits, floats: dict[str, str]
+    ) -> None:
         self.model = model
         self.compilation = compilation
         self.limits = limits
         self.floats = floats
         self.wrong: dict[str, str] = {}
-        self.scope = Scope(model, inferred, limits)
+        self.scope = Scope(model, inferred, inside, limits)
         self.steps: list[FloatStage] = []
         self.folded_bytes = 0
         self.operations = 0

@@ -241,6 +241,12 @@ def takes_any_batch(model: Model, one: Inferred, many: Inferred, batch: int) -> 
     return True
 
 
+def batch_inside(one: Inferred, many: Inferred) -> frozenset[str]:
+    """Tensors of which another side than the first follows the batch, by inferences as for `takes_any_batch`."""
+    pairs = ((name, tensor.shape, many.tensors[name].shape) for name, tensor in one.tensors.items() if name in many.tensors)
+    return frozenset(name for name, a, b in pairs if a is not None and b is not None and a[1:] != b[1:])
+
+
 def _follows(one: Tensor | None, many: Tensor | None, batch: int) -> bool:
     if one is None or many is None or one.shape is None or many.shape is None or len(one.shape) != len(many.shape) or not one.shape:
         return False

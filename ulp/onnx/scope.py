@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -27,11 +27,12 @@ class Scope:
     values: tensors inside integer parts; parts: the integer parts by the tensor that they read.
     grids: quantizers of float tensors outside of parts that hold values of codes.
     samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values are where `true_samples` says so.
-    types: what shape inference knows. inexact: constants whose arrays may have another type than the file's.
+    types: what shape inference knows. inside: tensors of which another side than the first follows the batch.
+    inexact: constants whose arrays may have another type than the file's.
     float_nodes: nodes that run in floats, by their first result. layers: by the name of a node, the last graph node that it became.
     """
 
-    def __init__(self, model: Model, inferred: Inferred, limits: Limits) -> None:
+    def __init__(self, model: Model, inferred: Inferred, inside: Set[str], limits: Limits) -> None:
         self.opset = model.opset
         self.bits: Mapping[str, int] = model.bits
         self.limits = limits
@@ -42,6 +43,7 @@ class Scope:
         self.grids: dict[str, Quantizer] = {}
         self.samples: dict[str, Array] = {}
         self.types = inferred.tensors
+        self.inside = inside
         self.inexact: set[str] = set(model.inexact)
         self.samples.update(inferred.values)
         self.true_samples: set[str] = set(inferred.values)
@@ -112,6 +114,8 @@ class Scope:
             shape = sample.shape[1:]
             if sample.shape[:1] not in self._batches:
                 raise NotInteger(f"its input has shape {list(sample.shape)}, whose first side is not the batch")
+            if root in self.inside:
+                raise NotInteger("a side of its input that is not the first follows the batch")
             if sample.dtype != np.float32:
                 raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
             if len(shape) == 2:

@@ -86,8 +86,9 @@ def _open(model: bytes, what: str, folds: bool) -> Any:
         options.intra_op_num_threads = get_num_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        # Waiting threads would take the cores from integer parts.
-        entries = {"intra_op.allow_spinning": "0", **entries}
+        # Waiting threads would take the cores from integer parts. Floats stay floats where they meet int8 weights: onnxruntime would round
+        # them to 8 bits.
+        entries = {"intra_op.allow_spinning": "0", "qdq_matmulnbits_accuracy_level": "1", **entries}
         if _shared_arena(onnxruntime):
             entries["use_env_allocators"] = "1"
         for key, value in entries.items():

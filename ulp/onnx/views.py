@@ -59,10 +59,17 @@ def is_tokens(places: Places) -> bool:
     return bool((rows == np.arange(rows.shape[1]) * len(rows) + np.arange(len(rows))[:, None]).all())
 
 
+def is_whole(value: Value) -> bool:
+    """Whether the tensor has as many elements as the image."""
+    return value.view is None or value.view.size == math.prod(value.node.shape)
+
+
 def channel_axis(value: Value) -> int | None:
-    """The tensor's side that is the image's channels; None where there is none."""
+    """The tensor's side that is the image's channels; None where there is none, and where the tensor is a piece of the image."""
     if value.view is None:
         return 0
+    if not is_whole(value):
+        return None
     channels = value.node.shape[0]
     if value.view.shape[0] == channels and in_order(value.view):
         return 0
@@ -109,7 +116,7 @@ def tokens(value: Value) -> Value:
     """A tensor (..., C) whose image has C channels, and the other sides as its pixels."""
     places = places_of(value)
     channels = places.shape[-1]
-    if value.view is not None and value.node.shape[0] == channels and is_tokens(places):
+    if value.view is not None and is_whole(value) and value.node.shape[0] == channels and is_tokens(places):
         return value
     rows = places.reshape(-1, channels)
     made = _moved_image(value, rows.T[:, None])
@@ -122,7 +129,7 @@ def result(value: Value) -> ir.Node:
     if value.view is None:
         return value.node
     part, shape = value.part, value.view.shape
-    if not in_order(value.view) and not is_tokens(value.view):
+    if not is_whole(value) or not (in_order(value.view) or is_tokens(value.view)):
         flat = value.view.reshape(-1, 1, 1) if len(shape) != 3 else value.view
         value = Value(part, _moved_image(value, flat), value.grid, view=ordered(*shape))
     assert value.view is not None
