@@ -636,6 +636,25 @@ def test_inputs_of_onnxruntimes_operators(op_type: str, inputs: str) -> None:
     refused(make([wrong], *constants), "expected")
 
 
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes"),
+    [
+        ("QLinearConcat", "s z x s z", {"axis": "channels"}),
+        ("QLinearConcat", "s z x s z", {"axis": [1]}),
+        ("QLinearLeakyRelu", "x s z s z", {"alpha": "much"}),
+        ("QLinearAveragePool", "x s z s z", {"kernel_shape": 2}),
+        ("QGemm", "x s z x s z", {"alpha": "much"}),
+        ("QGemm", "x s z x s z", {"transB": 0.5}),
+        ("FusedConv", "x w", {"group": [2], "activation": "Relu"}),
+        ("FusedGemm", "x w", {"alpha": "much", "activation": "Relu"}),
+    ],
+)
+def test_attributes_of_onnxruntimes_operators(op_type: str, inputs: str, attributes: dict[str, Any]) -> None:
+    wrong = helper.make_node(op_type, inputs.split(), ["y"], domain="com.microsoft", **attributes)
+    constants = numpy_helper.from_array(np.float32(0.5), "s"), numpy_helper.from_array(np.uint8(3), "z"), tensor("w", 4, 4)
+    refused(make([wrong], *constants), "expected")
+
+
 def test_outputs_that_are_wanted_alone_do_not_hide_mistakes() -> None:
     """Also of a part of the graph that only messages would show."""
     refused(make([node("Relu", "x"), node("Frobnicate", "x", output="z"), node("Relu", "z", output="zz")], output="zz"), "Frobnicate")

@@ -15,7 +15,7 @@ import pytest
 from nn_formulas import Net, images
 
 import ulp
-from ulp import _tensorfile, nn
+from ulp import _core, _tensorfile, nn
 from ulp.nn import saved
 
 
@@ -91,6 +91,30 @@ def test_what_is_loaded_computes_the_same_bits(name: str, mode: Any, tmp_path: P
         assert np.array_equal(same(x), compiled(x))
     assert np.array_equal(copy.deepcopy(compiled)(x), compiled(x))
     assert np.array_equal(loaded.profile(x).rows[-1].shape, compiled.profile(x).rows[-1].shape)
+
+
+class _LimitedMeanwhile:
+    """A plan; before it is finished, another thread limits the instruction set."""
+
+    def __init__(self) -> None:
+        self._plan = _core.Plan()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plan, name)
+
+    def finalize(self, *args: Any) -> None:
+        ulp.set_isa("baseline")
+        self._plan.finalize(*args)
+
+
+@pytest.mark.usefixtures("any_isa")
+def test_the_isa_is_limited_while_a_file_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = _calibrated("residual")
+    compiled = nn.compile(network, x, tune=False)
+    data = _saved(compiled, tmp_path)
+    monkeypatch.setattr(saved, "new_plan", _LimitedMeanwhile)
+    loaded = nn.load(data)
+    assert np.array_equal(loaded(x), compiled(x))
 
 
 @pytest.mark.usefixtures("any_isa")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,13 +188,38 @@ def test_writers_at_the_same_time_lose_nothing(cache: Path) -> None:
 
     def write(some: list[str]) -> None:
         for shape in some:
-            _tune._remember("tuned", {shape: {"mul8_scalar_4x32": 1.0}})
+            _tune._remember("tuned", {shape: {"mul8_scalar_4x32": 1.0}}, "this machine")
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(write, [shapes[i::6] for i in range(6)]))
     (kept,) = json.loads(cache.read_text())["tuned"].values()
     assert set(kept) == set(shapes)
     assert [entry.name for entry in cache.parent.iterdir()] == [cache.name]
+
+
+@pytest.mark.parametrize("call", [1, 2, 7, 40])
+def test_the_isa_is_limited_meanwhile(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread: kernels that no longer run drop out."""
+    isa, gemm, calls = ulp.get_isa(), _core.gemm, itertools.count(1)
+
+    def limited(*args: Any) -> Any:
+        if next(calls) == call:
+            ulp.set_isa("baseline")
+        return gemm(*args)
+
+    monkeypatch.setattr(_core, "gemm", limited)
+    try:
+        explanation = ulp.tune(*SHAPE, bits=PAIR)
+        assert explanation.kernel == "mul8_scalar_4x32"
+        assert next(calls) > call
+        ulp.set_isa(isa)
+        calls = itertools.count(1)
+        names = [kernel.name for kernel in ulp.kernels() if kernel.available][-2:]
+        monkeypatch.setattr(_measure, "kernels", lambda: [k for k in ulp.kernels() if k.name in names])
+        costs = _measure.measure(progress=False)
+        assert {key.split()[0] for key in costs} == {"mul8_scalar_4x32"}
+    finally:
+        ulp.set_isa(isa)
 
 
 def test_a_slow_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,26 +27,32 @@ _FEW_ROWS, _FEW_SIDE, _SIDE = 4, 1024, 512
 def measure(*, progress: bool) -> dict[str, list[float]]:
     """Femtoseconds per multiply-accumulate at each of HEIGHTS, by "<kernel> W<b_bits>A<a_bits>": the minimum over passes through all.
 
-    On one thread; where the system has it, in CPU time, which what else runs on the machine does not lengthen.
+    On one thread; where the system has it, in CPU time, which what else runs on the machine does not lengthen. A kernel is left out if
+    another thread lowers the instruction set (`set_isa`) below what it needs.
     """
     cells = [(kernel.name, pair) for kernel in kernels() if kernel.available for pair in sorted(kernel.pairs)]
     threads = _core.num_threads()
     operands = _Operands()
     costs: dict[str, list[float]] = {}
     passes = [cell for _ in range(_ROUNDS) for cell in cells]
+    lost: set[str] = set()
     _core.set_num_threads(1)
     try:
         for name, (a_bits, b_bits) in progress_bar(passes, progress, "measure", "kernel"):
             key = f"{name} W{b_bits}A{a_bits}"
             known = costs.get(key)
-            found = [
-                known[i] if known and known[i] * macs > 1e6 * _SLOW_NS else 1e6 * _sample(run) / macs
-                for i, (run, macs) in enumerate(operands.call(name, a_bits, b_bits, rows) for rows in HEIGHTS)
-            ]
+            try:
+                found = [
+                    known[i] if known and known[i] * macs > 1e6 * _SLOW_NS else 1e6 * _sample(run) / macs
+                    for i, (run, macs) in enumerate(operands.call(name, a_bits, b_bits, rows) for rows in HEIGHTS)
+                ]
+            except ValueError:  # it no longer runs: nothing else can be wrong with these calls
+                lost.add(name)
+                continue
             costs[key] = [min(pair) for pair in zip(found, known or found, strict=True)]
     finally:
         _core.set_num_threads(threads)
-    return costs
+    return {key: figures for key, figures in costs.items() if key.split()[0] not in lost}
 
 
 def _sample(run: Callable[[], object]) -> float:

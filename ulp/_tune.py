@@ -71,12 +71,13 @@ class Tuner:
         """
         m, n, k = (integer(value, name, 1, 2**31 - 1) for name, value in (("M", M), ("N", N), ("K", K)))
         a_bits, b_bits = bit_pair(bits)
+        machine = _machine()
         _core.set_tuned(m, n, k, a_bits, b_bits, {})  # what was found before is no expectation
         ranking = explain(m, n, k, bits=(a_bits, b_bits))
         samples = _Samples(m, n, k, a_bits, b_bits)
         seconds = _settled(samples, samples(_hopeful(ranking)), ranking.kernel)
         _core.set_tuned(m, n, k, a_bits, b_bits, seconds)
-        _remember("tuned", {f"{m}x{n}x{k} W{b_bits}A{a_bits}": seconds})
+        _remember("tuned", {f"{m}x{n}x{k} W{b_bits}A{a_bits}": seconds}, machine)
         return explain(m, n, k, bits=(a_bits, b_bits))
 
     def machine(self, *, progress: bool = False) -> dict[str, list[float]]:
@@ -89,9 +90,10 @@ class Tuner:
         """
         from ._measure import measure
 
+        machine = _machine()
         costs = measure(progress=progress)
         _set_measured(costs)
-        _remember("measured", costs)
+        _remember("measured", costs, machine)
         return costs
 
     def forget(self) -> None:
@@ -100,7 +102,7 @@ class Tuner:
         A file that cannot be written is a RuntimeWarning.
         """
         _core.forget_tuned()
-        _remember("forget", {})
+        _remember("forget", {}, _machine())
 
     def path(self) -> Path | None:
         """The cache file, which may not exist yet; None where nothing is kept."""
@@ -121,7 +123,10 @@ def _hopeful(ranking: Explanation) -> list[str]:
 
 
 class _Samples:
-    """Seconds per call by kernel: the minimum over rounds through all of them. Whatever else the machine does only adds time."""
+    """Seconds per call by kernel: the minimum over rounds through all of them. Whatever else the machine does only adds time.
+
+    A kernel is left out if another thread lowers the instruction set (`set_isa`) below what it needs.
+    """
 
     def __init__(self, m: int, n: int, k: int, a_bits: int, b_bits: int) -> None:
         rng = np.random.default_rng(0)
@@ -133,21 +138,27 @@ class _Samples:
         self.out = np.empty((m, n), np.int32)
 
     def _sample(self, name: str, calls: int) -> float:
+        """NaN where the kernel no longer runs; nothing else can be wrong with this call."""
         begin = perf_counter()
-        for _ in range(calls):
-            _core.gemm(self.a, self.b, self.a_bits, 0, 0, name, self.out)
+        try:
+            for _ in range(calls):
+                _core.gemm(self.a, self.b, self.a_bits, 0, 0, name, self.out)
+        except ValueError:
+            return math.nan
         return (perf_counter() - begin) / calls
 
     def __call__(self, names: list[str]) -> dict[str, float]:
         calls = {}
         for name in names:
             self._sample(name, 1)  # the first call allocates
-            calls[name] = max(1, round(_SAMPLE_SECONDS / max(self._sample(name, 1), 1e-7)))
-        samples: dict[str, list[float]] = {name: [] for name in names}
+            once = self._sample(name, 1)
+            if not math.isnan(once):
+                calls[name] = max(1, round(_SAMPLE_SECONDS / max(once, 1e-7)))
+        samples: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(_ROUNDS):
-            for name in names:
-                samples[name].append(self._sample(name, calls[name]))
-        return {name: max(min(times), 1e-9) for name, times in samples.items()}
+            for name, count in calls.items():
+                samples[name].append(self._sample(name, count))
+        return {name: max(min(times), 1e-9) for name, times in samples.items() if not any(map(math.isnan, times))}
 
 
 def _settled(samples: Callable[[list[str]], dict[str, float]], seconds: dict[str, float], expected: str) -> dict[str, float]:
@@ -162,8 +173,8 @@ def _settled(samples: Callable[[list[str]], dict[str, float]], seconds: dict[str
             break
         if settled[best] < _MARGIN * settled[expected]:
             again = samples([expected, best])
-            settled[expected] = min(settled[expected], again[expected])
-            if again[best] < _MARGIN * settled[expected]:
+            settled[expected] = min(settled[expected], again.get(expected, math.inf))
+            if again.get(best, math.inf) < _MARGIN * settled[expected]:
                 break
         settled[best] = max(settled[best], settled[expected]) * (1 + 1e-6)
     return settled
@@ -219,7 +230,7 @@ def _warn_unread(path: Path, error: Exception) -> None:
     warnings.warn(f"ulp ignores its tuning cache {path}: {error}; delete it, or set ULP_TUNE_CACHE", RuntimeWarning, stacklevel=3)
 
 
-def _remember(what: Literal["tuned", "measured", "forget"], found: Mapping[str, dict[str, float] | list[float]]) -> None:
+def _remember(what: Literal["tuned", "measured", "forget"], found: Mapping[str, dict[str, float] | list[float]], machine: str) -> None:
     """Add to the cache file, or drop this machine's entries. It is replaced as a whole, so that a reader sees the old or the new one, and
     under a lock, so that of several writers none loses what another has added."""
     import json  # lazily: it takes milliseconds, and most processes tune nothing
@@ -235,13 +246,13 @@ def _remember(what: Literal["tuned", "measured", "forget"], found: Mapping[str, 
             with contextlib.suppress(*_BAD_FILE):
                 content["tuned"], content["measured"] = _read(path)
             if what == "tuned":
-                content["tuned"].setdefault(_machine(), {}).update(found)
+                content["tuned"].setdefault(machine, {}).update(found)
             else:
-                content["measured"].pop(_machine(), None)
+                content["measured"].pop(machine, None)
                 if what == "measured":
-                    content["measured"][_machine()] = found
+                    content["measured"][machine] = found
                 else:
-                    content["tuned"].pop(_machine(), None)
+                    content["tuned"].pop(machine, None)
             if not content["measured"]:
                 del content["measured"]
             text = json.dumps({"schema": _SCHEMA, **content}, indent=1)

@@ -77,11 +77,6 @@ void check(const ConvMethod& m, const ConvProblem& p) {
   if (!reason.empty()) throw std::invalid_argument("method '" + std::string(m.technique) + "' cannot run here: it " + reason);
 }
 
-std::unique_ptr<Conv> make_conv(const ConvMethod& m, const ConvProblem& p) {
-  check(m, p);
-  return m.make(m, p);
-}
-
 const DepthwiseMethod& depthwise_method() {
   const DepthwiseMethod* method = kDepthwise;
   while (!isa_runs(method->isa)) ++method;  // the last one runs everywhere

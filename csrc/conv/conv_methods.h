@@ -41,9 +41,6 @@ std::string why_not(const ConvMethod& method, const ConvProblem& problem);
 // Throws std::invalid_argument with why_not, unless that is empty.
 void check(const ConvMethod& method, const ConvProblem& problem);
 
-// Throws likewise: the ISA may have been limited since the check.
-std::unique_ptr<Conv> make_conv(const ConvMethod& method, const ConvProblem& problem);
-
 // A depthwise convolution. Rows of an ISA must give the same bits as the portable one.
 struct DepthwiseMethod {
   const char* name;  // depthwise_<isa>

@@ -107,9 +107,9 @@ def lowered_document(lowered: Lowered, arrays: Arrays, prefix: str = "") -> dict
 def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int) -> Lowered:
     """What `lowered_document` described, on a plan of this CPU. ValueError where that is damaged."""
     known = members(document, "a lowered network", plan=dict, labels=list, input_shape=list, output_shapes=list, input_quantizer=None)
-    script = replay(known["plan"], arrays, new_plan(), tune=False, max_bytes=max_bytes)
+    script = replay(known["plan"], arrays, new_plan, tune=False, max_bytes=max_bytes)
     if tune:  # now that it is known to be a plan of a size that may run
-        script = replay(known["plan"], arrays, new_plan(), tune=True, max_bytes=max_bytes)
+        script = replay(known["plan"], arrays, new_plan, tune=True, max_bytes=max_bytes)
     steps = script.plan.steps()
     labels = [_label(label) for label in known["labels"]]
     if len(labels) != len(steps):

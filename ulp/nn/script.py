@@ -82,8 +82,8 @@ class Script:
         return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
 
 
-def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, *, tune: bool, max_bytes: int) -> Script:
-    """A finished plan from what `Script.document` gave, and its script; `plan` is an empty one.
+def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], new_plan: Callable[[], Any], *, tune: bool, max_bytes: int) -> Script:
+    """A finished plan from what `Script.document` gave, and its script; `new_plan` makes an empty one.
 
     tune: time the methods of each convolution here and now. Otherwise the document's methods are used if it comes from this ISA and they
     exist here, else those that the rules prefer.
@@ -95,9 +95,18 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
         raise ValueError("a plan is an object with a list of calls")
     if len(document["calls"]) > MAX_CALLS:
         raise ValueError(f"it has {len(document['calls'])} calls; at most {MAX_CALLS} are accepted")
-    script = Script(plan)
+    if not tune and document.get("isa") == _core.isa():
+        try:
+            return _replay(document, arrays, Script(new_plan()), tune=False, hints=True, max_bytes=max_bytes)
+        except ValueError:
+            pass  # another thread may have limited the ISA meanwhile (`set_isa`); what is wrong otherwise is raised again
+    return _replay(document, arrays, Script(new_plan()), tune=tune, hints=False, max_bytes=max_bytes)
+
+
+def _replay(
+    document: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], script: Script, *, tune: bool, hints: bool, max_bytes: int
+) -> Script:
     decode = Decoder(arrays, max_bytes)
-    hints = not tune and document.get("isa") == _core.isa()
     elements = 0
     for i, call in enumerate(document["calls"]):
         if not isinstance(call, list) or not call or not isinstance(call[0], str) or call[0] not in _FIELDS:
@@ -121,7 +130,7 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], plan: Any, 
         script.finalize(document.get("group"), document.get("throughput"), tune)  # type: ignore[arg-type]  # the plan checks them
     except (TypeError, ValueError) as error:
         raise ValueError(_first_line(error)) from None
-    check_bytes(plan.arena_bytes + _result_bytes(script), max_bytes)
+    check_bytes(script.plan.arena_bytes + _result_bytes(script), max_bytes)
     return script
 
 

@@ -40,6 +40,14 @@ _QLINEAR = {
     **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax"), "xx?x."),
 }
 
+# The float operators of those that the table of operators does not know.
+_FLOAT_FORMS = {
+    "QGemm": "Gemm",
+    "FusedConv": "Conv",
+    "FusedGemm": "Gemm",
+    **{name: name.removeprefix("QLinear") for name in (*_QLINEAR, "QLinearConcat") if name.startswith("QLinear")},
+}
+
 # Attributes that name a type: halves are computed in float32.
 _TYPE_ATTRIBUTES = (("Cast", "to"), ("QuantizeLinear", "precision"), ("DequantizeLinear", "output_dtype"))
 
@@ -300,6 +308,11 @@ def _checked(node: Node, opset: int) -> Node:
                 )
         elif node.op_type == "QLinearConcat" and (len(node.inputs) < 5 or len(node.inputs) % 3 != 2 or not all(node.inputs)):
             raise OnnxError(f"{len(node.inputs)} inputs: expected a scale and a zero point, and three of each tensor")
+        if node.op_type in _FLOAT_FORMS:
+            # `normalise` hands its attributes on to the float operator.
+            known = OPERATORS[_FLOAT_FORMS[node.op_type]].row(opset).attributes
+            for name in known.keys() & node.attributes.keys():
+                known[name].check(node.attributes[name], name)
     except OnnxError as error:
         return replace(node, problem=str(error))
     return node

@@ -180,7 +180,8 @@ struct ConvStep final : Step {
     const bool any = requested.empty();
     std::vector<std::unique_ptr<Conv>> found;
     if (const ConvMethod* named = find_conv_method(requested)) {
-      found.push_back(make_conv(*named, *problem));
+      ulp::check(*named, *problem);  // again: the ISA may have been limited since the step was added
+      found.push_back(named->make(*named, *problem));
     } else if (any || requested == "direct") {
       const std::vector<const Kernel*> kernels = direct_kernels(gemm_shape());
       for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) found.push_back(make_direct(*problem, *kernels[i]));
@@ -194,7 +195,7 @@ struct ConvStep final : Step {
   void add_methods(std::vector<std::unique_ptr<Conv>>& found) const {
     for (const ConvMethod& method : conv_methods()) {
       if (!why_not(method, *problem).empty()) continue;
-      found.push_back(make_conv(method, *problem));
+      found.push_back(method.make(method, *problem));  // whatever another thread does to the ISA since the line above
       if (method.prefer(*problem)) std::swap(found.front(), found.back());
     }
   }
