@@ -23,8 +23,8 @@ def node(op_type: str, inputs: str, outputs: str, **attributes: Any) -> Any:
 
 def model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], *constants: Any, opset: int = 17) -> Any:
     """inputs, outputs: by name a type and a shape."""
-    ports = [[helper.make_tensor_value_info(name, *kind) for name, kind in some.items()] for some in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "g", *ports, list(constants))
+    before, behind = ([helper.make_tensor_value_info(name, *kind) for name, kind in some.items()] for some in (inputs, outputs))
+    graph = helper.make_graph(nodes, "g", before, behind, list(constants))
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("qonnx.custom_op.general", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=8)
 
