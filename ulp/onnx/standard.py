@@ -1,8 +1,8 @@
 """QONNX's quantizers in ONNX's own operators, for onnxruntime, which has none of QONNX's.
 
-They take the same steps in float32 as operators/qonnx.py and minifloat.py, and give the same bits but for signs of zeros, which onnxruntime's
-Where drops. What cannot be written so (parameters that a call computes, other types than float32, roundings that old opsets lack) stays with
-the operators of numpy.
+They take the same steps in float32 as operators/qonnx.py and minifloat.py, and give the same bits but for signs of zeros, which the Where of
+onnxruntime drops. What cannot be written so (parameters that a call computes, other types than float32, roundings that old opsets lack)
+stays with the operators of numpy.
 """
 
 from __future__ import annotations
