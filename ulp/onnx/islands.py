@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ import numpy as np
 from . import channels_last
 from .functions import cheap_to_fold, graphs_of
 from .inference import Tensor, node_proto
-from .model import Model, Node, OnnxError
+from .model import Array, Model, Node, OnnxError
 from .operators import OPERATORS
 from .scope import Scope
 from .session import Session
 from .stages import FloatStage, IslandStage, Stage, bound
+from .standard import is_quantizer, standard, with_standard_bodies
 from .tensors import FLOAT16, dtype_of, exact_type, known_type
 
 # Operators that onnxruntime does not have. They run by numpy, between islands.
@@ -42,8 +43,8 @@ def form(
     maker = _Maker(scope, original, model, one, many)
     formed: list[Stage] = []
     later = maker.reads_behind(stages)
-    for group in _groups(stages):
-        if isinstance(group[0], FloatStage) and runs_in_island(group[0].node):
+    for group in _groups(stages, maker.takes):
+        if isinstance(group[0], FloatStage) and maker.takes(group[0].node):
             formed += maker.island([stage for stage in group if isinstance(stage, FloatStage)], later)
         else:
             formed += group
@@ -51,12 +52,15 @@ def form(
 
 
 def runs_in_island(node: Node) -> bool:
-    """Whether onnxruntime may know the operator."""
+    """Whether onnxruntime may know the operator, as it is."""
     return not (node.op_type in _QONNX and node.op_type in OPERATORS) and node.domain != channels_last.DOMAIN
 
 
-def _groups(stages: Sequence[Stage]) -> Iterable[list[Stage]]:
-    """The stages in another order in which they can run: all that can run next and is no island, then all that can run as one island."""
+def _groups(stages: Sequence[Stage], takes: Callable[[Node], bool]) -> Iterable[list[Stage]]:
+    """The stages in another order in which they can run: all that can run next and is no island, then all that can run as one island.
+
+    takes: whether a node runs in an island.
+    """
     makers = {name: i for i, stage in enumerate(stages) for name in stage.makes}
     users: list[list[int]] = [[] for _ in stages]
     missing = [0] * len(stages)
@@ -69,7 +73,7 @@ def _groups(stages: Sequence[Stage]) -> Iterable[list[Stage]]:
 
     def put(i: int) -> None:
         stage = stages[i]
-        ready[isinstance(stage, FloatStage) and runs_in_island(stage.node)].append(i)
+        ready[isinstance(stage, FloatStage) and takes(stage.node)].append(i)
 
     for i, count in enumerate(missing):
         if not count:
@@ -104,6 +108,24 @@ class _Maker:
         self.types: dict[str, str] = {}
         """Of results of islands, as onnxruntime calls them"""
         self.attempts = 0
+        self._standard: dict[int, list[Any] | None] = {}
+
+    def takes(self, node: Node) -> bool:
+        """Whether the node runs in an island: onnxruntime may know it, or it can be written in operators that onnxruntime knows."""
+        return runs_in_island(node) or self.standard(node) is not None
+
+    def standard(self, node: Node) -> list[Any] | None:
+        """The NodeProtos of one of QONNX's quantizers in ONNX's own operators; None where there are none."""
+        if id(node) not in self._standard:
+            tensor = self.one.get(node.input(0))
+            known = None if tensor is None or not is_quantizer(node.op_type) else tensor.kind
+            made = standard(self.onnx, node, self.constant, known, self.shape(node.inputs[0]), self.model.opset) if known else None
+            self._standard[id(node)] = made
+        return self._standard[id(node)]
+
+    def constant(self, name: str) -> Array | None:
+        """A known tensor."""
+        return self.scope.constant(name) if self.scope.is_constant(name) else None
 
     def reads_behind(self, stages: Sequence[Stage]) -> dict[str, int]:
         """How many stages, or outputs of the model, read each tensor."""
@@ -251,13 +273,14 @@ class _Graph:
     def node(self, node: Node) -> None:
         """A node behind those whose results it reads."""
         scope = self.maker.scope
-        for name in node.reads:
+        written = None if runs_in_island(node) else self.maker.standard(node)
+        for name in node.reads if written is None else node.inputs[:1]:  # parameters are constants of what was written
             self.tensor(name)
         if node.reads and all(scope.is_constant(name) for name in node.reads):
             self.folds = self.folds and node.op_type in OPERATORS and not node.problem
         graphs = [graph for a in (node.proto.attribute if node.proto is not None else ()) for graph in graphs_of(a)]
         self.folds = self.folds and all(node.op_type == "If" and cheap_to_fold(graph, self.elements) for graph in graphs)
-        self.nodes.append(self._proto(node))
+        self.nodes += [self._proto(node)] if written is None else written
         self.known.update(name for name in node.outputs if name)
 
     def elements(self, name: str) -> int | None:
@@ -279,7 +302,7 @@ class _Graph:
             proto.CopyFrom(node_proto(self.onnx, source))
             proto.input[0] = node.inputs[0]
             return proto
-        return node_proto(self.onnx, node)
+        return with_standard_bodies(self.onnx, node_proto(self.onnx, node), self.maker.constant, self.maker.model.opset)
 
     def tensor(self, name: str) -> None:
         """Have a tensor that a node reads: made here, a constant, or an input."""

@@ -15,6 +15,7 @@ from ulp.nn import saved
 from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
 from ulp.nn.shapes import LayerError
 
+from .calls import checked, direct, finished, shape_text
 from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
@@ -52,12 +53,12 @@ class OnnxNetwork(Printed):
         self.quantized: Any = None
         self._runners = [_runner(stage, opset, limits) for stage in stages]
         self._drops = _last_uses(self.stages, {port.name for port in outputs})
-        self._direct = _direct(self)
+        self._direct = direct(self.inputs, self.outputs, self.stages) if not constants else None
 
     @property
     def integer(self) -> bool:
         """Whether one plan is all that runs."""
-        return self._direct is not None
+        return self._direct is not None and isinstance(self.stages[0], IntegerStage)
 
     @property
     def nbytes(self) -> int:
@@ -73,8 +74,8 @@ class OnnxNetwork(Printed):
         file leaves it open. float64 becomes float32. Torch tensors give tensors.
         Raises TypeError for a dtype, ValueError for a shape, a NaN or an infinity.
         """
-        if self._direct is not None and not named and len(arrays) == 1:
-            return self._direct(arrays[0])
+        if self._direct is not None and (result := self._direct(arrays, named)) is not None:
+            return result
         if any(is_tensor(x) for x in (*arrays, *named.values())):
             results = self(*(as_numpy(x, "an input") for x in arrays), **{name: as_numpy(x, name) for name, x in named.items()})
             return {name: as_tensor(y) for name, y in results.items()} if isinstance(results, dict) else as_tensor(results)
@@ -161,56 +162,17 @@ class OnnxNetwork(Printed):
         tensors = dict(self.constants)
         batch: dict[str, int] = {}
         for port in self.inputs:
-            tensors[port.name] = _checked(port, given[port.name], batch)
+            tensors[port.name] = checked(port, given[port.name], batch)
         return tensors
 
     def _results(self, tensors: dict[str, Array]) -> Any:
         if len(self.outputs) == 1:
-            return _finished(self.outputs[0], tensors[self.outputs[0].name])
-        return {port.name: _finished(port, tensors[port.name]) for port in self.outputs}
-
-
-def _checked(port: Port, x: Any, sides: dict[str, int]) -> Any:
-    """x in the file's type. sides: the sizes of named sides in this call."""
-    if port.dtype == object:
-        return x  # a list, text, or None: onnxruntime knows which
-    array = _typed(port, x)
-    if port.shape is not None:
-        fits = array.ndim == len(port.shape)
-        for side, expected in zip(array.shape, port.shape, strict=False):
-            known = sides.setdefault(expected, side) if isinstance(expected, str) else expected
-            fits = fits and known in (None, side)
-        if not fits:
-            batch = ", or shapes= in ulp.load, as the model computes with its batch" if port.shape[:1] == (1,) else ""
-            raise ValueError(f"{port.name} has shape {list(array.shape)}: expected {_shape_text(port.shape)}{batch}")
-    return np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _typed(port: Port, x: Any) -> Array:
-    """x in the input's type. TypeError unless it has that, or both are floats."""
-    array = np.asarray(x)
-    if array.dtype == port.dtype:
-        return array
-    if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
-        raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
-    with np.errstate(over="ignore"):
-        return array.astype(port.dtype)
-
-
-def _finished(port: Port, array: Array) -> Array:
-    """A result in the type that the file gives it."""
-    if port.dtype != np.float16 or array.dtype.kind != "f" or array.dtype == port.dtype:
-        return array
-    with np.errstate(over="ignore"):  # to infinity, as in the file's own type
-        return array.astype(np.float16)
-
-
-def _shape_text(shape: tuple[int | str | None, ...]) -> str:
-    return "[" + ", ".join("?" if side is None else str(side) for side in shape) + "]"
+            return finished(self.outputs[0], tensors[self.outputs[0].name])
+        return {port.name: finished(port, tensors[port.name]) for port in self.outputs}
 
 
 def _port_text(port: Port) -> str:
-    return f"{port.name} {port.dtype}{'' if port.shape is None else _shape_text(port.shape)}"
+    return f"{port.name} {port.dtype}{'' if port.shape is None else shape_text(port.shape)}"
 
 
 def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Array]], None]:
@@ -257,24 +219,6 @@ def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:
         drops.append([name for name in dict.fromkeys(names) if name and name not in seen])
         seen.update(names)
     return drops[::-1]
-
-
-def _direct(network: OnnxNetwork) -> Callable[[Any], Any] | None:
-    """A function that only calls the plan, if there is nothing else: without a dictionary of tensors, for any batch size."""
-    if len(network.stages) != 1 or len(network.inputs) != 1 or len(network.outputs) != 1:
-        return None
-    stage = network.stages[0]
-    if not isinstance(stage, IntegerStage) or stage.source != network.inputs[0].name or stage.results != (network.outputs[0].name,):
-        return None
-    compiled, source, result = stage.compiled, network.inputs[0], network.outputs[0]
-
-    def run(x: Any) -> Any:
-        if getattr(x, "dtype", None) == np.float32:
-            return compiled(x)[0]
-        made = _finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(np.float32, copy=False))[0])
-        return as_tensor(made) if is_tensor(x) else made
-
-    return run
 
 
 def load_saved(source: saved.Source, *, tune: bool = False, limits: Limits | None = None) -> OnnxNetwork:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ulp import _core
-from ulp.config import get_num_threads
+from ulp._core import num_threads
 
 from .model import OnnxError
 
@@ -31,32 +31,53 @@ def available() -> bool:
 
 
 class Session:
-    """An island's session. It has as many threads as `ulp.set_num_threads` said when it was made, and all islands share one arena.
+    """An island's session. It has as many threads as `ulp.set_num_threads` says, and all islands share one arena.
 
     model: the serialized ModelProto. what: how messages name the island. folds: whether onnxruntime may compute constants while it loads.
-    types: of the results, as onnxruntime calls them.
+    types: of the results, as onnxruntime calls them. inputs, results: names and dtypes; None for types that numpy has not.
     """
 
     def __init__(self, model: bytes, what: str, *, folds: bool = True) -> None:
         self.model = model
         self.what = what
         self.folds = folds
-        self._session = _open(model, what, folds)
-        self.types = [str(port.type) for port in self._session.get_outputs()]
-        self._feeds = [(port.name, _dtype(port.type)) for port in self._session.get_inputs()]
-        self._names = [port.name for port in self._session.get_outputs()]
-        self._run = self._session._sess.run  # as its `run`, without checks in Python that take as long as a small island
+        self._lock = threading.Lock()
+        self._open()
+        ports = self._session.get_inputs(), self._session.get_outputs()
+        self.types = [str(port.type) for port in ports[1]]
+        self.inputs, self.results = ([(str(port.name), _dtype(port.type)) for port in some] for some in ports)
+        self._names = [name for name, _ in self.results]
+
+    def _open(self) -> None:
+        threads = num_threads()
+        self._session = _open(self.model, self.what, self.folds, threads)
+        # As the session's own `run`, without checks in Python that take as long as a small island.
+        self._state = threads, self._session._sess.run
+
+    @property
+    def options(self) -> Any:
+        """onnxruntime's SessionOptions."""
+        return self._session.get_session_options()
 
     @property
     def counts(self) -> tuple[int, int]:
         """How many arrays it reads and makes."""
-        return len(self._feeds), len(self._names)
+        return len(self.inputs), len(self.results)
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         """The results. float32 for a float16, and the reverse, is converted. OnnxError where onnxruntime fails."""
-        feeds = {name: _fed(array, dtype) for (name, dtype), array in zip(self._feeds, arrays, strict=True)}
+        return self.run(self._names, {name: _fed(array, dtype) for (name, dtype), array in zip(self.inputs, arrays, strict=True)})
+
+    def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+        """The results of these names for arrays of the types in `inputs`, by name. OnnxError where onnxruntime fails."""
+        threads, run = self._state
+        if threads != num_threads():
+            with self._lock:
+                if self._state[0] != num_threads():
+                    self._open()
+                run = self._state[1]
         try:
-            results: list[Any] = self._run(self._names, feeds, None)
+            results: list[Any] = run(names, feeds, None)
         except Exception as error:  # onnxruntime has a class for each of its codes
             raise OnnxError(f"{self.what}: {_first_line(error)}") from error
         return results
@@ -73,7 +94,7 @@ def _fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
         return array.astype(dtype)
 
 
-def _open(model: bytes, what: str, folds: bool) -> Any:
+def _open(model: bytes, what: str, folds: bool, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -83,7 +104,7 @@ def _open(model: bytes, what: str, folds: bool) -> Any:
 
     def session(**entries: str) -> Any:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = get_num_threads()
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         # Waiting threads would take the cores from integer parts. Floats stay floats where they meet int8 weights: onnxruntime would round

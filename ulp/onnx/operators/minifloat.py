@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ulp.onnx.model import OnnxError
@@ -19,11 +21,26 @@ _FLAGS = {
 }
 
 
-def _number(array: Array, name: str, low: float, high: float) -> float:
-    """The one value of a parameter. OnnxError outside of low..high."""
-    if array.size != 1 or not low <= float(array.reshape(-1)[0]) <= high:
-        raise OnnxError(f"{name} of shape {list(array.shape)}: expected one number from {low:g} to {high:g}")
+def _number(array: Array, name: str) -> float:
+    """The one value of a parameter."""
+    if array.size != 1:
+        raise OnnxError(f"{name} of shape {list(array.shape)}: expected one number")
     return float(array.reshape(-1)[0])
+
+
+def float_limit(exponent: float, mantissa: float, bias: float, max_val: float) -> float:
+    """The largest number of the type. OnnxError for parameters that no type has."""
+    bounds = {
+        "exponent_bitwidth": (exponent, 1, 8),
+        "mantissa_bitwidth": (mantissa, 0, 24),
+        "exponent_bias": (bias, -256, 256),
+        "max_val": (max_val, 0, math.inf),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise OnnxError(f"{name}={value:g}: expected one number from {low:g} to {high:g}")
+    largest: float = (2 - 2**-mantissa) * 2.0 ** (2**exponent - 1 - bias)
+    return min(max_val, largest)
 
 
 @operator(
@@ -48,12 +65,9 @@ def float_quant(
     check_scale(scale, "scale")
     if np.broadcast_shapes(x.shape, scale.shape) != x.shape:
         raise OnnxError(f"scale of shape {list(scale.shape)} does not broadcast to x of {list(x.shape)}")
-    exponent = _number(exponent_bits, "exponent_bitwidth", 1, 8)
-    mantissa = _number(mantissa_bits, "mantissa_bitwidth", 0, 24)
-    bias = 2 ** (exponent - 1) - 1 if exponent_bias is None else _number(exponent_bias, "exponent_bias", -256, 256)
-    high = (2 - 2**-mantissa) * 2.0 ** (2**exponent - 1 - bias)
-    if max_val is not None:
-        high = min(high, _number(max_val, "max_val", 0, float("inf")))
+    exponent, mantissa = _number(exponent_bits, "exponent_bitwidth"), _number(mantissa_bits, "mantissa_bitwidth")
+    bias = 2 ** (exponent - 1) - 1 if exponent_bias is None else _number(exponent_bias, "exponent_bias")
+    high = float_limit(exponent, mantissa, bias, math.inf if max_val is None else _number(max_val, "max_val"))
     scaled = x / scale
     steps = np.exp2(np.maximum(np.floor(np.log2(np.abs(scaled) + np.finfo(x.dtype).tiny)) - mantissa, 1 - bias - mantissa))
     rounded = steps * rounding(call["rounding_mode"])(scaled / steps)

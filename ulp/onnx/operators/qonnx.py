@@ -49,14 +49,19 @@ def rounding(mode: str) -> Callable[[Array], Array]:
     return _ROUNDING[mode.upper()]
 
 
+def clamp_bounds(bits: float, signed: bool, narrow: bool) -> tuple[float, float]:
+    """The interval of codes. OnnxError for a width that codes do not have."""
+    if not 1 <= bits <= 32:
+        raise OnnxError(f"a bit width of {bits}: expected 1 to 32")
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0.0, 2**bits - 1)
+    if narrow:
+        low, high = (low + 1, high) if signed else (low, high - 1)
+    return low, high
+
+
 def _clamped(call: Call, steps: Array, bits: Array) -> Array:
     """Clamped (in place) to the interval of `bits`, signed and narrow, then rounded: the order of QONNX."""
-    width = float(bits.reshape(()))
-    if not 1 <= width <= 32:
-        raise OnnxError(f"a bit width of {width}: expected 1 to 32")
-    low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if call["signed"] else (0.0, 2**width - 1)
-    if call["narrow"]:
-        low, high = (low + 1, high) if call["signed"] else (low, high - 1)
+    low, high = clamp_bounds(float(bits.reshape(())), call["signed"], call["narrow"])
     return rounding(call["rounding_mode"])(np.clip(steps, low, high, out=steps))
 
 

@@ -1,0 +1,88 @@
+"""Islands: how they are called, what they may need, and with how many threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper  # noqa: E402  # only where there is onnx
+
+import ulp  # noqa: E402
+
+FLOAT, FLOAT16, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
+
+
+def node(op_type: str, inputs: str, outputs: str, **attributes: Any) -> Any:
+    return helper.make_node(op_type, inputs.split(), outputs.split(), **attributes)
+
+
+def model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], *constants: Any, opset: int = 17) -> Any:
+    """inputs, outputs: by name a type and a shape."""
+    before, behind = ([helper.make_tensor_value_info(name, *kind) for name, kind in some.items()] for some in (inputs, outputs))
+    graph = helper.make_graph(nodes, "g", before, behind, list(constants))
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("qonnx.custom_op.general", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def of_floats() -> Any:
+    """b + x and b - x, in another order than they are computed; c is not read."""
+    sides = {"x": (FLOAT, ["N", 4]), "c": (INT64, []), "b": (FLOAT, ["N", 4])}
+    nodes = [node("Add", "b x", "sum"), node("Sub", "b x", "difference")]
+    return ulp.load(model(nodes, sides, {"difference": (FLOAT, ["N", 4]), "sum": (FLOAT, ["N", 4])}), floats="onnxruntime")
+
+
+def test_a_model_of_floats_is_called_by_position_and_by_name() -> None:
+    network = of_floats()
+    x, b, c = np.ones((3, 4), np.float32), np.full((3, 4), 5, np.float32), np.array(0)
+    for results in (network(x, c, b), network(c=c, b=b, x=x), network(x, b=b, c=c), network(x[:, ::-1], c, b.astype(np.float64))):
+        assert list(results) == ["difference", "sum"]
+        np.testing.assert_array_equal(results["difference"], b - x)
+        np.testing.assert_array_equal(results["sum"], b + x)
+    assert not network.integer
+
+
+def test_a_model_of_floats_checks_what_it_is_given() -> None:
+    network = of_floats()
+    x, c = np.ones((3, 4), np.float32), np.array(0)
+    for _ in range(2):  # what is known of good shapes does not let others in
+        assert network(x, c, x)["sum"].shape == (3, 4)
+        with pytest.raises(ValueError, match=r"b has shape \[2, 4\]: expected \[N, 4\]"):
+            network(x, c, x[:2])
+        with pytest.raises(ValueError, match=r"x has shape \[4\]"):
+            network(x[0], c, x)
+    with pytest.raises(TypeError, match="c has dtype float32"):
+        network(x, x, x)
+    with pytest.raises(TypeError, match="'b' is missing"):
+        network(x, c)
+    with pytest.raises(TypeError, match="'x' is given twice"):
+        network(x, c, x=x)
+    with pytest.raises(TypeError, match="'d' is no input"):
+        network(x, c, d=x)
+
+
+def test_float16_is_what_the_file_says() -> None:
+    network = ulp.load(model([node("Add", "x x", "y")], {"x": (FLOAT16, ["N"])}, {"y": (FLOAT16, ["N"])}), floats="onnxruntime")
+    for x in (np.array([40000, 1], np.float16), np.array([40000, 1], np.float32)):
+        y = network(x)
+        assert y.dtype == np.float16
+        assert y.tolist() == [np.inf, 2]
+
+
+def test_sessions_follow_the_number_of_threads() -> None:
+    before = ulp.get_num_threads()
+    try:
+        ulp.set_num_threads(1)
+        network = of_floats()
+        session = network.stages[0].session
+        x, c = np.ones((3, 4), np.float32), np.array(0)
+        for threads in (1, 2, 1):
+            ulp.set_num_threads(threads)
+            assert network(x, c, x)["sum"][0, 0] == 2
+            assert session.options.intra_op_num_threads == threads
+    finally:
+        ulp.set_num_threads(before)

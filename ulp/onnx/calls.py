@@ -1,0 +1,133 @@
+"""What lies around the stages of a call: inputs are checked, results get their types, and a network of one stage is called directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ulp._tensors import as_numpy, as_tensor, is_tensor
+
+from .model import Array, Port
+from .stages import IntegerStage, IslandStage, Stage
+
+Direct: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], Any]
+
+
+def checked(port: Port, x: Any, sides: dict[str, int]) -> Any:
+    """x in the file's type. sides: the sizes of named sides in this call. TypeError, ValueError."""
+    if port.dtype == object:
+        return x  # a list, text, or None: onnxruntime knows which
+    array = _typed(port, x)
+    check_shape(port, array.shape, sides)
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+def check_shape(port: Port, shape: Sequence[int], sides: dict[str, int]) -> None:
+    """ValueError unless the shape is one that the file allows. sides: the sizes of named sides in this call."""
+    if port.shape is None:
+        return
+    fits = len(shape) == len(port.shape)
+    for side, expected in zip(shape, port.shape, strict=False):
+        known = sides.setdefault(expected, side) if isinstance(expected, str) else expected
+        fits = fits and known in (None, side)
+    if not fits:
+        batch = ", or shapes= in ulp.load, as the model computes with its batch" if port.shape[:1] == (1,) else ""
+        raise ValueError(f"{port.name} has shape {list(shape)}: expected {shape_text(port.shape)}{batch}")
+
+
+def finished(port: Port, array: Array) -> Array:
+    """A result in the type that the file gives it."""
+    if port.dtype != np.float16 or array.dtype.kind != "f" or array.dtype == port.dtype:
+        return array
+    with np.errstate(over="ignore"):  # to infinity, as in the file's own type
+        return array.astype(np.float16)
+
+
+def shape_text(shape: tuple[int | str | None, ...]) -> str:
+    """("N", 3) -> "[N, 3]"; what has no name is "?"."""
+    return "[" + ", ".join("?" if side is None else str(side) for side in shape) + "]"
+
+
+def _typed(port: Port, x: Any) -> Array:
+    """x in the input's type. TypeError unless it has that, or both are floats."""
+    array = np.asarray(x)
+    if array.dtype == port.dtype:
+        return array
+    if not (array.dtype.kind == "f" and port.dtype.kind == "f"):
+        raise TypeError(f"{port.name} has dtype {array.dtype}: expected {port.dtype}")
+    with np.errstate(over="ignore"):
+        return array.astype(port.dtype)
+
+
+def direct(inputs: Sequence[Port], outputs: Sequence[Port], stages: Sequence[Stage]) -> Direct | None:
+    """A function that only calls the one stage that there is, without a dictionary of tensors. It gives None for what it leaves to others.
+
+    None where there are several stages, or where the stage's inputs and outputs are not the model's.
+    """
+    if len(stages) != 1:
+        return None
+    stage = stages[0]
+    if isinstance(stage, IntegerStage):
+        return _plan(inputs, outputs, stage)
+    return _island(inputs, outputs, stage) if isinstance(stage, IslandStage) else None
+
+
+def _plan(inputs: Sequence[Port], outputs: Sequence[Port], stage: IntegerStage) -> Direct | None:
+    if len(inputs) != 1 or len(outputs) != 1 or stage.source != inputs[0].name or stage.results != (outputs[0].name,):
+        return None
+    compiled, source, result = stage.compiled, inputs[0], outputs[0]
+
+    def run(arrays: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        if len(arrays) != 1 or named:
+            return None
+        x = arrays[0]
+        if getattr(x, "dtype", None) == np.float32:
+            return compiled(x)[0]
+        made = finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(np.float32, copy=False))[0])
+        return as_tensor(made) if is_tensor(x) else made
+
+    return run
+
+
+def _island(inputs: Sequence[Port], outputs: Sequence[Port], stage: IslandStage) -> Direct | None:
+    session = stage.session
+    places = {name: i for i, name in enumerate(stage.reads)}
+    made = {name: i for i, name in enumerate(stage.makes)}
+    if not places.keys() <= {port.name for port in inputs} or not all(port.name in made for port in outputs):
+        return None
+    # Arrays go in and come out as the file has them, and nothing is converted.
+    ports = [(port.name, port.dtype, session.inputs[places[port.name]][0] if port.name in places else "") for port in inputs]
+    given = [session.inputs[i][1] for i in places.values()]
+    if any(port.dtype == object for port in inputs) or given != [port.dtype for name in places for port in inputs if port.name == name]:
+        return None
+    if any(port.dtype != session.results[made[port.name]][1] for port in outputs):
+        return None
+    names = [session.results[made[port.name]][0] for port in outputs]
+    keys = [port.name for port in outputs]
+    several = len(outputs) > 1
+    seen: list[tuple[tuple[int, ...], ...]] = [()]
+
+    def run(arrays: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        if len(arrays) + len(named) != len(ports):
+            return None
+        feeds = {}
+        shapes = []
+        for i, (name, dtype, place) in enumerate(ports):
+            x = arrays[i] if i < len(arrays) else named.get(name)
+            if type(x) is not np.ndarray or x.dtype != dtype or not x.flags.c_contiguous:
+                return None
+            shapes.append(x.shape)
+            if place:
+                feeds[place] = x
+        found = tuple(shapes)
+        if found != seen[0]:
+            sides: dict[str, int] = {}
+            for port, shape in zip(inputs, found, strict=True):
+                check_shape(port, shape, sides)
+            seen[0] = found
+        results = session.run(names, feeds)
+        return dict(zip(keys, results, strict=True)) if several else results[0]
+
+    return run
