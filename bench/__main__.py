@@ -14,6 +14,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 PASSED_ON = {
     "onnx": "exported models in ulp.load beside onnxruntime and qonnx",
     "train": "train the demo's classifiers of digits and write their files",
+    "train_float": "train the float networks that `run quantize` quantizes",
 }
 WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks")
 
@@ -194,6 +195,11 @@ def _passed_on(command: str, arguments: list[str]) -> int:
         from .runs import onnx_models
 
         return onnx_models.main(arguments)
+    if command == "train_float":
+        from .subjects import float_networks
+
+        float_networks.main(arguments)
+        return 0
     from .subjects import train_digits
 
     train_digits.main(arguments)
