@@ -45,7 +45,8 @@ def numbers() -> npt.NDArray[np.float32]:
 def cases() -> Iterator[Case]:
     channels = np.array([0.25, 0.3, 1.7], np.float32).reshape(3, 1)
     for i, mode in enumerate(MODES):
-        scale, zero, bits = ((0.5, 0, 4), (0.1, 3, 2.6), (channels, -2.5, 8))[i % 3]
+        parameters: list[tuple[Any, float, float]] = [(0.5, 0, 4), (0.1, 3, 2.6), (channels, -2.5, 8)]
+        scale, zero, bits = parameters[i % 3]
         for signed, narrow in ((1, 0), (0, 1)):
             yield "Quant", {"signed": signed, "narrow": narrow, "rounding_mode": mode}, [scale, zero, bits]
             yield "Quant", {"signed": signed, "narrow": narrow, "rounding_mode": mode}, [0.25, 0, 4]
@@ -137,7 +138,7 @@ def test_quantizers_between_floats_are_one_session() -> None:
     nodes = [
         proto("Softmax", "x", "a"),
         proto("Quant", "a s z b", "q", signed=0),
-        proto("Exp", "q", "e"),
+        proto("Softmax", "q", "e"),
         proto("BipolarQuant", "e s", "p"),
         proto("Softmax", "p", "y"),
     ]

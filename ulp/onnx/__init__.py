@@ -89,8 +89,8 @@ def load(
         return network
     model = read(source, limits)
     how: Mode = "threshold" if mode == "threshold" else "requantise"
-    compilation = Compilation(how, hint or "latency", group or 1, tune is not False, progress)
     in_islands = available() if floats is None else floats == "onnxruntime"
+    compilation = Compilation(how, hint or "latency", group or 1, tune is not False, progress, in_islands)
     model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
     normal = normalise(model)
     one = infer(normal, one_shape, limits)

@@ -26,7 +26,7 @@ from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
 from .operators import OPERATORS
-from .parts import Part, without_floats
+from .parts import Part, only_quantizes, without_floats
 from .rules import quantizers
 from .scope import Scope
 from .stages import FloatStage, IntegerStage, Stage
@@ -45,13 +45,14 @@ _PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast
 
 @dataclass(frozen=True)
 class Compilation:
-    """How parts become plans: arguments of `ulp.load`."""
+    """How parts become plans: arguments of `ulp.load`. islands: whether onnxruntime runs what does not become one."""
 
     mode: Mode = "requantise"
     hint: Hint = "latency"
     group: int = 1
     tune: bool = True
     progress: bool = False
+    islands: bool = False
 
 
 @dataclass
@@ -263,7 +264,9 @@ class Builder:
             names = tuple(name for name in part.results if name in needed)
             layers = [node.name for node in part.graph.nodes]
             try:
-                if names:
+                if names and self.compilation.islands and only_quantizes([part.results[name] for name in names]):
+                    self.wrong.update((name, "nothing computes with its codes") for name in layers)
+                elif names:
                     plans[part.root] = self.stage(part, names)
             except ValueError as error:  # a case that no rule refuses
                 self.wrong.update((name, str(error)) for name in layers)

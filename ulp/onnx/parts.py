@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,3 +90,15 @@ def without_floats(node: ir.Node) -> ir.Node | None:
     """The node that keeps a result from being had as floats, if there is one: it works on codes, and nothing says on which."""
     ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat, ir.View))
     return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather, ir.Rearrange))), None)
+
+
+def only_quantizes(results: Sequence[ir.Node]) -> bool:
+    """Whether these are the part's input, quantized and moved: then a plan of its own would only divide what is around it."""
+    moves = (ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
+    for result in results:
+        for end in _ends(result, moves):
+            if not isinstance(end.op, ir.Quantize) or not all(
+                isinstance(start.op, ir.Input) for start in _ends(end.inputs[0], (*moves, ir.Clamp))
+            ):
+                return False
+    return True

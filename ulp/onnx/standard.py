@@ -1,7 +1,7 @@
 """QONNX's quantizers in ONNX's own operators, for onnxruntime, which has none of QONNX's.
 
-They take the same steps in float32 as operators/qonnx.py and minifloat.py, and give the same bits but for signs of zeros, which the Where of
-onnxruntime drops. What cannot be written so (parameters that a call computes, other types than float32, roundings that old opsets lack)
+They take the same steps in float32 as operators/qonnx.py and minifloat.py, and give the same bits but for signs of zeros, which its Where
+drops. What cannot be written so (parameters that a call computes, other types than float32, roundings that old opsets lack)
 stays with the operators of numpy.
 """
 
