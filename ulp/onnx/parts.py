@@ -95,10 +95,8 @@ def without_floats(node: ir.Node) -> ir.Node | None:
 def only_quantizes(results: Sequence[ir.Node]) -> bool:
     """Whether these are the part's input, quantized and moved: then a plan of its own would only divide what is around it."""
     moves = (ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
-    for result in results:
-        for end in _ends(result, moves):
-            if not isinstance(end.op, ir.Quantize) or not all(
-                isinstance(start.op, ir.Input) for start in _ends(end.inputs[0], (*moves, ir.Clamp))
-            ):
-                return False
-    return True
+    ends = [end for result in results for end in _ends(result, moves)]
+    if not all(isinstance(end.op, ir.Quantize) for end in ends):
+        return False
+    starts = (start for end in ends for start in _ends(end.inputs[0], (*moves, ir.Clamp)))
+    return all(isinstance(start.op, ir.Input) for start in starts)
