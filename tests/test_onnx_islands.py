@@ -73,6 +73,64 @@ def test_float16_is_what_the_file_says() -> None:
         assert y.tolist() == [np.inf, 2]
 
 
+def int8_network(source: Any, side: int, **options: Any) -> tuple[Any, Any]:
+    """What onnxruntime's quantizer makes of a network of images, and images."""
+    onnx_models = pytest.importorskip("onnx_models")
+    x = np.random.default_rng(0).standard_normal((4, 3, side, side)).astype(np.float32)
+    return onnx_models.quantized(source(onnx_models), x, **options), x
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long onnxruntime takes as a share of a plan's time: the last number. A 0 is added for every question."""
+    answers = [0.5]
+
+    def ratio(ours: Any, theirs: Any) -> float:
+        answer = answers[0]
+        answers.append(0)
+        ours()
+        theirs()
+        return answer
+
+    monkeypatch.setattr("ulp.onnx.rivals.ratio", ratio)
+    return answers
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_integers_that_onnxruntime_runs_faster_are_left_to_it(asked: list[float], form: str, signed: bool) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    kind = quantization.QuantType.QInt8 if signed else quantization.QuantType.QUInt8
+    how = {"quant_format": quantization.QuantFormat[form], "activation_type": kind, "weight_type": quantization.QuantType.QInt8}
+    source, x = int8_network(lambda models: models.chain(), 12, **how)
+    network = ulp.load(source, floats="onnxruntime")
+    assert len(asked) == 2
+    assert len(network.stages) == 1
+    assert {(row.runs_in, row.why) for row in network.layers if row.type in ("Conv", "Gemm")} == {
+        ("floats", "onnxruntime is faster whole, measured at load")
+    }
+    plan = ulp.load(source, floats="onnxruntime", tune=False)
+    assert plan.integer
+    np.testing.assert_array_equal(network(x), plan(x))
+    # Only where it was asked for, and is so.
+    assert ulp.load(source, floats="onnxruntime", strict=True).integer
+    asked[0] = 0.97
+    assert ulp.load(source, floats="onnxruntime").integer
+    assert len(asked) == 3
+
+
+def test_what_onnxruntime_rounds_otherwise_is_not_left_to_it(asked: list[float]) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    how = {"quant_format": quantization.QuantFormat.QDQ, "weight_type": quantization.QuantType.QInt8}
+    narrow = {**how, "activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt4}
+    for source, x in (
+        int8_network(lambda models: models.chain(), 12, **narrow),  # products in floats
+        int8_network(lambda models: models.small_network(), 16, **how, activation_type=quantization.QuantType.QInt8),
+    ):
+        assert np.isfinite(ulp.load(source, floats="onnxruntime")(x)).all()
+        assert len(asked) == 1
+
+
 def test_sessions_follow_the_number_of_threads() -> None:
     before = ulp.get_num_threads()
     try:

@@ -125,7 +125,8 @@ def proto(op_type: str, inputs: str, outputs: str, **attributes: Any) -> Any:
 
 
 def model(nodes: list[Any], **constants: Any) -> Any:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", ["N", 4]), ("y", None)))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     arrays = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     imports = [helper.make_opsetid("", 17), helper.make_opsetid(QONNX, 1)]
     return helper.make_model(helper.make_graph(nodes, "g", [x], [y], arrays), opset_imports=imports, ir_version=8)

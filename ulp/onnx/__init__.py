@@ -17,12 +17,13 @@ from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
 from .inference import Sides, batch_inside, check_sides, infer, open_shape, takes_any_batch
-from .islands import form, runs_in_island
+from .islands import Maker, form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
 from .network import OnnxNetwork, load_saved
 from .normalise import normalise
 from .reader import read
+from .rivals import left_to_onnxruntime
 from .session import available
 from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
 from .table import layer_rows, without_compute
@@ -98,9 +99,13 @@ def load(
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
         model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
     check_sides(one, many)
-    built = build(normal, one, batch_inside(one, many), compilation, limits)
+    inside = batch_inside(one, many)
+    built = build(normal, one, inside, compilation, limits)
     if strict:
         _check_strict(normal, built)
+    elif in_islands and compilation.tune and how == "requantise":
+        left = left_to_onnxruntime(built, Maker(built.scope, model, normal, one.tensors, many.tensors))
+        built = build(normal, one, inside, compilation, limits, left) if left else built
     rows = layer_rows(normal, built)
     stages, constants = built.stages, built.constants
     if in_islands:

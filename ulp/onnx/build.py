@@ -11,8 +11,9 @@ Types and shapes of float tensors come from shape inference, for a batch of one 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -69,9 +70,19 @@ class Built:
         return self.scope.layers
 
 
-def build(model: Model, inferred: Inferred, inside: Set[str], compilation: Compilation, limits: Limits) -> Built:
-    """The stages of a normalised model. inferred: from its inputs' shapes, with a batch of one. inside: see `Scope`."""
-    floats: dict[str, str] = {}
+def build(
+    model: Model,
+    inferred: Inferred,
+    inside: Set[str],
+    compilation: Compilation,
+    limits: Limits,
+    floats: Mapping[str, str] = MappingProxyType({}),
+) -> Built:
+    """The stages of a normalised model.
+
+    inferred: from its inputs' shapes, with a batch of one. inside: see `Scope`. floats: nodes that are not to be integer, and why.
+    """
+    floats = dict(floats)
     for _ in range(_ATTEMPTS):
         builder = Builder(model, inferred, inside, compilation, limits, floats)
         # A file's numbers may be NaN, infinite or too large. Rules check the results, so numpy does not warn.

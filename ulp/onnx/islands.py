@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def form(
     original, model: as read and as normalised. one, many: what is known of tensors, for a batch of one and of more: sides that differ are
     left open.
     """
-    maker = _Maker(scope, original, model, one, many)
+    maker = Maker(scope, original, model, one, many)
     formed: list[Stage] = []
     later = maker.reads_behind(stages)
     for group in _groups(stages, maker.takes):
@@ -93,7 +94,9 @@ def _groups(stages: Sequence[Stage], takes: Callable[[Node], bool]) -> Iterable[
         in_island = not in_island
 
 
-class _Maker:
+class Maker:
+    """Makes islands of a model's nodes. Arguments as for `form`."""
+
     def __init__(self, scope: Scope, original: Model, model: Model, one: Mapping[str, Tensor], many: Mapping[str, Tensor]) -> None:
         import onnx
 
@@ -143,15 +146,19 @@ class _Maker:
                 inside[name] = inside.get(name, 0) + 1
         made = [name for step in steps for name in step.node.outputs if name]
         results = [name for name in made if later.get(name, 0) > inside.get(name, 0)]
-        graph = _Graph(self, results)
-        for node in self.as_in_file([step.node for step in steps], set(results)):
-            graph.node(node)
         try:
-            session = Session(graph.serialized(), _name([step.node for step in steps]), folds=graph.folds)
+            reads, session = self.session([step.node for step in steps], results)
         except OnnxError:
             return self.in_parts(steps, later)
         self.types.update(zip(results, session.types, strict=True))
-        return [IslandStage(tuple(graph.reads), tuple(results), session)]
+        return [IslandStage(tuple(reads), tuple(results), session)]
+
+    def session(self, nodes: list[Node], results: list[str], optimized: Path | None = None) -> tuple[list[str], Session]:
+        """What the nodes read from outside, and the session that gives these results of theirs. optimized: as for `Session`."""
+        graph = _Graph(self, results)
+        for node in self.as_in_file(nodes, set(results)):
+            graph.node(node)
+        return graph.reads, Session(graph.serialized(), _name(nodes), folds=graph.folds, optimized=optimized)
 
     def in_parts(self, steps: list[FloatStage], later: Mapping[str, int]) -> list[Stage]:
         """Steps that are no island, as something in them is unknown to onnxruntime: smaller islands, and operators of numpy.
@@ -258,7 +265,7 @@ def _rewritten(original: Model, model: Model) -> list[tuple[Node, list[Node]]]:
 class _Graph:
     """The sub-model of one island while it grows."""
 
-    def __init__(self, maker: _Maker, results: list[str]) -> None:
+    def __init__(self, maker: Maker, results: list[str]) -> None:
         self.maker = maker
         self.onnx = maker.onnx
         self.nodes: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,23 +35,25 @@ class Session:
     """An island's session. It has as many threads as `ulp.set_num_threads` says, and all islands share one arena.
 
     model: the serialized ModelProto. what: how messages name the island. folds: whether onnxruntime may compute constants while it loads.
-    types: of the results, as onnxruntime calls them. inputs, results: names and dtypes; None for types that numpy has not.
+    optimized: a file that gets the model as onnxruntime runs it.
+    types: of the results, as onnxruntime calls them. exact: whether no product of integers saturates on this CPU.
+    inputs, results: names and dtypes; None for types that numpy has not.
     """
 
-    def __init__(self, model: bytes, what: str, *, folds: bool = True) -> None:
+    def __init__(self, model: bytes, what: str, *, folds: bool = True, optimized: Path | None = None) -> None:
         self.model = model
         self.what = what
         self.folds = folds
         self._lock = threading.Lock()
-        self._open()
+        self._open(optimized)
         ports = self._session.get_inputs(), self._session.get_outputs()
         self.types = [str(port.type) for port in ports[1]]
         self.inputs, self.results = ([(str(port.name), _dtype(port.type)) for port in some] for some in ports)
         self._names = [name for name, _ in self.results]
 
-    def _open(self) -> None:
+    def _open(self, optimized: Path | None = None) -> None:
         threads = num_threads()
-        self._session = _open(self.model, self.what, self.folds, threads)
+        self._session, self.exact = _open(self.model, self.what, self.folds, threads, optimized)
         # As the session's own `run`, without checks in Python that take as long as a small island.
         self._state = threads, self._session._sess.run
 
@@ -94,7 +97,7 @@ def _fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
         return array.astype(dtype)
 
 
-def _open(model: bytes, what: str, folds: bool, threads: int) -> Any:
+def _open(model: bytes, what: str, folds: bool, threads: int, optimized: Path | None) -> tuple[Any, bool]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -107,6 +110,8 @@ def _open(model: bytes, what: str, folds: bool, threads: int) -> Any:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
         # Waiting threads would take the cores from integer parts. Floats stay floats where they meet int8 weights: onnxruntime would round
         # them to 8 bits.
         entries = {"intra_op.allow_spinning": "0", "qdq_matmulnbits_accuracy_level": "1", **entries}
@@ -118,10 +123,10 @@ def _open(model: bytes, what: str, folds: bool, threads: int) -> Any:
 
     try:
         # On CPUs without VNNI, sums of products of uint8 and int8 saturate: int8 weights become uint8, which takes longer.
-        return session(x64quantprecision="0" if _has_vnni() else "1")
+        return session(x64quantprecision="0" if _has_vnni() else "1"), True
     except Exception:  # it has no such kernel for everything: int8 activations with uint8 weights
         try:
-            return session()
+            return session(), _has_vnni()
         except Exception as error:  # onnxruntime has a class for each of its codes
             raise OnnxError(f"{what}: {_first_line(error)}") from error
 
