@@ -24,6 +24,7 @@ MODULES = {
     "ulp": "Matrices, settings, and reading models. [matrices.md](matrices.md) and [settings.md](settings.md) show these in use.",
     "ulp.nn": "Layers and compiled networks. [networks.md](networks.md) shows these in use.",
     "ulp.onnx": "Models from ONNX; `ulp.load` is `ulp.onnx.load`. [onnx.md](onnx.md) shows these in use.",
+    "ulp.quantize": "Quantizing float models after training. [quantizing.md](quantizing.md) shows it in use.",
     "ulp.torch": "Low-bit layers in a torch model; needs torch. [torch.md](torch.md) shows these in use.",
 }
 # Public to other modules of ulp, but of no use to others.

@@ -161,6 +161,34 @@ def a_model_in_a_file() -> dict[str, Any]:
     return {"images": images}
 
 
+def a_float_model_in_a_file() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    try:
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError:  # the page's blocks are skipped
+        return {}
+    weights = {"conv1.weight": (8, 3, 3, 3), "layer1.0.weight": (8, 8, 3, 3), "head.weight": (10, 8)}
+    nodes = [
+        helper.make_node("Conv", ["images", "conv1.weight"], ["x1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["x1"], ["x2"]),
+        helper.make_node("Conv", ["x2", "layer1.0.weight"], ["x3"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["x3"], ["x4"]),
+        helper.make_node("GlobalAveragePool", ["x4"], ["x5"]),
+        helper.make_node("Flatten", ["x5"], ["x6"]),
+        helper.make_node("Gemm", ["x6", "head.weight"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "float",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    Path("float.onnx").write_bytes(model.SerializeToString())
+    return {"images": rng.standard_normal((32, 3, 16, 16)).astype(np.float32)}
+
+
 def arrays_on_a_gpu() -> dict[str, Any]:
     from cuda_arrays import TorchTensor
 
@@ -171,7 +199,11 @@ def arrays_on_a_gpu() -> dict[str, Any]:
     return {"weights": weights, "x": TorchTensor(x), "scale": scale, "bias": bias, "a": x, "b": weights}
 
 
-PRESUPPOSED: dict[str, Callable[[], dict[str, Any]]] = {"onnx.md": a_model_in_a_file, "gpu.md": arrays_on_a_gpu}
+PRESUPPOSED: dict[str, Callable[[], dict[str, Any]]] = {
+    "onnx.md": a_model_in_a_file,
+    "quantizing.md": a_float_model_in_a_file,
+    "gpu.md": arrays_on_a_gpu,
+}
 
 
 @contextlib.contextmanager
@@ -452,12 +484,12 @@ def test_api_page_is_what_the_docstrings_say() -> None:
 
 def test_api_page_names_every_public_name() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    modules: list[Any] = [ulp, ulp.nn, ulp.onnx]
+    modules: list[Any] = [ulp, ulp.nn, ulp.onnx, ulp.quantize]
     if importlib.util.find_spec("torch") is not None:
         modules.append(importlib.import_module("ulp.torch"))
     for module in modules:
         for name in module.__all__:
-            section = "##" if f"ulp.{name}" in ("ulp.nn", "ulp.onnx") else "###"
+            section = "##" if f"ulp.{name}" in ("ulp.nn", "ulp.onnx", "ulp.quantize") else "###"
             title = f"ulp.{name}" if section == "##" else f"`{module.__name__}.{name}`"
             assert f"\n{section} {title}\n" in page, f"{module.__name__}.{name}"
 

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(not CSRC.is_dir(), reason="the sources are not b
 LAZY_ENTRY_POINTS = {
     ("ulp", "ulp.nn"): "an attribute of ulp, imported when it is first used, so that importing ulp stays quick",
     ("ulp", "ulp.onnx"): "likewise, and ulp.load",
+    ("ulp", "ulp.quantize"): "likewise",
     ("ulp", "ulp.torch"): "likewise",
+    ("ulp.onnx", "ulp.quantize"): "ulp.load quantizes float models where it is asked to",
 }
 
 # Layers of ulp, lowest first. A module belongs to the longest prefix that fits, and imports from its own layer and those below.
@@ -28,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ulp._core", "ulp._cuda"),
     ("ulp.",),
     ("ulp.nn",),
-    ("ulp.onnx", "ulp.torch", "ulp._torch_layers", "ulp._quantized"),
+    ("ulp.onnx", "ulp.quantize", "ulp.torch", "ulp._torch_layers", "ulp._quantized"),
     ("ulp", "ulp.__main__", "ulp.demo"),
 )
 # Of one layer, but none imports the other.

@@ -27,7 +27,7 @@ from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_t
 from .packed import PackedMatrix, pack
 
 if _TYPE_CHECKING:
-    from . import nn, onnx, torch  # noqa: F401  # not in __all__: a star import would need torch
+    from . import nn, onnx, quantize, torch  # noqa: F401  # not in __all__: a star import would need torch
     from .onnx import load
 
 __version__: str = _build_info()["version"]
@@ -51,6 +51,7 @@ __all__ = [
     "nn",
     "onnx",
     "pack",
+    "quantize",
     "set_isa",
     "set_num_threads",
     "show_config",
@@ -63,7 +64,7 @@ _threadpoolctl.register()
 
 
 # Imported when they are first used: they are not needed for matrix products.
-_LAZY = ("load", "nn", "onnx", "torch")
+_LAZY = ("load", "nn", "onnx", "quantize", "torch")
 
 
 def __getattr__(name: str) -> _Any:

@@ -68,7 +68,7 @@ class Observer:
             return from_range(self._percentile(100 - percentile), self._percentile(percentile), bits, signed, asymmetric)
         return self._by_squared_error(bits, signed, asymmetric)
 
-    def _points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    def points(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Values in ascending order with their counts: the middle of each bin that is not empty, and 0."""
         width = self._reach / _BINS
         values = np.insert((np.arange(-_BINS, _BINS) + 0.5) * width, _BINS, 0.0)
@@ -77,7 +77,7 @@ class Observer:
         return np.clip(values[used], self.low, self.high), counts[used]
 
     def _percentile(self, percentile: float) -> float:
-        values, counts = self._points()
+        values, counts = self.points()
         if percentile >= 100:
             return self.high
         if percentile <= 0:
@@ -86,7 +86,7 @@ class Observer:
         return float(values[min(len(values) - 1, int(np.searchsorted(total, percentile / 100 * total[-1])))])
 
     def _by_squared_error(self, bits: int, signed: bool, asymmetric: bool) -> Quantizer:
-        values, counts = self._points()
+        values, counts = self.points()
         points = values.astype(np.float32)
         best, min_error = from_range(self.low, self.high, bits, signed, asymmetric), math.inf
         # With heavy tails, 2 bits are best on a small share of the range, 6 bits and more on nearly all of it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ulp._validate import integer
 from ulp.nn.compiled import Hint
@@ -27,6 +27,9 @@ from .session import available
 from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
 from .table import layer_rows, without_compute
 
+if TYPE_CHECKING:
+    from ulp.quantize import Quantized
+
 __all__ = ["FloatStage", "IntegerStage", "LayerRow", "Limits", "OnnxError", "OnnxNetwork", "load"]
 
 
@@ -34,6 +37,8 @@ def load(
     source: Any,
     *,
     strict: bool = False,
+    bits: Any = None,
+    calibrate: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     mode: str | None = None,
     hint: Hint | None = None,
@@ -48,6 +53,8 @@ def load(
     source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which needs no package onnx. That comes
         back with the shapes, mode, hint and group of then: arguments that ask for others are refused.
     strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
+    bits, calibrate: quantize a float model first, as `ulp.quantize.quantize` does, which has more options. What that gives, with a report
+        per layer, is the attribute `quantized` of the result.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch.
     mode: "requantize" (the default): as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit
         for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
@@ -68,6 +75,10 @@ def load(
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
     if floats not in (None, "onnxruntime", "numpy"):
         raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
+    if bits is not None or calibrate is not None:
+        return _quantized(source, bits, calibrate, limits, progress).load(
+            strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
+        )
     group = None if group is None else integer(group, "group", 1, 2**16)
     if not isinstance(shapes, Mapping | None):
         raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
@@ -98,6 +109,18 @@ def load(
     elif set(model.protos) - set(constants) & {name for stage in stages for name in stage.reads}:
         raise OnnxError("the file has tensors of types that only onnxruntime knows: pip install onnxruntime")
     return OnnxNetwork(model.inputs, model.outputs, stages, constants, rows, model.opset, limits)
+
+
+def _quantized(source: Any, bits: Any, calibrate: Any, limits: Limits | None, progress: bool) -> Quantized:
+    """The float model, quantized. ValueError where only one of the two arguments is given, OnnxError for a saved network."""
+    if bits is None or calibrate is None:
+        missing, given = ("bits", "calibrate") if bits is None else ("calibrate", "bits")
+        raise ValueError(f"{given}= without {missing}=: quantizing a float model needs both, such as bits=4, calibrate=images[:256]")
+    if is_saved(source):
+        raise OnnxError("bits= for a saved network; what was saved cannot be changed: load the model that it was made from")
+    from ulp.quantize import quantize
+
+    return quantize(source, bits=bits, calibrate=calibrate, limits=limits, progress=progress)
 
 
 # A batch size that nothing else in a model is likely to be.
@@ -163,7 +186,7 @@ def _shapes(model: Model, given: dict[str, Sequence[int]]) -> tuple[Model, dict[
             if port.name in given:
                 batch, *rest = (int(side) for side in given[port.name])
             one[port.name] = (batch, *rest)
-            many[port.name] = (_BATCH if sides[0] in (None, 1) else sides[0], *sides[1:])
+            many[port.name] = (_BATCH if sides[0] in (None, 1) else sides[0], *rest)
         elif port.name in given:
             one[port.name] = tuple(given[port.name])
     return replace(model, inputs=inputs), one, many

@@ -19,13 +19,17 @@ from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
 from .stages import IntegerStage, IslandStage, LayerRow, Stage, bound
+from .table import no_quantizers
+
+_NO_QUANTIZERS = "no quantizers in this file, so it runs in floats: ulp.load(..., bits=, calibrate=) quantizes it"
 
 
 class OnnxNetwork(Printed):
     """A model that runs: integer parts as plans, other nodes as numpy operators. Any number of threads may call it at once.
 
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row per node of the model; print() shows
-    them as a table. integer: whether all of it is one plan.
+    them as a table. integer: whether all of it is one plan. quantized: where `ulp.load` quantized the model, what it made of it (a
+    `ulp.quantize.Quantized`; not saved), else None.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class OnnxNetwork(Printed):
         self.layers = tuple(layers)
         self.opset = opset
         self.limits = limits
+        self.quantized: Any = None
         self._runners = [_runner(stage, opset, limits) for stage in stages]
         self._drops = _last_uses(self.stages, {port.name for port in outputs})
         self._direct = _direct(self)
@@ -130,7 +135,12 @@ class OnnxNetwork(Printed):
             f"OnnxNetwork: {', '.join(map(_port_text, self.inputs))} -> {', '.join(map(_port_text, self.outputs))}, "
             f"{integers} of {len(self.layers)} layers in integers, {self.nbytes / 1e6:.2f} MB"
         )
-        return Table(("layer", "type", "runs in", "bits", "shape", "nbytes", "why"), rows, title=title)
+        return Table(
+            ("layer", "type", "runs in", "bits", "shape", "nbytes", "why"),
+            rows,
+            title=title,
+            foot=_NO_QUANTIZERS if no_quantizers(self.layers) else "",
+        )
 
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"

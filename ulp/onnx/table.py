@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from ulp.nn.graph import Conv, Linear
 
 from .build import Built
@@ -30,6 +33,14 @@ _INTEGER_OPERATORS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMat
 def without_compute(op_type: str) -> bool:
     """Whether an operator that runs outside of plans does so without arithmetic of floats."""
     return op_type in (*_QUANTIZERS, *_MOVERS, *_INTEGER_OPERATORS)
+
+
+_QUANTIZED = re.compile("Quant|Trunc|MultiThreshold|Integer|NBits|^Q[A-Z]")
+
+
+def no_quantizers(rows: Sequence[LayerRow]) -> bool:
+    """Whether these layers are those of a model that nobody quantized."""
+    return bool(rows) and not any(row.integer or _QUANTIZED.search(row.op_type) for row in rows)
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:

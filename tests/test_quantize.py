@@ -1,0 +1,325 @@
+"""`ulp.quantize`: float models in ONNX, quantized after training, end in one integer plan and compute what their file says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+
+from onnx import TensorProto, helper  # noqa: E402
+from onnx_models import Writer, chain, small_network  # noqa: E402
+from reference import Array  # noqa: E402
+
+import ulp  # noqa: E402
+from ulp.onnx import OnnxError  # noqa: E402
+from ulp.quantize import Bits, FloatNetwork, Quantized, quantize  # noqa: E402
+
+
+def images(count: int, *shape: int, seed: int = 5) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, *shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def small() -> FloatNetwork:
+    return FloatNetwork(small_network(), images(96, 3, 16, 16))
+
+
+def snr(exact: Array, given: Array) -> float:
+    return float(10 * np.log10(np.square(exact).sum() / max(1e-20, float(np.square(exact - given).sum()))))
+
+
+# One plan.
+
+
+@pytest.mark.parametrize("bits", [8, 4, "W3A5", 1])
+@pytest.mark.parametrize("model", [small_network, chain])
+def test_one_integer_plan(model: Any, bits: Any) -> None:
+    shape = (3, 16, 16) if model is small_network else (3, 12, 12)
+    network = ulp.load(model(), bits=bits, calibrate=images(64, *shape), tune=False)
+    assert network.integer
+    assert all(row.integer for row in network.layers)
+
+
+def gate() -> Any:
+    """A block with hard-swish written as two operators, depthwise convolution, and a gate from a mean (squeeze and excitation)."""
+    w = Writer((4, 8, 8), 3)
+    a = w.conv("x", 4, 16)
+    a = w.add("Mul", a, w.add("HardSigmoid", a, alpha=1 / 6, beta=0.5))
+    b = w.conv(a, 16, 16, group=16)
+    b = w.add("Mul", b, w.add("Sigmoid", b))
+    g = w.add("Relu", w.conv(w.add("GlobalAveragePool", b), 16, 4, 1))
+    c = w.add("Mul", b, w.add("HardSigmoid", w.conv(g, 4, 16, 1), alpha=1 / 6, beta=0.5))
+    d = w.add("Add", w.conv(c, 16, 16, 1), a)
+    d = w.add("HardSwish", w.conv(w.add("AveragePool", d, kernel_shape=[2, 2], strides=[2, 2]), 16, 24))
+    flat = w.add("Flatten", w.add("GlobalAveragePool", d))
+    return w.model(w.add("Gemm", flat, w.weights(10, 24), transB=1))
+
+
+def test_gates_are_one_plan() -> None:
+    x = images(64, 4, 8, 8)
+    network = ulp.load(gate(), bits=8, calibrate=x, tune=False)
+    assert network.integer, str(network)
+    assert snr(ulp.load(gate())(x), network(x)) > 25
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_file_says_what_runs(small: FloatNetwork, bits: int, tmp_path: Path) -> None:
+    """The plan against the file's own arithmetic in floats: codes fall to their neighbours now and then."""
+    x = images(8, 3, 16, 16, seed=9)
+    quantized = small.quantized({layer.name: Bits(bits, bits) for layer in small.layers})
+    quantized.save(tmp_path / "model.onnx")
+    assert snr(ulp.load(tmp_path / "model.onnx", floats="numpy", tune=False)(x), quantized.load(tune=False)(x)) > 100
+    by_float = numpy_run(quantized.model, x)
+    assert snr(by_float, quantized.load(tune=False)(x)) > 20
+
+
+def numpy_run(model: Any, x: Array) -> Array:
+    """The file by onnxruntime, its quantizers as arithmetic that this test writes itself."""
+    import onnxruntime
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
+    nodes = []
+    for node in made.graph.node:
+        if node.op_type != "Quant":
+            nodes.append(node)
+            continue
+        name, out = node.input[0], node.output[0]
+        scale, zero, width = (constants[i] for i in node.input[1:])
+        signed = next(a.i for a in node.attribute if a.name == "signed")
+        low, high = (-(2.0 ** (width - 1)), 2.0 ** (width - 1) - 1) if signed else (0.0, 2.0**width - 1)
+        if name in constants:
+            values = np.clip(np.rint(constants[name] / scale), low, high) * scale
+            made.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), out))
+            continue
+        low, high = (low - zero) * scale, (high - zero) * scale
+        made.graph.initializer.extend(helper.make_tensor(f"{out}{i}", 1, [], [float(v)]) for i, v in enumerate((low, high, scale)))
+        a, b, c = (f"{out}{step}" for step in "abc")
+        nodes += [
+            helper.make_node("Clip", [name, f"{out}0", f"{out}1"], [a]),
+            helper.make_node("Div", [a, f"{out}2"], [b]),
+            helper.make_node("Round", [b], [c]),
+            helper.make_node("Mul", [c, f"{out}2"], [out]),
+        ]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+def test_wide_is_near_the_float_model(small: FloatNetwork) -> None:
+    x = images(32, 3, 16, 16, seed=8)
+    quantized = small.quantized({layer.name: Bits(8, 8) for layer in small.layers})
+    assert snr(ulp.load(small_network())(x), quantized.load(tune=False)(x)) > 30
+
+
+# Bits per layer.
+
+
+def bits_by_layer(quantized: Quantized) -> list[str]:
+    return [str(row.bits) for row in quantized.layers]
+
+
+def test_bits_by_name_and_pattern() -> None:
+    x = images(32, 3, 12, 12)
+    names = [layer.name for layer in FloatNetwork(chain(), x).layers]
+    assert len(names) == len(set(names)) == 6
+    given = {names[1]: "W2A5", names[5]: "float", "Conv_[68]": 5, "*": 3}
+    found = dict(zip(names, bits_by_layer(quantize(chain(), bits=given, calibrate=x)), strict=True))
+    assert found == {n: {names[0]: "W8A8", names[1]: "W2A5", names[5]: "None"}.get(n, found[n]) for n in names}
+    assert found[names[4]] == "W5A5"
+
+
+def test_first_and_last_layer() -> None:
+    x = images(32, 3, 12, 12)
+    assert bits_by_layer(quantize(chain(), bits=3, calibrate=x)) == ["W8A8", *["W3A3"] * 4, "W8A8"]
+    assert bits_by_layer(quantize(chain(), bits="W3A4", calibrate=x, first_last_bits=None)) == ["W3A4"] * 6
+    assert bits_by_layer(quantize(chain(), bits={"*": 2}, calibrate=x, first_last_bits=4)) == ["W4A4", *["W2A2"] * 4, "W4A4"]
+
+
+def test_a_float_layer_stays_in_floats(small: FloatNetwork) -> None:
+    network = small.quantized({layer.name: None if i == 2 else Bits(4, 4) for i, layer in enumerate(small.layers)}).load(tune=False)
+    rows = [row for row in network.layers if row.type in ("Conv", "Gemm")]
+    assert [row.integer for row in rows].count(False) == 1
+    x = images(4, 3, 16, 16)
+    assert np.isfinite(network(x)).all()
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("node", "weight", "name"),
+    [
+        ("/layer1/layer1.0/conv1/Conv", "onnx::Conv_12", "layer1.0.conv1"),
+        ("/layer2/layer2.0/down/down.0/Conv", "onnx::Conv_13", "layer2.0.down.0"),
+        ("node_conv2d", "layer1.0.conv1.weight", "layer1.0.conv1"),
+        ("my conv", "w", "my conv"),
+        ("", "w", "Conv"),
+    ],
+)
+def test_layers_are_called_as_their_modules(node: str, weight: str, name: str) -> None:
+    made = helper.make_graph(
+        [helper.make_node("Conv", ["x", weight], ["y"], name=node)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(images(3, 2, 3, 3), weight)],
+    )
+    network = FloatNetwork(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), images(4, 2, 4, 4))
+    (layer,) = network.layers
+    assert (layer.name, layer.macs) == (name, 3 * 2 * 2 * 2 * 9)
+
+
+# Calibration data.
+
+
+def test_forms_of_calibration_data() -> None:
+    x = images(70, 3, 12, 12)
+    labels = np.arange(70)
+    forms: list[Any] = [x, [x[:40], x[40:]], iter([x[:40], x[40:]]), {"x": x}, [{"x": x}], [(x, labels)], [[x, labels]]]
+    forms.append(x.astype(np.float64))
+    made = [quantize(chain(), bits=4, calibrate=form).model.SerializeToString() for form in forms]
+    assert len(set(made)) == 1
+
+
+@pytest.mark.parametrize(
+    ("calibrate", "error", "message"),
+    [
+        (None, ValueError, "calibrate=None"),
+        ([], ValueError, "calibrate holds no batches"),
+        (iter([]), ValueError, "calibrate holds no batches"),
+        (images(0, 3, 12, 12), ValueError, "calibrate[0] is empty, of shape [0, 3, 12, 12]"),
+        (images(4, 3, 12), ValueError, "calibrate[0] has shape [4, 3, 12], and input 'x' takes [any, 3, 12, 12]"),
+        ([images(4, 3, 12, 12), images(4, 1, 12, 12)], ValueError, "calibrate[1] has shape [4, 1, 12, 12]"),
+        (images(4, 3, 12, 12) * np.float32("nan"), ValueError, "calibrate[0] holds a NaN or an infinity"),
+        (images(4, 3, 12, 12) + np.float32("inf"), ValueError, "calibrate[0] holds a NaN or an infinity"),
+        (np.zeros((4, 3, 12, 12), np.uint8), TypeError, "calibrate[0] is uint8, and input 'x' is float32"),
+        (np.full((1, 3, 12, 12), 0.5, np.float32), ValueError, "input 'x' is 0.5 everywhere"),
+        ([{"y": images(4, 3, 12, 12)}], ValueError, "calibrate[0] has no input 'x'"),
+        (7, TypeError, "calibrate of type int"),
+        ("images", TypeError, "calibrate of type str"),
+        (["images"], TypeError, "calibrate[0] of type str"),
+    ],
+)
+def test_bad_calibration_data(calibrate: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        quantize(chain(), bits=4, calibrate=calibrate)
+
+
+@pytest.mark.parametrize(
+    ("bits", "error", "message"),
+    [
+        (0, ValueError, "bits=0: expected a bit width from 1 to 8"),
+        (9, ValueError, "bits=9: expected a bit width from 1 to 8"),
+        ("W4A9", ValueError, "bits='W4A9'"),
+        ((4, 8), TypeError, "write 'W4A8'"),
+        ("four", TypeError, "bits='four'"),
+        (4.0, TypeError, "bits=4.0: expected a width from 1 to 8, a text such as 'W4A8', or 'float'"),
+        ({"conv9": 4}, ValueError, "bits['conv9'] fits no layer; the model has Conv_"),
+        ({"layer9.*": 4}, ValueError, "bits['layer9.*'] fits no layer"),
+        ({"*": 12}, ValueError, "bits['*']=12"),
+        ({3: 4}, TypeError, "bits has the key 3"),
+    ],
+)
+def test_bad_bits(bits: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        quantize(chain(), bits=bits, calibrate=images(8, 3, 12, 12))
+
+
+def test_bits_and_calibrate_come_together() -> None:
+    with pytest.raises(ValueError, match="bits= without calibrate="):
+        ulp.load(chain(), bits=4)
+    with pytest.raises(ValueError, match="calibrate= without bits="):
+        ulp.load(chain(), calibrate=images(4, 3, 12, 12))
+
+
+def test_a_quantized_file_is_refused(small: FloatNetwork, tmp_path: Path) -> None:
+    quantized = small.quantized({layer.name: Bits(4, 4) for layer in small.layers})
+    with pytest.raises(OnnxError, match="this file is quantized already"):
+        ulp.load(quantized.model, bits=4, calibrate=images(4, 3, 16, 16))
+    quantized.load(tune=False).save(tmp_path / "model.ulp")
+    with pytest.raises(OnnxError, match="bits= for a saved network"):
+        ulp.load(tmp_path / "model.ulp", bits=4, calibrate=images(4, 3, 16, 16))
+
+
+def test_names_and_options_of_an_assignment(small: FloatNetwork) -> None:
+    with pytest.raises(ValueError, match=r"assignment\['conv9'\]: no layer has this name"):
+        small.quantized({"conv9": Bits(4, 4)})
+    with pytest.raises(ValueError, match="ranges='maximum': expected one of minmax"):
+        small.quantized({}, ranges="maximum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rounding='up': expected one of"):
+        small.quantized({}, rounding="up")  # type: ignore[arg-type]
+
+
+# The report.
+
+
+def test_report(small: FloatNetwork) -> None:
+    quantized = small.quantized({layer.name: Bits(4, 4) for layer in small.layers})
+    lines = str(quantized).splitlines()
+    assert lines[0] == f"Quantized: {len(small.layers)} of {len(small.layers)} layers in integers"
+    assert lines[1].split() == ["layer", "type", "bits", "weight", "SNR", "dB", "output", "SNR", "dB", "clipped", "%"]
+    wide = small.quantized({layer.name: Bits(8, 8) for layer in small.layers})
+    for narrow, better in zip(quantized.layers, wide.layers, strict=True):
+        assert narrow.weight_snr < better.weight_snr - 15
+        assert narrow.output_snr < better.output_snr
+        assert 0 <= better.clipped <= narrow.clipped < 0.05
+    assert quantized.assignment == {layer.name: Bits(4, 4) for layer in small.layers}
+    network = quantized.load(tune=False)
+    assert network.quantized is quantized
+
+
+def test_a_float_file_says_what_to_do() -> None:
+    assert str(ulp.load(chain())).endswith("ulp.load(..., bits=, calibrate=) quantizes it")
+    assert "quantizes it" not in str(ulp.load(chain(), bits=4, calibrate=images(8, 3, 12, 12), tune=False))
+
+
+# Models of other kinds.
+
+
+def test_open_sides_are_those_of_the_data() -> None:
+    w = Writer((3, 12, 12))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "H", "W"])]
+    model = w.model(w.conv(w.add("Relu", w.conv("x", 3, 8)), 8, 4), inputs=inputs)
+    network = ulp.load(model, bits=4, calibrate=images(8, 3, 10, 14), tune=False)
+    assert network.integer
+    assert network(images(2, 3, 10, 14)).shape == (2, 4, 10, 14)
+
+
+def test_a_fixed_batch() -> None:
+    w = Writer((3, 12, 12))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 12, 12])]
+    model = w.model(w.conv(w.add("Relu", w.conv("x", 3, 8)), 8, 4), inputs=inputs)
+    network = FloatNetwork(model, images(8, 3, 12, 12))
+    assert [len(batch["x"]) for batch in network.batches] == [2] * 4
+    with pytest.raises(ValueError, match="has 7 rows, and the model takes 2 at once"):
+        FloatNetwork(model, images(7, 3, 12, 12))
+
+
+def test_several_inputs() -> None:
+    w = Writer((3, 8, 8))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 8, 8]) for name in ("x", "z")]
+    model = w.model(w.add("Add", w.add("Relu", w.conv("x", 3, 8)), w.add("Relu", w.conv("z", 3, 8))), inputs=inputs)
+    x, z = images(16, 3, 8, 8), images(16, 3, 8, 8, seed=6)
+    network = ulp.load(model, bits=8, calibrate={"x": x, "z": z}, tune=False)
+    assert snr(ulp.load(model)(x, z), network(x, z)) > 25
+    assert len(FloatNetwork(model, [(x, z, np.arange(16))]).batches) == 1
+    with pytest.raises(ValueError, match=r"calibrate\[0\] is one array, and the model has 2 inputs: give dicts with x, z"):
+        FloatNetwork(model, x)
+
+
+def test_no_layers_with_weights() -> None:
+    w = Writer((3, 8, 8))
+    model = w.model(w.add("Relu", "x"))
+    network = ulp.load(model, bits=4, calibrate=images(4, 3, 8, 8), tune=False)
+    assert network.quantized.layers == ()
+    x = images(4, 3, 8, 8)
+    np.testing.assert_array_equal(network(x), np.maximum(x, 0))

@@ -1,0 +1,179 @@
+"""A float network with what its calibration data say of it, and the quantized networks that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ulp._progress import progress_bar
+from ulp.nn.observer import METHODS, Observer
+from ulp.nn.quantizer import Quantizer
+from ulp.onnx.limits import Limits
+from ulp.onnx.model import Array, OnnxError
+
+from .batches import batches_of, open_shapes
+from .places import Place, places_of
+from .prepare import Layer, prepare
+from .request import Assignment, Bits, bits_of
+from .result import LayerReport, Quantized
+from .running import Piece
+from .simulate import simulated
+from .weights import QuantizedWeight, quantized_weight, signal_to_noise
+from .write import Writer
+
+Ranges = Literal["minmax", "percentile", "mse"]
+Rounding = Literal["nearest"]
+_ROUNDINGS = ("nearest",)
+# Batches on which layers' results are compared for the report.
+_COMPARED = 4
+
+
+class FloatNetwork:
+    """A float model, prepared: `quantized` makes one that computes with integers, and another assignment of bits is cheap.
+
+    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate: see `ulp.quantize.quantize`. Needs onnx and onnxruntime.
+    layers: those with weights, in the order in which they run.
+    """
+
+    def __init__(self, model: Any, calibrate: Any, *, progress: bool = True, limits: Limits | None = None) -> None:
+        self._prepared = prepare(model, limits)
+        self.batches = batches_of(calibrate, self._prepared.inputs)
+        self.progress = progress
+        self._observers: dict[str, Observer] = {}
+        self._outputs: list[list[Array]] = []
+        self._layer_outputs: list[dict[str, Array]] = []
+        everything: Assignment = dict.fromkeys((layer.name for layer in self.layers), Bits(8, 8))
+        self._observe(place.tensor for place in places_of(self._prepared, everything))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers with weights."""
+        return self._prepared.layers
+
+    def outputs(self) -> list[list[Array]]:
+        """The float model's results for each batch of the calibration data, in the order of its outputs."""
+        return self._outputs
+
+    def quantized(
+        self,
+        assignment: Mapping[str, Bits | int | str | None],
+        *,
+        ranges: Ranges = "mse",
+        rounding: Rounding = "nearest",
+        percentile: float = 99.99,
+    ) -> Quantized:
+        """The network with these bits, by layer; None or "float" leaves a layer in floats. Layers that are not named stay in floats.
+
+        Raises ValueError for a name that no layer has, and for an option that does not exist.
+        """
+        given = self._assignment(assignment)
+        if ranges not in METHODS:
+            raise ValueError(f"ranges={ranges!r}: expected one of {', '.join(METHODS)}")
+        if rounding not in _ROUNDINGS:
+            raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
+        places = places_of(self._prepared, given)
+        self._observe(place.tensor for place in places)
+        writer = Writer(self._prepared)
+        quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, percentile) for p in places}
+        for place in places:
+            writer.activation(place, quantizers[place.tensor, place.bits])
+        weights: dict[str, QuantizedWeight] = {}
+        for layer in self.layers:
+            bits = given[layer.name]
+            if bits is not None:
+                weights[layer.name] = quantized_weight(
+                    layer, self._prepared.constants[layer.weight], bits.weight, minmax=ranges == "minmax"
+                )
+                writer.weights(layer, weights[layer.name], None)
+        model = writer.model()
+        return Quantized(model, self._report(model, given, quantizers, weights), open_shapes(self._prepared.inputs, self.batches))
+
+    def _assignment(self, given: Mapping[str, Any]) -> Assignment:
+        names = [layer.name for layer in self.layers]
+        for name in given:
+            if name not in names:
+                raise ValueError(f"assignment[{name!r}]: no layer has this name; the model has {', '.join(names[:8])}")
+        return {name: None if given.get(name) is None else bits_of(given[name], f"assignment[{name!r}]") for name in names}
+
+    def _quantizer(self, place: Place, ranges: Ranges, percentile: float) -> Quantizer:
+        observer = self._observers[place.tensor]
+        return observer.quantizer(place.bits, None, False, ranges, percentile)
+
+    def _observe(self, tensors: Iterable[str]) -> None:
+        """Count the values of tensors that were not counted before, over all batches."""
+        missing = sorted(set(tensors) - set(self._observers))
+        first = not self._outputs
+        if not missing and not first:
+            return
+        graph = self._prepared.proto.graph
+        outputs = self._prepared.outputs if first else []
+        kept = [layer.y for layer in self.layers] if first else []
+        piece = Piece(self._prepared.proto, graph.node, list(dict.fromkeys([*outputs, *missing, *kept])), set())
+        found = {name: Observer() for name in missing}
+        for i, batch in enumerate(progress_bar(self.batches, self.progress, "calibrate", "batch")):
+            made = {**batch, **piece(batch)}
+            for name, observer in found.items():
+                if made[name].dtype != np.float32:
+                    raise OnnxError(f"{name!r} is {made[name].dtype}: only float32 models are quantized")
+                _count(observer, made[name], name)
+            if first:
+                self._outputs.append([made[name] for name in outputs])
+            if first and i < _COMPARED:
+                self._layer_outputs.append({layer.y: made[layer.y] for layer in self.layers})
+        self._observers |= found
+        if first:
+            rows = len(next(iter(self.batches[0].values()))) if self.batches[0] else 1
+            self._prepared.layers[:] = [
+                replace(layer, macs=_macs(layer, self._layer_outputs[0][layer.y].size // max(1, rows))) for layer in self.layers
+            ]
+
+    def _report(
+        self, model: Any, assignment: Assignment, quantizers: dict[tuple[str, int], Quantizer], weights: dict[str, QuantizedWeight]
+    ) -> list[LayerReport]:
+        simulation = simulated(model)
+        piece = Piece(simulation, simulation.graph.node, [layer.y for layer in self.layers], set())
+        signal, noise = dict.fromkeys(assignment, 0.0), dict.fromkeys(assignment, 0.0)
+        for batch, floats in zip(self.batches, self._layer_outputs, strict=False):
+            made = piece(batch)
+            for layer in self.layers:
+                signal[layer.name] += float(np.square(floats[layer.y], dtype=np.float64).sum())
+                noise[layer.name] += float(np.square(floats[layer.y] - made[layer.y], dtype=np.float64).sum())
+        rows = []
+        for layer in self.layers:
+            bits, output = assignment[layer.name], signal_to_noise(signal[layer.name], noise[layer.name])
+            if bits is None:
+                rows.append(LayerReport(layer.name, layer.op_type, None, float("inf"), output, 0.0))
+                continue
+            exact = self._prepared.constants[layer.weight].astype(np.float64)
+            error = float(np.square(exact - weights[layer.name].values()).sum())
+            clipped = clipped_share(self._observers[layer.x], quantizers[layer.x, bits.activation])
+            rows.append(
+                LayerReport(layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped)
+            )
+        return rows
+
+
+def _count(observer: Observer, x: Array, name: str) -> None:
+    try:
+        observer.add(x)
+    except ValueError as error:
+        raise ValueError(f"calibrate: the float model computes a NaN or an infinity in {name!r}") from error
+
+
+def _macs(layer: Layer, outputs: int) -> int:
+    """Multiplications for `outputs` values of the result."""
+    reduced = int(np.prod(layer.shape)) // layer.shape[layer.axis]
+    if layer.op_type == "ConvTranspose":
+        reduced //= layer.groups
+    return outputs * reduced
+
+
+def clipped_share(observer: Observer, quantizer: Quantizer) -> float:
+    """The share of the counted values that lie more than half a step outside of the quantizer's range."""
+    values, counts = observer.points()
+    low = (-quantizer.zero - 0.5) * quantizer.scale
+    high = (quantizer.levels - quantizer.zero + 0.5) * quantizer.scale
+    return float(counts[(values < low) | (values > high)].sum() / max(1, counts.sum()))

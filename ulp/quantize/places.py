@@ -1,0 +1,127 @@
+"""Where quantizers go, so that what lies between layers becomes one integer plan.
+
+Each layer reads codes of its own width; layers that read the same tensor at the same width share a quantizer. Sums, products, averages and
+activations that fall somewhere need codes, too: those have 8 bits. What is in floats on all sides stays so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .prepare import Layer, Prepared
+from .request import Assignment
+
+WIDE = 8
+
+
+@dataclass
+class Place:
+    """A quantizer of `tensor` with `bits` bits, which the inputs `readers` (node index, input index) read instead of the tensor."""
+
+    tensor: str
+    bits: int
+    readers: list[tuple[int, int]] = field(default_factory=list)
+
+
+# Activations that never fall: thresholds on the sums before them.
+_RISING = ("Relu", "Clip", "LeakyRelu", "Elu", "Celu", "Selu", "Sigmoid", "Tanh", "Softplus", "Softsign", "HardSigmoid", "PRelu")
+# Those that fall somewhere: tables of codes.
+_FALLING = ("HardSwish", "Gelu", "Mish", "Swish", "Erf", "Abs", "Neg", "Exp", "Sqrt", "Reciprocal", "Sin", "Cos", "Thresholdedrelu")
+_MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+_MOVES = (
+    *("MaxPool", "GlobalMaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth", "Slice"),
+    *("Gather", "Tile", "Expand", "Split", "Identity", "Dropout", "Concat", "Resize", "Upsample", "Pad"),
+)
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Sum", "BatchNormalization", "Pow")
+
+
+class _Placing:
+    def __init__(self, prepared: Prepared, assignment: Mapping[str, Any]) -> None:
+        self.prepared = prepared
+        self.nodes = prepared.proto.graph.node
+        self.layers: dict[int, Layer] = {layer.index: layer for layer in prepared.layers}
+        self.assignment = assignment
+        self.places: dict[tuple[str, int], Place] = {}
+        self.integer: set[str] = set()  # tensors that quantized layers lead to
+        self.sums: set[str] = set()  # results of layers as they are: a shortcut can become part of them
+        # What a chain of operators on single values computes: the tensor that it begins with, and which inputs read that.
+        self.roots: dict[str, tuple[str, frozenset[tuple[int, int]]]] = {}
+        self.readers: dict[str, int] = defaultdict(int)
+        for node in self.nodes:
+            for name in node.input:
+                self.readers[name] += 1
+
+    def place(self, node: int, i: int, bits: int = WIDE) -> None:
+        tensor = self.nodes[node].input[i]
+        place = self.places.setdefault((tensor, bits), Place(tensor, bits))
+        if (node, i) not in place.readers:
+            place.readers.append((node, i))
+
+    def visit(self, index: int) -> None:
+        node = self.nodes[index]
+        computed = [i for i, name in enumerate(node.input) if name and name not in self.prepared.constants]
+        within = [i for i in computed if node.input[i] in self.integer]
+        if index in self.layers:
+            pair = self.assignment[self.layers[index].name]
+            if pair is not None:
+                self.place(index, 0, pair.activation)
+                self.made(node, sums=True)
+        elif not within:
+            return
+        elif node.op_type in _RISING or (node.op_type in _ARITHMETIC and len(computed) == 1):
+            self.elementwise(index, computed[0])
+        elif node.op_type in _ARITHMETIC and len(computed) == 2:
+            self.combination(index, computed)
+        elif node.op_type in _FALLING or node.op_type in _MEANS:
+            self.place(index, computed[0])
+            self.made(node)
+        elif node.op_type in _MOVES:
+            self.made(node)
+
+    def made(self, node: Any, *, sums: bool = False) -> None:
+        self.integer.update(node.output)
+        if sums:
+            self.sums.update(node.output)
+
+    def elementwise(self, index: int, i: int) -> None:
+        """An operator on single values, maybe one of several that together are a function."""
+        node = self.nodes[index]
+        name = node.input[i]
+        root, slots = self.roots.get(name, (name, frozenset()))
+        self.roots[node.output[0]] = (root, slots | {(index, i)} if root == name else slots)
+        linear = node.op_type in _ARITHMETIC and name in self.sums and self.readers[name] == 1
+        if node.op_type == "Pow" or (node.op_type in _ARITHMETIC and not linear and name == root and name not in self.sums):
+            self.place(index, i)
+        self.made(node, sums=linear)
+
+    def combination(self, index: int, computed: list[int]) -> None:
+        """A sum or product of two computed tensors; of one and the same at the beginning, a function as x * sigmoid(x)."""
+        node = self.nodes[index]
+        names = [node.input[i] for i in computed]
+        origins = [self.roots.get(name, (name, frozenset())) for name in names]
+        if origins[0][0] == origins[1][0]:
+            root = origins[0][0]
+            slots = origins[0][1] | origins[1][1] | {(index, i) for i, name in zip(computed, names, strict=True) if name == root}
+            for slot in sorted(slots):
+                self.place(*slot)
+            self.roots[node.output[0]] = (root, slots)
+            self.made(node)
+            return
+        fused = next((i for i in computed if node.input[i] in self.sums and self.readers[node.input[i]] == 1), None)
+        if node.op_type not in ("Add", "Sum"):
+            fused = None
+        for i in computed:
+            if i != fused:
+                self.place(index, i)
+        self.made(node, sums=False)
+
+
+def places_of(prepared: Prepared, assignment: Assignment) -> list[Place]:
+    """The quantizers that this assignment takes, in the order of the tensors."""
+    placing = _Placing(prepared, assignment)
+    for index in range(len(placing.nodes)):
+        placing.visit(index)
+    return list(placing.places.values())

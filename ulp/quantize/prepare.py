@@ -1,0 +1,167 @@
+"""From any float model to the graph that is quantized: checked, simplified by onnxruntime, its layers named as their author named them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ulp.onnx.limits import Limits
+from ulp.onnx.model import Array, OnnxError, Port
+from ulp.onnx.reader import read
+
+# What a file that is already quantized has.
+_QUANTIZERS = (
+    *("Quant", "IntQuant", "BipolarQuant", "FloatQuant", "Trunc", "MultiThreshold", "QuantizeLinear", "DequantizeLinear"),
+    *("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "QGemm"),
+)
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with weights.
+
+    name: as the model's author calls it, where the file says so ("layer1.0.conv1"). shape: of its weights, as the file has them. axis: the
+    side of its outputs. groups: of a convolution. macs: multiplications for one input of the calibration data, 0 until that was seen.
+    x, weight, bias, y: names of tensors; bias is "" where there is none.
+    """
+
+    name: str
+    op_type: str
+    shape: tuple[int, ...]
+    axis: int
+    groups: int
+    macs: int
+    x: str
+    weight: str
+    bias: str
+    y: str
+    index: int
+
+
+@dataclass
+class Prepared:
+    """A float model: onnx.ModelProto with sorted nodes, its constants by name, its inputs, its layers in the order in which they run."""
+
+    proto: Any
+    constants: dict[str, Array]
+    inputs: list[Port]
+    layers: list[Layer]
+    outputs: list[str]
+
+    def readers(self) -> Counter[str]:
+        """How many inputs of nodes and results of the model each tensor is."""
+        return Counter([name for node in self.proto.graph.node for name in node.input] + self.outputs)
+
+
+def prepare(source: Any, limits: Limits | None = None) -> Prepared:
+    """source: a path, bytes, or onnx.ModelProto. OnnxError where the model is quantized already; ImportError without onnxruntime."""
+    import onnx
+
+    model = read(source, limits)
+    for node in model.nodes:
+        if node.op_type in _QUANTIZERS:
+            raise OnnxError(f"{node}: this file is quantized already; bits= and calibrate= are for float models")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.source)
+    if isinstance(source, (str, Path)):
+        onnx.load_external_data_for_model(proto, str(Path(source).parent))
+    _name_layers(proto)
+    proto = _simplified(proto)
+    constants = _constants(proto)
+    layers = _layers(proto, constants)
+    return Prepared(proto, constants, model.inputs, layers, [port.name for port in model.outputs])
+
+
+def _simplified(proto: Any) -> Any:
+    """The model as onnxruntime simplifies it: constants folded, batch normalizations in the layers before them, no copies."""
+    import onnx
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError('quantizing a float model needs the package onnxruntime: pip install "ulp-gemm[onnx]"') from error
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        options.optimized_model_filepath = str(after)
+        onnx.save_model(proto, str(before), save_as_external_data=proto.ByteSize() > 2**30)
+        try:
+            onnxruntime.InferenceSession(str(before), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for each of its codes
+            raise OnnxError(f"onnxruntime does not run this model: {str(error).splitlines()[0]}") from error
+        simple = onnx.load_model(str(after))
+    used = {node.domain for node in simple.graph.node} | {""}
+    opsets = [opset for opset in simple.opset_import if opset.domain in used]
+    del simple.opset_import[:]
+    simple.opset_import.extend(opsets)
+    return simple
+
+
+def _constants(proto: Any) -> dict[str, Array]:
+    from onnx import numpy_helper
+
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
+
+
+def _name_layers(proto: Any) -> None:
+    """Names for nodes: of their module, where the weights' name or the node's says it; for all others their own, or one of their type."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    taken: Counter[str] = Counter()
+    for node in proto.graph.node:
+        name = node.name
+        if node.op_type in _WEIGHTED and len(node.input) > 1:
+            source = node.input[1]
+            while source in makers and makers[source].op_type in ("Transpose", "Identity", "Cast") and makers[source].input:
+                source = makers[source].input[0]
+            module = source.removesuffix(".weight") if source in weights and source.endswith(".weight") else _scope(name)
+            name = module or name
+        name = name or node.op_type
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+
+
+def _scope(name: str) -> str:
+    """ "/layer1/layer1.0/conv1/Conv" -> "layer1.0.conv1", "" where the name is no path."""
+    found: list[str] = []
+    for part in name.split("/")[1:-1]:
+        if found and part.startswith(f"{found[-1]}."):
+            found.pop()
+        found.append(part)
+    return ".".join(found)
+
+
+def _attribute(node: Any, name: str, default: int) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def _layers(proto: Any, constants: dict[str, Array]) -> list[Layer]:
+    found = []
+    for index, node in enumerate(proto.graph.node):
+        if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx") or node.input[1] not in constants:
+            continue
+        weight = constants[node.input[1]]
+        if node.input[0] in constants or weight.dtype != np.float32 or weight.ndim < 2 or not weight.size or not np.isfinite(weight).all():
+            continue
+        if weight.ndim != 2 and node.op_type in ("MatMul", "Gemm"):
+            continue
+        if _attribute(node, "transA", 0) or any(a.name in ("alpha", "beta") and a.f != 1 for a in node.attribute):
+            continue  # such a Gemm is no linear layer
+        axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}.get(node.op_type, 1 - _attribute(node, "transB", 0))
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else ""
+        name = node.name.removesuffix("/MatMulAddFusion")
+        groups = _attribute(node, "group", 1)
+        found.append(Layer(name, node.op_type, weight.shape, axis, groups, 0, node.input[0], node.input[1], bias, node.output[0], index))
+    return found

@@ -1,0 +1,102 @@
+"""The quantized model as a file: QONNX's `Quant` in front of what reads codes, and behind the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ulp.nn.quantizer import Quantizer
+from ulp.onnx.model import Array
+
+from .places import Place
+from .prepare import Layer, Prepared
+from .weights import QuantizedWeight
+
+DOMAIN = "qonnx.custom_op.general"
+
+
+class Writer:
+    """A copy of the prepared model, to which quantizers are added."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        import onnx
+
+        self.proto = onnx.ModelProto()
+        self.proto.CopyFrom(prepared.proto)
+        self.nodes = list(self.proto.graph.node)
+        self.constants: dict[str, Array] = {}
+        self.before: dict[int, list[Any]] = {}
+        self.readers = prepared.readers()
+        self.taken = {name for node in self.nodes for name in (*node.input, *node.output)}
+
+    def name(self, wanted: str) -> str:
+        """A name that no tensor has yet."""
+        while wanted in self.taken:
+            wanted += "_"
+        self.taken.add(wanted)
+        return wanted
+
+    def constant(self, wanted: str, value: Any) -> str:
+        """An initializer of float32."""
+        name = self.name(wanted)
+        self.constants[name] = np.asarray(value, np.float32)
+        return name
+
+    def quant(self, tensor: str, index: int, scale: Any, zero: int, bits: int, *, signed: bool) -> str:
+        """A Quant of the tensor, in front of node `index`; the name of its result."""
+        from onnx import helper
+
+        out = self.name(f"{tensor}/quantized{bits}")
+        inputs = [tensor, self.constant(f"{out}/scale", scale), self.constant(f"{out}/zero", zero), self.constant(f"{out}/bits", bits)]
+        attributes: dict[str, Any] = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+        node = helper.make_node("Quant", inputs, [out], name=f"{out}/Quant", domain=DOMAIN, **attributes)
+        self.before.setdefault(index, []).append(node)
+        return out
+
+    def activation(self, place: Place, quantizer: Quantizer) -> None:
+        """The quantizer of a tensor, which the place's readers then read."""
+        half = 2 ** (quantizer.bits - 1)
+        signed = quantizer.zero == half and quantizer.bits > 1
+        first = min(index for index, _ in place.readers)
+        out = self.quant(place.tensor, first, quantizer.scale, 0 if signed else quantizer.zero, quantizer.bits, signed=signed)
+        for index, i in place.readers:
+            self.nodes[index].input[i] = out
+
+    def weights(self, layer: Layer, weight: QuantizedWeight, bias: Array | None) -> None:
+        """The layer's weights as integers times scales, with the Quant that says so, and its bias."""
+        node = self.nodes[layer.index]
+        name = layer.weight
+        values = weight.values()
+        if self.readers[name] > 1:
+            name = self.constant(f"{layer.name}.weight", values)
+        else:
+            self.constants[name] = values
+        node.input[1] = self.quant(name, layer.index, weight.scale, 0, weight.bits, signed=True)
+        if bias is not None:
+            own = layer.bias if layer.bias and self.readers[layer.bias] == 1 else self.name(f"{layer.name}.bias")
+            self.constants[own] = bias.astype(np.float32)
+            if len(node.input) > 2:
+                node.input[2] = own
+            else:
+                node.input.append(own)
+
+    def model(self) -> Any:
+        """The ModelProto."""
+        from onnx import helper, numpy_helper
+
+        graph = self.proto.graph
+        kept = [tensor for tensor in graph.initializer if tensor.name not in self.constants]
+        nodes: Sequence[Any] = [n for i, node in enumerate(self.nodes) for n in (*self.before.get(i, ()), node)]
+        used = {name for node in nodes for name in node.input} | {port.name for port in graph.output}
+        made: Mapping[str, Array] = self.constants
+        tensors = [*kept, *(numpy_helper.from_array(value, name) for name, value in made.items())]
+        copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(copies)
+        graph.initializer.extend(tensor for tensor in tensors if tensor.name in used)
+        if all(opset.domain != DOMAIN for opset in self.proto.opset_import):
+            self.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        self.proto.producer_name = "ulp"
+        return self.proto
