@@ -30,8 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ulp._core", "ulp._cuda"),
     ("ulp.",),
     ("ulp.nn",),
-    ("ulp.onnx", "ulp.torch", "ulp._torch_layers", "ulp._quantized"),
-    ("ulp.quantize",),
+    ("ulp.onnx", "ulp.quantize", "ulp.torch", "ulp._torch_layers", "ulp._quantized"),
     ("ulp", "ulp.__main__", "ulp.demo"),
 )
 # Of one layer, but none imports the other.
