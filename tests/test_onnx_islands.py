@@ -144,3 +144,14 @@ def test_sessions_follow_the_number_of_threads() -> None:
             assert session.options.intra_op_num_threads == threads
     finally:
         ulp.set_num_threads(before)
+
+
+def test_branches_that_are_never_taken_need_not_fit_the_shapes() -> None:
+    def branch(result: str, axis: str) -> Any:
+        return helper.make_graph([node("Squeeze", f"x {axis}", result)], result, [], [helper.make_tensor_value_info(result, FLOAT, None)])
+
+    axes = [onnx.numpy_helper.from_array(np.array([i]), name) for i, name in enumerate("ab")]
+    nodes = [node("If", "first", "y", then_branch=branch("t", "a"), else_branch=branch("e", "b"))]
+    inputs = {"x": (FLOAT, ["N", "C"]), "first": (TensorProto.BOOL, [])}
+    network = ulp.load(model(nodes, inputs, {"y": (FLOAT, None)}, *axes), shapes={"x": (1, 2)}, floats="onnxruntime")
+    assert network(np.ones((1, 2), np.float32), np.array(True)).shape == (2,)

@@ -155,8 +155,14 @@ class Maker:
 
     def session(self, nodes: list[Node], results: list[str], optimized: Path | None = None) -> tuple[list[str], Session]:
         """What the nodes read from outside, and the session that gives these results of theirs. optimized: as for `Session`."""
-        graph = _Graph(self, results)
-        for node in self.as_in_file(nodes, set(results)):
+        try:
+            return self._session(_Graph(self, results), nodes, optimized)
+        except OnnxError:
+            # The sides of inputs may not fit a branch that is never taken: onnxruntime accepts it if it does not know them.
+            return self._session(_Graph(self, results, sides=False), nodes, optimized)
+
+    def _session(self, graph: _Graph, nodes: list[Node], optimized: Path | None) -> tuple[list[str], Session]:
+        for node in self.as_in_file(nodes, set(graph.outputs)):
             graph.node(node)
         return graph.reads, Session(graph.serialized(), _name(nodes), folds=graph.folds, optimized=optimized)
 
@@ -263,10 +269,11 @@ def _rewritten(original: Model, model: Model) -> list[tuple[Node, list[Node]]]:
 
 
 class _Graph:
-    """The sub-model of one island while it grows."""
+    """The sub-model of one island while it grows. sides: whether inputs have them."""
 
-    def __init__(self, maker: Maker, results: list[str]) -> None:
+    def __init__(self, maker: Maker, results: list[str], *, sides: bool = True) -> None:
         self.maker = maker
+        self.sides = sides
         self.onnx = maker.onnx
         self.nodes: list[Any] = []
         self.inputs: list[Any] = []
@@ -357,7 +364,7 @@ class _Graph:
 
     def input(self, name: str) -> None:
         """A tensor from outside. What numpy has no type for comes in a wider type, and is cast."""
-        kind, shape = self.maker.kind(name), self.maker.shape(name)
+        kind, shape = self.maker.kind(name), self.maker.shape(name) if self.sides else None
         info = self.onnx.ValueInfoProto()
         info.name = name
         if not isinstance(kind, int):
