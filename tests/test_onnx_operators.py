@@ -28,13 +28,10 @@ _FILES = {
     "And": "and_",
     "BatchNormalization": "batch_normalization",
     "GreaterOrEqual": "greater_or_equal",
-    "InstanceNormalization": "instance_normalization",
     "LessOrEqual": "less_or_equal",
     "Not": "not_",
     "Or": "or_",
     "Range": "rangeop",
-    "ReduceLogSum": "reduce_log_sum",
-    "ReduceLogSumExp": "reduce_log_sum_exp",
 }
 
 # QONNX's and onnxruntime's operators are not onnx's.

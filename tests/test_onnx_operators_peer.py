@@ -184,25 +184,6 @@ def test_integer_products(a_dtype: str, b_dtype: str, per_column: bool, seed: in
     compare("ConvInteger", {"group": 2, "pads": [1, 0, 1, 2], "strides": [2, 1]}, [x, w, codes("uint8"), weights("uint8")], exact=True)
 
 
-@given(st.sampled_from(["uint8", "int8"]), st.booleans(), st.integers(0, 2**32 - 1))
-def test_products_from_codes_to_codes(dtype: str, per_channel: bool, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    low = np.iinfo(dtype).min
-
-    def scalar(value: float, kind: str = "float32") -> Array:
-        return np.array(value, kind)
-
-    x, w = rng.integers(0, 128, (2, 4, 6, 5)).astype(np.int16) + low, rng.integers(-8, 8, (6, 2, 3, 3)).astype(np.int8)
-    scale = np.abs(floats(rng, 6)) + np.float32(0.1) if per_channel else scalar(0.3)
-    zeros = np.zeros(6, np.int8) if per_channel else scalar(0, "int8")
-    y = [scalar(2.7), scalar(low + 100, dtype)]
-    bias = rng.integers(-500, 500, 6).astype(np.int32)
-    ends: list[Array | None] = [x.astype(dtype), scalar(0.1), scalar(low + 30, dtype), w, scale, zeros, *y, bias]
-    compare("QLinearConv", {"group": 2, "pads": [1, 1, 1, 1]}, ends, exact=True)
-    a, b = rng.integers(0, 128, (3, 7)).astype(np.int16) + low, rng.integers(-8, 8, (7, 5)).astype(np.int8)
-    compare("QLinearMatMul", {}, [a.astype(dtype), scalar(0.1), scalar(low + 30, dtype), b, scalar(0.2), scalar(0, "int8"), *y], exact=True)
-
-
 @given(st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_others(rank: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -214,11 +195,10 @@ def test_others(rank: int, seed: int) -> None:
     for mode in ("constant", "edge", "reflect", "wrap"):
         if mode in ("constant", "edge") or (np.tile(shape, 2) > pads).all():
             compare("Pad", {"mode": mode}, [x, pads], exact=True)
-    for op_type in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2"):
+    for op_type in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"):
         axes = rng.permutation(rank)[: rng.integers(0, rank + 1)]
         compare(op_type, {"keepdims": int(rng.integers(2))}, [x, axes])
-    for op_type in ("Softmax", "LogSoftmax"):
-        compare(op_type, {"axis": int(rng.integers(-rank, rank))}, [x])
+    compare("Softmax", {"axis": int(rng.integers(-rank, rank))}, [x])
     sizes = rng.multinomial(shape[0], [0.5, 0.5])
     compare("Split", {"axis": 0}, [x, sizes], outputs=2, exact=True)
     compare("TopK", {"axis": -1, "largest": int(rng.integers(2))}, [x, np.array([rng.integers(0, shape[-1] + 1)])], outputs=2, exact=True)

@@ -99,17 +99,19 @@ def load(
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
         model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
     check_sides(one, many)
+    # Islands take any sides that the file leaves open, whatever shapes= says.
+    free = infer(normal, _left_open(model, one_shape if many is one else many_shapes), limits) if shapes else many
     inside = batch_inside(one, many)
     built = build(normal, one, inside, compilation, limits)
     if strict:
         _check_strict(normal, built)
     elif in_islands and compilation.tune and how == "requantise":
-        left = left_to_onnxruntime(built, Maker(built.scope, model, normal, one.tensors, many.tensors))
+        left = left_to_onnxruntime(built, Maker(built.scope, model, normal, one.tensors, free.tensors))
         built = build(normal, one, inside, compilation, limits, left) if left else built
     rows = layer_rows(normal, built)
     stages, constants = built.stages, built.constants
     if in_islands:
-        stages = form(stages, built.scope, model, normal, one.tensors, many.tensors)
+        stages = form(stages, built.scope, model, normal, one.tensors, free.tensors)
         constants = constants_of(stages, model, built.scope)
     elif set(model.protos) - set(constants) & {name for stage in stages for name in stage.reads}:
         raise OnnxError("the file has tensors of types that only onnxruntime knows: pip install onnxruntime")
@@ -195,6 +197,12 @@ def _shapes(model: Model, given: dict[str, Sequence[int]]) -> tuple[Model, dict[
         elif port.name in given:
             one[port.name] = tuple(given[port.name])
     return replace(model, inputs=inputs), one, many
+
+
+def _left_open(model: Model, shapes: Mapping[str, Sides | None]) -> dict[str, Sides | None]:
+    """The shapes with all sides but the first as the file has them."""
+    sides = ((port.name, open_shape(port), shapes[port.name]) for port in model.inputs)
+    return {name: (shape[0], *own[1:]) if own and shape else own for name, own, shape in sides}
 
 
 def _given(port: Port, given: Sequence[int]) -> Port:

@@ -32,8 +32,10 @@ _STANDARD = ("", "ai.onnx")
 _ALIASES = {"IntQuant": "Quant"}
 _ELSEWHERE = ("QuantizeLinear", "DequantizeLinear", "Gelu", "Quant", "BipolarQuant", "Trunc", "FloatQuant", "MultiThreshold", "MatMulNBits")
 
-# The inputs of onnxruntime's quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
+# The inputs of quantized operators: "x" has to be given, "?" may be "", and all from the first "." on may be left out.
 _QLINEAR = {
+    "QLinearConv": "xxxxxxxx.",
+    "QLinearMatMul": "xxxxxxxx",
     "QGemm": "xx?xx?.??",
     "QLinearAdd": "xx?xx?x.",
     "QLinearMul": "xx?xx?x.",
@@ -300,7 +302,7 @@ def _checked(node: Node, opset: int) -> Node:
             OPERATORS[node.op_type].row(opset).check_node(node.inputs, len(node.outputs), node.attributes)
         elif node.op_type in _QLINEAR:
             expected = _QLINEAR[node.op_type]
-            min_inputs = expected.index(".")
+            min_inputs = len(expected.partition(".")[0])
             given = all(name or kind != "x" for name, kind in zip(node.inputs, expected, strict=False))
             if not min_inputs <= len(node.inputs) <= len(expected) or not given:
                 raise OnnxError(

@@ -29,8 +29,6 @@ def operations(node: Node, arrays: Sequence[Array | None], result: Tensor | None
         return _INTEGERS * max(made, sizes[0]) * math.prod(shapes[1][1:])
     if node.op_type in _WINDOWS:
         return max(made, *sizes) * math.prod(int(side) for side in node.attributes.get("kernel_shape", ()))
-    if node.op_type == "LRN":
-        return sizes[0] * int(node.attributes.get("size", 1))
     if node.op_type in _SQUARES:
         return math.prod(sizes)
     return sum(sizes)  # what it makes has a limit in bytes

@@ -36,11 +36,11 @@ def _binary(name: str, word: str, function: _Binary) -> None:
         return function(a, b)
 
 
-def _variadic(name: str, word: str, function: _Binary, finish: Callable[[Array, int], Array] = lambda total, _: total) -> None:
+def _variadic(name: str, word: str, function: _Binary) -> None:
     @operator(name, f"data:{word}*")
     def apply(call: Call, *arrays: Array) -> Array:
         _allow_broadcast(call, *arrays)
-        return finish(reduce(function, arrays), len(arrays))
+        return reduce(function, arrays)
 
 
 def _divide(a: Array, b: Array) -> Array:
@@ -113,14 +113,12 @@ for _name, _word, _operation in (
     ("LessOrEqual", "number", np.less_equal),
     ("And", "bool", np.logical_and),
     ("Or", "bool", np.logical_or),
-    ("Xor", "bool", np.logical_xor),
 ):
     _binary(_name, _word, _operation)
 
 _variadic("Max", "number", np.maximum)
 _variadic("Min", "number", np.minimum)
 _variadic("Sum", "float", np.add)
-_variadic("Mean", "float", np.add, lambda total, count: np.divide(total, count, dtype=total.dtype))
 
 
 @operator("Pow", "X:number Y:number2")

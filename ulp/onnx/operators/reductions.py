@@ -1,4 +1,4 @@
-"""Operators that bring an axis together: reductions, softmax, normalisations."""
+"""Operators that bring an axis together: reductions and softmax; and the normalization of batches."""
 
 from __future__ import annotations
 
@@ -38,13 +38,6 @@ def _extreme(function: np.ufunc, lowest: bool) -> _Reduction:
     return reduce
 
 
-def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    largest = np.max(x, axis=axis, keepdims=True, initial=-math.inf)
-    largest = np.where(np.isfinite(largest), largest, 0)
-    total = np.log(np.sum(np.exp(x - largest), axis=axis, keepdims=True)) + largest
-    return np.asarray(total if keepdims else total.squeeze(axis))
-
-
 def _reduction(name: str, word: str, function: _Reduction, axes_since: int) -> None:
     """A row with the axes as an attribute, and one from opset `axes_since` on with the axes as an input."""
 
@@ -70,28 +63,19 @@ for _name, _word, _function, _axes_since in (
     ("ReduceProd", "number", np.prod, 18),
     ("ReduceMax", "any", _extreme(np.maximum, True), 18),
     ("ReduceMin", "any", _extreme(np.minimum, False), 18),
-    ("ReduceL1", "number", lambda x, axis, keepdims: np.abs(x).sum(axis, keepdims=keepdims), 18),
-    ("ReduceL2", "number", lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis, keepdims=keepdims)), 18),
-    ("ReduceSumSquare", "number", lambda x, axis, keepdims: np.square(x).sum(axis, keepdims=keepdims), 18),
-    ("ReduceLogSum", "number", lambda x, axis, keepdims: np.log(x.sum(axis, keepdims=keepdims)), 18),
-    ("ReduceLogSumExp", "float", _log_sum_exp, 18),
 ):
     _reduction(_name, _word, _function, _axes_since)
 
 
-def _argument(name: str, function: Callable[..., Any]) -> None:
-    @operator(name, "data:number", axis=integer(0), keepdims=integer(1), select_last_index=integer(0))
-    def apply(call: Call, x: Array) -> Array:
-        axis = axis_of(call["axis"], x.ndim)
-        if call["select_last_index"]:
-            found = x.shape[axis] - 1 - function(np.flip(x, axis), axis=axis, keepdims=bool(call["keepdims"]))
-        else:
-            found = function(x, axis=axis, keepdims=bool(call["keepdims"]))
-        return np.asarray(found, np.int64)
-
-
-_argument("ArgMax", np.argmax)
-_argument("ArgMin", np.argmin)
+@operator("ArgMax", "data:number", axis=integer(0), keepdims=integer(1), select_last_index=integer(0))
+def arg_max(call: Call, x: Array) -> Array:
+    """Where the largest element along an axis is: the first of equal ones, or the last."""
+    axis = axis_of(call["axis"], x.ndim)
+    if call["select_last_index"]:
+        found = x.shape[axis] - 1 - np.argmax(np.flip(x, axis), axis=axis, keepdims=bool(call["keepdims"]))
+    else:
+        found = np.argmax(x, axis=axis, keepdims=bool(call["keepdims"]))
+    return np.asarray(found, np.int64)
 
 
 @operator("TopK", "X:number K:int", since=10, outputs=2, axis=integer(-1), largest=integer(1), sorted=integer(1))
@@ -110,29 +94,24 @@ def top_k(call: Call, x: Array, k: Array) -> tuple[Array, Array]:
     return np.take_along_axis(x, indices, axis), indices.astype(np.int64)
 
 
-def _soften(x: Array, axes: tuple[int, ...], logarithm: bool) -> Array:
+def _soften(x: Array, axes: tuple[int, ...]) -> Array:
     if x.size == 0:
         return x
-    shifted = x - x.max(axes, keepdims=True)
-    exponentials = np.exp(shifted)
-    total = exponentials.sum(axes, keepdims=True)
-    return np.asarray(shifted - np.log(total) if logarithm else exponentials / total)
+    exponentials = np.exp(x - x.max(axes, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axes, keepdims=True))
 
 
-def _softmax(name: str, logarithm: bool) -> None:
-    @operator(name, "X:float", axis=integer(1))
-    def over_the_rest(call: Call, x: Array) -> Array:
-        # Until opset 12 all axes from this one on count as one.
-        axis = call["axis"] if call["axis"] == x.ndim else axis_of(call["axis"], x.ndim)
-        return _soften(x, tuple(range(axis, x.ndim)), logarithm)
-
-    @operator(name, "X:float", since=13, axis=integer(-1))
-    def along_axis(call: Call, x: Array) -> Array:
-        return _soften(x, (axis_of(call["axis"], x.ndim),), logarithm)
+@operator("Softmax", "X:float", axis=integer(1))
+def softmax_over_the_rest(call: Call, x: Array) -> Array:
+    """Until opset 12 all axes from this one on count as one."""
+    axis = call["axis"] if call["axis"] == x.ndim else axis_of(call["axis"], x.ndim)
+    return _soften(x, tuple(range(axis, x.ndim)))
 
 
-_softmax("Softmax", False)
-_softmax("LogSoftmax", True)
+@operator("Softmax", "X:float", since=13, axis=integer(-1))
+def softmax(call: Call, x: Array) -> Array:
+    """Exponentials as shares of their sum along an axis."""
+    return _soften(x, (axis_of(call["axis"], x.ndim),))
 
 
 def _channelwise(x: Array, *vectors: Array) -> list[Array]:
@@ -161,47 +140,3 @@ def batch_normalization(call: Call, x: Array, *parameters: Array) -> Array:
     scale, shift, mean, variance = _channelwise(x, *(p.astype(np.float64) for p in parameters))
     factor = scale / np.sqrt(variance + call["epsilon"])
     return np.asarray(x * factor.astype(x.dtype) + (shift - mean * factor).astype(x.dtype))
-
-
-@operator("InstanceNormalization", "X:float scale:float B:float", epsilon=number(1e-5))
-def instance_normalization(call: Call, x: Array, scale: Array, shift: Array) -> Array:
-    """Each channel of each image by its own mean and variance."""
-    scale, shift = _channelwise(x, scale, shift)
-    return _standardized(x, tuple(range(2, x.ndim)), call["epsilon"])[0] * scale + shift
-
-
-@operator(
-    "LayerNormalization", "X:float Scale:float B:float?", since=17, outputs=3, axis=integer(-1), epsilon=number(1e-5), stash_type=integer(1)
-)
-def layer_normalization(call: Call, x: Array, scale: Array, shift: Array | None = None) -> tuple[Array, Array, Array]:
-    """Everything from `axis` on by its own mean and variance; these are the other results."""
-    axes = tuple(range(axis_of(call["axis"], x.ndim), x.ndim))
-    for parameter in (scale, shift):
-        if parameter is not None and np.broadcast_shapes(parameter.shape, x.shape) != x.shape:
-            raise OnnxError(f"a parameter of shape {list(parameter.shape)} does not broadcast to X of {list(x.shape)}")
-    standard, mean, inverse = _standardized(x, axes, call["epsilon"])
-    result = standard * scale
-    return result if shift is None else result + shift, mean, inverse
-
-
-def _standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array, Array]:
-    """(X - mean) / sqrt(variance + epsilon), the mean, and 1 / sqrt(variance + epsilon)."""
-    mean = _mean(x, axes, True)
-    centred = x - mean
-    inverse = 1 / np.sqrt(_mean(centred * centred, axes, True) + x.dtype.type(epsilon))
-    return centred * inverse, mean, inverse
-
-
-@operator("LRN", "X:float", alpha=number(1e-4), beta=number(0.75), bias=number(1.0), size=integer(low=1, required=True))
-def local_response_normalization(call: Call, x: Array) -> Array:
-    """X / (bias + alpha / size * sum of squares of `size` channels around)^beta."""
-    if x.ndim < 2:
-        raise OnnxError(f"X has shape {list(x.shape)}: expected (N, C, ...)")
-    channels, size = x.shape[1], call["size"]
-    before = (size - 1) // 2
-    # Sums of windows as differences of running sums, which start with a zero.
-    running = np.zeros((x.shape[0], channels + 1, *x.shape[2:]))
-    np.cumsum(np.square(x, dtype=np.float64), axis=1, out=running[:, 1:])
-    centre = np.arange(channels)
-    sums = running[:, np.minimum(centre + size - before, channels)] - running[:, np.maximum(centre - before, 0)]
-    return np.asarray((x / (call["bias"] + call["alpha"] / size * sums) ** call["beta"]).astype(x.dtype))
