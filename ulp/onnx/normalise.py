@@ -13,11 +13,16 @@ import numpy as np
 
 from .channels_last import channels_first
 from .model import Array, Model, Node
-from .rewrites import Names, with_scales_beside, without_sandwiches
+from .rewrites import Names, with_pools_first, with_scales_beside, without_sandwiches
 
 
-def normalise(model: Model) -> Model:
-    """The same model without QLinear operators and what onnxruntime fuses, as far as their quantizers are constants."""
+def normalise(model: Model, islands: bool = False) -> Model:
+    """The same model without QLinear operators and what onnxruntime fuses, as far as their quantizers are constants.
+
+    islands: whether onnxruntime runs the nodes that are not integer.
+    """
+    if islands:
+        model = with_pools_first(model)
     model = with_scales_beside(without_sandwiches(channels_first(model)))
     writer = _Writer(model)
     with np.errstate(all="ignore"):  # scales may be anything here
