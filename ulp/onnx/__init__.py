@@ -103,7 +103,7 @@ def load(
     built = build(normal, one, inside, compilation, limits)
     if strict:
         _check_strict(normal, built)
-    elif in_islands and compilation.tune and how == "requantise":
+    elif in_islands and compilation.tune and how == "requantize":
         left = left_to_onnxruntime(built, Maker(built.scope, model, normal, one.tensors, many.tensors))
         built = build(normal, one, inside, compilation, limits, left) if left else built
     rows = layer_rows(normal, built)
