@@ -60,6 +60,17 @@ void read(const py::handle& x, const std::string& name, ulp::Thresholds& field) 
   read(py::object(pair[1]), name + " flip", field.flip);
 }
 
+// A dict of a struct's fields.
+template <class T>
+void read_dict(const py::handle& x, const std::string& name, T& field) {
+  if (!py::isinstance<py::dict>(x)) throw py::type_error(name + ": expected a dict, got " + type_name(x));
+  const auto copy = py::reinterpret_steal<py::dict>(PyDict_Copy(x.ptr()));  // code that converts a value may change the original
+  if (!copy) throw py::error_already_set();
+  read_fields(copy, field.fields(), name, "['", "']");
+}
+
+void read(const py::handle& x, const std::string& name, ulp::AfterSpec& field) { read_dict(x, name, field); }
+
 template <class T>
 void read(const py::handle& x, const std::string& name, std::optional<T>& field) {
   if (x.is_none()) {
@@ -87,12 +98,7 @@ void read(const py::handle& x, const std::string& name, ulp::Weights& field) {
   field = ulp::Weights(&x.cast<const ulp::PackedMatrix&>(), [object](const ulp::PackedMatrix*) {});
 }
 
-void read(const py::handle& x, const std::string& name, ulp::FinishSpec& field) {
-  if (!py::isinstance<py::dict>(x)) throw py::type_error(name + ": expected a dict, got " + type_name(x));
-  const auto copy = py::reinterpret_steal<py::dict>(PyDict_Copy(x.ptr()));  // code that converts a value may change the original
-  if (!copy) throw py::error_already_set();
-  read_fields(copy, field.fields(), name, "['", "']");
-}
+void read(const py::handle& x, const std::string& name, ulp::FinishSpec& field) { read_dict(x, name, field); }
 
 }  // namespace
 

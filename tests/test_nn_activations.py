@@ -60,7 +60,8 @@ def test_compiled_networks_give_the_layers_results(name: str) -> None:
         compiled = nn.compile(network, x, tune=False)
         np.testing.assert_array_equal(compiled(x), network(x))
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(compiled))(x), network(x))
-        assert "lookup" in {row.step for row in compiled.profile(x)}
+        # The table is part of the convolution's step, but where its results are floats.
+        assert ("lookup" in {row.step for row in compiled.profile(x)}) == isinstance(last, nn.Identity)
 
 
 def test_a_sum_that_begins_with_an_activation_or_a_relu() -> None:

@@ -76,6 +76,8 @@ def test_pooling_is_that_of_one_row(line: Any, image: Any) -> None:
     for wrong in (x[:, :, None], x[0, 0]):
         with pytest.raises(nn.LayerError, match="Expected 2D or 3D input"):
             line(wrong)
+    with pytest.raises(nn.LayerError, match="Expected 2D or 3D input"):
+        nn.compile(line, x[:, :, None], tune=False)
 
 
 class Block(nn.Module):

@@ -221,6 +221,51 @@ def test_fused_convolutions(name: str, parameters: list[float]) -> None:
     np.testing.assert_allclose(ulp.load(model)(x), exact(model, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["", "Relu", "LeakyRelu"])
+def test_fused_convolutions_with_a_shortcut(name: str) -> None:
+    """Conv + Z, activation: floats in an island, and codes."""
+    w = Writer((4, 6, 6), opset=17)
+    given: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1] * 4}
+    if name:
+        given |= {"activation": name} | ({"activation_params": [0.25]} if name == "LeakyRelu" else {})
+    bias = w.constant(w.rng.standard_normal(4).astype(np.float32))
+    model, x = w.model(microsoft(w, "FusedConv", "x", w.weights(4, 4, 3, 3), bias, "x", **given)), images(2, 4, 6, 6)
+    np.testing.assert_allclose(ulp.load(model)(x), exact(model, x), rtol=1e-4, atol=1e-5)
+
+    w = Writer((4, 6, 6), opset=17)
+    codes = qdq(w, "x", 0.03125, 128)
+    integers = w.constant(w.rng.integers(-7, 8, (4, 4, 3, 3)).astype(np.int8))
+    weights = w.add("DequantizeLinear", integers, w.constant(np.float32(0.0625)), w.constant(np.int8(0)))
+    made = microsoft(w, "FusedConv", codes, weights, "", codes, **given)
+    model = w.model(qdq(w, made, 0.0625, 99))
+    network = ulp.load(model, tune=False)
+    assert network.integer == (name != "LeakyRelu"), network  # whose thresholds would be of a sum with a shortcut
+    np.testing.assert_allclose(network(x), exact(model, x), atol=0.0626)
+    assert (network(x) == exact(model, x)).mean() > 0.99
+
+
+def qdq(w: Writer, x: str, scale: float, zero: int) -> str:
+    parameters = [w.constant(np.float32(scale)), w.constant(np.uint8(zero))]
+    return w.add("DequantizeLinear", w.add("QuantizeLinear", x, *parameters), *parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "biased"), [("Gelu", False), ("BiasGelu", True), ("FastGelu", False), ("FastGelu", True), ("QuickGelu", False)]
+)
+@pytest.mark.parametrize("opset", [13, 20])
+def test_forms_of_gelu_are_tables(name: str, biased: bool, opset: int) -> None:
+    """For every code of the input, but for float32's last bit in onnxruntime's own."""
+    w = Writer((16,), opset=opset)
+    bias = [w.constant(w.rng.standard_normal(16).astype(np.float32))] if biased else []
+    model = w.model(qdq(w, microsoft(w, name, qdq(w, "x", 0.03, 121), *bias), 0.017, 13))
+    network = ulp.load(model, tune=False)
+    assert network.integer, network
+    x = (np.arange(256, dtype=np.float32)[:, None] - 121) * np.float32(0.03) + np.zeros((1, 16), np.float32)
+    near = np.abs(network(x) - exact(model, x))
+    assert (near > 0).mean() < 0.001
+    assert near.max() < 0.018
+
+
 def test_an_optimized_file_is_as_integer_as_before(tmp_path: Path) -> None:
     """onnxruntime's optimizer writes QLinear operators for QDQ."""
     model = chain()

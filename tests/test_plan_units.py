@@ -76,6 +76,69 @@ def test_biases_in_sums_and_units_of_results(seed: int) -> None:
     both_sides(start_and_unit(seed), x)
 
 
+def tables_behind(seed: int) -> tuple[Describe, Array]:
+    """(plan, its input): steps of all kinds whose results go through tables, alone and together with another image's codes."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([5, 8, 24, 33, 64, 530]))
+    size = int(rng.integers(2, 7)), int(rng.integers(3, 40))
+    weights = [padded_rows(rng.integers(-4, 4, (3, 3, c, n)).astype(np.int8), 3) for c in (6, n)]
+    taps = rng.integers(-4, 4, (3, 3, n)).astype(np.int8)
+    linear = padded_rows(rng.integers(-4, 4, (1, 1, n, 70)).astype(np.int8), 3)
+
+    def describe(plan: Any) -> None:
+        rng = np.random.default_rng(seed + 1)
+        quantizers: dict[int, tuple[int, int, float]] = {}
+
+        def codes(size: tuple[int, int], channels: int, bits: int | None = None) -> int:
+            bits = bits or int(rng.integers(1, 9))
+            q = bits, int(rng.integers(0, 2**bits)), float(F32(rng.uniform(0.05, 0.9)))
+            tensor = plan.codes(*size, channels, *q)
+            quantizers[tensor] = q
+            return int(tensor)
+
+        def behind(target: int, other: tuple[int, int] | None) -> dict[str, Any]:
+            other_bits = 0 if other is None else quantizers[other[0]][0]
+            bits = int(rng.integers(1, 9 - other_bits))
+            table = rng.integers(0, 2 ** quantizers[target][0], 2 ** (bits + other_bits)).astype(np.uint8)
+            scale = float(F32(rng.uniform(0.05, 0.9)))
+            return {"bits": bits, "zero": int(rng.integers(0, 2**bits)), "scale": scale, "other": other, "table": table}
+
+        source = codes(size, 6, 4)
+        plan.input_floats(channels=6, height=size[0], width=size[1], targets=[source])
+        window: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1)}
+        conv: dict[str, Any] = {"source_channel": 0, "kernel": (3, 3), "weight_zero": 0, "method": None, **window}
+        wide, b, floats = codes(size, 2 * n, 4), codes(size, n), plan.floats(*size, n)
+        entries = scaled(rng, n, [(wide, n), (b, 0), (floats, 0)], after=[behind(wide, None), None, None])
+        plan.conv(source=source, weights=weights[0], finish=entries, **conv)
+        entries = scaled(rng, n, [(wide, 0)], after=[behind(wide, None)], low=-1.0, high=2.0, unit=0.25)
+        plan.depthwise(source=b, weights=taps, finish=entries, **window)
+        c, d = codes(size, n), codes(size, n)
+        entries = scaled(rng, n, [(c, 0), (d, 0)], after=[behind(c, (wide, n)), behind(d, (wide, 0))], residual=(b, 0))
+        plan.conv(source=b, weights=weights[1], finish=entries, **conv)
+        thresholds = np.sort(rng.integers(-99, 99, (n, 7)), axis=1).astype(np.int32), rng.integers(0, 2, n).astype(bool)
+        e = codes(size, n)
+        then = behind(e, (wide, n)) | {"bits": 3, "zero": 0}
+        then["table"] = np.resize(then["table"], 128)
+        plan.conv(source=b, weights=weights[1], finish=scaled(rng, n, [(e, 0)], after=[then], thresholds=[thresholds]), **conv)
+        f, mean, other_mean, last = codes(size, n), codes((1, 1), n, 3), codes((1, 1), n), codes((1, 1), 70)
+        plan.rescale(source=e, finish=finish(n, [(f, 0)], False, after=[behind(f, (wide, 0))]))
+        rows, columns = np.array([[0, size[0]]], np.int32), np.array([[0, size[1]]], np.int32)
+        means: dict[str, Any] = {"rows": rows, "columns": columns, "divisor": np.full((1, 1), 3, F32)}
+        plan.window_mean(source=c, finish=finish(n, [(mean, 0)], False, after=[behind(mean, None)]), **means)
+        plan.window_mean(source=d, finish=finish(n, [(other_mean, 0)], False, after=[behind(other_mean, (mean, 0))]), **means)
+        entries = scaled(rng, 70, [(last, 0)], after=[behind(last, None)])
+        plan.linear(source=other_mean, weights=linear, weight_zero=0, finish=entries, kernel=None)
+        for tensor in (wide, b, floats, c, d, e, f, mean, other_mean, last):
+            plan.output(tensor=tensor, nhwc=bool(seed % 2))
+
+    return describe, rng.standard_normal((3, 6, *size)).astype(F32)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_tables_behind_epilogues(seed: int) -> None:
+    both_sides(*tables_behind(seed))
+
+
 def test_input_is_divided_as_the_quotient_rounds() -> None:
     scales = [float(F32(s)) for s in (1 / 127, 0.1, 3.7)]
 

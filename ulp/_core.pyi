@@ -120,11 +120,21 @@ class NotFinite(ValueError):  # noqa: N818  # the name of the native class
 class CodeOutOfRange(ValueError):  # noqa: N818  # the name of the native class
     """The input of a plan holds a code above 2^bits - 1."""
 
+class After(TypedDict):
+    """What a table makes of codes of this quantizer; see `Finish`."""
+
+    bits: int
+    zero: int
+    scale: float
+    other: tuple[int, int] | None
+    table: npt.NDArray[np.uint8]
+
 class _Terms(TypedDict, total=False):
     scale: npt.NDArray[np.float32] | None
     bias: npt.NDArray[np.float32] | None
     start: npt.NDArray[np.int32] | None
     unit: float
+    after: list[After | None] | None
 
 class Finish(_Terms):
     """The epilogue of a step (csrc/plan/finish_spec.h); a plain dict at run time. N is the number of channels.
@@ -138,6 +148,8 @@ class Finish(_Terms):
     targets       1 to 4 of them: codes by the tensor's quantizer, or floats
     thresholds    one per target: None, or (int32 (N, 2^bits - 1) ascending, bool (N,) flip), not with a residual:
                   code = how many thresholds[c] are <= (~acc if flip[c] else acc)
+    after         None, or one per target: None, or the codes u are of the quantizer described there, and the target holds table[u], or with
+                  another operand, a slice of a tensor of codes w, table[u | w << bits]: uint8, 2^(bits + bits of w), at most 256
     """
 
     residual: tuple[int, int] | None

@@ -72,6 +72,9 @@ class Conv {
   virtual void run(const CodeImages& source, int64_t images, uint8_t* scratch, const Output& output, const Tasks& tasks) const = 0;
 };
 
+// Whether a method is expected to be faster than the kernels; where it always loses it is not even timed.
+enum class Prospect { loses, unclear, wins };
+
 struct ConvProblem {
   ConvShape shape;
   const PackedMatrix& weights;

@@ -32,9 +32,9 @@ std::unique_ptr<Conv> make_winograd_avx2(const ConvMethod& m, const ConvProblem&
 constexpr auto make_winograd_avx2 = nullptr;
 #endif
 
-// name, technique, ISA, reach, why_not, prefer, make
+// name, technique, ISA, reach, why_not, prospect, make
 const ConvMethod kMethods[] = {
-    {"winograd_avx2_2x2", "winograd", Isa::avx2, kWinogradReach, why_not_winograd, prefer_winograd, make_winograd_avx2},
+    {"winograd_avx2_2x2", "winograd", Isa::avx2, kWinogradReach, why_not_winograd, prospect_of_winograd, make_winograd_avx2},
 };
 
 // name, ISA, run; best first

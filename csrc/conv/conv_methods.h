@@ -16,7 +16,7 @@ struct ConvMethod {
   Isa isa;
   int reach;                                           // rows and columns that it reads behind the last window
   std::string (*why_not)(const ConvProblem& problem);  // "" if it can compute this on a CPU that has the ISA
-  bool (*prefer)(const ConvProblem& problem);          // whether it is expected to be faster than the kernels
+  Prospect (*prospect)(const ConvProblem& problem);
   std::unique_ptr<Conv> (*make)(const ConvMethod& method, const ConvProblem& problem);  // nullptr on other architectures
 };
 

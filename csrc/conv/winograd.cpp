@@ -248,12 +248,13 @@ std::string why_not_winograd(const ConvProblem& p) {
 // By the measurements in bench/NOTES.md: with few channels the transforms weigh more than the multiplies they save, against lookups of
 // 1-bit weights it always loses, against those of W2A2 with few channels or tiles. Against VNNI, whose products are three times as fast as
 // the AVX2 ones that it makes, it loses everywhere.
-bool prefer_winograd(const ConvProblem& p) {
-  if (isa_runs(Isa::avxvnni) || isa_runs(Isa::avx512vnni)) return false;
-  if (p.shape.channels < 24) return false;
+Prospect prospect_of_winograd(const ConvProblem& p) {
+  if (isa_runs(Isa::avxvnni) || isa_runs(Isa::avx512vnni)) return Prospect::loses;
+  if (p.shape.channels < 24) return Prospect::unclear;
   const int w_bits = p.weights.encoding.bits;
-  if (w_bits == 1 && p.a_bits <= 4) return false;
-  return !(w_bits == 2 && p.a_bits <= 2 && (p.shape.channels < 64 || p.shape.pixels() < 180));
+  if (w_bits == 1 && p.a_bits <= 4) return Prospect::unclear;
+  const bool few = p.shape.channels < 64 || p.shape.pixels() < 180;
+  return w_bits == 2 && p.a_bits <= 2 && few ? Prospect::unclear : Prospect::wins;
 }
 
 std::unique_ptr<Conv> make_winograd(const ConvProblem& p, const WinogradKernels& kernels, const char* name) {

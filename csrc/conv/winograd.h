@@ -14,8 +14,8 @@ inline constexpr int kWinogradReach = 1;
 // Empty where it can convolve this, given an ISA with kernels; else why not.
 std::string why_not_winograd(const ConvProblem& problem);
 
-// Whether it is expected to be faster than the direct way, where it can convolve this.
-bool prefer_winograd(const ConvProblem& problem);
+// Where it can convolve this.
+Prospect prospect_of_winograd(const ConvProblem& problem);
 
 // Precondition: why_not_winograd(problem) is empty.
 std::unique_ptr<Conv> make_winograd(const ConvProblem& problem, const WinogradKernels& kernels, const char* name);

@@ -110,6 +110,8 @@ struct Ops {
   void (*to_planes)(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
   // out[i] = table[a[i]]. table: 256 bytes; the codes have `bits` bits.
   void (*lookup)(const uint8_t* a, int64_t count, const uint8_t* table, int bits, uint8_t* out);
+  // out[i] = table[a[i] | b[i] << a_bits]. table: 256 bytes; two codes together have `bits` bits, at most 8.
+  void (*lookup_pairs)(const uint8_t* a, const uint8_t* b, int64_t count, const uint8_t* table, int a_bits, int bits, uint8_t* out);
   void (*combine)(const Combination& f);
 };
 

@@ -136,7 +136,8 @@ void channel_sum(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channe
 
 const Ops& avx2_ops() {
   static const Ops table{ops_avx2::finish, window_max,          window_sum,       ops_avx2::quantize,
-                         channel_sum,      ops_avx2::to_planes, ops_avx2::lookup, ops_avx2::combine};
+                         channel_sum,      ops_avx2::to_planes, ops_avx2::lookup, ops_avx2::lookup_pairs,
+                         ops_avx2::combine};
   return table;
 }
 

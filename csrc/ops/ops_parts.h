@@ -17,6 +17,7 @@ void finish_thresholds(const Finish& f, const Target& target);  // one target th
 bool quantize(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
 void to_planes(const float* x, int64_t pixel, int64_t pixels, int64_t channels, float* out, int64_t plane);
 void lookup(const uint8_t* a, int64_t count, const uint8_t* table, int bits, uint8_t* out);
+void lookup_pairs(const uint8_t* a, const uint8_t* b, int64_t count, const uint8_t* table, int a_bits, int bits, uint8_t* out);
 void combine(const Combination& f);
 
 }  // namespace ops_avx2

@@ -114,10 +114,14 @@ void lookup(const uint8_t* a, int64_t count, const uint8_t* table, int /*bits*/,
   for (int64_t i = 0; i < count; ++i) out[i] = table[a[i]];
 }
 
+void lookup_pairs(const uint8_t* a, const uint8_t* b, int64_t count, const uint8_t* table, int a_bits, int /*bits*/, uint8_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = table[a[i] | b[i] << a_bits];
+}
+
 }  // namespace
 
 const Ops& scalar_ops() {
-  static const Ops table{finish, window_max, window_sum, quantize, channel_sum, to_planes, lookup, combine_run};
+  static const Ops table{finish, window_max, window_sum, quantize, channel_sum, to_planes, lookup, lookup_pairs, combine_run};
   return table;
 }
 

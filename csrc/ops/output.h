@@ -9,6 +9,15 @@ namespace ulp {
 
 inline constexpr int kMaxTargets = 4;
 
+// What is made of a target's codes while they are in the cache: table[u], or table[u | w << bits], w being the code of another image.
+struct After {
+  const uint8_t* table = nullptr;  // 256 bytes; nullptr: the codes stay as they are
+  int bits = 0;                    // of u
+  int index_bits = 0;              // of u and w
+  const uint8_t* other = nullptr;  // w of pixel (0, 0) of the first image
+  ImageStrides other_place;
+};
+
 struct Output {
   const Ops* ops = nullptr;
   const float* scale = nullptr;  // one per channel, or one
@@ -25,12 +34,15 @@ struct Output {
 
   Target targets[kMaxTargets] = {};  // codes, floats: of pixel (0, 0) of the first image; thresholds, flip: of channel 0; no pixel
   ImageStrides places[kMaxTargets];
+  After after[kMaxTargets];
+  bool has_after = false;  // anywhere
   int target_count = 0;
 
   // For images of one pixel: from here on they count as the pixels of one row.
   void take_images_as_pixels() {
     residual_place.pixel = residual_place.image;
     for (ImageStrides& place : places) place.pixel = place.image;
+    for (After& a : after) a.other_place.pixel = a.other_place.image;
   }
 
   // The sums of `pixels` pixels from (y, x) of image i on, channels n0 .. n0 + channels - 1. They may be changed on the way.
@@ -40,6 +52,28 @@ struct Output {
         for (int64_t c = 0; c < channels; ++c) acc[p * ld + c] += start[n0 + c];
       }
     }
+    if (!has_after) return finish(i, y, x, pixels, n0, channels, acc, ld, nullptr);
+    uint8_t staged[kMaxTargets][kStaged];
+    for (int64_t n = 0; n < channels; n += kStagedChannels) {
+      const int64_t count = channels - n < kStagedChannels ? channels - n : kStagedChannels;
+      const int64_t at_once = kStaged / count;
+      for (int64_t p = 0; p < pixels; p += at_once) {
+        const int64_t some = pixels - p < at_once ? pixels - p : at_once;
+        finish(i, y, x + p, some, n0 + n, count, acc + p * ld + n, ld, staged);
+        for (int t = 0; t < target_count; ++t) {
+          if (after[t].table) look_up(t, i, y, x + p, some, n0 + n, count, staged[t]);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kStaged = 2048;
+  static constexpr int64_t kStagedChannels = 512;
+
+  // staged: where the codes of targets with a table go first.
+  void finish(int64_t i, int64_t y, int64_t x, int64_t pixels, int64_t n0, int64_t channels, const int32_t* acc, int64_t ld,
+              uint8_t (*staged)[kStaged]) const {
     Target at[kMaxTargets];
     for (int t = 0; t < target_count; ++t) {
       at[t] = targets[t];
@@ -50,6 +84,10 @@ struct Output {
       if (at[t].thresholds) {
         at[t].thresholds += n0 * at[t].max_code;
         at[t].flip += n0;
+      }
+      if (after[t].table) {
+        at[t].codes = staged[t];
+        at[t].pixel = channels;
       }
     }
     Finish f{};
@@ -71,6 +109,23 @@ struct Output {
     f.targets = at;
     f.target_count = target_count;
     ops->finish(f);
+  }
+
+  void look_up(int t, int64_t i, int64_t y, int64_t x, int64_t pixels, int64_t n0, int64_t channels, const uint8_t* codes) const {
+    const After& a = after[t];
+    uint8_t* out = targets[t].codes + places[t].offset(i, y, x) + n0;
+    const uint8_t* other = a.other ? a.other + a.other_place.offset(i, y, x) + n0 : nullptr;
+    const bool dense = places[t].pixel == channels && (!other || a.other_place.pixel == channels);
+    const int64_t count = dense ? pixels * channels : channels;
+    for (int64_t p = 0; p < (dense ? 1 : pixels); ++p) {
+      const uint8_t* from = codes + p * channels;
+      uint8_t* to = out + p * places[t].pixel;
+      if (other) {
+        ops->lookup_pairs(from, other + p * a.other_place.pixel, count, a.table, a.bits, a.index_bits, to);
+      } else {
+        ops->lookup(from, count, a.table, a.bits, to);
+      }
+    }
   }
 };
 

@@ -15,6 +15,7 @@
 
 namespace ulp {
 
+struct AfterSpec;
 struct FinishSpec;
 struct Thresholds;
 
@@ -31,16 +32,18 @@ struct Array {
 
 using Floats = Array<float, 1>;
 using Ints = Array<int32_t, 1>;
+using Bytes = Array<uint8_t, 1>;
 using Flags = Array<bool, 1>;
 using Windows = Array<int32_t, 2>;  // per window: where it begins and ends
 
 using Weights = std::shared_ptr<const PackedMatrix>;
 
 // What a field can be. A new type needs a function `read` in bindings_plan_fields.h.
-using FieldTarget = std::variant<int*, bool*, float*, std::string*,  // a string may be None, and is then empty
-                                 std::array<int, 2>*, std::array<int, 4>*, Slice*, std::optional<Slice>*, std::vector<int>*,
-                                 std::vector<Slice>*, Floats*, Ints*, Flags*, Windows*, Array<float, 2>*, Array<uint8_t, 2>*,
-                                 Array<int8_t, 3>*, Weights*, FinishSpec*, std::vector<std::optional<Thresholds>>*>;
+using FieldTarget =
+    std::variant<int*, bool*, float*, std::string*,  // a string may be None, and is then empty
+                 std::array<int, 2>*, std::array<int, 4>*, Slice*, std::optional<Slice>*, std::vector<int>*, std::vector<Slice>*, Floats*,
+                 Ints*, Bytes*, Flags*, Windows*, Array<float, 2>*, Array<uint8_t, 2>*, Array<int8_t, 3>*, Weights*, FinishSpec*,
+                 std::vector<std::optional<Thresholds>>*, std::vector<std::optional<AfterSpec>>*>;
 
 struct Field {
   const char* name;

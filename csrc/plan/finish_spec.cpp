@@ -23,6 +23,32 @@ void check_thresholds(const Checks& plan, const Thresholds& t, int64_t channels,
 
 }  // namespace
 
+void FinishSpec::check_after(const Checks& plan, const Shape& shape, const Tensor& target, AfterSpec& a) const {
+  if (!target.is_codes) plan.refuse(": what comes after a target needs one of codes");
+  check_range("after bits", a.bits, 1, 8);
+  check_range("after zero", a.zero, 0, (1 << a.bits) - 1);
+  if (!positive_normal(a.scale) || !positive_normal(unit / a.scale)) plan.refuse(": the scale of what comes after is no normal float32");
+  a.index_bits = a.bits;
+  if (a.other) {
+    const Tensor& other = plan.readable(*a.other, shape.channels);
+    if (!other.is_codes) plan.refuse(": the operand of what comes after must hold codes");
+    if (other.height != shape.height || other.width != shape.width) plan.refuse(": the operand of what comes after has another shape");
+    for (const Slice& t : targets) {
+      if (t.tensor == a.other->tensor) plan.refuse(": a tensor that is read cannot be a target");
+    }
+    a.index_bits += other.bits;
+  }
+  if (a.index_bits > 8) plan.refuse(": codes of " + std::to_string(a.index_bits) + " bits together, at most 8 have a table");
+  if (a.table.size() != int64_t{1} << a.index_bits) {
+    plan.refuse(": a table of " + std::to_string(a.table.size()) + " entries, expected " + std::to_string(1 << a.index_bits));
+  }
+  for (const uint8_t code : a.table.values) {
+    if (code > target.max_code()) plan.refuse(": a code of a table is beyond the target's " + std::to_string(target.max_code()));
+  }
+  a.all = a.table.values;
+  a.all.resize(256);
+}
+
 void FinishSpec::check(const Checks& plan, const Shape& shape) {
   if (shape.has_scale) {
     if (scale.size() != shape.channels || bias.size() != shape.channels)
@@ -48,16 +74,19 @@ void FinishSpec::check(const Checks& plan, const Shape& shape) {
     if (!std::isfinite(r.scale / unit * 255.0f)) plan.refuse(": 255 * the residual's scale / unit is not finite");
     if (r.height != shape.height || r.width != shape.width) plan.refuse(": the residual has another shape");
   }
+  if (!after.empty() && after.size() != targets.size()) plan.refuse(": finish['after'] must have one entry for each target");
   for (size_t i = 0; i < targets.size(); ++i) {
     const Tensor& t = plan.tensor(targets[i].tensor);
+    AfterSpec* then = after.empty() || !after[i] ? nullptr : &*after[i];
+    if (then) check_after(plan, shape, t, *then);
     if (targets[i].tensor == shape.source || (residual && targets[i].tensor == residual->tensor))
       plan.refuse(": a tensor that is read cannot be a target");
     if (!t.is_codes && unit != 1.0f) plan.refuse(": a target of floats needs the unit 1");
-    if (t.is_codes && !positive_normal(unit / t.scale)) plan.refuse(": unit / a target's scale is no normal float32");
+    if (t.is_codes && !then && !positive_normal(unit / t.scale)) plan.refuse(": unit / a target's scale is no normal float32");
     if (!thresholds[i]) continue;
     if (!t.is_codes) plan.refuse(": thresholds need a target of codes");
     if (residual) plan.refuse(": thresholds do not go with a residual");
-    check_thresholds(plan, *thresholds[i], shape.channels, t.max_code());
+    check_thresholds(plan, *thresholds[i], shape.channels, then ? (1 << then->bits) - 1 : t.max_code());
     thresholds[i]->flip_masks.clear();
     for (const uint8_t flip : thresholds[i]->flip.values) thresholds[i]->flip_masks.push_back(flip ? -1 : 0);
   }
@@ -65,8 +94,12 @@ void FinishSpec::check(const Checks& plan, const Shape& shape) {
 }
 
 std::vector<int> FinishSpec::reads(int source) const {
-  if (residual) return {source, residual->tensor};
-  return {source};
+  std::vector<int> all{source};
+  if (residual) all.push_back(residual->tensor);
+  for (const std::optional<AfterSpec>& a : after) {
+    if (a && a->other) all.push_back(a->other->tensor);
+  }
+  return all;
 }
 
 Output FinishSpec::output(const Context& c) const {
@@ -94,6 +127,22 @@ Output FinishSpec::output(const Context& c) const {
       target.inverse = unit / t.scale;
       target.zero = t.zero;
       target.max_code = t.max_code();
+      if (!after.empty() && after[i]) {
+        const AfterSpec& a = *after[i];
+        target.inverse = unit / a.scale;
+        target.zero = a.zero;
+        target.max_code = (1 << a.bits) - 1;
+        After& then = o.after[i];
+        then.table = a.all.data();
+        then.bits = a.bits;
+        then.index_bits = a.index_bits;
+        if (a.other) {
+          const ImageView<uint8_t> other = c.codes(*a.other);
+          then.other = other.data;
+          then.other_place = other.strides;
+        }
+        o.has_after = true;
+      }
       if (thresholds[i]) {
         target.thresholds = thresholds[i]->values.values.data();
         target.flip = thresholds[i]->flip_masks.data();

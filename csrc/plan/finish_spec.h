@@ -18,6 +18,20 @@ struct Thresholds {
   std::vector<int32_t> flip_masks{};  // set by FinishSpec::check: -1 where `flip` is set, else 0
 };
 
+// Of one target: the epilogue makes codes u of another quantizer than the tensor's, of which the tensor holds table[u]; or, with a second
+// operand, table[u | w << bits], w being its codes, which are not of more than 8 bits together with u.
+struct AfterSpec {
+  int bits = 0, zero = 0;
+  float scale = 0;
+  std::optional<Slice> other;
+  Bytes table;  // an entry per u, and w
+
+  int index_bits = 0;          // set by FinishSpec::check: of u and w
+  std::vector<uint8_t> all{};  // likewise: the table, and zeros up to 256
+
+  FieldList fields() { return {{"bits", &bits}, {"zero", &zero}, {"scale", &scale}, {"other", &other}, {"table", &table}}; }
+};
+
 struct FinishSpec {
   Floats scale, bias;  // per channel; empty in steps that have a scale of their own
   Ints start;          // per channel, added to the sums; empty: nothing
@@ -28,6 +42,7 @@ struct FinishSpec {
   std::optional<Slice> residual;
   std::vector<Slice> targets;
   std::vector<std::optional<Thresholds>> thresholds;  // per target; none: the tensor's quantizer decides
+  std::vector<std::optional<AfterSpec>> after;        // per target; empty: nothing comes after any
 
   FieldList fields() {
     constexpr bool optional = true;
@@ -39,7 +54,8 @@ struct FinishSpec {
             {"low", &low},
             {"high", &high},
             {"targets", &targets},
-            {"thresholds", &thresholds}};
+            {"thresholds", &thresholds},
+            {"after", &after, optional}};
   }
 
   // The image of `channels` channels that the step gives, and the tensor that it reads. has_scale: whether scale and bias are wanted.
@@ -50,11 +66,14 @@ struct FinishSpec {
   };
   // Throws std::invalid_argument.
   void check(const Checks& plan, const Shape& shape);
-  // The tensors that the step reads: its source and the residual.
+  // The tensors that the step reads: its source, the residual, and what tables combine the results with.
   std::vector<int> reads(int source) const;
 
   // The epilogue of a group of images that runs.
   Output output(const Context& c) const;
+
+ private:
+  void check_after(const Checks& plan, const Shape& shape, const Tensor& target, AfterSpec& a) const;
 };
 
 }  // namespace ulp

@@ -362,8 +362,11 @@ class ReferencePlan:
             r, channel = finish["residual"]
             v = v + self.tensors[r].values(env[r][:, :, channel : channel + v.shape[2]], unit)
         v = np.minimum(np.maximum(v, F32(finish["low"])), F32(finish["high"]))
-        for target, thresholds in zip(finish["targets"], finish["thresholds"], strict=True):
+        after = finish.get("after") or [None] * len(finish["targets"])
+        for target, thresholds, then in zip(finish["targets"], finish["thresholds"], after, strict=True):
             t = self.tensors[target[0]]
+            if then is not None:
+                t = Tensor(t.height, t.width, t.channels, then["bits"], then["zero"], then["scale"])
             if thresholds is not None:
                 assert acc is not None
                 assert finish["residual"] is None
@@ -372,10 +375,17 @@ class ReferencePlan:
                 assert table.shape == (v.shape[2], 2**t.bits - 1)
                 assert (np.diff(table.astype(np.int64), axis=1) >= 0).all()
                 turned = np.where(flip, ~acc, acc)
-                self._write(env, target, (table <= turned[..., None]).sum(axis=3).astype(np.uint8))
+                made = (table <= turned[..., None]).sum(axis=3).astype(np.uint8)
             else:
                 assert t.bits or unit == 1
-                self._write(env, target, t.quantize(v, unit) if t.bits else v)
+                made = t.quantize(v, unit) if t.bits else v
+            if then is not None:
+                index = made.astype(np.int64)
+                if then["other"] is not None:
+                    other, channel = then["other"]
+                    index += env[other][:, :, channel : channel + v.shape[2]].astype(np.int64) * 2**t.bits
+                made = then["table"][index]
+            self._write(env, target, made)
 
 
 def window_products(

@@ -48,6 +48,9 @@ class Structure:
 _CONTAINERS: dict[str, type | None] = {"one": None, "tuple": tuple, "list": list, "dict": dict}
 _KIND = "CompiledNetwork"
 
+_OLD_MODES = {"requantise": "requantize"}
+"""What files of earlier versions call a mode"""
+
 
 class CompiledNetwork(Printed):
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
@@ -145,6 +148,7 @@ class CompiledNetwork(Printed):
     def from_document(cls, document: object, arrays: Arrays, *, tune: bool, max_bytes: int) -> CompiledNetwork:
         """What `document` described. ValueError where that is damaged; the other arguments as for `load`."""
         known = saved.members(document, "a compiled network", lowered=dict, mode=str, hint=str, codes_in=bool, container=str, keys=list)
+        known["mode"] = _OLD_MODES.get(known["mode"], known["mode"])
         for name, names in (("mode", get_args(Mode)), ("hint", get_args(Hint)), ("container", tuple(_CONTAINERS))):
             if known[name] not in names:
                 raise ValueError(f"{name}={known[name]!r}: expected one of {', '.join(names)}")

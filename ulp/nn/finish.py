@@ -11,11 +11,11 @@ from ulp import _core
 
 from . import graph as ir
 from .quantizer import FloatArray, Quantizer
-from .request import Group
+from .request import After, Group
 from .shapes import LayerError
 from .thresholds import thresholds
 
-Mode: TypeAlias = Literal["fp32", "threshold", "requantise"]
+Mode: TypeAlias = Literal["fp32", "threshold", "requantize"]
 
 
 def finish_of(mode: Mode, group: Group, offset: int, channels: int, terms: tuple[FloatArray, FloatArray] | None = None) -> _core.Finish:
@@ -36,20 +36,32 @@ def finish_of(mode: Mode, group: Group, offset: int, channels: int, terms: tuple
         finish["unit"] = unit
     if terms is not None:
         finish["scale"], finish["bias"] = terms
+    if group.after:
+        finish["after"] = [_after(group.after.get(i), offset, channels) for i in range(len(slots))]
     for i, slot in enumerate(slots):
-        quantizer = slot.tensor.quantizer
+        quantizer = group.quantizer(i)
         if quantizer is None or not (quantizer.of_sums or quantizer.ties_to_odd or mode == "threshold"):
             continue
         if terms is not None and group.residual is None:
             bounds, inclusive = _in_units(quantizer, unit).bounds()
             if len(bounds) > 1:
-                part = slice(slot.channel, slot.channel + channels)
+                first = offset if i in group.after else slot.channel
+                part = slice(first, first + channels)
                 bounds, inclusive = bounds[part], inclusive[part]
             finish["thresholds"][i] = thresholds(*terms, finish["low"], finish["high"], bounds, inclusive)
         elif quantizer.of_sums:
             what = "codes of -1 and +1" if quantizer.bipolar else "codes by thresholds"
             raise LayerError(f"{what} come from a Conv2d's or a Linear's sums only, without a shortcut")
     return finish
+
+
+def _after(after: After | None, offset: int, channels: int) -> _core.After | None:
+    """A table behind the epilogue of these channels, as a plan has it."""
+    if after is None:
+        return None
+    q, other = after.quantizer, after.other
+    place = None if other is None else other.part(offset, channels).place
+    return {"bits": q.bits, "zero": q.zero, "scale": q.scale, "other": place, "table": after.table}
 
 
 def finish_of_sums(mode: Mode, group: Group, op: ir.Conv | ir.Linear, offset: int, channels: int) -> _core.Finish:
@@ -68,10 +80,11 @@ def _in_units(quantizer: Quantizer, unit: float) -> Quantizer:
 
 
 def _unit_of(mode: Mode, group: Group) -> float:
-    """What the group's values count in: with mode="requantise" the scale of its result, where that is one of codes."""
-    first = group.slots[0].tensor.quantizer
-    if mode != "requantise" or first is None:
+    """What the group's values count in: with mode="requantize" the scale of its result, where that is one of codes."""
+    quantizers = [group.quantizer(i) for i in range(len(group.slots))]
+    first = quantizers[0]
+    if mode != "requantize" or first is None:
         return 1.0
-    if any(slot.tensor.quantizer is None or slot.tensor.quantizer.steps is not None for slot in group.slots):
+    if any(quantizer is None or quantizer.steps is not None for quantizer in quantizers):
         return 1.0
     return first.scale

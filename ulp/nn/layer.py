@@ -206,8 +206,12 @@ class PlannedLayer(QuantizedInput):
         if self.dynamic and self.quantizer is None:
             return self._dynamic(x)
         self._settle()
-        result: FloatArray = self._planned(x.shape[1:], lambda: plan_of(x.shape[1:], self, self._record))(x)[0]
+        result: FloatArray = self._planned(x.shape[1:], lambda: plan_of(x.shape[1:], self, self._record_image))(x)[0]
         return result
+
+    def _record_image(self, x: Symbol) -> Symbol:
+        """What the layer's own plan does with an image."""
+        return self._record(x)
 
     def _settle(self) -> None:
         """Fix what is undecided (random weights) before a plan is made."""

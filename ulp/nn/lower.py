@@ -16,6 +16,7 @@ from ulp._progress import progress_bar
 
 from . import graph as ir
 from .finish import Mode
+from .fusing import fused
 from .lower_rules import RULES
 from .lowered import Label, Lowered
 from .lowering import Lowering, Step
@@ -44,7 +45,7 @@ def lower(
 ) -> Lowered:
     """The plan of a graph, which is rewritten on the way (`passes.optimize`). The graph is not needed afterwards.
 
-    mode: "threshold" decides codes by exact integer thresholds wherever a step has no residual. "requantise" has each step's values in
+    mode: "threshold" decides codes by exact integer thresholds wherever a step has no residual. "requantize" has each step's values in
         units of its result's scale, as ONNX's integer operators define it: rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero; the
         input is divided by its scale.
     codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantizer for the input, and each output must come
@@ -66,7 +67,8 @@ def lower(
         if requests or node is graph.input:
             RULES[type(node.op)](lowering, node, node.op, requests)
     labels = []
-    for step in progress_bar(_ordered(lowering.steps), progress, "compile", "step"):
+    steps = [step for of_node in reversed(lowering.steps) for step in of_node]
+    for step in progress_bar(_ordered(fused(steps, outputs)), progress, "compile", "step"):
         for slot in step.writes:
             lowering.declare(slot.tensor.find())
         step.emit()
@@ -82,9 +84,8 @@ def lower(
     )
 
 
-def _ordered(steps_of_nodes: list[list[Step]]) -> list[Step]:
-    """All steps in the order of the nodes, but those that read after those that write. The last node comes first in the argument."""
-    steps = [step for of_node in reversed(steps_of_nodes) for step in of_node]
+def _ordered(steps: list[Step]) -> list[Step]:
+    """The steps in their order, but those that read after those that write."""
     writers: dict[int, list[Step]] = {}
     for step in steps:
         for slot in step.writes:

@@ -46,7 +46,7 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
         if lowering.codes_in:
             lowering.plan.input_codes(tensor=bases[0].place[0], nhwc=op.channels_last)
         else:
-            targets, divide = [slot.place[0] for slot in bases], lowering.mode == "requantise"
+            targets, divide = [slot.place[0] for slot in bases], lowering.mode == "requantize"
             lowering.plan.input_floats(channels=channels, height=height, width=width, targets=targets, divide=divide, nhwc=op.channels_last)
 
     lowering.input_quantizer = bases[0].tensor.quantizer if len(bases) == 1 else None
@@ -69,7 +69,7 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv, requests: list[Request
                 part = alone
             integers = op.weights.integers[g * own : (g + 1) * own]
             emit = partial(_emit_conv, lowering, op, part, group, g, integers, tight and part.whole)
-            lowering.add_step(node, emit, lowering.reads_of(group, part), [slot.part(g * own, own) for slot in group.slots])
+            lowering.add_step(node, emit, lowering.reads_of(group, part), [slot.part(g * own, own) for slot in group.slots], group)
 
 
 def _emit_conv(lowering: Lowering, op: ir.Conv, source: Slot, group: Group, g: int, integers: npt.NDArray[np.int8], tight: bool) -> None:
@@ -103,7 +103,7 @@ def _depthwise(lowering: Lowering, node: ir.Node, op: ir.Conv, source: Slot, gro
             source=source.place[0], weights=taps, stride=op.stride, padding=op.padding, dilation=op.dilation, finish=finish
         )
 
-    lowering.add_step(node, emit, lowering.reads_of(group, source), group.slots)
+    lowering.add_step(node, emit, lowering.reads_of(group, source), group.slots, group)
     return True
 
 
@@ -113,7 +113,7 @@ def _linear(lowering: Lowering, node: ir.Node, op: ir.Linear, requests: list[Req
     integers = op.weights.integers.reshape(-1, channels, height, width)
     for group in lowering.groups(node, requests):
         emit = partial(_emit_linear, lowering, op, source, group, integers)
-        lowering.add_step(node, emit, lowering.reads_of(group, source), group.slots)
+        lowering.add_step(node, emit, lowering.reads_of(group, source), group.slots, group)
 
 
 def _emit_linear(lowering: Lowering, op: ir.Linear, source: Slot, group: Group, integers: npt.NDArray[np.int8]) -> None:
@@ -134,7 +134,7 @@ def _window_mean(lowering: Lowering, node: ir.Node, op: ir.WindowMean, requests:
         lowering.plan.window_mean(source=source.place[0], rows=op.rows, columns=op.columns, divisor=op.divisor, finish=finish)
 
     for group in lowering.groups(node, requests):
-        lowering.add_step(node, partial(emit, group), lowering.reads_of(group, source), group.slots)
+        lowering.add_step(node, partial(emit, group), lowering.reads_of(group, source), group.slots, group)
 
 
 def _quantize(lowering: Lowering, node: ir.Node, op: ir.Quantize, requests: list[Request]) -> None:

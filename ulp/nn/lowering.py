@@ -28,12 +28,18 @@ _MAX_REQUESTS = 256
 
 @dataclass
 class Step:
-    """One call of the plan. `emit` makes it, once all tensors have ids."""
+    """One call of the plan. `emit` makes it, once all tensors have ids.
+
+    group: of its epilogue, if it has one, which it reads when it is emitted. table: given where the result's codes are those of a table, by
+    the code of the slot read, or of the two slots read, the second one's bits above the first one's.
+    """
 
     node: ir.Node
     emit: Callable[[], None]
     reads: list[Slot]
     writes: list[Slot]
+    group: Group | None = None
+    table: npt.NDArray[np.uint8] | None = None
 
 
 class Lowering:
@@ -98,9 +104,17 @@ class Lowering:
             raise LayerError(f"{value}: concatenations of concatenations with themselves ask for too many copies of one result")
         known.append(request)
 
-    def add_step(self, node: ir.Node, emit: Callable[[], None], reads: list[Slot], writes: list[Slot]) -> None:
-        """Note a step of the node."""
-        self.steps[-1].append(Step(node, emit, reads, writes))
+    def add_step(
+        self,
+        node: ir.Node,
+        emit: Callable[[], None],
+        reads: list[Slot],
+        writes: list[Slot],
+        group: Group | None = None,
+        table: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Note a step of the node; see `Step`."""
+        self.steps[-1].append(Step(node, emit, reads, writes, group, table))
 
     def codes_only(self, node: ir.Node, request: Request) -> Quantizer:
         """The quantizer of a request to a node that cannot add and knows no floats."""
@@ -174,7 +188,7 @@ class Lowering:
         def emit() -> None:
             self.plan.rescale(source=source.place[0], finish=finish_of(self.mode, group, 0, source.channels))
 
-        self.add_step(node, emit, self.reads_of(group, source), group.slots)
+        self.add_step(node, emit, self.reads_of(group, source), group.slots, group)
 
     def gather(self, node: ir.Node, source: Slot, target: Slot, rows: ir.Indices, columns: ir.Indices) -> None:
         """A step that takes pixels in another order."""
@@ -201,16 +215,30 @@ class Lowering:
                 low=low,
                 high=high,
                 targets=[target.place],
-                divide=self.mode == "requantise",
+                divide=self.mode == "requantize",
             )
 
-        self.add_step(node, emit, sources, [target])
+        table = self.table_of_pairs(sources, multiply, low, high, target) if len(sources) == 2 else None
+        self.add_step(node, emit, sources, [target], table=table)
+
+    def table_of_pairs(self, sources: list[Slot], multiply: bool, low: float, high: float, target: Slot) -> npt.NDArray[np.uint8] | None:
+        """The codes of a sum or product of two images by the codes of both, where these have at most 8 bits together; else None."""
+        one, other, result = (slot.tensor.quantizer for slot in (*sources, target))
+        sides = [(slot.tensor.height, slot.tensor.width) for slot in sources]
+        if one is None or other is None or result is None or one.bits + other.bits > 8 or sides[0] != sides[1]:
+            return None
+        index = np.arange(2 ** (one.bits + other.bits))
+        a = one.values((index % 2**one.bits).astype(np.uint8))
+        b = other.values((index >> one.bits).astype(np.uint8))
+        with np.errstate(over="ignore"):
+            value = np.minimum(np.maximum(a * b if multiply else a + b, np.float32(low)), np.float32(high))
+            return replace(result, scale=1.0).codes(value / np.float32(result.scale)) if self.mode == "requantize" else result.codes(value)
 
     def look_up(self, node: ir.Node, source: Slot, values: FloatArray, low: float, high: float, target: Slot) -> None:
         """A step that takes each code's value, clamped, from a table (rows, codes)."""
         quantizer = target.tensor.quantizer
         clamped = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
-        if self.mode == "requantise" and quantizer is not None and not quantizer.of_sums:
+        if self.mode == "requantize" and quantizer is not None and not quantizer.of_sums:
             # By a division that rounds once, as ONNX defines it.
             with np.errstate(over="ignore"):
                 clamped, quantizer = clamped / np.float32(quantizer.scale), replace(quantizer, scale=1.0)
@@ -221,7 +249,10 @@ class Lowering:
             else:
                 self.plan.lookup(source=source.place[0], target=target.place, codes=quantizer.codes(clamped))
 
-        self.add_step(node, emit, [source], [target])
+        table = None
+        if quantizer is not None and len(clamped) == 1 and source.tensor.quantizer is not None:
+            table = quantizer.codes(clamped)[0]
+        self.add_step(node, emit, [source], [target], table=table)
 
     def unadded(self, node: ir.Node, request: Request) -> Slot:
         """Where a node puts the request's values: where a sum is requested, into floats, to which a further step adds."""

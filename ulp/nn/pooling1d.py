@@ -31,10 +31,11 @@ class _Sequence(Layer):
             raise LayerError(f"Expected 2D or 3D input to {type(self).__name__}, but got input of size: {shape_text(x.shape)}")
         return np.asarray(super()._compute(x[..., None, :])[..., 0, :])
 
+    def _record_image(self, x: Symbol) -> Symbol:
+        return super()._record(x)  # `_compute` makes images of one row
+
     def _record(self, *inputs: Symbol) -> Symbol:
         x = inputs[0]
-        if x.rows is None and x.node.shape[1:2] == (1,):
-            return super()._record(x)  # an image of one row, as `_compute` makes them
         if x.rows is None:
             raise LayerError(f"Expected 2D or 3D input to {type(self).__name__}, but got input of size: {shape_text(x.shape)}")
         made = super()._record(Symbol(x.trace, x.as_rows(False).node, x.batch))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from . import graph as ir
 from .quantizer import Quantizer
@@ -87,14 +90,28 @@ class Request:
         return self.clamp != FREE
 
 
+@dataclass(frozen=True)
+class After:
+    """A table behind an epilogue: the result is table[u], u being codes of `quantizer`; with another operand table[u | w << bits of u]."""
+
+    quantizer: Quantizer
+    other: Slot | None
+    table: npt.NDArray[np.uint8]
+
+
 @dataclass
 class Group:
-    """Requests that one epilogue meets."""
+    """Requests that one epilogue meets. after: tables behind it, by the index of the slot."""
 
     low: float
     high: float
     residual: Slot | None
     slots: list[Slot]
+    after: dict[int, After] = field(default_factory=dict)
+
+    def quantizer(self, i: int) -> Quantizer | None:
+        """What makes the codes of slot i, or of the table behind it; None: floats."""
+        return self.after[i].quantizer if i in self.after else self.slots[i].tensor.quantizer
 
     def meets(self, request: Request) -> bool:
         """Whether the group's clamp gives the same codes, or floats, as the request's."""

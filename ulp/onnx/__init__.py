@@ -89,11 +89,11 @@ def load(
         _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
         return network
     model = read(source, limits)
-    how: Mode = "threshold" if mode == "threshold" else "requantise"
+    how: Mode = "threshold" if mode == "threshold" else "requantize"
     in_islands = available() if floats is None else floats == "onnxruntime"
     compilation = Compilation(how, hint or "latency", group or 1, tune is not False, progress, in_islands)
     model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
-    normal = normalise(model)
+    normal = normalise(model, in_islands)
     one = infer(normal, one_shape, limits)
     many = infer(normal, many_shapes, limits)
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
@@ -105,7 +105,7 @@ def load(
     built = build(normal, one, inside, compilation, limits)
     if strict:
         _check_strict(normal, built)
-    elif in_islands and compilation.tune and how == "requantise":
+    elif in_islands and compilation.tune and how == "requantize":
         left = left_to_onnxruntime(built, Maker(built.scope, model, normal, one.tensors, free.tensors))
         built = build(normal, one, inside, compilation, limits, left) if left else built
     rows = layer_rows(normal, built)
@@ -157,13 +157,12 @@ def _check_saved(
     again = "what was saved cannot be changed: load the model that it was made from"
     if shapes:
         raise OnnxError(f"shapes={dict(shapes)!r} for a saved network; {again}")
-    wanted = {"mode": "requantise" if mode == "requantize" else mode, "hint": hint, "group": group}
+    wanted = {"mode": "requantize" if mode == "requantise" else mode, "hint": hint, "group": group}
     for stage in network.stages:
         if isinstance(stage, IntegerStage):
             for name, value in wanted.items():
                 saved = getattr(stage.compiled, name)
                 if value not in (None, saved):
-                    saved = "requantize" if saved == "requantise" else saved
                     raise OnnxError(f"{name}={value!r} for a network that was saved with {name}={saved!r}; {again}")
     by_onnxruntime = any(isinstance(stage, IslandStage) for stage in network.stages)
     by_numpy = any(isinstance(stage, FloatStage) and runs_in_island(stage.node) for stage in network.stages)

@@ -48,7 +48,7 @@ _PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast
 class Compilation:
     """How parts become plans: arguments of `ulp.load`. islands: whether onnxruntime runs what does not become one."""
 
-    mode: Mode = "requantise"
+    mode: Mode = "requantize"
     hint: Hint = "latency"
     group: int = 1
     tune: bool = True

@@ -13,21 +13,31 @@ import numpy as np
 
 from .channels_last import channels_first
 from .model import Array, Model, Node
-from .rewrites import Names, with_scales_beside, without_sandwiches
+from .rewrites import Names, with_pools_first, with_scales_beside, without_sandwiches
 
 
-def normalise(model: Model) -> Model:
-    """The same model without QLinear operators and what onnxruntime fuses, as far as their quantizers are constants."""
+def normalise(model: Model, islands: bool = False) -> Model:
+    """The same model without QLinear operators and what onnxruntime fuses, as far as their quantizers are constants.
+
+    islands: whether onnxruntime runs the nodes that are not integer.
+    """
+    if islands:
+        model = with_pools_first(model)
     model = with_scales_beside(without_sandwiches(channels_first(model)))
     writer = _Writer(model)
     with np.errstate(all="ignore"):  # scales may be anything here
         for node in model.nodes:
             rule = _RULES.get(node.op_type)
             needed = _NEEDED.get(node.op_type, 0)
-            known = rule is not None and not node.problem and all(node.input(i) for i in range(needed))
+            # onnxruntime's Gelu is older than ONNX's, of which its opset may know nothing.
+            clear = not node.problem or (node.op_type, node.domain, len(node.inputs)) == ("Gelu", _MICROSOFT, 1)
+            known = rule is not None and clear and all(node.input(i) for i in range(needed))
             if rule is None or not known or not rule(writer, node):
                 writer.nodes.append(node)
     return replace(model, nodes=writer.nodes, constants=writer.constants)
+
+
+_MICROSOFT = "com.microsoft"
 
 
 class _Writer:
@@ -84,20 +94,30 @@ class _Writer:
 
 
 def _activated(
-    w: _Writer, node: Node, op_type: str, inputs: tuple[str, ...], attributes: dict[str, Any], parameters: tuple[float, ...]
+    w: _Writer,
+    node: Node,
+    op_type: str,
+    inputs: tuple[str, ...],
+    attributes: dict[str, Any],
+    parameters: tuple[float, ...],
+    shortcut: str = "",
 ) -> bool:
-    """The operator that onnxruntime fused with the activation of the attribute `activation`, and that activation behind it."""
+    """The operator that onnxruntime fused with a shortcut and the activation of the attribute `activation`, and these behind it."""
     name = attributes.pop("activation", "")
     if not isinstance(name, str) or (name and name not in _ACTIVATIONS) or not all(isinstance(value, float) for value in parameters):
         return False
     keys = _ACTIVATIONS.get(name, ())
     if len(parameters) < len(keys):
         return False
+    floats = w.name(f"{node.outputs[0]}/float") if name else node.outputs[0]
+    if shortcut:
+        product = w.name(f"{node.outputs[0]}/product")
+        w.nodes.append(Node(op_type, node.name, inputs, (product,), attributes))
+        w.nodes.append(Node("Add", f"{node.name}/Add", (product, shortcut), (floats,)))
+    else:
+        w.nodes.append(Node(op_type, node.name, inputs, (floats,), attributes))
     if not name:
-        w.nodes.append(Node(op_type, node.name, inputs, node.outputs, attributes))
         return True
-    floats = w.name(f"{node.outputs[0]}/float")
-    w.nodes.append(Node(op_type, node.name, inputs, (floats,), attributes))
     if name == "Clip" and w.opset >= 11:
         bounds = (w.constant(f"{node.outputs[0]}/{key}", np.array(value, np.float32)) for key, value in zip(keys, parameters, strict=False))
         w.nodes.append(Node("Clip", f"{node.name}/Clip", (floats, *bounds), node.outputs))
@@ -119,15 +139,63 @@ def _fused_conv(w: _Writer, node: Node) -> bool:
     """Conv, + Z, activation."""
     attributes = dict(node.attributes)
     parameters = attributes.pop("activation_params", ())
-    if node.input(3) or not isinstance(parameters, tuple):
-        return False  # a shortcut may broadcast there; onnxruntime has it as one operator
-    return _activated(w, node, "Conv", node.inputs[:3], attributes, parameters)
+    if not isinstance(parameters, tuple):
+        return False
+    inputs = node.inputs[:3] if node.input(2) else node.inputs[:2]
+    return _activated(w, node, "Conv", inputs, attributes, parameters, node.input(3))
 
 
 def _fused_gemm(w: _Writer, node: Node) -> bool:
     attributes = dict(node.attributes)
     given = [attributes.pop(f"activation_{key}", None) for key in ("alpha", "beta", "gamma")]
     return _activated(w, node, "Gemm", node.inputs, attributes, tuple(value for value in given if value is not None))
+
+
+def _gelu(w: _Writer, node: Node) -> bool:
+    """Gelu, BiasGelu and FastGelu of onnxruntime, by operators that every opset has."""
+    if node.domain != _MICROSOFT:
+        return False
+    steps = _Chain(w, node)
+    x = steps("Add", *node.inputs[:2]) if node.input(1) else node.inputs[0]
+    if node.op_type == "FastGelu":
+        root = np.sqrt(2 / np.pi)
+        inner = steps("Mul", x, steps("Add", steps("Mul", steps("Mul", x, x), 0.044715 * root), root))
+        gate = steps("Tanh", inner)
+    else:
+        gate = steps("Erf", steps("Mul", x, np.sqrt(0.5)))
+    steps.last("Mul", steps("Mul", x, steps("Add", gate, 1.0)), 0.5)
+    return True
+
+
+def _quick_gelu(w: _Writer, node: Node) -> bool:
+    """x * sigmoid(alpha * x)."""
+    steps = _Chain(w, node)
+    steps.last("Mul", node.inputs[0], steps("Sigmoid", steps("Mul", node.inputs[0], node.attributes.get("alpha", 1.702))))
+    return True
+
+
+class _Chain:
+    """Elementwise operators in place of a node, the last of which has its name and its result."""
+
+    def __init__(self, writer: _Writer, node: Node) -> None:
+        self.writer = writer
+        self.node = node
+        self.count = 0
+
+    def __call__(self, op_type: str, *inputs: str | float) -> str:
+        """The result of an operator of tensors and numbers."""
+        self.count += 1
+        out = self.writer.name(f"{self.node.outputs[0]}/{self.count}")
+        self.writer.nodes.append(Node(op_type, f"{self.node.name}/{self.count}", self._names(inputs), (out,)))
+        return out
+
+    def last(self, op_type: str, *inputs: str | float) -> None:
+        """The operator that makes the node's result."""
+        self.writer.nodes.append(Node(op_type, self.node.name, self._names(inputs), self.node.outputs))
+
+    def _names(self, inputs: tuple[str | float, ...]) -> tuple[str, ...]:
+        w, out = self.writer, self.node.outputs[0]
+        return tuple(x if isinstance(x, str) else w.constant(f"{out}/number", np.array(x, np.float32)) for x in inputs)
 
 
 def _scaled_sums(w: _Writer, node: Node, a: tuple[str, str, str], b: tuple[str, str, str], bias: str) -> bool:
@@ -208,11 +276,15 @@ def _concat(w: _Writer, node: Node) -> bool:
 
 
 # How many inputs operators must have that the reader does not check; others stay, and what runs them says what is wrong.
-_NEEDED = {"FusedConv": 2, "FusedGemm": 2, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 4}
+_NEEDED = {"BiasGelu": 2, "FusedConv": 2, "FusedGemm": 2, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 4}
 
 _RULES: dict[str, Callable[[_Writer, Node], bool]] = {
     "FusedConv": _fused_conv,
     "FusedGemm": _fused_gemm,
+    "Gelu": _gelu,
+    "BiasGelu": _gelu,
+    "FastGelu": _gelu,
+    "QuickGelu": _quick_gelu,
     "DynamicQuantizeMatMul": _dynamic_matmul,
     "MatMulIntegerToFloat": _matmul_integer_to_float,
     "QLinearConv": _conv,

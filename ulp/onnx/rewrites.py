@@ -53,6 +53,73 @@ def _axes(model: Model, node: Node) -> tuple[int, ...]:
     return tuple(sorted(int(axis) for axis in np.ravel(given)))
 
 
+# What may lie between a float layer and the quantizer of its result, and how many of them.
+_BETWEEN = ("Relu", "Clip", "LeakyRelu", "BatchNormalization", "Add", "Mul")
+_MAX_BETWEEN = 4
+
+
+def with_pools_first(model: Model) -> Model:
+    """MaxPool of a float layer's quantized result -> the quantized MaxPool of its result.
+
+    Quantizers never fall, so both are the same. Behind the pooling there are fewer floats to quantize, and onnxruntime pools them while it
+    has them in its own layout.
+    """
+    makers = {name: node for node in model.nodes for name in node.outputs}
+    users: dict[str, list[Node]] = {}
+    for node in model.nodes:
+        for name in node.reads:
+            users.setdefault(name, []).append(node)
+    shown = {port.name for port in model.outputs}
+    names = Names(model)
+    instead: dict[str, list[Node]] = {}
+    for node in model.nodes:
+        if node.op_type not in ("Quant", "QuantizeLinear") or node.problem or not _is_positive(model, node.input(1)):
+            continue
+        chain = [node]
+        while (behind := users.get(chain[-1].outputs[0], [])) and len(behind) == 1 and chain[-1].outputs[0] not in shown:
+            if behind[0].op_type not in ("Clip", "DequantizeLinear") or behind[0].input(0) != chain[-1].outputs[0]:
+                break
+            chain.append(behind[0])
+        pools = users.get(chain[-1].outputs[0], [])
+        if len(pools) != 1 or chain[-1].outputs[0] in shown or any(link.problem or link.captured for link in chain):
+            continue
+        (pool,) = pools
+        if pool.op_type != "MaxPool" or pool.problem or len(pool.outputs) != 1 or max(pool.attributes.get("strides", (1,))) < 2:
+            continue
+        if not _is_result_of_floats(makers, node.input(0)):
+            continue
+        floats = names.new(f"{pool.outputs[0]}/float")
+        moved = replace(pool, inputs=(node.inputs[0],), outputs=(floats,))
+        first = replace(node, inputs=(floats, *node.inputs[1:]))
+        instead.update((link.name, []) for link in chain)
+        last = replace(chain[-1] if len(chain) > 1 else first, outputs=pool.outputs)
+        instead[pool.name] = [moved, *([first, *chain[1:-1]] if len(chain) > 1 else []), last]
+    if not instead:
+        return model
+    return replace(model, nodes=[made for node in model.nodes for made in instead.get(node.name, [node])])
+
+
+def _is_positive(model: Model, name: str) -> bool:
+    scale = model.constants.get(name)
+    return scale is not None and scale.dtype.kind == "f" and bool((scale > 0).all())
+
+
+def _is_result_of_floats(makers: dict[str, Node], name: str) -> bool:
+    """Whether a tensor comes from a convolution whose image or weights are not quantized."""
+    for _ in range(_MAX_BETWEEN):
+        node = makers.get(name)
+        if node is None:
+            return False
+        if node.op_type == "Conv":
+            sources = [makers.get(node.input(i)) for i in (0, 1)]
+            quantized = ("Quant", "BipolarQuant", "DequantizeLinear", "Trunc", "MultiThreshold")
+            return any(source is None or source.op_type not in quantized for source in sources)
+        if node.op_type not in _BETWEEN:
+            return False
+        name = node.input(0)
+    return False
+
+
 def with_scales_beside(model: Model) -> Model:
     """Quant of activations with a scale per channel, in front of grouped convolutions -> Div by the scale, Quant with scale 1, Mul by it.
 

@@ -4,6 +4,9 @@
 //
 // operands: 1 to 4 slices of `channels` channels, codes or floats, H x W, or 1 x 1: the same for all pixels; the first is H x W. Values are
 // float32, each operation is rounded. divide: codes by rint(v / scale), as ONNX defines it, not rint(v * (1 / scale)).
+//
+// Of two operands whose codes have at most 8 bits together, all results in codes are looked up.
+#include <array>
 #include <cmath>
 
 #include "../../ops/output.h"
@@ -20,12 +23,15 @@ struct CombineStep final : Step {
   std::vector<Slice> targets;
   bool divide = false;
 
+  std::vector<std::array<uint8_t, 256>> tables{};  // one per target, by code 0 | code 1 << bits of code 0; empty: values are computed
+  int bits[2] = {};                                // of operand 0, and of both
+
   FieldList fields() override {
     return {{"operands", &operands}, {"channels", &channels}, {"multiply", &multiply}, {"low", &low},
             {"high", &high},         {"targets", &targets},   {"divide", &divide}};
   }
 
-  std::string method() const override { return "elementwise"; }
+  std::string method() const override { return tables.empty() ? "elementwise" : "table"; }
 
   Effects check(const Checks& plan) override {
     if (operands.empty() || operands.size() > kMaxOperands)
@@ -49,12 +55,49 @@ struct CombineStep final : Step {
       e.a_bits = std::max(e.a_bits, t.bits);
     }
     plan.writable(targets, channels, first.height, first.width);
+    make_tables(plan);
     e.writes = targets;
     e.channels = channels;
     return e;
   }
 
+  void make_tables(const Checks& plan) {
+    tables.clear();
+    const auto is_codes = [&plan](const Slice& s) { return plan.tensor(s.tensor).is_codes; };
+    if (operands.size() != 2 || !std::all_of(operands.begin(), operands.end(), is_codes)) return;
+    if (!std::all_of(targets.begin(), targets.end(), is_codes)) return;
+    const Tensor& a = plan.tensor(operands[0].tensor);
+    const Tensor& b = plan.tensor(operands[1].tensor);
+    if (a.bits + b.bits > 8) return;
+    bits[0] = a.bits;
+    bits[1] = a.bits + b.bits;
+    std::array<uint8_t, 256> codes[2] = {};
+    for (int i = 0; i < 1 << bits[1]; ++i) {
+      codes[0][static_cast<size_t>(i)] = static_cast<uint8_t>(i & a.max_code());
+      codes[1][static_cast<size_t>(i)] = static_cast<uint8_t>(i >> a.bits);
+    }
+    for (const Slice& s : targets) {
+      const Tensor& t = plan.tensor(s.tensor);
+      Target to = target_of(t);
+      to.codes = tables.emplace_back().data();
+      Combination f{};
+      f.operands[0] = {codes[0].data(), nullptr, 0, a.scale, a.zero};
+      f.operands[1] = {codes[1].data(), nullptr, 0, b.scale, b.zero};
+      f.operand_count = 2;
+      f.multiply = multiply;
+      f.pixels = 1;
+      f.channels = int64_t{1} << bits[1];
+      f.low = low;
+      f.high = high;
+      f.targets = &to;
+      f.divisors = divide ? &t.scale : nullptr;
+      f.target_count = 1;
+      ops(Isa::baseline).combine(f);
+    }
+  }
+
   void run(const Context& c) const override {
+    if (!tables.empty()) return look_up(c);
     const Tensor& t = c.tensor(operands[0].tensor);
     float divisors[kMaxTargets] = {};
     for (size_t j = 0; j < targets.size(); ++j) divisors[j] = c.tensor(targets[j].tensor).scale;
@@ -75,6 +118,25 @@ struct CombineStep final : Step {
         f.divisors = divide ? divisors : nullptr;
         f.target_count = static_cast<int>(targets.size());
         c.ops.combine(f);
+      }
+    });
+  }
+
+  void look_up(const Context& c) const {
+    const Tensor& t = c.tensor(operands[0].tensor);
+    const bool dense = is_dense(c);
+    const int64_t count = dense ? int64_t{t.width} * channels : channels;
+    for_rows(c, t.height, t.elements(), [&](int64_t i, int64_t begin, int64_t end) {
+      for (int64_t y = begin; y < end; ++y) {
+        const Operand a = operand(c, operands[0], i, y);
+        const Operand b = operand(c, operands[1], i, y);
+        for (size_t j = 0; j < targets.size(); ++j) {
+          const Target to = target(c, targets[j], i, y);
+          for (int64_t x = 0; x < (dense ? 1 : t.width); ++x) {
+            c.ops.lookup_pairs(a.codes + x * a.pixel, b.codes + x * b.pixel, count, tables[j].data(), bits[0], bits[1],
+                               to.codes + x * to.pixel);
+          }
+        }
       }
     });
   }
@@ -107,16 +169,22 @@ struct CombineStep final : Step {
     return o;
   }
 
+  // What turns values into the tensor's codes.
+  static Target target_of(const Tensor& t) {
+    Target to{};
+    to.inverse = 1.0f / t.scale;
+    to.zero = t.zero;
+    to.max_code = t.max_code();
+    return to;
+  }
+
   static Target target(const Context& c, const Slice& s, int64_t i, int64_t y) {
     const Tensor& t = c.tensor(s.tensor);
-    Target to{};
+    Target to = t.is_codes ? target_of(t) : Target{};
     if (t.is_codes) {
       const ImageView<uint8_t> codes = c.codes(s);
       to.codes = codes.row(i, y);
       to.pixel = codes.strides.pixel;
-      to.inverse = 1.0f / t.scale;
-      to.zero = t.zero;
-      to.max_code = t.max_code();
     } else {
       const ImageView<float> floats = c.floats(s);
       to.floats = floats.row(i, y);

@@ -194,9 +194,9 @@ struct ConvStep final : Step {
 
   void add_methods(std::vector<std::unique_ptr<Conv>>& found) const {
     for (const ConvMethod& method : conv_methods()) {
-      if (!why_not(method, *problem).empty()) continue;
+      if (!why_not(method, *problem).empty() || method.prospect(*problem) == Prospect::loses) continue;
       found.push_back(method.make(method, *problem));  // whatever another thread does to the ISA since the line above
-      if (method.prefer(*problem)) std::swap(found.front(), found.back());
+      if (method.prospect(*problem) == Prospect::wins) std::swap(found.front(), found.back());
     }
   }
 

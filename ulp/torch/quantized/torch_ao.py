@@ -149,7 +149,7 @@ class Static(FixedTypes):
         if self.relu:
             node = graph.add(ir.Clamp(0.0, math.inf), [node], made, "", "ReLU")
         graph.outputs = [graph.add(ir.Quantize(Quantizer(8, float(self.scale), int(self.zero_point))), [node], made, "", "Quantize")]
-        return lower(graph, "requantise", codes_in=True, codes_out=True).runner()
+        return lower(graph, "requantize", codes_in=True, codes_out=True).runner()
 
     def extra_repr(self) -> str:
         """Shape of the weights, scale and zero point of the result."""
