@@ -1,7 +1,7 @@
 """Small float networks for quantization after training, trained on scikit-learn's digits: `python -m bench train_float`.
 
-A ResNet, a MobileNet-like network with hard-swish, and a depthwise network as they are used for keywords (DS-CNN, Zhang et al., "Hello Edge",
-2017). Their weights lie in bench/trained in 16 bits; training again takes some minutes.
+A ResNet, a MobileNet-like network with hard-swish, and a depthwise network as they are used for keywords (DS-CNN, Zhang et al., "Hello
+Edge", 2017). Their weights lie in bench/trained in 16 bits; training again takes some minutes.
 """
 
 from __future__ import annotations

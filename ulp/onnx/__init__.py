@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,10 @@ def load(
     strict: bool = False,
     bits: Any = None,
     calibrate: Any = None,
+    max_ms: float | None = None,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    metric: Callable[[Any], float] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     mode: str | None = None,
     hint: Hint | None = None,
@@ -56,6 +60,7 @@ def load(
     strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
     bits, calibrate: quantize a float model first, as `ulp.quantize.quantize` does, which has more options. What that gives, with a report
         per layer, is the attribute `quantized` of the result.
+    max_ms, max_drop, max_bytes, metric: the budget of bits="auto", as there. What was chosen is `quantized.choice` of the result.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch.
     mode: "requantize" (the default): as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit
         for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
@@ -76,8 +81,9 @@ def load(
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
     if floats not in (None, "onnxruntime", "numpy"):
         raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
-    if bits is not None or calibrate is not None:
-        return _quantized(source, bits, calibrate, limits, progress).load(
+    budget = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric}
+    if bits is not None or calibrate is not None or any(value is not None for value in budget.values()):
+        return _quantized(source, bits, calibrate, limits, progress, budget).load(
             strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
         )
     group = None if group is None else integer(group, "group", 1, 2**16)
@@ -118,16 +124,18 @@ def load(
     return OnnxNetwork(model.inputs, model.outputs, stages, constants, rows, model.opset, limits)
 
 
-def _quantized(source: Any, bits: Any, calibrate: Any, limits: Limits | None, progress: bool) -> Quantized:
-    """The float model, quantized. ValueError where only one of the two arguments is given, OnnxError for a saved network."""
+def _quantized(source: Any, bits: Any, calibrate: Any, limits: Limits | None, progress: bool, budget: dict[str, Any]) -> Quantized:
+    """The float model, quantized. ValueError where bits or calibrate is missing, OnnxError for a saved network."""
     if bits is None or calibrate is None:
         missing, given = ("bits", "calibrate") if bits is None else ("calibrate", "bits")
+        if bits is None and calibrate is None:
+            given = next(name for name, value in budget.items() if value is not None)
         raise ValueError(f"{given}= without {missing}=: quantizing a float model needs both, such as bits=4, calibrate=images[:256]")
     if is_saved(source):
         raise OnnxError("bits= for a saved network; what was saved cannot be changed: load the model that it was made from")
     from ulp.quantize import quantize
 
-    return quantize(source, bits=bits, calibrate=calibrate, limits=limits, progress=progress)
+    return quantize(source, bits=bits, calibrate=calibrate, limits=limits, progress=progress, **budget)
 
 
 # A batch size that nothing else in a model is likely to be.

@@ -8,16 +8,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ulp.onnx.limits import Limits
 
 from .network import FloatNetwork, Ranges, Rounding
+from .pareto import Choice, LayerChoice, Point
 from .prepare import Layer
 from .request import Bits, assignment_of
 from .result import LayerReport, Quantized
+from .search import Budget, auto
 
-__all__ = ["Bits", "FloatNetwork", "Layer", "LayerReport", "Quantized", "quantize"]
+__all__ = [
+    "Bits", "Budget", "Choice", "FloatNetwork", "Layer", "LayerChoice", "LayerReport", "Point", "Quantized", "auto", "quantize",
+]  # fmt: skip
 
 
 def quantize(
@@ -28,6 +33,12 @@ def quantize(
     ranges: Ranges = "mse",
     rounding: Rounding = "nearest",
     first_last_bits: int | None = 8,
+    max_ms: float | None = None,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    metric: Callable[[Any], float] | None = None,
+    example: Any = None,
+    target: str | None = None,
     progress: bool = True,
     limits: Limits | None = None,
 ) -> Quantized:
@@ -41,11 +52,28 @@ def quantize(
     ranges: how ranges of activations are found: "minmax" clips nothing, "percentile" 0.01 % at each end, "mse" minimizes the squared error.
     rounding: "nearest".
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
+        With bits="auto" there is no such rule, and the argument is not used.
+    max_ms, max_drop, max_bytes: with bits="auto", which chooses the bits of every layer, the budget, one or several of them: milliseconds
+        of a call, points that the metric may lie below that of the float model, bytes of the network. Within it the network with the best
+        metric is chosen; with max_drop the fastest. Latencies are measured on this CPU with the threads and the instruction set in force.
+        `choice` of the result has the table and the Pareto front of all networks that were tried. Needs the package scipy.
+    metric: a function of a network (called like that of `ulp.load`, and with the float model once) that gives percent, or any number of
+        which more is better. By default the share of predictions on the calibration data that are those of the float model, where the
+        first output has shape (N, classes) or holds probabilities; else 100 (1 - |y' - y| / |y|) of the outputs.
+    example: an array, or a dict of arrays by input, whose call is timed; by default the first row of the calibration data.
+    target: an instruction set ("avx2") by whose kernels' table of costs times are modelled; nothing is timed then.
     progress: show a progress bar.
 
     Raises ValueError and TypeError, naming argument, value and what is expected; OnnxError for a model that is quantized already or that
     onnxruntime does not run; ImportError without onnx or onnxruntime.
     """
+    asked = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric, "example": example, "target": target}
+    automatic = isinstance(bits, str) and bits.lower() == "auto"
+    if not automatic and (given := [name for name, value in asked.items() if value is not None]):
+        raise ValueError(f'{given[0]}= with bits={bits!r}: it belongs to bits="auto"')
+    budget = Budget(max_ms, max_drop, max_bytes) if automatic else None
     network = FloatNetwork(model, calibrate, progress=progress, limits=limits)
+    if budget is not None:
+        return auto(network, budget, metric=metric, example=example, target=target, progress=progress, ranges=ranges, rounding=rounding)
     assignment = assignment_of(bits, [layer.name for layer in network.layers], first_last_bits)
     return network.quantized(assignment, ranges=ranges, rounding=rounding)

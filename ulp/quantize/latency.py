@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ulp import _core, _tune
+from ulp import _core, _tune, config
+from ulp._explain import explain
 from ulp._files import locked, read_file, replace_file
 from ulp._progress import progress_bar
 from ulp.nn.profile import Profile
@@ -92,8 +93,6 @@ def modelled(products: Mapping[str, tuple[int, int, int, int]], pairs: Sequence[
     products: M, N, K of each layer, and how many such products it is (groups). What no kernel's cost is known for counts as portable code
     would: the slowest that is known. ValueError names the instruction sets.
     """
-    from ulp import config, explain
-
     before = _core.isa()
     found: Latencies = {}
     config.set_isa(isa)

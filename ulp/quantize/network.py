@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -89,7 +90,8 @@ class FloatNetwork:
                 )
                 writer.weights(layer, weights[layer.name], None)
         model = writer.model()
-        return Quantized(model, self._report(model, given, quantizers, weights), open_shapes(self._prepared.inputs, self.batches))
+        report = partial(self._report, model, given, quantizers, weights)
+        return Quantized(model, report, open_shapes(self._prepared.inputs, self.batches))
 
     def _assignment(self, given: Mapping[str, Any]) -> Assignment:
         names = [layer.name for layer in self.layers]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ulp._table import Printed, Table
 
+from .pareto import Choice
 from .request import Assignment, Bits
 
 if TYPE_CHECKING:
@@ -35,13 +37,30 @@ class LayerReport:
 
 
 class Quantized(Printed):
-    """A quantized model. model: the onnx.ModelProto, in QONNX. layers: a report per layer; print() shows them as a table."""
+    """A quantized model.
 
-    def __init__(self, model: Any, layers: Sequence[LayerReport], shapes: Mapping[str, Sequence[int]] | None = None) -> None:
-        """shapes: of inputs whose sides the model leaves open, as the calibration data had them."""
+    model: the onnx.ModelProto, in QONNX. layers: a report per layer; print() shows them as a table. choice: of bits="auto", else None.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[LayerReport] | Callable[[], Sequence[LayerReport]],
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        """layers: or a function that makes them when they are first asked for: it runs the model.
+
+        shapes: of inputs whose sides the model leaves open, as the calibration data had them.
+        """
         self.model = model
         self.shapes = dict(shapes or {})
-        self.layers = tuple(layers)
+        self.choice: Choice | None = None
+        self._report = layers
+
+    @cached_property
+    def layers(self) -> tuple[LayerReport, ...]:
+        """A report per layer, in the order in which they run."""
+        return tuple(self._report() if callable(self._report) else self._report)
 
     @property
     def assignment(self) -> Assignment:

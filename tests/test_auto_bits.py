@@ -1,0 +1,308 @@
+"""`bits="auto"`: the integer program finds the optimum, what is measured is remembered, and what comes out keeps the budget."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("scipy")
+
+from onnx import numpy_helper  # noqa: E402
+from onnx_models import Writer, chain  # noqa: E402
+from reference import Array  # noqa: E402
+
+import ulp  # noqa: E402
+from ulp.nn.profile import Profile, ProfileRow  # noqa: E402
+from ulp.quantize import Bits, Budget, Choice, FloatNetwork, Point, auto, latency, quantize  # noqa: E402
+from ulp.quantize.program import LayerOptions, Option, Quantity, dominated, solve, total  # noqa: E402
+from ulp.quantize.sensitivity import sensitivities  # noqa: E402
+
+PAIRS = (Bits(8, 8), Bits(4, 8), Bits(4, 4), Bits(2, 2))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ULP_TUNE_CACHE", str(tmp_path / "cache" / "tune.json"))
+    return tmp_path / "cache" / "latency.json"
+
+
+def images(count: int, seed: int = 5) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, 3, 12, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def network() -> FloatNetwork:
+    return FloatNetwork(chain(), images(48), progress=False)
+
+
+# The program.
+
+
+def random_layers(rng: np.random.Generator) -> list[LayerOptions]:
+    """Four layers, of which two read one tensor."""
+    layers = []
+    for i, tensor in enumerate(("x", "a", "a", "b")):
+        options = [Option(pair, *(float(value) for value in rng.integers(1, 50, 3))) for pair in (*PAIRS, Bits(3, 4))]
+        layers.append(LayerOptions(f"layer{i}", tensor, options))
+    return layers
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("least", "limits"), [("error", {"ms": 90.0}), ("error", {"ms": 110.0, "nbytes": 80.0}), ("ms", {"error": 80.0}), ("nbytes", {})]
+)
+def test_the_programs_optimum_is_that_of_all_combinations(seed: int, least: Quantity, limits: dict[Quantity, float]) -> None:
+    layers = random_layers(np.random.default_rng(seed))
+
+    def allowed(options: tuple[Option, ...]) -> bool:
+        one_width = options[1].bits.activation == options[2].bits.activation
+        return one_width and all(sum(getattr(o, what) for o in options) <= limit for what, limit in limits.items())
+
+    sums = [sum(getattr(o, least) for o in options) for options in itertools.product(*(one.options for one in layers)) if allowed(options)]
+    chosen = solve(layers, least, limits)
+    if not sums:
+        assert chosen is None
+        return
+    assert chosen is not None
+    assert allowed(tuple(chosen.values()))
+    assert total(chosen, least) == pytest.approx(min(sums), rel=2e-4)
+
+
+def test_dominated_options_change_no_optimum() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        layers = random_layers(rng)
+        fewer = [LayerOptions(one.name, one.tensor, [o for o in one.options if o.bits not in dominated(one.options)]) for one in layers]
+        whole, part = solve(layers, "error", {"ms": 100.0}), solve(fewer, "error", {"ms": 100.0})
+        assert (whole is None) == (part is None)
+        if whole and part:
+            assert total(part, "error") == pytest.approx(total(whole, "error"), rel=2e-4)
+
+
+def test_equal_options_that_dominate_each_other_leave_one() -> None:
+    same = [Option(Bits(weight, 8), 1.0, 1.0, 1.0) for weight in (2, 4, 8)]
+    assert len(dominated(same)) == 2
+
+
+def test_scipy_is_asked_for(monkeypatch: pytest.MonkeyPatch, network: FloatNetwork) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ImportError, match=r"ulp-gemm\[quantize\]"):
+        auto(network, Budget(max_ms=1), progress=False)
+
+
+# Latencies.
+
+
+def a_profile(ms: float) -> Profile:
+    return Profile(
+        [ProfileRow("conv", "Conv", "conv", "k", (4, 4), (1,), 1, ms, 0.0), ProfileRow("conv", "Conv", "q", "k", (0, 0), (1,), 0, 1.0, 0.0)]
+    )
+
+
+def test_latencies_are_remembered_by_layer_and_bits(own_cache: Path) -> None:
+    calls: list[Bits] = []
+
+    def profile(pair: Bits) -> Profile:
+        calls.append(pair)
+        return a_profile(pair.weight * 1.0)
+
+    text = latency.signature("Conv", (1, 3, 8, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1], "group": 1})
+    assert text == "Conv 1x3x8x8 4x3x3x3 group=1 pads=1,1,1,1"
+    first = latency.measured({"conv": text}, PAIRS[:2], profile)
+    assert first == {("conv", Bits(8, 8)): 9.0, ("conv", Bits(4, 8)): 5.0}
+    assert latency.measured({"other name": text}, PAIRS[:2], profile) == {("other name", pair): ms for (_, pair), ms in first.items()}
+    assert calls == list(PAIRS[:2])
+    latency.measured({"conv": text}, PAIRS[1:3], profile)
+    assert calls == list(PAIRS[:3])
+    assert json.loads(own_cache.read_text())["ms"][latency.machine()] == {f"{text} W8A8": 9.0, f"{text} W4A8": 5.0, f"{text} W4A4": 5.0}
+    latency.forget()
+    latency.measured({"conv": text}, PAIRS[:1], profile)
+    assert calls == [*PAIRS[:3], PAIRS[0]]
+
+
+DAMAGED = (
+    *("", "[]", "{}", '{"schema": 2, "ms": {}}', '{"schema": 1, "ms": []}', '{"schema": 1, "ms": {"a": 1}}', "[" * 100_000),
+    *(f'{{"schema": 1, "ms": {{"a": {{"k": {value}}}}}}}' for value in ("-1.0", '"1"', "NaN", "1")),
+)
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_file_is_ignored_and_written_anew(own_cache: Path, content: str) -> None:
+    own_cache.parent.mkdir()
+    own_cache.write_text(content)
+    with pytest.warns(RuntimeWarning, match="ulp ignores its latencies"):
+        latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: a_profile(1.0))
+    assert latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: pytest.fail("measured again")) == {("conv", PAIRS[0]): 2.0}
+
+
+def test_nothing_is_kept_where_the_cache_is_off(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ULP_TUNE_CACHE", "off")
+    assert latency.path() is None
+    latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: a_profile(1.0))
+    assert not own_cache.parent.exists()
+
+
+# Sensitivities.
+
+
+def test_sensitivities_are_what_changed_weights_do_to_the_outputs(network: FloatNetwork) -> None:
+    from onnxruntime import InferenceSession
+
+    from ulp.quantize.weights import quantized_weight
+
+    found = sensitivities(network, PAIRS)
+    prepared = network._prepared
+    exact = np.concatenate([outputs[0] for outputs in network.outputs()])
+    for layer in prepared.layers:
+        changed = onnx.ModelProto()
+        changed.CopyFrom(prepared.proto)
+        values = quantized_weight(layer, prepared.constants[layer.weight], 4).values()
+        next(t for t in changed.graph.initializer if t.name == layer.weight).CopyFrom(numpy_helper.from_array(values, layer.weight))
+        session = InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"])
+        y = np.concatenate([session.run(None, batch)[0] for batch in network.batches])
+        expected = np.square(y - exact).sum() / np.square(exact).sum()
+        assert found.weights[layer.name, 4] == pytest.approx(expected, rel=1e-3)
+        assert found.activations[layer.name, 8] < found.activations[layer.name, 4] < found.activations[layer.name, 2]
+
+
+def test_errors_of_large_models_follow_from_one_width(network: FloatNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = sensitivities(network, PAIRS)
+    monkeypatch.setattr("ulp.quantize.sensitivity._WORK", 1.0)
+    scaled = sensitivities(network, PAIRS)
+    for layer in network.layers:
+        for width in (8, 4):
+            # Of four inputs instead of all.
+            assert 1 / 4 < scaled.weights[layer.name, width] / exact.weights[layer.name, width] < 4
+
+
+# The search.
+
+
+def two_readers() -> Any:
+    """Two convolutions of one tensor."""
+    w = Writer((3, 12, 12))
+    a = w.add("Relu", w.conv("x", 3, 8))
+    b = w.add("Add", w.conv(a, 8, 8), w.conv(a, 8, 8, 1))
+    flat = w.add("Flatten", w.add("GlobalAveragePool", w.add("Relu", b)))
+    return w.model(w.add("Gemm", flat, w.weights(5, 8), w.constant(np.zeros(5, np.float32)), transB=1))
+
+
+@pytest.mark.parametrize("make", [chain, two_readers])
+def test_bytes_are_kept_and_no_uniform_network_within_them_is_better(make: Any) -> None:
+    network = FloatNetwork(make(), images(48), progress=False)
+    most = network.quantized({layer.name: Bits(4, 8) for layer in network.layers}).load(progress=False).nbytes
+    quantized = auto(network, Budget(max_bytes=most), pairs=PAIRS, target="baseline", progress=False)
+    assert quantized.load(progress=False).nbytes <= most
+    choice = quantized.choice
+    assert choice is not None
+    assert choice.chosen.accuracy == max(point.accuracy for point in choice.points if point.nbytes <= most)
+    assert {row.name: row.bits for row in choice.layers} == quantized.assignment == choice.chosen.assignment
+    widths: dict[str, set[int]] = {}
+    for layer in network.layers:
+        bits = quantized.assignment[layer.name]
+        assert bits is not None
+        widths.setdefault(layer.x, set()).add(bits.activation)
+    assert all(len(found) == 1 for found in widths.values())
+
+
+def test_times_are_measured_and_kept(network: FloatNetwork, own_cache: Path) -> None:
+    quantized = auto(network, Budget(max_ms=1e3), pairs=PAIRS, progress=False)
+    choice = quantized.choice
+    assert choice is not None
+    assert choice.chosen.ms < 1e3
+    assert choice.chosen.accuracy == max(point.accuracy for point in choice.points)
+    assert all(row.ms > 0 for row in choice.layers)
+    assert latency.machine() in json.loads(own_cache.read_text())["ms"]
+    with pytest.raises(ValueError, match=r"max_ms=1e-06 cannot be kept: the nearest choice takes 0\.\d+ ms .* layers: \d x W"):
+        auto(network, Budget(max_ms=1e-6), pairs=PAIRS, progress=False)
+
+
+def test_the_fastest_network_that_is_accurate_enough(network: FloatNetwork) -> None:
+    calls: list[Any] = []
+
+    def metric(candidate: Any) -> float:
+        calls.append(candidate)
+        y = candidate(images(64, seed=9))
+        assert y.shape == (64, 10)
+        return float(y[:, 0].mean())  # of the float model it is what it is; others are near it
+
+    exact = metric(lambda x: np.concatenate([ulp.load(chain(), tune=False)(x)]))
+    choice = auto(network, Budget(max_drop=0.5), metric=metric, pairs=PAIRS, target="baseline", progress=False).choice
+    assert choice is not None
+    assert choice.float_accuracy == pytest.approx(exact, rel=1e-4)
+    assert choice.chosen.accuracy >= exact - 0.5
+    assert choice.chosen.ms == min(point.ms for point in choice.points if point.accuracy >= exact - 0.5)
+    with pytest.raises(ValueError, match=r"max_drop=0 cannot be kept: the nearest choice .* \(float 1000\.00\)"):
+        auto(network, Budget(max_drop=0), metric=_only_floats(), pairs=PAIRS, target="baseline", progress=False)
+
+
+def _only_floats() -> Any:
+    first = iter([1000.0])
+    return lambda _: next(first, 0.0)
+
+
+def test_loading_with_a_budget() -> None:
+    model, x = chain(), images(48)
+    loaded = ulp.load(model, bits="auto", calibrate=x, max_bytes=20_000, progress=False)
+    assert loaded.nbytes <= 20_000
+    assert isinstance(loaded.quantized.choice, Choice)
+    assert "max_bytes=20000" in str(loaded.quantized.choice)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "needs a budget: max_ms="),
+        ({"max_ms": 0}, "max_ms=0: expected a positive number"),
+        ({"max_drop": -1}, "max_drop=-1: expected a number of at least 0"),
+        ({"max_ms": float("nan")}, "max_ms=nan"),
+        ({"max_bytes": "2 MB"}, "max_bytes='2 MB': expected a number"),
+        ({"max_ms": 1, "metric": 3}, "metric=3: expected a function"),
+        ({"max_ms": 1, "metric": lambda _: "good"}, "metric gave 'good': expected a finite number"),
+        ({"max_ms": 1, "target": "z80"}, "instruction set 'z80' is unknown"),
+        ({"max_bytes": 3}, "max_bytes=3 cannot be kept: the nearest choice"),
+    ],
+)
+def test_what_cannot_be_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as error:
+        quantize(chain(), bits="auto", calibrate=images(16), progress=False, **asked)
+    assert message in str(error.value)
+
+
+def test_a_budget_without_auto_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_ms= with bits=4: it belongs to bits=\"auto\""):
+        ulp.load(chain(), bits=4, calibrate=images(16), max_ms=1, progress=False)
+    with pytest.raises(ValueError, match="max_drop= without bits="):
+        ulp.load(chain(), max_drop=1)
+
+
+# What is shown.
+
+
+def points() -> list[Point]:
+    return [
+        Point(label, {}, ms, accuracy, 0.0, 1)
+        for label, ms, accuracy in (("W8A8", 4, 99), ("W4A4", 2, 95), ("auto", 2.5, 98), ("W6A6", 3, 97))
+    ]
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    choice = Choice([], points()[2], points(), 99.5, "right, %", {"max_ms": 2.6}, "CPU time of one thread")
+    assert [point.label for point in choice.front] == ["W4A4", "auto", "W8A8"]
+
+
+def test_the_plot_shows_all_points_with_labelled_axes(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    choice = Choice([], points()[2], points(), 99.5, "right, %", {"max_ms": 2.6}, "CPU time of one thread")
+    axes = choice.plot(tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("milliseconds per call (CPU time of one thread)", "right, %")
+    assert sum(len(scatter.get_offsets()) for scatter in axes.collections) == len(points()) + 1

@@ -1,0 +1,375 @@
+"""`bits="auto"`: the bits of every layer by what they cost in accuracy and in milliseconds on this CPU, within a budget.
+
+1. Sensitivities from calibration data, latencies measured (or modelled for a named target).
+2. An integer program picks one pair per layer.
+3. What it picks is built, timed and judged by the metric, beside the networks that have one pair throughout; where the prediction misses
+   the budget, the next choice is tried. So the result is never worse than any of those that were tried within the budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ulp import _core
+from ulp._progress import progress_bar
+from ulp.nn.profile import counts_cpu_time
+
+from . import latency
+from .network import FloatNetwork
+from .pareto import Choice, LayerChoice, Point
+from .program import Chosen, LayerOptions, Option, Quantity, dominated, solve
+from .request import Assignment, Bits
+from .result import Quantized
+from .sensitivity import Sensitivities, sensitivities
+from .trial import Judge, Trial, timed
+
+PAIRS = tuple(Bits(*pair) for pair in ((8, 8), (4, 8), (6, 6), (5, 5), (3, 6), (4, 5), (4, 4), (3, 4), (3, 3), (2, 4), (2, 2)))
+"""Widths that layers get: those at which kernels change (Winograd's method is exact up to W4A5 and W3A6, lookups begin at W2A4)."""
+
+# Two timings of one network differ by this share: a network this far beyond the budget keeps it.
+_NOISE = 0.02
+_ATTEMPTS = 5
+_FRONT = 24
+# Uniform networks that are tried beside the program's: those with the least predicted error within the budget.
+_UNIFORM = 6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """max_ms per call, max_drop in points of the metric below the float model, max_bytes of the network; None: any."""
+
+    max_ms: float | None = None
+    max_drop: float | None = None
+    max_bytes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = self.given()
+        if not given:
+            raise ValueError('bits="auto" needs a budget: max_ms= per call, max_drop= in points of the metric, or max_bytes=')
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+                raise TypeError(f"{name}={value!r}: expected a number")
+            if not (math.isfinite(value) and (value >= 0 if name == "max_drop" else value > 0)):
+                raise ValueError(f"{name}={value!r}: expected a {'number of at least 0' if name == 'max_drop' else 'positive number'}")
+
+    def given(self) -> dict[str, float]:
+        """What is asked for, by name."""
+        values = {"max_ms": self.max_ms, "max_drop": self.max_drop, "max_bytes": self.max_bytes}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def auto(
+    network: FloatNetwork,
+    budget: Budget,
+    *,
+    metric: Callable[[Any], float] | None = None,
+    example: Any = None,
+    pairs: Sequence[Bits] = PAIRS,
+    target: str | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> Quantized:
+    """The quantized network within the budget that is worth most (or, with max_drop, takes the least time); `.choice` says what was chosen.
+
+    metric: a function of a network (called like `ulp.load`'s; also of the float model) that gives percent, or any number of which more
+        is better. By default the share of calibration inputs whose prediction is the float model's, for outputs of shape (N, classes)
+        and probabilities; for others 100 (1 - |y' - y| / |y|).
+    example: the inputs whose call is timed, an array or a dict by name; by default the first row of the calibration data.
+    pairs: widths that layers may have. target: an instruction set by the costs of whose kernels times are modelled; nothing is timed then.
+    how: options of `FloatNetwork.quantized`.
+
+    ValueError where nothing keeps the budget; it names the nearest choice. ImportError without SciPy.
+    """
+    if not network.layers:
+        raise ValueError('bits="auto": the model has no layers with weights')
+    return _Search(network, budget, Judge(network, metric, example), tuple(pairs), target, progress, how).run()
+
+
+class _Search:
+    def __init__(
+        self,
+        network: FloatNetwork,
+        budget: Budget,
+        judge: Judge,
+        pairs: tuple[Bits, ...],
+        target: str | None,
+        progress: bool,
+        how: Mapping[str, Any],
+    ) -> None:
+        self.network, self.budget, self.judge, self.pairs, self.how = network, budget, judge, pairs, dict(how)
+        self.target, self.progress = target, progress
+        solve([], "ms", {})  # without SciPy nothing is begun
+        self.names = [layer.name for layer in network.layers]
+        self.trials: dict[tuple[tuple[str, Bits | None], ...], Trial] = {}
+        self.sensitivities: Sensitivities = sensitivities(network, pairs, progress=progress)
+        self.rest = 0.0
+        self.latencies = self._modelled() if target else self._measured()
+        widest = max(pairs, key=lambda pair: pair.weight * pair.activation)
+        weights = {layer.name: math.prod(layer.shape) / 8 for layer in network.layers}
+        # What the network holds besides weights: sums, scales, constants of float parts.
+        self.other_bytes = self._built(dict.fromkeys(self.names, widest), str(widest)).network.nbytes - sum(
+            weights[name] * widest.weight for name in self.names
+        )
+        self.layers = [
+            LayerOptions(
+                layer.name,
+                layer.x,
+                [
+                    Option(
+                        pair,
+                        self.sensitivities.error(layer.name, pair),
+                        self.latencies[layer.name, pair],
+                        weights[layer.name] * pair.weight,
+                    )
+                    for pair in pairs
+                ],
+            )
+            for layer in network.layers
+        ]
+        self.options = {layer.name: {option.bits: option for option in layer.options} for layer in self.layers}
+        self.useful = [replace(one, options=[o for o in one.options if o.bits not in dominated(one.options)]) for one in self.layers]
+
+    # -- what layers cost ------------------------------------------------------------------------------------------------------------
+
+    def _measured(self) -> latency.Latencies:
+        rests: list[float] = []
+
+        def profile(pair: Bits) -> Any:
+            # How weights are rounded is nothing to their time.
+            quick = self.network.quantized(dict.fromkeys(self.names, pair), rounding="nearest")
+            network = quick.load(progress=False)
+            made = network.profile(**self.judge.example, runs=25)
+            rests.append(timed([network], self.judge.example)[0] - sum(latency.times_of(made, self.names).values()))
+            return made
+
+        found = latency.measured(self.judge.signatures(), self.pairs, profile, progress=self.progress)
+        if not rests:
+            profile(self.pairs[0])
+        self.rest = float(np.median(rests))
+        return found
+
+    def _modelled(self) -> latency.Latencies:
+        assert self.target is not None
+        products = {}
+        for layer in self.network.layers:
+            depth = math.prod(layer.shape) // layer.shape[layer.axis]
+            outputs = layer.shape[layer.axis] // (layer.groups if layer.op_type == "Conv" else 1)
+            if layer.groups == 1 or outputs > 1:
+                products[layer.name] = (max(1, layer.macs // math.prod(layer.shape)), outputs, depth, layer.groups)
+        found = latency.modelled(products, self.pairs, self.target)
+        # Depthwise convolutions take the same time at all widths.
+        return {(name, pair): found.get((name, pair), 0.0) for name in self.names for pair in self.pairs}
+
+    # -- networks that are tried -----------------------------------------------------------------------------------------------------
+
+    def _built(self, assignment: Assignment, label: str) -> Trial:
+        key = tuple(assignment.items())
+        if key not in self.trials:
+            quantized = self.network.quantized(assignment, **self.how)
+            self.trials[key] = Trial(label, dict(assignment), quantized, quantized.load(progress=False))
+        return self.trials[key]
+
+    def _tried(self, assignment: Assignment, label: str) -> Trial:
+        """Built, timed once and judged."""
+        trial = self._built(assignment, label)
+        if math.isnan(trial.accuracy):
+            trial.accuracy = self.judge.accuracy(trial.network)
+            trial.ms = self._predicted(assignment) if self.target else timed([trial.network], self.judge.example)[0]
+        return trial
+
+    def _predicted(self, assignment: Assignment) -> float:
+        return self.rest + sum(self.options[name][bits].ms for name, bits in assignment.items() if bits in self.options[name])
+
+    def _error(self, assignment: Assignment) -> float:
+        found = 0.0
+        for name, bits in assignment.items():
+            if bits is not None:
+                found += self.sensitivities.error(name, bits)
+        return found
+
+    def _solved(self, least: Quantity, ms: float | None = None) -> Assignment | None:
+        """The program's choice, of at most so many predicted ms; the byte budget always counts."""
+        limits: dict[Quantity, float] = {} if ms is None else {"ms": ms - self.rest}
+        if self.budget.max_bytes is not None:
+            limits["nbytes"] = self.budget.max_bytes - self.other_bytes
+        chosen: Chosen | None = solve(self.useful, least, limits)
+        return None if chosen is None else {name: option.bits for name, option in chosen.items()}
+
+    def _uniform(self) -> list[tuple[str, Assignment]]:
+        """One pair throughout, and the same with at least 8 bits in the first and the last layer."""
+        found: list[tuple[str, Assignment]] = []
+        wide = Bits(8, 8)
+        for pair in self.pairs:
+            same: Assignment = dict.fromkeys(self.names, pair)
+            found.append((str(pair), same))
+            if pair != wide and wide in self.pairs and len(self.names) > 2:
+                found.append((f"{pair}, ends {wide}", {**same, self.names[0]: wide, self.names[-1]: wide}))
+        return found
+
+    # -- the search ------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Quantized:
+        """The choice. ValueError where there is none."""
+        if self.budget.max_drop is not None:
+            self._by_accuracy()
+        else:
+            self._by_error()
+        tried = [trial for trial in self.trials.values() if not math.isnan(trial.accuracy)]
+        if not self.target:
+            for trial, ms in zip(tried, timed([trial.network for trial in tried], self.judge.example), strict=True):
+                trial.ms = min(trial.ms, ms)
+        kept = [trial for trial in tried if self._keeps(trial)]
+        if not kept:
+            raise ValueError(self._nearest(tried))
+        if self.budget.max_drop is not None:
+            best = min(kept, key=lambda trial: (trial.ms, -trial.accuracy))
+        else:
+            best = max(kept, key=lambda trial: (trial.accuracy, -self._error(trial.assignment), -trial.ms))
+        best.quantized.choice = self._choice(best, tried)
+        return best.quantized
+
+    def _keeps(self, trial: Trial) -> bool:
+        budget = self.budget
+        return (
+            (budget.max_ms is None or trial.ms <= budget.max_ms * (1 + _NOISE))
+            and (budget.max_bytes is None or trial.network.nbytes <= budget.max_bytes)
+            and (budget.max_drop is None or trial.accuracy >= self.judge.float_accuracy - budget.max_drop)
+        )
+
+    def _by_error(self) -> None:
+        """Try the choice with the least error within the budget, corrected by what it takes in truth; and uniform ones."""
+        limit = self.budget.max_ms
+        wanted = math.inf if limit is None else limit
+        self._try_program(limit)
+        self._others(1.1 * wanted)
+
+    def _try_program(self, limit: float | None) -> None:
+        """The choices with the least predicted error, at predicted times that are corrected by what their networks take in truth."""
+        fastest = self._solved("ms")
+        if fastest is None:  # the bytes: as few as can be
+            self._tried(self._smallest(), "auto")
+            return
+        if limit is None:
+            self._tried(self._solved("error") or fastest, "auto")
+            return
+        low, high, aim = self._predicted(fastest), math.inf, limit
+        for _ in progress_bar(range(_ATTEMPTS), self.progress, "choose", "network"):
+            chosen = self._solved("error", aim) or fastest
+            predicted, ms = self._predicted(chosen), self._tried(chosen, "auto").ms
+            if abs(ms / limit - 1) <= _NOISE or (ms > limit and chosen == fastest):
+                return
+            if ms > limit:
+                high = min(aim, predicted)
+            else:
+                low = max(low, aim)
+            # What is predicted of the next one is off by as much; where that says nothing new, halfway.
+            aim = limit * predicted / ms
+            if not low < aim < high:
+                if math.isinf(high):
+                    return  # even the most accurate one is faster
+                aim = (low + high) / 2
+
+    def _smallest(self) -> Assignment:
+        chosen = solve(self.useful, "nbytes", {})
+        assert chosen is not None
+        return {name: option.bits for name, option in chosen.items()}
+
+    def _by_accuracy(self) -> None:
+        """The fastest choice that is accurate enough: the predicted front, searched by halves, and the uniform ones that are faster."""
+        front = self._front()
+        low, high = 0, len(front) - 1  # ascending ms: the last one is the most accurate
+        if not self._accurate(front[high], "auto"):
+            self._others(math.inf)
+            return
+        while low < high:
+            middle = (low + high) // 2
+            if self._accurate(front[middle], "auto"):
+                high = middle
+            else:
+                low = middle + 1
+        found = self._tried(front[high], "auto")
+        self._others(1.05 * found.ms)
+
+    def _others(self, ms: float) -> None:
+        """Try the uniform networks that should take less, those with the least predicted error."""
+        rivals = sorted(
+            ((self._error(a), label, a) for label, a in self._uniform() if self._predicted(a) <= ms), key=lambda rival: rival[0]
+        )
+        for _, label, assignment in progress_bar(rivals[:_UNIFORM], self.progress, "compare", "network"):
+            self._tried(assignment, label)
+
+    def _accurate(self, assignment: Assignment, label: str) -> bool:
+        assert self.budget.max_drop is not None
+        return self._tried(assignment, label).accuracy >= self.judge.float_accuracy - self.budget.max_drop
+
+    def _front(self) -> list[Assignment]:
+        """Choices from the fastest to the most accurate one, by prediction, each different."""
+        fastest, best = self._solved("ms"), self._solved("error")
+        if fastest is None or best is None:
+            return [self._smallest()]
+        low, high = self._predicted(fastest), self._predicted(best)
+        found: dict[tuple[Any, ...], Assignment] = {}
+        # Closer to each other at the fast end, where a little time decides much.
+        for ms in progress_bar(low + (high - low) * np.linspace(0, 1, _FRONT) ** 2, self.progress, "choose", "program"):
+            chosen = self._solved("error", float(ms) * (1 + 1e-6) + 1e-9)
+            if chosen is not None:
+                found[tuple(chosen.items())] = chosen
+        found[tuple(best.items())] = best
+        return sorted(found.values(), key=self._predicted)
+
+    # -- what is said of it ----------------------------------------------------------------------------------------------------------
+
+    def _point(self, trial: Trial) -> Point:
+        return Point(trial.label, trial.assignment, trial.ms, trial.accuracy, self._error(trial.assignment), trial.network.nbytes)
+
+    def _choice(self, best: Trial, tried: Sequence[Trial]) -> Choice:
+        times: Mapping[str, float] = {}
+        if not self.target:
+            times = latency.times_of(best.network.profile(**self.judge.example, runs=9), self.names)
+        rows = [
+            LayerChoice(
+                layer.name,
+                layer.op_type,
+                bits,
+                times[layer.name] if times else self.options[layer.name][bits].ms,
+                self.sensitivities.error(layer.name, bits),
+            )
+            for layer in self.network.layers
+            if (bits := best.assignment[layer.name]) is not None
+        ]
+        clock = (
+            f"modelled for {self.target}"
+            if self.target
+            else "CPU time of one thread"
+            if counts_cpu_time()
+            else f"{_core.num_threads()} threads"
+        )
+        points = [self._point(trial) for trial in tried]
+        judge = self.judge
+        return Choice(rows, self._point(best), points, judge.float_accuracy, judge.name, self.budget.given(), clock)
+
+    def _nearest(self, tried: Sequence[Trial]) -> str:
+        """What the error says: the network that misses the budget by the smallest share."""
+        budget = self.budget
+
+        def miss(trial: Trial) -> float:
+            drop = 0.0 if budget.max_drop is None else max(0.0, self.judge.float_accuracy - budget.max_drop - trial.accuracy) / 100
+            ms = 0.0 if budget.max_ms is None else max(0.0, trial.ms / budget.max_ms - 1)
+            size = 0.0 if budget.max_bytes is None else max(0.0, trial.network.nbytes / budget.max_bytes - 1)
+            return drop + ms + size
+
+        near = min(tried, key=miss)
+        widths: dict[str, int] = {}
+        for bits in near.assignment.values():
+            widths[str(bits)] = widths.get(str(bits), 0) + 1
+        mix = ", ".join(f"{count} x {bits}" for bits, count in sorted(widths.items(), key=lambda item: -item[1]))
+        asked = ", ".join(f"{name}={value:g}" for name, value in budget.given().items())
+        return (
+            f"{asked} cannot be kept: the nearest choice takes {near.ms:.4g} ms and {near.network.nbytes} bytes, with {self.judge.name} "
+            f"{near.accuracy:.2f} (float {self.judge.float_accuracy:.2f}); layers: {mix}"
+        )
