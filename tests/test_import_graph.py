@@ -21,7 +21,10 @@ LAZY_ENTRY_POINTS = {
     ("ulp", "ulp.nn"): "an attribute of ulp, imported when it is first used, so that importing ulp stays quick",
     ("ulp", "ulp.onnx"): "likewise, and ulp.load",
     ("ulp", "ulp.quantize"): "likewise",
+    ("ulp", "ulp._bridge.compile"): "likewise, and ulp.compile",
+    ("ulp", "ulp._bridge.export"): "likewise, and ulp.export",
     ("ulp", "ulp.torch"): "likewise",
+    ("ulp.torch.backend", "ulp._bridge.dynamo"): "the backend of torch.compile, imported at its first graph",
     ("ulp.onnx", "ulp.quantize"): "ulp.load quantizes float models where it is asked to",
 }
 
@@ -31,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ulp.",),
     ("ulp.nn",),
     ("ulp.onnx", "ulp.quantize", "ulp.torch", "ulp._torch_layers", "ulp._quantized"),
+    ("ulp._bridge",),
     ("ulp", "ulp.__main__", "ulp.demo"),
 )
 # Of one layer, but none imports the other.

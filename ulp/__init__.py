@@ -28,6 +28,8 @@ from .packed import PackedMatrix, pack
 
 if _TYPE_CHECKING:
     from . import nn, onnx, quantize, torch  # noqa: F401  # not in __all__: a star import would need torch
+    from ._bridge.compile import compile  # noqa: A004  # named as torch's
+    from ._bridge.export import export
     from .onnx import load
 
 __version__: str = _build_info()["version"]
@@ -42,7 +44,9 @@ __all__ = [
     "PackedMatrix",
     "__version__",
     "available_isas",
+    "compile",
     "explain",
+    "export",
     "gemm",
     "get_isa",
     "get_num_threads",
@@ -64,7 +68,7 @@ _threadpoolctl.register()
 
 
 # Imported when they are first used: they are not needed for matrix products.
-_LAZY = ("load", "nn", "onnx", "quantize", "torch")
+_LAZY = ("compile", "export", "load", "nn", "onnx", "quantize", "torch")
 
 
 def __getattr__(name: str) -> _Any:
@@ -72,6 +76,14 @@ def __getattr__(name: str) -> _Any:
         from .onnx import load
 
         return load
+    if name == "compile":
+        from ._bridge.compile import compile  # noqa: A004
+
+        return compile
+    if name == "export":
+        from ._bridge.export import export
+
+        return export
     if name in _LAZY:
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

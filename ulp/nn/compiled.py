@@ -15,6 +15,7 @@ from ulp._tensors import as_numpy, like
 from ulp._validate import integer
 
 from . import saved
+from .graph import Graph
 from .layer import as_input
 from .lower import Lowered, Mode, lower
 from .module import Module, locate
@@ -43,6 +44,32 @@ class Structure:
         if self.container is dict:
             return dict(zip(self.keys, values, strict=True))
         return self.container(values)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it. TypeError for a subclass of tuple, list or dict, and for keys that are not strings."""
+        container = next((name for name, kind in _CONTAINERS.items() if kind is self.container), None)
+        if container is None or not all(isinstance(key, str) for key in self.keys):
+            raise TypeError(
+                f"the network returns a {self.container.__name__ if self.container else None} of {list(self.keys)}: "
+                f"only a single result, or a plain tuple, list or dict by strings can be saved"
+            )
+        return {"container": container, "keys": list(self.keys)}
+
+    @classmethod
+    def from_document(cls, document: object, results: int) -> Structure:
+        """What `document` described, for so many results. ValueError where that is damaged."""
+        known = saved.members(document, "the results", container=str, keys=list)
+        if known["container"] not in _CONTAINERS:
+            raise ValueError(f"container={known['container']!r}: expected one of {', '.join(_CONTAINERS)}")
+        container, keys = _CONTAINERS[known["container"]], tuple(known["keys"])
+        if container is dict:
+            if len(keys) != results or not all(isinstance(key, str) for key in keys):
+                raise ValueError(f"keys={list(keys)}: expected a string for each of the {results} results")
+        elif keys:
+            raise ValueError(f"keys={list(keys)} for results that have none")
+        if container is None and results != 1:
+            raise ValueError(f"{results} results in the place of one")
+        return cls(container, keys)
 
 
 _CONTAINERS: dict[str, type | None] = {"one": None, "tuple": tuple, "list": list, "dict": dict}
@@ -129,19 +156,12 @@ class CompiledNetwork(Printed):
 
     def document(self, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
         """The network as JSON has it (saved.py); its arrays are put into `arrays`, under names that begin with `prefix`."""
-        container = next((name for name, kind in _CONTAINERS.items() if kind is self._pack.container), None)
-        if container is None or not all(isinstance(key, str) for key in self._pack.keys):
-            raise TypeError(
-                f"the network returns a {self._pack.container.__name__ if self._pack.container else None} of {list(self._pack.keys)}: "
-                f"only a single result, or a plain tuple, list or dict by strings can be saved"
-            )
         return {
             "lowered": saved.lowered_document(self._lowered, arrays, prefix),
             "mode": self.mode,
             "hint": self.hint,
             "codes_in": self._dtype != _FLOAT32,
-            "container": container,
-            "keys": list(self._pack.keys),
+            **self._pack.document(),
         }
 
     @classmethod
@@ -149,19 +169,14 @@ class CompiledNetwork(Printed):
         """What `document` described. ValueError where that is damaged; the other arguments as for `load`."""
         known = saved.members(document, "a compiled network", lowered=dict, mode=str, hint=str, codes_in=bool, container=str, keys=list)
         known["mode"] = _OLD_MODES.get(known["mode"], known["mode"])
-        for name, names in (("mode", get_args(Mode)), ("hint", get_args(Hint)), ("container", tuple(_CONTAINERS))):
+        for name, names in (("mode", get_args(Mode)), ("hint", get_args(Hint))):
             if known[name] not in names:
                 raise ValueError(f"{name}={known[name]!r}: expected one of {', '.join(names)}")
         lowered = saved.lowered_from(known["lowered"], arrays, tune=tune, max_bytes=max_bytes)
-        container, keys = _CONTAINERS[known["container"]], tuple(known["keys"])
-        if container is dict:
-            if len(keys) != len(lowered.output_shapes) or not all(isinstance(key, str) for key in keys):
-                raise ValueError(f"keys={list(keys)}: expected a string for each of the {len(lowered.output_shapes)} results")
-        elif keys:
-            raise ValueError(f"keys={list(keys)} for results that have none")
+        pack = Structure.from_document({name: known[name] for name in ("container", "keys")}, len(lowered.output_shapes))
         if known["codes_in"] != lowered.script.has("input_codes"):
             raise ValueError(f"codes_in={known['codes_in']} for a plan that takes the other kind of input")
-        return cls(lowered, known["mode"], known["hint"], known["codes_in"], Structure(container, keys))
+        return cls(lowered, known["mode"], known["hint"], known["codes_in"], pack)
 
     def __reduce__(self) -> Any:
         arrays: Arrays = {}
@@ -256,6 +271,15 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     if hint not in ("latency", "throughput"):
         raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
     group = integer(group, "group", 1, 2**16)
+    graph, pack = recorded(network, example)
+    throughput = hint == "throughput"
+    ends = {"codes_in": codes_in, "codes_out": codes_out}
+    lowered = lower(graph, mode, group=group, throughput=throughput, **ends, tune=tune, progress=progress)
+    return CompiledNetwork(lowered, mode, hint, codes_in, pack)
+
+
+def recorded(network: Module, example: Any) -> tuple[Graph, Structure]:
+    """The graph of a network for an example, or its shape, and how its results are handed out. LayerError as for `compile`."""
     shape = tuple(example) if isinstance(example, (tuple, list)) and all(isinstance(s, int) for s in example) else np.shape(example)
     shape = tuple(int(side) for side in shape)
     if len(shape) not in (2, 3, 4) or min(shape[1:]) < 1:
@@ -268,10 +292,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
         raise
     symbols, pack = _structure(results)
     trace.graph.outputs = [symbol.result for symbol in symbols]
-    throughput = hint == "throughput"
-    ends = {"codes_in": codes_in, "codes_out": codes_out}
-    lowered = lower(trace.graph, mode, group=group, throughput=throughput, **ends, tune=tune, progress=progress)
-    return CompiledNetwork(lowered, mode, hint, codes_in, pack)
+    return trace.graph, pack
 
 
 def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX_BYTES) -> CompiledNetwork:

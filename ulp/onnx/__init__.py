@@ -75,18 +75,12 @@ def load(
     of onnxruntime; print() the result for the table of layers. A batch size that the file fixes at one binds only models that compute with
     it. Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
-    if mode not in (None, "requantize", "requantise", "threshold"):
-        raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
-    if hint not in (None, "latency", "throughput"):
-        raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
-    if floats not in (None, "onnxruntime", "numpy"):
-        raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
+    check_options(mode=mode, hint=hint, group=group, floats=floats)
     budget = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric}
     if bits is not None or calibrate is not None or any(value is not None for value in budget.values()):
         return _quantized(source, bits, calibrate, limits, progress, budget).load(
             strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
         )
-    group = None if group is None else integer(group, "group", 1, 2**16)
     if not isinstance(shapes, Mapping | None):
         raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
     limits = limits or Limits()
@@ -122,6 +116,18 @@ def load(
     elif set(model.protos) - set(constants) & {name for stage in stages for name in stage.reads}:
         raise OnnxError("the file has tensors of types that only onnxruntime knows: pip install onnxruntime")
     return OnnxNetwork(model.inputs, model.outputs, stages, constants, rows, model.opset, limits)
+
+
+def check_options(*, mode: str | None, hint: Hint | None, group: int | None, floats: str | None) -> None:
+    """ValueError or TypeError for a value that `load` does not take."""
+    if mode not in (None, "requantize", "requantise", "threshold"):
+        raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
+    if hint not in (None, "latency", "throughput"):
+        raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
+    if floats not in (None, "onnxruntime", "numpy"):
+        raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
+    if group is not None:
+        integer(group, "group", 1, 2**16)
 
 
 def _quantized(source: Any, bits: Any, calibrate: Any, limits: Limits | None, progress: bool, budget: dict[str, Any]) -> Quantized:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ulp.nn import saved
-from ulp.nn.compiled import CompiledNetwork
+from ulp.nn.compiled import CompiledNetwork, Structure
 from ulp.nn.saved import members
 from ulp.nn.script import Arrays, Decoder, encode
 
@@ -32,6 +32,7 @@ class Contents(NamedTuple):
     constants: dict[str, Array]
     layers: Sequence[LayerRow]
     opset: int
+    structure: Structure | None
 
 
 def to_parts(contents: Contents) -> saved.Parts:
@@ -45,6 +46,8 @@ def to_parts(contents: Contents) -> saved.Parts:
         "layers": [list(dataclasses.astuple(row)) for row in contents.layers],
         "opset": contents.opset,
     }
+    if contents.structure is not None:
+        document["results"] = contents.structure.document()
     return saved.to_parts(KIND, document, arrays)
 
 
@@ -58,6 +61,7 @@ def from_file(source: saved.Source, *, tune: bool, limits: Limits) -> Contents:
 
 
 def _contents(document: dict[str, Any], arrays: Arrays, tune: bool, limits: Limits) -> Contents:
+    results = document.pop("results", None)
     known = members(document, "a network", inputs=list, outputs=list, stages=list, constants=list, layers=list, opset=int)
     decode = Decoder(arrays, limits.tensor_bytes)
     constants = {}
@@ -72,7 +76,8 @@ def _contents(document: dict[str, Any], arrays: Arrays, tune: bool, limits: Limi
     inputs, outputs = ([_port(port) for port in known[name]] for name in ("inputs", "outputs"))
     stages = [_stage(stage, arrays, decode, tune, limits) for stage in known["stages"]]
     _check_names(inputs, outputs, stages, constants)
-    return Contents(inputs, outputs, stages, constants, [_layer(row) for row in known["layers"]], known["opset"])
+    structure = None if results is None else Structure.from_document(results, len(outputs))
+    return Contents(inputs, outputs, stages, constants, [_layer(row) for row in known["layers"]], known["opset"], structure)
 
 
 def _check_names(inputs: list[Port], outputs: list[Port], stages: list[Stage], constants: Mapping[str, Array]) -> None:

@@ -12,6 +12,7 @@ from ulp._table import Printed, Table
 from ulp._tensors import as_numpy, as_tensor, is_tensor
 from ulp._validate import integer
 from ulp.nn import saved
+from ulp.nn.compiled import Structure
 from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
 from ulp.nn.shapes import LayerError
 
@@ -30,8 +31,11 @@ class OnnxNetwork(Printed):
 
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row per node of the model; print() shows
     them as a table. integer: whether all of it is one plan. quantized: where `ulp.load` quantized the model, what it made of it (a
-    `ulp.quantize.Quantized`; not saved), else None.
+    `ulp.quantize.Quantized`; not saved), else None. source: the quantized onnx.ModelProto that `ulp.compile` made it of, for `ulp.export`;
+    not saved. structure: how several results are handed out; None: by name.
     """
+
+    source: Any = None
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class OnnxNetwork(Printed):
         layers: Sequence[LayerRow],
         opset: int,
         limits: Limits,
+        structure: Structure | None = None,
     ) -> None:
         self.inputs = tuple(inputs)
         self.outputs = tuple(outputs)
@@ -53,12 +58,20 @@ class OnnxNetwork(Printed):
         self.quantized: Any = None
         self._runners = [_runner(stage, opset, limits) for stage in stages]
         self._drops = _last_uses(self.stages, {port.name for port in outputs})
-        self._direct = direct(self.inputs, self.outputs, self.stages) if not constants else None
+        self._one_stage = direct(self.inputs, self.outputs, self.stages) if not constants else None
+        self.restructure(structure)
+
+    def restructure(self, structure: Structure | None) -> None:
+        """Hand out results in this way; None: by name if there are several."""
+        names = tuple(port.name for port in self.outputs)
+        self.structure = structure
+        self._pack = structure or (Structure(None) if len(names) == 1 else Structure(dict, names))
+        self._direct = self._one_stage if structure in (None, Structure(None)) else None
 
     @property
     def integer(self) -> bool:
         """Whether one plan is all that runs."""
-        return self._direct is not None and isinstance(self.stages[0], IntegerStage)
+        return self._one_stage is not None and isinstance(self.stages[0], IntegerStage)
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +81,7 @@ class OnnxNetwork(Printed):
         return plans + islands + sum(array.nbytes for array in self.constants.values())
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
-        """The model's result: an array if it has one output, else a dict of them by name.
+        """The model's result: an array if it has one output, else a dict of them by name; of a torch model, what that returned.
 
         arrays: one per input, in the model's order; or by the inputs' names. Of the dtypes and shapes of `inputs`; any batch size where the
         file leaves it open. float64 becomes float32. Torch tensors give tensors.
@@ -76,15 +89,16 @@ class OnnxNetwork(Printed):
         """
         if self._direct is not None and (result := self._direct(arrays, named)) is not None:
             return result
-        if any(is_tensor(x) for x in (*arrays, *named.values())):
-            results = self(*(as_numpy(x, "an input") for x in arrays), **{name: as_numpy(x, name) for name, x in named.items()})
-            return {name: as_tensor(y) for name, y in results.items()} if isinstance(results, dict) else as_tensor(results)
+        tensors_out = any(is_tensor(x) for x in (*arrays, *named.values()))
+        if tensors_out:
+            arrays, named = tuple(as_numpy(x, "an input") for x in arrays), {name: as_numpy(x, name) for name, x in named.items()}
         tensors = self._tensors(arrays, named)
         for runner, drops in zip(self._runners, self._drops, strict=True):
             runner(tensors)
             for name in drops:
                 del tensors[name]
-        return self._results(tensors)
+        results = [finished(port, tensors[port.name]) for port in self.outputs]
+        return self._pack([as_tensor(result) for result in results] if tensors_out else results)
 
     run = __call__
 
@@ -96,7 +110,7 @@ class OnnxNetwork(Printed):
         return load_saved, (b"".join(to_parts(self._contents())),)
 
     def _contents(self) -> Contents:
-        return Contents(self.inputs, self.outputs, self.stages, self.constants, self.layers, self.opset)
+        return Contents(self.inputs, self.outputs, self.stages, self.constants, self.layers, self.opset, self.structure)
 
     def profile(self, *arrays: Any, runs: int = 5, **named: Any) -> Profile:
         """How long each step takes, as `CompiledNetwork.profile` measures it. Float operators are steps called "float"."""
@@ -165,11 +179,6 @@ class OnnxNetwork(Printed):
             tensors[port.name] = checked(port, given[port.name], batch)
         return tensors
 
-    def _results(self, tensors: dict[str, Array]) -> Any:
-        if len(self.outputs) == 1:
-            return finished(self.outputs[0], tensors[self.outputs[0].name])
-        return {port.name: finished(port, tensors[port.name]) for port in self.outputs}
-
 
 def _port_text(port: Port) -> str:
     return f"{port.name} {port.dtype}{'' if port.shape is None else shape_text(port.shape)}"
@@ -228,6 +237,7 @@ def load_saved(source: saved.Source, *, tune: bool = False, limits: Limits | Non
     """
     limits = limits or Limits()
     try:
-        return OnnxNetwork(*from_file(source, tune=tune, limits=limits), limits)
+        found = from_file(source, tune=tune, limits=limits)
+        return OnnxNetwork(*found[:-1], limits, found.structure)
     except ValueError as error:
         raise OnnxError(f"{saved.name_of(source)} cannot be loaded: {error}") from None

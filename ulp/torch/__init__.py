@@ -9,7 +9,7 @@ The converted layers are torch modules that hold plain buffers: weights in `bits
 `torch.ops.ulp.linear`, whose arguments are those buffers and numbers: a graph of torch.compile or torch.export holds everything, and an
 exported program that was saved runs wherever `ulp.torch` is imported. Export under torch.no_grad() where parts of the model stay in float.
 
-For a whole network in integers, without torch between its layers, see `ulp.nn.compile`.
+For a whole network in integers, without torch between its layers, see `ulp.compile`; or torch.compile(low, backend="ulp").
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ try:
 except ImportError as missing:
     raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp-gemm[torch]"') from missing
 
+from . import backend, decompositions
 from .conversion import convert
 from .layers import Conv2d, Linear
 from .report import Converted, Report
 
 __all__ = ["Conv2d", "Converted", "Linear", "Report", "convert"]
+
+decompositions.register()
+backend.register()

@@ -50,7 +50,7 @@ class Stored(NamedTuple):
         return (integers, as_numpy(self.weight_scale), as_numpy(self.bias), scale, zero), options
 
 
-_TENSORS, _STORED = 5, len(Stored._fields)
+_TENSORS, STORED = 5, len(Stored._fields)
 
 
 class Geometry(NamedTuple):
@@ -71,7 +71,7 @@ def as_numpy(tensor: Tensor | None) -> Any:
 
 
 def _make_conv2d(*given: Any) -> nn.Conv2d:
-    stored, geometry = Stored(*given[:_STORED]), Geometry(*given[_STORED:])
+    stored, geometry = Stored(*given[:STORED]), Geometry(*given[STORED:])
     arguments, options = stored.layer_arguments()
     top, left, bottom, right = geometry.padding
     return nn.Conv2d.from_quantized(
@@ -165,7 +165,7 @@ def _linear(x: Tensor, *arguments: Any) -> Tensor:
 
 @torch.library.register_fake("ulp::conv2d", lib=_library)
 def _conv2d_shape(x: Tensor, *arguments: Any) -> Tensor:
-    stored, (stride, padding, dilation, groups, _) = Stored(*arguments[:_STORED]), Geometry(*arguments[_STORED:])
+    stored, (stride, padding, dilation, groups, _) = Stored(*arguments[:STORED]), Geometry(*arguments[STORED:])
     out_channels, channels, *kernel = stored.weight_shape
     torch._check(x.dim() in (3, 4), lambda: f"expected 3D (unbatched) or 4D (batched) input to conv2d, but got {x.dim()}D")
     torch._check(x.shape[-3] == channels * groups, lambda: f"expected input of {channels * groups} channels, but got {x.shape[-3]}")

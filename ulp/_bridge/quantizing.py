@@ -1,0 +1,39 @@
+"""The quantizer of float models, as `compile` calls it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ulp import quantize
+
+# Arguments of the quantizer that are not options of `compile`, or are named by it.
+_OWN = ("model", "bits", "calibrate", "progress", "limits")
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """TypeError for options that the quantizer has not."""
+    known = [name for name in inspect.signature(quantize.quantize).parameters if name not in _OWN]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"compile() has no argument {name!r}; of the quantizer it takes {', '.join(known)}")
+
+
+def is_float(bits: Any) -> bool:
+    """Whether `bits` asks for the model as it is."""
+    return isinstance(bits, str) and bits.lower() == "float"
+
+
+def check_request(bits: Any, calibrate: Any, options: Mapping[str, Any]) -> None:
+    """ValueError for a model of floats without bits, or without what bits need."""
+    if bits is None:
+        raise ValueError(
+            "the model is of floats: pass bits=4 or bits='W4A8' with calibrate=batches, some hundred inputs from which the ranges come; or "
+            "bits='float' to run it as it is"
+        )
+    if is_float(bits):
+        for name in ("calibrate",) * (calibrate is not None) + tuple(options):
+            raise ValueError(f"{name}= with bits='float', which quantizes nothing")
+    elif calibrate is None:
+        raise ValueError("bits= without calibrate=: pass some hundred inputs, from which the ranges come, such as calibrate=images[:256]")
