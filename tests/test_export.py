@@ -222,7 +222,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         ulp.export(module, path, x, format="tflite")
     with pytest.raises(TypeError, match="example is missing"):
         ulp.export(module, path)
-    with pytest.raises(nn.LayerError, match="not calibrated|calibrate"):
+    with pytest.raises(nn.LayerError, match="calibrate"):
         ulp.export(module, path, x)
     module.calibrate([x], progress=False)
     with pytest.raises(TypeError, match="compiled network is a plan"):

@@ -243,7 +243,7 @@ def in_opset(model: Any, wanted: int) -> Any:
     own = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     if wanted > onnx.defs.onnx_opset_version():
         raise OnnxError(
-            f"integers of 4 bits need ONNX's opset {wanted}, and the package onnx {onnx.__version__} knows {onnx.defs.onnx_opset_version()}: "
+            f"integers of 4 bits need opset {wanted}, and the package onnx {onnx.__version__} knows {onnx.defs.onnx_opset_version()}: "
             f"pip install -U onnx, or write format='qonnx'"
         )
     if own < wanted:
