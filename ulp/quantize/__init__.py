@@ -13,9 +13,10 @@ from typing import Any
 
 from ulp.onnx.limits import Limits
 
-from .network import FloatNetwork, Ranges, Rounding
+from .network import FloatNetwork, Rounding
 from .pareto import Choice, LayerChoice, Point
 from .prepare import Layer
+from .ranges import Ranges
 from .request import Bits, assignment_of
 from .result import LayerReport, Quantized
 from .search import Budget, auto
@@ -31,7 +32,9 @@ def quantize(
     bits: Any,
     calibrate: Any,
     ranges: Ranges = "mse",
-    rounding: Rounding = "nearest",
+    percentile: float = 99.99,
+    rounding: Rounding = "gptq",
+    bias_correction: bool = True,
     first_last_bits: int | None = 8,
     max_ms: float | None = None,
     max_drop: float | None = None,
@@ -49,8 +52,11 @@ def quantize(
         layers, or patterns, to those or to "float": {"conv1": 8, "layer1.*": "W4A3", "head": "float", "*": 4}. print() shows the names.
     calibrate: inputs like those that will come, some hundred of them: one array (or torch tensor), or an iterable of batches: arrays, dicts
         by input name, or tuples as a DataLoader gives them, of which the first items are the inputs.
-    ranges: how ranges of activations are found: "minmax" clips nothing, "percentile" 0.01 % at each end, "mse" minimizes the squared error.
-    rounding: "nearest".
+    ranges: of activations. "minmax" clips nothing, "percentile" all but a share at each end, "mse" minimizes the squared error, "entropy"
+        the loss of information (Kullback-Leibler divergence).
+    percentile: for ranges="percentile", 50 to 100.
+    rounding: of weights: "nearest", or "gptq": so that each layer's result changes least on the calibration data.
+    bias_correction: the mean of each channel of a layer's result becomes that of the float model.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
         With bits="auto" there is no such rule, and the argument is not used.
     max_ms, max_drop, max_bytes: with bits="auto", which chooses the bits of every layer, the budget, one or several of them: milliseconds
@@ -74,6 +80,7 @@ def quantize(
     budget = Budget(max_ms, max_drop, max_bytes) if automatic else None
     network = FloatNetwork(model, calibrate, progress=progress, limits=limits)
     if budget is not None:
-        return auto(network, budget, metric=metric, example=example, target=target, progress=progress, ranges=ranges, rounding=rounding)
+        how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
+        return auto(network, budget, metric=metric, example=example, target=target, progress=progress, **how)
     assignment = assignment_of(bits, [layer.name for layer in network.layers], first_last_bits)
-    return network.quantized(assignment, ranges=ranges, rounding=rounding)
+    return network.quantized(assignment, ranges=ranges, percentile=percentile, rounding=rounding, bias_correction=bias_correction)

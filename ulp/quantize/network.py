@@ -10,26 +10,29 @@ from typing import Any, Literal
 import numpy as np
 
 from ulp._progress import progress_bar
-from ulp.nn.observer import METHODS, Observer
+from ulp.nn.observer import Observer
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx.limits import Limits
 from ulp.onnx.model import Array, OnnxError
 
-from .batches import batches_of, open_shapes
+from .batches import Batch, batches_of, open_shapes
 from .places import Place, places_of
 from .prepare import Layer, prepare
+from .ranges import RANGES, Ranges, quantizer_of
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
 from .running import Piece
+from .settle import settle
 from .simulate import simulated
-from .weights import QuantizedWeight, quantized_weight, signal_to_noise
-from .write import Writer
+from .weights import QuantizedWeight, Settled, quantized_weight, signal_to_noise
+from .write import written
 
-Ranges = Literal["minmax", "percentile", "mse"]
-Rounding = Literal["nearest"]
-_ROUNDINGS = ("nearest",)
+Rounding = Literal["nearest", "gptq"]
+_ROUNDINGS = ("nearest", "gptq")
 # Batches on which layers' results are compared for the report.
 _COMPARED = 4
+# Bytes that all tensors of the batches may take together with which layers are settled one by one, and multiplications of these batches.
+_BYTES, _OPERATIONS = 2**32, 10**12
 
 
 class FloatNetwork:
@@ -44,6 +47,7 @@ class FloatNetwork:
         self.batches = batches_of(calibrate, self._prepared.inputs)
         self.progress = progress
         self._observers: dict[str, Observer] = {}
+        self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}
         self._outputs: list[list[Array]] = []
         self._layer_outputs: list[dict[str, Array]] = []
         everything: Assignment = dict.fromkeys((layer.name for layer in self.layers), Bits(8, 8))
@@ -63,35 +67,55 @@ class FloatNetwork:
         assignment: Mapping[str, Bits | int | str | None],
         *,
         ranges: Ranges = "mse",
-        rounding: Rounding = "nearest",
         percentile: float = 99.99,
+        rounding: Rounding = "gptq",
+        bias_correction: bool = True,
     ) -> Quantized:
         """The network with these bits, by layer; None or "float" leaves a layer in floats. Layers that are not named stay in floats.
 
+        The other arguments are those of `ulp.quantize.quantize`. With rounding="nearest" and bias_correction=False nothing but what is
+        kept from the calibration data is needed, which takes least time.
         Raises ValueError for a name that no layer has, and for an option that does not exist.
         """
         given = self._assignment(assignment)
-        if ranges not in METHODS:
-            raise ValueError(f"ranges={ranges!r}: expected one of {', '.join(METHODS)}")
+        if ranges not in RANGES:
+            raise ValueError(f"ranges={ranges!r}: expected one of {', '.join(RANGES)}")
+        if not 50 <= percentile <= 100:
+            raise ValueError(f"percentile={percentile!r}: expected 50 to 100")
         if rounding not in _ROUNDINGS:
             raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
         places = places_of(self._prepared, given)
         self._observe(place.tensor for place in places)
-        writer = Writer(self._prepared)
         quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, percentile) for p in places}
-        for place in places:
-            writer.activation(place, quantizers[place.tensor, place.bits])
-        weights: dict[str, QuantizedWeight] = {}
-        for layer in self.layers:
-            bits = given[layer.name]
-            if bits is not None:
-                weights[layer.name] = quantized_weight(
-                    layer, self._prepared.constants[layer.weight], bits.weight, minmax=ranges == "minmax"
-                )
-                writer.weights(layer, weights[layer.name], None)
-        model = writer.model()
-        report = partial(self._report, model, given, quantizers, weights)
+        low = {layer.name: bits.weight for layer in self.layers if (bits := given[layer.name]) is not None}
+        if rounding == "nearest" and not bias_correction:
+            constants = self._prepared.constants
+            weights = {
+                layer.name: Settled(quantized_weight(layer, constants[layer.weight], low[layer.name], minmax=ranges == "minmax"), None)
+                for layer in self.layers
+                if layer.name in low
+            }
+        else:
+            before = simulated(written(self._prepared, places, quantizers, {}))
+            weights = settle(
+                self._prepared,
+                before,
+                self._some_batches(),
+                low,
+                second=rounding == "gptq",
+                bias_correction=bias_correction,
+                minmax=ranges == "minmax",
+                progress=self.progress,
+            )
+        model = written(self._prepared, places, quantizers, weights)
+        report = partial(self._report, model, given, quantizers, {name: settled.weight for name, settled in weights.items()})
         return Quantized(model, report, open_shapes(self._prepared.inputs, self.batches))
+
+    def _some_batches(self) -> list[Batch]:
+        """As many of the first batches as may be held in memory with what layers make of them, and take some seconds to run."""
+        largest = max((sum(x.nbytes for x in tensors.values()) for tensors in self._layer_outputs), default=1)
+        most = int(min(_BYTES // max(1, largest), _OPERATIONS // max(1, sum(layer.macs for layer in self.layers) * _rows(self.batches[0]))))
+        return self.batches[: max(1, most)]
 
     def _assignment(self, given: Mapping[str, Any]) -> Assignment:
         names = [layer.name for layer in self.layers]
@@ -101,8 +125,10 @@ class FloatNetwork:
         return {name: None if given.get(name) is None else bits_of(given[name], f"assignment[{name!r}]") for name in names}
 
     def _quantizer(self, place: Place, ranges: Ranges, percentile: float) -> Quantizer:
-        observer = self._observers[place.tensor]
-        return observer.quantizer(place.bits, None, False, ranges, percentile)
+        key = (place.tensor, place.bits, ranges, percentile)
+        if key not in self._quantizers:
+            self._quantizers[key] = quantizer_of(self._observers[place.tensor], place.bits, ranges, percentile)
+        return self._quantizers[key]
 
     def _observe(self, tensors: Iterable[str]) -> None:
         """Count the values of tensors that were not counted before, over all batches."""
@@ -113,7 +139,7 @@ class FloatNetwork:
         graph = self._prepared.proto.graph
         outputs = self._prepared.outputs if first else []
         kept = [layer.y for layer in self.layers] if first else []
-        piece = Piece(self._prepared.proto, graph.node, list(dict.fromkeys([*outputs, *missing, *kept])), set())
+        piece = Piece(self._prepared.proto, graph.node, list(dict.fromkeys([*outputs, *missing, *kept])))
         found = {name: Observer() for name in missing}
         for i, batch in enumerate(progress_bar(self.batches, self.progress, "calibrate", "batch")):
             made = {**batch, **piece(batch)}
@@ -127,16 +153,16 @@ class FloatNetwork:
                 self._layer_outputs.append({layer.y: made[layer.y] for layer in self.layers})
         self._observers |= found
         if first:
-            rows = len(next(iter(self.batches[0].values()))) if self.batches[0] else 1
+            rows = _rows(self.batches[0])
             self._prepared.layers[:] = [
-                replace(layer, macs=_macs(layer, self._layer_outputs[0][layer.y].size // max(1, rows))) for layer in self.layers
+                replace(layer, macs=_macs(layer, self._layer_outputs[0][layer.y].size // rows)) for layer in self.layers
             ]
 
     def _report(
         self, model: Any, assignment: Assignment, quantizers: dict[tuple[str, int], Quantizer], weights: dict[str, QuantizedWeight]
     ) -> list[LayerReport]:
         simulation = simulated(model)
-        piece = Piece(simulation, simulation.graph.node, [layer.y for layer in self.layers], set())
+        piece = Piece(simulation, simulation.graph.node, [layer.y for layer in self.layers])
         signal, noise = dict.fromkeys(assignment, 0.0), dict.fromkeys(assignment, 0.0)
         for batch, floats in zip(self.batches, self._layer_outputs, strict=False):
             made = piece(batch)
@@ -156,6 +182,10 @@ class FloatNetwork:
                 LayerReport(layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped)
             )
         return rows
+
+
+def _rows(batch: Batch) -> int:
+    return max((len(array) for array in batch.values() if array.ndim), default=1)
 
 
 def _count(observer: Observer, x: Array, name: str) -> None:

@@ -28,7 +28,8 @@ class Layer:
 
     name: as the model's author calls it, where the file says so ("layer1.0.conv1"). shape: of its weights, as the file has them. axis: the
     side of its outputs. groups: of a convolution. macs: multiplications for one input of the calibration data, 0 until that was seen.
-    x, weight, bias, y: names of tensors; bias is "" where there is none.
+    x, weight, bias, y: names of tensors; bias is "" where there is none. index: of the node. added: the bias of a MatMul, which an Add
+    behind it adds.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Layer:
     bias: str
     y: str
     index: int
+    added: str = ""
 
 
 @dataclass
@@ -147,6 +149,14 @@ def _attribute(node: Any, name: str, default: int) -> int:
     return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
+def _bias_behind(proto: Any, y: str, constants: dict[str, Array]) -> str:
+    """The constant (O,) that an Add, which alone reads y, adds to it; "" where there is none."""
+    readers = [node for node in proto.graph.node if y in node.input]
+    if len(readers) != 1 or readers[0].op_type != "Add" or y in {port.name for port in proto.graph.output}:
+        return ""
+    return next((name for name in readers[0].input if name in constants and constants[name].ndim == 1), "")
+
+
 def _layers(proto: Any, constants: dict[str, Array]) -> list[Layer]:
     found = []
     for index, node in enumerate(proto.graph.node):
@@ -160,8 +170,11 @@ def _layers(proto: Any, constants: dict[str, Array]) -> list[Layer]:
         if _attribute(node, "transA", 0) or any(a.name in ("alpha", "beta") and a.f != 1 for a in node.attribute):
             continue  # such a Gemm is no linear layer
         axis = {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}.get(node.op_type, 1 - _attribute(node, "transB", 0))
+        added = _bias_behind(proto, node.output[0], constants) if node.op_type == "MatMul" else ""
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in constants else ""
         name = node.name.removesuffix("/MatMulAddFusion")
         groups = _attribute(node, "group", 1)
-        found.append(Layer(name, node.op_type, weight.shape, axis, groups, 0, node.input[0], node.input[1], bias, node.output[0], index))
+        found.append(
+            Layer(name, node.op_type, weight.shape, axis, groups, 0, node.input[0], node.input[1], bias, node.output[0], index, added)
+        )
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ulp.onnx.model import Array
@@ -12,8 +12,9 @@ from ulp.onnx.session import Session
 class Piece:
     """The nodes of a graph that some tensors need, with the tensors that are given as inputs."""
 
-    def __init__(self, proto: Any, nodes: Sequence[Any], wanted: Sequence[str], given: set[str]) -> None:
-        """given: tensors that a call may be fed with, besides the model's inputs; nothing in front of them runs."""
+    def __init__(self, proto: Any, nodes: Sequence[Any], wanted: Sequence[str], given: Collection[str] = ()) -> None:
+        """given: tensors that calls are fed with, besides the model's inputs; nothing in front of them runs. A mapping to arrays says their
+        types, too; others are float32."""
         from onnx import ModelProto, ValueInfoProto, helper
 
         graph = proto.graph
@@ -26,13 +27,15 @@ class Piece:
             reached.add(name)
             if name in makers and name not in given:
                 needed.add(makers[name].output[0])
-                todo += [*makers[name].input, *_captured(makers[name])]
+                todo += reads_of(makers[name])
         kept = [node for node in nodes if node.output and node.output[0] in needed]
         constants = [tensor for tensor in graph.initializer if tensor.name in reached]
         known = {tensor.name for tensor in constants} | {name for node in kept for name in node.output}
         ports = {port.name: port for port in graph.input}
         self.inputs = sorted(name for name in reached if name not in known)
-        inputs = [ports.get(name) or helper.make_tensor_value_info(name, 1, None) for name in self.inputs]
+        arrays = given if isinstance(given, Mapping) else {}
+        kinds = {name: helper.np_dtype_to_tensor_dtype(arrays[name].dtype) if name in arrays else 1 for name in self.inputs}
+        inputs = [ports.get(name) or helper.make_tensor_value_info(name, kinds[name], None) for name in self.inputs]
         self.wanted = list(wanted)
         if not wanted:
             return
@@ -50,8 +53,7 @@ class Piece:
         return dict(zip(self.wanted, results, strict=True))
 
 
-def _captured(node: Any) -> set[str]:
-    """Names that graphs within a node read; those that they make themselves are among them and do no harm."""
-    return {
-        name for a in node.attribute for graph in ([a.g] if a.HasField("g") else a.graphs) for inner in graph.node for name in inner.input
-    }
+def reads_of(node: Any) -> set[str]:
+    """Names that a node reads, and the graphs within it; what those make themselves is among them and does no harm."""
+    graphs = [graph for a in node.attribute for graph in ([a.g] if a.HasField("g") else a.graphs)]
+    return {name for name in node.input if name}.union(*(reads_of(inner) for graph in graphs for inner in graph.node))

@@ -141,7 +141,7 @@ class _Search:
 
         def profile(pair: Bits) -> Any:
             # How weights are rounded is nothing to their time.
-            quick = self.network.quantized(dict.fromkeys(self.names, pair), rounding="nearest")
+            quick = self.network.quantized(dict.fromkeys(self.names, pair), rounding="nearest", bias_correction=False)
             network = quick.load(progress=False)
             made = network.profile(**self.judge.example, runs=25)
             rests.append(timed([network], self.judge.example)[0] - sum(latency.times_of(made, self.names).values()))

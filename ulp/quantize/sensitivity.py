@@ -22,6 +22,7 @@ from ulp.onnx.session import Session
 from .batches import Batch
 from .network import FloatNetwork
 from .prepare import Layer
+from .ranges import quantizer_of
 from .request import Bits
 from .running import Piece
 from .weights import quantized_weight
@@ -124,7 +125,7 @@ class _Probe:
 
     def _quantizer(self, layer: Layer, width: int) -> Quantizer:
         self.network._observe([layer.x])
-        return self.network._observers[layer.x].quantizer(width, None, False, "mse", 99.99)
+        return quantizer_of(self.network._observers[layer.x], width, "mse", 100)
 
     def _behind(self, layer: Layer) -> Piece | None:
         """What follows the layer, as a function of its result; None if that is the output."""

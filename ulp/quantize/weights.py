@@ -28,6 +28,14 @@ class QuantizedWeight:
         return np.asarray(self.integers * self.scale, np.float32)
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What a layer has in the quantized network: its weights, and another bias (O,); None: its own."""
+
+    weight: QuantizedWeight
+    bias: Array | None
+
+
 def rows_of(weight: Array, axis: int) -> Array:
     """(O, K): one row per side of `axis`, that of the outputs."""
     return np.ascontiguousarray(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1)

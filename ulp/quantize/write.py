@@ -12,7 +12,7 @@ from ulp.onnx.model import Array
 
 from .places import Place
 from .prepare import Layer, Prepared
-from .weights import QuantizedWeight
+from .weights import Settled
 
 DOMAIN = "qonnx.custom_op.general"
 
@@ -64,8 +64,9 @@ class Writer:
         for index, i in place.readers:
             self.nodes[index].input[i] = out
 
-    def weights(self, layer: Layer, weight: QuantizedWeight, bias: Array | None) -> None:
+    def weights(self, layer: Layer, settled: Settled) -> None:
         """The layer's weights as integers times scales, with the Quant that says so, and its bias."""
+        weight, bias = settled.weight, settled.bias
         node = self.nodes[layer.index]
         name = layer.weight
         values = weight.values()
@@ -74,13 +75,19 @@ class Writer:
         else:
             self.constants[name] = values
         node.input[1] = self.quant(name, layer.index, weight.scale, 0, weight.bits, signed=True)
-        if bias is not None:
-            own = layer.bias if layer.bias and self.readers[layer.bias] == 1 else self.name(f"{layer.name}.bias")
-            self.constants[own] = bias.astype(np.float32)
-            if len(node.input) > 2:
-                node.input[2] = own
-            else:
-                node.input.append(own)
+        if bias is None:
+            return
+        values = bias.astype(np.float32)
+        if layer.added:
+            name = self.constant(f"{layer.name}.bias", values)
+            adding = next(other for other in self.nodes if layer.y in other.input)
+            adding.input[list(adding.input).index(layer.added)] = name
+        elif layer.bias and self.readers[layer.bias] == 1:
+            self.constants[layer.bias] = values
+        elif len(node.input) > 2:
+            node.input[2] = self.constant(f"{layer.name}.bias", values)
+        else:
+            node.input.append(self.constant(f"{layer.name}.bias", values))
 
     def model(self) -> Any:
         """The ModelProto."""
@@ -100,3 +107,16 @@ class Writer:
             self.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
         self.proto.producer_name = "ulp"
         return self.proto
+
+
+def written(
+    prepared: Prepared, places: Sequence[Place], quantizers: Mapping[tuple[str, int], Quantizer], weights: Mapping[str, Settled]
+) -> Any:
+    """The onnx.ModelProto with these quantizers, by tensor and bits, and these weights, by layer; other layers keep theirs."""
+    writer = Writer(prepared)
+    for place in places:
+        writer.activation(place, quantizers[place.tensor, place.bits])
+    for layer in prepared.layers:
+        if layer.name in weights:
+            writer.weights(layer, weights[layer.name])
+    return writer.model()

@@ -1,0 +1,101 @@
+"""Quantizers of activations from what a calibration counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ulp.nn.observer import Observer
+from ulp.nn.quantizer import Quantizer
+
+Doubles = npt.NDArray[np.float64]
+Ranges = Literal["minmax", "percentile", "mse", "entropy"]
+RANGES = ("minmax", "percentile", "mse", "entropy")
+
+# Values that a histogram is brought down to, and fractions of the full range that are tried.
+_POINTS, _SHARES = 2048, np.geomspace(1 / 16, 1, 64)
+# Zero points that are tried with many bits; with up to 4 all that are even.
+_ZEROS = 9
+
+
+def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: float) -> Quantizer:
+    """Unsigned where nothing is negative; else with the zero point that fits: even, since rounding then needs no correction for ties."""
+    values, counts = points(observer)
+    low, high = min(observer.low, 0.0), max(observer.high, 0.0)
+    if ranges == "percentile":
+        total = np.cumsum(counts) / counts.sum()
+        ends = np.searchsorted(total, [1 - percentile / 100, percentile / 100]).clip(0, len(values) - 1)
+        low, high = min(0.0, float(values[ends[0]])), max(0.0, float(values[ends[1]]))
+    if ranges in ("minmax", "percentile"):
+        return _covering(low, high, bits)
+    measure = _divergence if ranges == "entropy" else _squared_error
+    best, least = _covering(low, high, bits), np.inf
+    for zero in zeros_of(low, high, bits):
+        for scale in _scales(low, high, bits, zero):
+            error = measure(values, counts, float(scale), zero, bits)
+            if error < least:
+                best, least = Quantizer(bits, float(scale), zero), error
+    return best
+
+
+def points(observer: Observer) -> tuple[Doubles, Doubles]:
+    """At most some thousand values in ascending order, with how often they are there."""
+    values, counts = observer.points()
+    if len(values) <= _POINTS:
+        return values, counts.astype(np.float64)
+    places = np.unique(np.linspace(0, len(values), _POINTS + 1).astype(int))[:-1]
+    total = np.add.reduceat(counts.astype(np.float64), places)
+    return np.add.reduceat(values * counts, places) / total, total
+
+
+def zeros_of(low: float, high: float, bits: int) -> Sequence[int]:
+    """Zero points worth trying for values between low and high, all even; with one bit 0."""
+    levels = 2**bits - 1
+    if low >= 0 or bits == 1:
+        return [0]
+    if bits <= 4:
+        return range(0, levels, 2)
+    shares = np.linspace(0.5, 1.5, _ZEROS) * -low / max(high - low, 1e-30)
+    return sorted({int(min(levels - 1, 2 * round(share * levels / 2))) for share in shares} | {2 ** (bits - 1)})
+
+
+def _covering(low: float, high: float, bits: int) -> Quantizer:
+    """The finest quantizer that clips neither end."""
+    return min((Quantizer(bits, _full(low, high, bits, zero), zero) for zero in zeros_of(low, high, bits)), key=lambda q: q.scale)
+
+
+def _full(low: float, high: float, bits: int, zero: int) -> float:
+    """The scale with which this zero point covers low .. high, or the part of it that it can."""
+    levels = 2**bits - 1
+    above = high / (levels - zero) if high > 0 else 0.0
+    below = -low / zero if zero and low < 0 else 0.0
+    return float(np.clip(max(above, below), 1e-30, 1e30))
+
+
+def _scales(low: float, high: float, bits: int, zero: int) -> Doubles:
+    return _full(low, high, bits, zero) * _SHARES
+
+
+def _squared_error(values: Doubles, counts: Doubles, scale: float, zero: int, bits: int) -> float:
+    codes = np.clip(np.rint(values / scale), -zero, 2**bits - 1 - zero)
+    return float(counts @ np.square(values - codes * scale))
+
+
+def _divergence(values: Doubles, counts: Doubles, scale: float, zero: int, bits: int) -> float:
+    """Kullback-Leibler divergence of the values from those of the codes, each code's share spread over what it stands for."""
+    codes = np.clip(np.rint(values / scale), -zero, 2**bits - 1 - zero).astype(int) + zero
+    # What is clipped counts at the ends, as in TensorRT's calibration.
+    inside = (values >= (-zero - 0.5) * scale) & (values <= (2**bits - 0.5 - zero) * scale)
+    if not inside.any():
+        return np.inf
+    clipped = counts * inside
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    clipped[first] += counts[:first].sum()
+    clipped[last] += counts[last + 1 :].sum()
+    weight = np.bincount(codes[inside], counts[inside], 2**bits)
+    members = np.bincount(codes[inside], minlength=2**bits)
+    p, q = clipped[inside], (weight / np.maximum(members, 1))[codes[inside]]
+    return float((p * np.log(np.maximum(p, 1e-30) / np.maximum(q / q.sum() * p.sum(), 1e-30))).sum() / p.sum())
