@@ -128,6 +128,16 @@ def test_empty_messages_do_not_become_objects() -> None:
     refused(b"\x3a" + varint(len(graph)) + graph, "limit fields=100000", fields=10**5)
 
 
+def test_work_of_a_call() -> None:
+    """A hundred bytes that ask for minutes, by windows of floats and of codes, and by products."""
+    far: dict[str, Any] = {"kernel_shape": [620000], "pads": [620000] * 2}
+    refused(make([node("MaxPool", "x", **far)], shape=(1, 1, 1)), "MaxPool 'MaxPool_0': a call would compute more than the limit call_op")
+    refused(make([node("AveragePool", "x", **far, count_include_pad=1)], shape=(1, 1, 1)), "limit call_operations=8796093022208")
+    small = make([node("MatMul", "x", "w")], tensor("w", 4, 100))
+    refused(small, "limit call_operations=100", call_operations=100)
+    run(small.SerializeToString(), "numpy", {"call_operations": 1000})
+
+
 def test_limits_can_be_raised_and_are_looked_at() -> None:
     data = good().SerializeToString()
     refused(data, "limit file_bytes=100", file_bytes=100)

@@ -155,3 +155,30 @@ def test_branches_that_are_never_taken_need_not_fit_the_shapes() -> None:
     inputs = {"x": (FLOAT, ["N", "C"]), "first": (TensorProto.BOOL, [])}
     network = ulp.load(model(nodes, inputs, {"y": (FLOAT, None)}, *axes), shapes={"x": (1, 2)}, floats="onnxruntime")
     assert network(np.ones((1, 2), np.float32), np.array(True)).shape == (2,)
+
+
+def test_the_length_of_a_sequence_is_given_by_shapes() -> None:
+    """x (T, 4) is one sequence: its first side is no batch. Codes of opset 10, whose quantizers have no axis."""
+    arrays: dict[str, Any] = {"s": np.float32(0.25), "z": np.uint8(128)}
+    arrays |= {"w": np.random.default_rng(0).integers(-8, 8, (3, 4, 3)).astype(np.int8), "wz": np.int8(0)}
+    nodes = [
+        helper.make_node("Unsqueeze", ["x"], ["batch"], axes=[0]),
+        node("Transpose", "batch", "t", perm=[0, 2, 1]),
+        node("QuantizeLinear", "t s z", "q"),
+        node("QLinearConv", "q s z w s wz s z", "c"),
+        node("DequantizeLinear", "c s z", "d"),
+        node("Transpose", "d", "r", perm=[0, 2, 1]),
+        helper.make_node("Squeeze", ["r"], ["y"], axes=[0]),
+    ]
+    constants = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    source = model(nodes, {"x": (FLOAT, ["T", 4])}, {"y": (FLOAT, ["T", 3])}, *constants, opset=10)
+    x = np.random.default_rng(1).standard_normal((20, 4)).astype(np.float32)
+    network = ulp.load(source, shapes={"x": (20, 4)})
+    assert [row.runs_in for row in network.layers if row.type == "Conv"] == ["integers"]
+    in_floats = ulp.load(source)
+    np.testing.assert_array_equal(network(x), in_floats(x))
+    assert in_floats(x[:9]).shape == (7, 3)
+    with pytest.raises(ValueError, match=r"x has shape \[9, 4\]: expected \[20, 4\]"):
+        network(x[:9])
+    with pytest.raises(ulp.onnx.OnnxError, match="has a side of -1"):
+        ulp.load(source, shapes={"x": (1, 4)})

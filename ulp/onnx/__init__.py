@@ -16,7 +16,7 @@ from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
-from .inference import Sides, batch_inside, check_sides, infer, open_shape, takes_any_batch
+from .inference import Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch
 from .islands import Maker, form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
@@ -61,7 +61,8 @@ def load(
     bits, calibrate: quantize a float model first, as `ulp.quantize.quantize` does, which has more options. What that gives, with a report
         per layer, is the attribute `quantized` of the result.
     max_ms, max_drop, max_bytes, metric: the budget of bits="auto", as there. What was chosen is `quantized.choice` of the result.
-    shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch.
+    shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch. Where
+        the first side is no batch but, as the model uses it, the length of a sequence, it is fixed.
     mode: "requantize" (the default): as ONNX's integer operators define it, rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero, bit
         for bit what onnxruntime computes where its sums do not saturate; "threshold": each code by exact integer thresholds.
     hint, group: as for `ulp.nn.compile`, "latency" and 1 by default. tune: as there, and by default True for a model, False for what was
@@ -98,6 +99,9 @@ def load(
     many = infer(normal, many_shapes, limits)
     if any(port.shape and port.shape[0] == 1 for port in model.inputs):
         model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
+    elif shapes and has_no_batch(normal, one, many):  # then shapes= says how long sequences are
+        model = replace(model, inputs=[_as_given(port, one_shape[port.name]) for port in model.inputs])
+        many = one = replace(one, fixed=True)
     check_sides(one, many)
     # Islands take any sides that the file leaves open, whatever shapes= says.
     free = infer(normal, _left_open(model, one_shape if many is one else many_shapes), limits) if shapes else many
@@ -210,6 +214,11 @@ def _shapes(model: Model, given: dict[str, Sequence[int]]) -> tuple[Model, dict[
         elif port.name in given:
             one[port.name] = tuple(given[port.name])
     return replace(model, inputs=inputs), one, many
+
+
+def _as_given(port: Port, shape: Sides | None) -> Port:
+    """The port with the first side of this shape."""
+    return port if not port.shape or not shape else replace(port, shape=(shape[0], *port.shape[1:]))
 
 
 def _left_open(model: Model, shapes: Mapping[str, Sides | None]) -> dict[str, Sides | None]:

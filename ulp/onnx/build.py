@@ -10,6 +10,7 @@ Types and shapes of float tensors come from shape inference, for a batch of one 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from .scope import Scope
 from .stages import FloatStage, IntegerStage, Stage
 from .tensors import exact_type
 from .weights import NotInteger
-from .work import operations
+from .work import operations, operations_of_call
 
 _COMPUTED_BATCH = "the batch size is computed with"
 
@@ -119,6 +120,7 @@ class Builder:
         self.steps: list[FloatStage] = []
         self.folded_bytes = 0
         self.operations = 0
+        self.call_operations = 0
         # Constants that hold a 0 in place of the batch size, and the Shape that it came from.
         self.markers: dict[str, str] = {}
         self.used: Counter[str] = Counter(name for node in model.nodes for name in node.reads)
@@ -200,6 +202,20 @@ class Builder:
             self.scope.values.update(zip(node.outputs, several, strict=False))
         except NotInteger as why:
             self.float_stage(node, str(why))
+        self.count(node)
+
+    def count(self, node: Node) -> None:
+        """Count what a call computes against the limit, as far as shapes are known."""
+        types = [self.scope.types.get(name) for name in (*node.inputs, *node.outputs[:1]) if name]
+        shapes = [tensor.shape for tensor in types if tensor is not None and tensor.shape is not None]
+        known = [tuple(side for side in shape if side is not None) for shape in shapes if None not in shape]
+        if node.problem or len(known) < len(types) or not known:
+            return
+        self.call_operations += operations_of_call(node, known[:-1], math.prod(known[-1]))
+        try:
+            self.limits.check_call(self.call_operations)
+        except OnnxError as error:
+            raise OnnxError(f"{node}: {error}") from error
 
     # Float stages.
 

@@ -34,6 +34,8 @@ _ALIKE = (
 )
 # Operators that other domains took from ONNX as they are.
 _TAKEN = ("QuantizeLinear", "DequantizeLinear")
+# The first opset in which these two have an axis.
+_AXIS = 13
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Inferred:
     values: dict[str, Array]
     negative: dict[str, tuple[Node, int]]
     """Results with a side below 0: the node, and the side"""
+    fixed: bool = False
+    """Whether no call has other shapes"""
 
 
 def infer(model: Model, shapes: Mapping[str, Sides | None], limits: Limits) -> Inferred:
@@ -150,6 +154,8 @@ class _Inference:
         if key not in self.schemas:
             try:
                 version = self.model.opset if not domain else self.versions.get(domain, 1)
+                if op_type in _TAKEN and not domain:  # `normalise` writes them with an axis, which old opsets have not
+                    version = max(version, _AXIS)
                 self.schemas[key] = self.onnx.defs.get_schema(op_type, version, domain)
             except Exception:  # of a type of its own in each version of onnx
                 self.schemas[key] = None
@@ -239,6 +245,24 @@ def takes_any_batch(model: Model, one: Inferred, many: Inferred, batch: int) -> 
             elif not _follows(one.tensors.get(name), many.tensors.get(name), batch):
                 return False
     return True
+
+
+def has_no_batch(model: Model, one: Inferred, many: Inferred) -> bool:
+    """Whether the first side of inputs is none of what the model computes, but another side of it is, as the length of one sequence."""
+    constant = set(model.protos) | set(model.constants)
+    ends = {port.name for port in model.outputs}
+    follows = False
+    for node in model.nodes:
+        if constant.issuperset(node.reads):
+            constant.update(node.outputs)
+            continue
+        for name in node.outputs:
+            a, b = one.tensors.get(name), many.tensors.get(name)
+            if name not in ends and a is not None and b is not None and a.shape and b.shape:
+                if not a.shape[0] == b.shape[0] == 1:
+                    return False
+                follows = follows or a != b
+    return follows
 
 
 def batch_inside(one: Inferred, many: Inferred) -> frozenset[str]:

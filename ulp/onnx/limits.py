@@ -25,6 +25,8 @@ class Limits:
     constant_bytes: all initialisers and folded constants together.
     result_bytes: all results of nodes for a batch of one together: floats, or one byte per value for nodes in integers.
     operations: multiplications, comparisons and the like that folding constants takes while a model is loaded; 10^9 take some seconds.
+    call_operations: multiplications and what takes as long as these that one call takes for a batch of one, where the file says so (not in
+        loops); a comparison of a pooling counts as 64. 10^11 take some seconds.
     """
 
     file_bytes: int = 2**31
@@ -34,6 +36,7 @@ class Limits:
     constant_bytes: int = 2**33
     result_bytes: int = 2**33
     operations: int = 2**31
+    call_operations: int = 2**43
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,6 +51,11 @@ class Limits:
         """OnnxError where folding constants takes more than `operations`."""
         if count > self.operations:
             raise OnnxError(f"the model's constants take more to compute than the limit operations={self.operations}")
+
+    def check_call(self, count: int) -> None:
+        """OnnxError where a call takes more than `call_operations`."""
+        if count > self.call_operations:
+            raise OnnxError(f"a call would compute more than the limit call_operations={self.call_operations}")
 
     def check_results(self, nbytes: int) -> None:
         """OnnxError where all results of nodes take more than result_bytes."""

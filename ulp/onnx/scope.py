@@ -50,6 +50,8 @@ class Scope:
         for port in model.inputs:
             self.infer(port.name)
         self._batches = {self.samples[port.name].shape[:1] for port in model.inputs if port.name in self.samples}
+        if inferred.fixed:  # a tensor of one element may be a batch, whatever the first sides of inputs are
+            self._batches.add((1,))
         self.float_nodes: dict[str, Node] = {}
         self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
         self._result_bytes = 0

@@ -32,3 +32,25 @@ def operations(node: Node, arrays: Sequence[Array | None], result: Tensor | None
     if node.op_type in _SQUARES:
         return math.prod(sizes)
     return sum(sizes)  # what it makes has a limit in bytes
+
+
+# onnxruntime compares and adds the elements of windows one by one; products run many at a time.
+_ONE_BY_ONE = 64
+
+
+def operations_of_call(node: Node, shapes: Sequence[tuple[int, ...]], made: int) -> int:
+    """What a node computes in each call: multiply-accumulates, and what takes as long as these.
+
+    shapes: of the inputs; made: elements of the first result. The node's attributes may be anything.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    if node.op_type in _PRODUCTS and len(shapes) > 1 and shapes[0]:
+        inner = shapes[0][0] if node.attributes.get("transA", 0) else shapes[0][-1]
+        return made * inner
+    if "Conv" in node.op_type and len(shapes) > 1:
+        return max(made, sizes[0]) * math.prod(shapes[1][1:])
+    if node.op_type in _WINDOWS:
+        kernel = node.attributes.get("kernel_shape", ())
+        sides = kernel if isinstance(kernel, tuple) and all(isinstance(side, int) for side in kernel) else ()
+        return made * math.prod(sides) * _ONE_BY_ONE
+    return sum(sizes) + made
