@@ -1,4 +1,4 @@
-"""Low-bit layers inside a live torch model: `convert` replaces its Conv2d and Linear. Float in, float out, for inference.
+"""Low-bit layers inside a live torch model: `convert` replaces its Conv1d, Conv2d and Linear. Float in, float out, for inference.
 
     low = ulp.torch.convert(model, bits=3, calibrate=batches)
     with torch.inference_mode():
@@ -20,7 +20,7 @@ except ImportError as missing:
     raise ImportError('ulp.torch needs torch 2.6 or newer: pip install torch, or pip install "ulp-gemm[torch]"') from missing
 
 from .conversion import convert
-from .layers import Conv2d, Linear
+from .layers import Conv1d, Conv2d, Linear
 from .report import Converted, Report
 
-__all__ = ["Conv2d", "Converted", "Linear", "Report", "convert"]
+__all__ = ["Conv1d", "Conv2d", "Converted", "Linear", "Report", "convert"]
