@@ -232,6 +232,28 @@ def test_transposed_convolutions(seed: int, tmp_path: Path) -> None:
     check(w, w.codes(w.add("Relu", a), 0.25, 3) if seed % 3 else a, tmp_path)
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_transposed_convolutions_multiply_no_zeros(seed: int, tmp_path: Path) -> None:
+    """Codes of one come from a convolution for each place of a pixel."""
+    rng = np.random.default_rng(seed)
+    sides = 1 if seed % 6 == 0 else 2
+    inputs, outputs = int(rng.integers(4, 9)), int(rng.integers(1, 9))
+    kernel, stride = rng.integers(1, 7, sides), rng.integers(1, 4, sides)
+    stride[-1] = max(stride[-1], 2)
+    pads = [int(rng.integers(0, k + 1)) for k in (*kernel, *kernel)]
+    geometry: dict[str, Any] = {"strides": stride.tolist(), "pads": pads, "output_padding": [int(rng.integers(0, s)) for s in stride]}
+    w = Quantized((inputs, *rng.integers(5, 9, sides).tolist()), seed)
+    scales = w.constant((2.0 ** rng.integers(-7, -3, outputs)).astype(np.float32))
+    zeros = w.constant(np.full(outputs, int(rng.integers(-2, 3)), np.int8))
+    weights = w.add("DequantizeLinear", w.constant(rng.integers(-7, 8, (inputs, outputs, *kernel)).astype(np.int8)), scales, zeros, axis=1)
+    bias = w.constant(rng.integers(-9, 9, outputs).astype(np.float32) / 8)
+    a = w.codes(w.add("Relu", w.add("ConvTranspose", w.codes("x"), weights, bias, **geometry)), 0.25, 3)
+    network = check(w, a, tmp_path)
+    x = np.zeros((1, *w.shape), np.float32)
+    assert "rearrange" in [row.step for row in network.profile(x, runs=1)]
+    assert "gather" not in [row.step for row in network.profile(x, runs=1)]
+
+
 def test_sequences_that_are_not_quantized_at_the_end(tmp_path: Path) -> None:
     w = Quantized((6, 20))
     check(w, w.add("Conv", w.codes("x"), w.integers(8, 6, 3), pads=[1, 1]), tmp_path)

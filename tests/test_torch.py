@@ -105,6 +105,32 @@ def test_product_is_that_of_ulp_nn(shape: tuple[int, ...]) -> None:
     assert np.array_equal(run(ulp.torch.Linear(layer), x).numpy(), layer(x.numpy()))
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("padding", [0, 2, "same"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_convolution_of_sequences_is_that_of_ulp_nn(groups: int, padding: Any, padding_mode: str) -> None:
+    stride = 1 if padding == "same" else 2
+    conv = torch.nn.Conv1d(6, 9, 4, stride, padding, 2, groups, padding_mode=padding_mode)
+    norm = torch.nn.BatchNorm1d(9)
+    torch.nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+    torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    source = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.Conv1d(9, 9, 1), norm).eval()
+    x = torch.randn(3, 6, 21)
+    low = convert(source, x)
+    assert [(c.kind, c.folded) for c in low.ulp_report.converted] == [("Conv1d", None), ("Conv1d", "3")]
+    assert not low.ulp_report.left
+    layer = nn.Conv1d.from_float(conv, bits=8).calibrate([x.numpy()], progress=False)
+    assert torch.equal(run(low[0], x), torch.from_numpy(layer(x.numpy())))
+    assert torch.equal(run(low[0], x[1]), run(low[0], x)[1])
+    assert run(low, x).shape == run(source, x).shape
+    eight = convert(source, x, bits=8)
+    assert (run(eight, x) - run(source, x)).abs().max() < 0.1 * run(source, x).abs().max()
+    assert torch.equal(run(torch.compile(low[0], backend="eager", fullgraph=True), x), run(low[0], x))
+    assert torch.equal(run(pickle.loads(pickle.dumps(low)), x), run(low, x))
+    with pytest.raises(RuntimeError, match="input to Conv1d"):
+        low[0](x[None])
+
+
 @pytest.mark.parametrize("signed", [None, False, True])
 def test_dynamic_ranges(signed: bool | None) -> None:
     layer = nn.Conv2d(3, 4, 3, bits=4, act_signed=signed, dynamic=True)
@@ -277,10 +303,9 @@ class Many(torch.nn.Module):
 
 def test_what_cannot_be_converted_is_left_and_named() -> None:
     low = ulp.torch.convert(Many(), bits=3)
-    assert [c.name for c in low.ulp_report.converted] == ["conv"]
+    assert [c.name for c in low.ulp_report.converted] == ["conv", "line"]
     assert low.ulp_report.left == {
         "up": "ConvTranspose2d is not supported",
-        "line": "Conv1d is not supported",
         "attention.out_proj": "NonDynamicallyQuantizableLinear is a subclass of Linear",
         "encoder.self_attn.out_proj": "NonDynamicallyQuantizableLinear is a subclass of Linear",
         "encoder.linear1": "TransformerEncoderLayer reads the weights itself",

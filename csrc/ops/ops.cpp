@@ -2,8 +2,25 @@
 
 namespace ulp {
 
+#if defined(ULP_X86)
+namespace {
+
+const Ops& avx512vbmi_ops() {
+  static const Ops table = [] {
+    Ops all = avx2_ops();
+    all.lookup = ops_avx512vbmi::lookup;
+    all.lookup_pairs = ops_avx512vbmi::lookup_pairs;
+    return all;
+  }();
+  return table;
+}
+
+}  // namespace
+#endif
+
 const Ops& ops(Isa isa) {
 #if defined(ULP_X86)
+  if (isa >= Isa::avx512vbmi) return avx512vbmi_ops();
   if (isa >= Isa::avx2) return avx2_ops();
 #elif defined(ULP_ARM64)
   if (isa >= Isa::neon) return neon_ops();

@@ -21,6 +21,13 @@ void lookup_pairs(const uint8_t* a, const uint8_t* b, int64_t count, const uint8
 void combine(const Combination& f);
 
 }  // namespace ops_avx2
+
+namespace ops_avx512vbmi {
+
+void lookup(const uint8_t* a, int64_t count, const uint8_t* table, int bits, uint8_t* out);
+void lookup_pairs(const uint8_t* a, const uint8_t* b, int64_t count, const uint8_t* table, int a_bits, int bits, uint8_t* out);
+
+}  // namespace ops_avx512vbmi
 #elif defined(ULP_ARM64)
 const Ops& neon_ops();
 

@@ -15,6 +15,7 @@ from .finish import finish_of, finish_of_sums
 from .lowering import MAX_TARGETS, Lowering, Step
 from .request import FREE, Group, Request, Slot, Tensor
 from .shapes import LayerError
+from .subpixel import SubPixels, sub_pixels
 
 
 def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Request]) -> None:
@@ -54,6 +55,9 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
 
 
 def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv, requests: list[Request]) -> None:
+    if all(_is_movable(request) for request in requests) and (form := sub_pixels(node)) is not None:
+        _sub_pixels(lowering, node, form, requests)
+        return
     each, own = op.weights.integers.shape[1], len(op.weights.integers) // op.groups
     tight = _tight(op, each)
     source = lowering.request(node.inputs[0], op.quantizer, tight=tight if op.groups == 1 else None)
@@ -70,6 +74,32 @@ def _conv(lowering: Lowering, node: ir.Node, op: ir.Conv, requests: list[Request
             integers = op.weights.integers[g * own : (g + 1) * own]
             emit = partial(_emit_conv, lowering, op, part, group, g, integers, tight and part.whole)
             lowering.add_step(node, emit, lowering.reads_of(group, part), [slot.part(g * own, own) for slot in group.slots], group)
+
+
+def _is_movable(request: Request) -> bool:
+    """Whether the requested result can be moved to where it belongs: codes, of one quantizer for all channels, and no sum."""
+    quantizer = request.quantizer
+    return quantizer is not None and request.residual is None and (quantizer.steps is None or len(quantizer.steps.bounds) == 1)
+
+
+def _sub_pixels(lowering: Lowering, node: ir.Node, form: SubPixels, requests: list[Request]) -> None:
+    source = lowering.request(form.source, form.parts[0].quantizer)
+
+    def move(wide: Slot, target: Slot) -> None:
+        lowering.plan.rearrange(source=wide.place[0], target=target.place, rows=form.rows, columns=form.columns, channels=form.channels)
+
+    count = sum(len(part.weights.integers) for part in form.parts)
+    for group in lowering.groups(node, requests):
+        wides = [Slot(Tensor(*form.size, count, slot.tensor.quantizer), 0, count) for slot in group.slots]
+        at = 0
+        for part in form.parts:
+            integers = part.weights.integers
+            slots = [wide.part(at, len(integers)) for wide in wides]
+            at += len(integers)
+            own = Group(group.low, group.high, None, slots)
+            lowering.add_step(node, partial(_emit_conv, lowering, part, source, own, 0, integers, False), [source], slots, own)
+        for wide, slot in zip(wides, group.slots, strict=True):
+            lowering.add_step(node, partial(move, wide, slot), [wide], [slot])
 
 
 def _emit_conv(lowering: Lowering, op: ir.Conv, source: Slot, group: Group, g: int, integers: npt.NDArray[np.int8], tight: bool) -> None:

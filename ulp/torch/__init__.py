@@ -1,4 +1,4 @@
-"""Low-bit layers inside a live torch model: `convert` replaces its Conv2d and Linear. Float in, float out, for inference.
+"""Low-bit layers inside a live torch model: `convert` replaces its Conv1d, Conv2d and Linear. Float in, float out, for inference.
 
     low = ulp.torch.convert(model, bits=3, calibrate=batches)
     with torch.inference_mode():
@@ -21,10 +21,10 @@ except ImportError as missing:
 
 from . import backend, decompositions
 from .conversion import convert
-from .layers import Conv2d, Linear
+from .layers import Conv1d, Conv2d, Linear
 from .report import Converted, Report
 
-__all__ = ["Conv2d", "Converted", "Linear", "Report", "convert"]
+__all__ = ["Conv1d", "Conv2d", "Converted", "Linear", "Report", "convert"]
 
 decompositions.register()
 backend.register()

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from ulp import nn
 from ulp._progress import progress_bar
 from ulp._validate import bit_width, layer_widths
 from ulp.nn.observer import METHODS, Observer
 from ulp.nn.quantizer import WeightMethod, WeightRange
 
 from . import quantized as quantized_layers
-from .layers import Conv2d, Linear
+from .layers import adapter
 from .norms import find_norms, graphs
 from .quantized.found import LayerIntegers, Unfit
 from .report import Converted, Report, has_weights
 from .target import Target
 
 Skip: TypeAlias = str | type | Callable[[str, Any], bool]
+
+_LAYERS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)
 
 
 def convert(
@@ -47,7 +48,7 @@ def convert(
     weight_range: WeightRange = "full",
     progress: bool = True,
 ) -> Any:
-    """A torch model with low-bit layers in place of its Conv2d and Linear, in eval mode; `model` itself with inplace.
+    """A torch model with low-bit layers in place of its Conv1d, Conv2d and Linear, in eval mode; `model` itself with inplace.
 
     bits, act_bits: of weights and of the layers' inputs, 1..8; act_bits is `bits` by default, and needed for bits=1.
         bits="W3A8" says both.
@@ -57,7 +58,7 @@ def convert(
     skip: layers to leave in float: names (also of a module around them), types, functions of (name, module), or several of these.
     first_bits, last_bits: both widths of the first and of the last layer (in the order of the first calls, without `calibrate` in that of
         definition), 8 as is the custom; None: as all others.
-    fold: put a BatchNorm2d behind a Conv2d into its weights, where torch.fx can trace the model, or the part of it that holds both.
+    fold: put a BatchNorm behind a convolution into its weights, where torch.fx can trace the model, or the part of it that holds both.
     method, percentile: as for `ulp.nn.calibrate`. progress: a bar on terminals, where tqdm is installed.
     act_signed, act_asymmetric, dynamic, per_channel, weight_method, weight_range: as for `ulp.nn.Conv2d`.
 
@@ -115,11 +116,11 @@ def convert(
                 low.quantizer = observers[key].quantizer(a_bits, act_signed, act_asymmetric, method, percentile)
         else:
             low = target.from_quantized(target.quantized)
-        adapter = (Linear if target.kind is nn.Linear else Conv2d)(low)
-        made[key] = adapter if target.quantized is None else target.quantized.around(adapter)
+        module = adapter(low)
+        made[key] = module if target.quantized is None else target.quantized.around(module)
         if target.norm is not None:
             made[id(target.norm)] = torch.nn.Identity()
-        report.converted.append(Converted(target.name, target.kind.__name__, low.bits, low.act_bits, target.norm_name, adapter.calibrated))
+        report.converted.append(Converted(target.name, target.kind.__name__, low.bits, low.act_bits, target.norm_name, module.calibrated))
     _convert_graphs(model, report)
     model = _replace(model, made)
     model.ulp_report = report
@@ -161,8 +162,8 @@ def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: boo
         layers.append(name)
         if skipped(name, layer):
             report.left[name] = "as `skip` says"
-        elif not quantized and type(layer) not in (torch.nn.Conv2d, torch.nn.Linear):
-            base = next((kind.__name__ for kind in (torch.nn.Conv2d, torch.nn.Linear) if isinstance(layer, kind)), None)
+        elif not quantized and type(layer) not in _LAYERS:
+            base = next((kind.__name__ for kind in _LAYERS if isinstance(layer, kind)), None)
             report.left[name] = f"{type(layer).__name__} is " + (f"a subclass of {base}" if base else "not supported")
         elif layer._forward_hooks or layer._forward_pre_hooks:
             report.left[name] = "it has hooks"
@@ -273,7 +274,7 @@ def _convert_graphs(model: Any, report: Report) -> None:
             if isinstance(layer, Unfit):
                 report.left[name] = str(layer)
                 continue
-            pt2e.put(part, node, (Linear if isinstance(layer, nn.Linear) else Conv2d)(layer))
+            pt2e.put(part, node, adapter(layer))
             report.converted.append(Converted(name, type(layer).__name__, layer.bits, layer.act_bits, None, True))
         part.recompile()
 

@@ -1,4 +1,4 @@
-"""The torch modules that `convert` puts in place of others: `Conv2d` and `Linear`, plain buffers and the operators of operators.py."""
+"""The torch modules that `convert` puts in place of others, plain buffers and the operators of operators.py."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from ulp import _bitstream, nn
 
 from . import operators  # noqa: F401  # it defines torch.ops.ulp
 from .operators import as_numpy
+
+
+def adapter(layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> Any:
+    """The torch module of a layer."""
+    if isinstance(layer, nn.Linear):
+        return Linear(layer)
+    return Conv1d(layer) if isinstance(layer, nn.Conv1d) else Conv2d(layer)
 
 
 class FixedTypes(torch.nn.Module):
@@ -33,7 +40,7 @@ class _Adapter(FixedTypes):
     act_scale: float32 (), 0 where it is not known. act_zero, act_bits: int64 (). Scales stay float32 whatever `.half()` or `.to` ask for.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
         super().__init__()
         self.bits, self.dynamic, self.act_signed = layer.bits, layer.dynamic, layer.act_signed
         integers, quantizer = layer.weight_int, layer.quantizer
@@ -105,6 +112,27 @@ class Conv2d(_Adapter):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """The convolution; RuntimeError where the input requires gradients or is not on the CPU."""
         return torch.ops.ulp.conv2d(*self._arguments(input), self.stride, self._sides, self.dilation, self.groups, self.padding_mode)
+
+
+class Conv1d(_Adapter):
+    """A `ulp.nn.Conv1d` as a torch module: takes and gives (N, C, L) or (C, L) of any float dtype, on the CPU."""
+
+    def __init__(self, layer: nn.Conv1d) -> None:
+        super().__init__(layer)
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
+        self.kernel_size, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
+        self.groups, self.padding, self.padding_mode = layer.groups, layer.padding, layer.padding_mode
+        self._sides = tuple(layer.sides)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """The convolution, of an image of one row; RuntimeError where the input requires gradients or is not on the CPU."""
+        if isinstance(input, Tensor) and input.dim() not in (2, 3):  # and not a proxy of torch.fx
+            raise RuntimeError(f"expected 2D (unbatched) or 3D (batched) input to Conv1d, but got {input.dim()}D")
+        x, *buffers, (outputs, channels, kernel), bits, act_bits, act_signed, dynamic = self._arguments(input)
+        arguments = *buffers, (outputs, channels, 1, kernel), bits, act_bits, act_signed, dynamic
+        stride, dilation = (1, *self.stride), (1, *self.dilation)
+        image = torch.ops.ulp.conv2d(x.unsqueeze(-2), *arguments, stride, self._sides, dilation, self.groups, self.padding_mode)
+        return image.squeeze(-2)
 
 
 class Linear(_Adapter):

@@ -33,7 +33,9 @@ class Target:
     @property
     def kind(self) -> Any:
         """The class of `ulp.nn` that it becomes."""
-        return nn.Linear if isinstance(self.layer, torch.nn.Linear) else nn.Conv2d
+        if isinstance(self.layer, torch.nn.Linear):
+            return nn.Linear
+        return nn.Conv1d if isinstance(self.layer, torch.nn.Conv1d) else nn.Conv2d
 
     def from_float(self, bits: int, **options: Any) -> Any:
         """The layer with its weights quantized."""
@@ -43,7 +45,7 @@ class Target:
         bias = None if layer.bias is None else layer.bias.detach().cpu().double()
         if self.norm is not None:
             scale, shift = self._norm_terms()
-            weight = weight * scale.view(-1, 1, 1, 1)
+            weight = weight * scale.view(-1, *(1,) * (weight.dim() - 1))
             bias = (0 if bias is None else bias) * scale + shift
         arrays = {"weight": weight.float().numpy(), "bias": None if bias is None else bias.float().numpy()}
         source = SimpleNamespace(**{name: getattr(layer, name) for name in names}, **arrays)
