@@ -13,8 +13,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 # Commands with a parser of their own, which gets all that follows the name.
 PASSED_ON = {
     "onnx": "exported models in ulp.load beside onnxruntime and qonnx",
+    "quantize": "float models quantized after training by ulp.quantize beside other tools",
     "train": "train the demo's classifiers of digits and write their files",
-    "train_float": "train the float networks that `run quantize` quantizes",
+    "train_float": "train the float networks that `quantize` quantizes",
 }
 WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks")
 
@@ -195,6 +196,10 @@ def _passed_on(command: str, arguments: list[str]) -> int:
         from .runs import onnx_models
 
         return onnx_models.main(arguments)
+    if command == "quantize":
+        from .runs import quantize
+
+        return quantize.main(arguments)
     if command == "train_float":
         from .subjects import float_networks
 

@@ -101,30 +101,24 @@ def test_scipy_is_asked_for(monkeypatch: pytest.MonkeyPatch, network: FloatNetwo
 # Latencies.
 
 
-def a_profile(ms: float) -> Profile:
-    return Profile(
-        [ProfileRow("conv", "Conv", "conv", "k", (4, 4), (1,), 1, ms, 0.0), ProfileRow("conv", "Conv", "q", "k", (0, 0), (1,), 0, 1.0, 0.0)]
-    )
-
-
 def test_latencies_are_remembered_by_layer_and_bits(own_cache: Path) -> None:
     calls: list[Bits] = []
 
-    def profile(pair: Bits) -> Profile:
+    def timed(pair: Bits) -> dict[str, float]:
         calls.append(pair)
-        return a_profile(pair.weight * 1.0)
+        return {"conv": pair.weight + 1.0}
 
     text = latency.signature("Conv", (1, 3, 8, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1], "group": 1})
     assert text == "Conv 1x3x8x8 4x3x3x3 group=1 pads=1,1,1,1"
-    first = latency.measured({"conv": text}, PAIRS[:2], profile)
+    first = latency.measured({"conv": text}, PAIRS[:2], timed)
     assert first == {("conv", Bits(8, 8)): 9.0, ("conv", Bits(4, 8)): 5.0}
-    assert latency.measured({"other name": text}, PAIRS[:2], profile) == {("other name", pair): ms for (_, pair), ms in first.items()}
+    assert latency.measured({"other name": text}, PAIRS[:2], timed) == {("other name", pair): ms for (_, pair), ms in first.items()}
     assert calls == list(PAIRS[:2])
-    latency.measured({"conv": text}, PAIRS[1:3], profile)
+    latency.measured({"conv": text}, PAIRS[1:3], timed)
     assert calls == list(PAIRS[:3])
     assert json.loads(own_cache.read_text())["ms"][latency.machine()] == {f"{text} W8A8": 9.0, f"{text} W4A8": 5.0, f"{text} W4A4": 5.0}
     latency.forget()
-    latency.measured({"conv": text}, PAIRS[:1], profile)
+    latency.measured({"conv": text}, PAIRS[:1], timed)
     assert calls == [*PAIRS[:3], PAIRS[0]]
 
 
@@ -139,15 +133,20 @@ def test_a_damaged_file_is_ignored_and_written_anew(own_cache: Path, content: st
     own_cache.parent.mkdir()
     own_cache.write_text(content)
     with pytest.warns(RuntimeWarning, match="ulp ignores its latencies"):
-        latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: a_profile(1.0))
+        latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: {"conv": 2.0})
     assert latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: pytest.fail("measured again")) == {("conv", PAIRS[0]): 2.0}
 
 
 def test_nothing_is_kept_where_the_cache_is_off(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULP_TUNE_CACHE", "off")
     assert latency.path() is None
-    latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: a_profile(1.0))
+    latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: {"conv": 2.0})
     assert not own_cache.parent.exists()
+
+
+def test_a_layers_time_is_that_of_all_its_steps() -> None:
+    rows = [ProfileRow(layer, "Conv", "s", "k", (4, 4), (1,), 1, ms, 0.0) for layer, ms in (("a", 2.0), ("b", 4.0), ("a", 1.0))]
+    assert latency.times_of(Profile(rows), ["a", "c"]) == {"a": 3.0, "c": 0.0}
 
 
 # Sensitivities.
@@ -225,6 +224,15 @@ def test_times_are_measured_and_kept(network: FloatNetwork, own_cache: Path) -> 
         auto(network, Budget(max_ms=1e-6), pairs=PAIRS, progress=False)
 
 
+def test_no_slower_than_a_uniform_network(network: FloatNetwork) -> None:
+    choice = auto(network, Budget(max_ms="W4A4"), pairs=PAIRS, progress=False).choice
+    assert choice is not None
+    uniform = next(point for point in choice.points if point.label == "W4A4, ends W8A8")
+    assert choice.budget == {"max_ms": uniform.ms}
+    assert choice.chosen.ms <= 1.02 * uniform.ms
+    assert choice.chosen.accuracy >= uniform.accuracy
+
+
 def test_the_fastest_network_that_is_accurate_enough(network: FloatNetwork) -> None:
     calls: list[Any] = []
 
@@ -264,6 +272,10 @@ def test_loading_with_a_budget() -> None:
         ({"max_ms": 0}, "max_ms=0: expected a positive number"),
         ({"max_drop": -1}, "max_drop=-1: expected a number of at least 0"),
         ({"max_ms": float("nan")}, "max_ms=nan"),
+        ({"max_ms": "4 ms"}, "max_ms='4 ms': expected milliseconds, a pair such as 'W4A4'"),
+        ({"max_ms": "0 W4A4"}, "max_ms='0 W4A4'"),
+        ({"max_ms": "W7A7"}, "expected a pair that is tried, one of W8A8, W4A8"),
+        ({"max_ms": 1, "first_last_bits": None}, "first_last_bits=None with bits"),
         ({"max_bytes": "2 MB"}, "max_bytes='2 MB': expected a number"),
         ({"max_ms": 1, "metric": 3}, "metric=3: expected a function"),
         ({"max_ms": 1, "metric": lambda _: "good"}, "metric gave 'good': expected a finite number"),

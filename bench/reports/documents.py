@@ -15,7 +15,7 @@ from bench.cuda import report as cuda
 from bench.runs.options import GEMM_PAIRS
 from bench.runs.results import Cell, Group, Result
 
-from . import modelled, networks, onnx_models, products
+from . import modelled, networks, onnx_models, products, quantize
 from .tables import Table
 
 BEGIN = "<!-- speed:begin -->"
@@ -28,7 +28,7 @@ FULL_REPORT = "REPORT.md"
 # Of all tables those that docs/performance.md shows; every table is in the full report.
 SHOWN = (
     "512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Convolutions at W3A3",
-    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Models from ONNX", "Exactness",
+    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Models from ONNX", "Quantized after training", "Exactness",
 )  # fmt: skip
 
 
@@ -72,6 +72,8 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += networks.network_tables(of_networks)
     if onnx := results.get("onnx"):
         made += onnx_models.tables(onnx)
+    if of_quantize := results.get("quantize"):
+        made += quantize.tables(of_quantize)
     if of_cuda := results.get("cuda"):
         made += cuda.tables(of_cuda, results.get("cuda_kernels"))
     first = next((r for r in results.values() if r.peers), None)

@@ -1,4 +1,4 @@
-"""Trained float models with data to calibrate and to judge them by, all of it from packages: what `python -m bench run quantize` quantizes.
+"""Trained float models with data to calibrate and to judge them by, all of it from packages: what `python -m bench quantize` quantizes.
 
 - resnet, mobilenet, keyword: bench.subjects.float_networks on digits that they were not trained on.
 - ocr: the recognition model of rapidocr-onnxruntime on lines of words that Pillow renders with matplotlib's fonts.
@@ -94,7 +94,8 @@ def lines(count: int, seed: int) -> tuple[F32, list[str]]:
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     rng = np.random.default_rng(seed)
-    images, texts = [], []
+    images: list[F32] = []
+    texts: list[str] = []
     while len(texts) < count:
         words = [str(word) for word in rng.choice(_WORDS, rng.integers(2, 4))]
         words = [word.capitalize() if rng.random() < 0.3 else word for word in words]

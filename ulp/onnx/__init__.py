@@ -40,7 +40,7 @@ def load(
     strict: bool = False,
     bits: Any = None,
     calibrate: Any = None,
-    max_ms: float | None = None,
+    max_ms: float | str | None = None,
     max_drop: float | None = None,
     max_bytes: int | None = None,
     metric: Callable[[Any], float] | None = None,

@@ -13,13 +13,14 @@ from typing import Any
 
 from ulp.onnx.limits import Limits
 
+from .budget import Budget
 from .network import FloatNetwork, Rounding
 from .pareto import Choice, LayerChoice, Point
 from .prepare import Layer
 from .ranges import Ranges
 from .request import Bits, assignment_of
 from .result import LayerReport, Quantized
-from .search import Budget, auto
+from .search import auto
 
 __all__ = [
     "Bits", "Budget", "Choice", "FloatNetwork", "Layer", "LayerChoice", "LayerReport", "Point", "Quantized", "auto", "quantize",
@@ -36,7 +37,7 @@ def quantize(
     rounding: Rounding = "gptq",
     bias_correction: bool = True,
     first_last_bits: int | None = 8,
-    max_ms: float | None = None,
+    max_ms: float | str | None = None,
     max_drop: float | None = None,
     max_bytes: int | None = None,
     metric: Callable[[Any], float] | None = None,
@@ -58,11 +59,12 @@ def quantize(
     rounding: of weights: "nearest", or "gptq": so that each layer's result changes least on the calibration data.
     bias_correction: the mean of each channel of a layer's result becomes that of the float model.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
-        With bits="auto" there is no such rule, and the argument is not used.
+        bits="auto" has no such rule.
     max_ms, max_drop, max_bytes: with bits="auto", which chooses the bits of every layer, the budget, one or several of them: milliseconds
-        of a call, points that the metric may lie below that of the float model, bytes of the network. Within it the network with the best
-        metric is chosen; with max_drop the fastest. Latencies are measured on this CPU with the threads and the instruction set in force.
-        `choice` of the result has the table and the Pareto front of all networks that were tried. Needs the package scipy.
+        of a call (or the time of the network that bits="W4A4" gives, "W4A4", or a share of it, "0.5 W8A8"), points that the metric may lie
+        below that of the float model, bytes of the network. Within it the network with the best metric is chosen; with max_drop the
+        fastest. Latencies are measured on this CPU with the threads and the instruction set in force. `choice` of the result has the table
+        and the Pareto front of all networks that were tried. Needs the package scipy.
     metric: a function of a network (called like that of `ulp.load`, and with the float model once) that gives percent, or any number of
         which more is better. By default the share of predictions on the calibration data that are those of the float model, where the
         first output has shape (N, classes) or holds probabilities; else 100 (1 - |y' - y| / |y|) of the outputs.
@@ -77,6 +79,8 @@ def quantize(
     automatic = isinstance(bits, str) and bits.lower() == "auto"
     if not automatic and (given := [name for name, value in asked.items() if value is not None]):
         raise ValueError(f'{given[0]}= with bits={bits!r}: it belongs to bits="auto"')
+    if automatic and first_last_bits != 8:
+        raise ValueError(f'first_last_bits={first_last_bits!r} with bits="auto": the first and the last layer are chosen like the others')
     budget = Budget(max_ms, max_drop, max_bytes) if automatic else None
     network = FloatNetwork(model, calibrate, progress=progress, limits=limits)
     if budget is not None:

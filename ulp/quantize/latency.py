@@ -50,21 +50,21 @@ def signature(op_type: str, read: Sequence[int], weight: Sequence[int], attribut
 def measured(
     signatures: Mapping[str, str],
     pairs: Sequence[Bits],
-    profile: Callable[[Bits], Profile],
+    timed: Callable[[Bits], Mapping[str, float]],
     *,
     progress: bool = False,
 ) -> Latencies:
-    """Milliseconds of every layer at every pair, from the cache or by `profile`, which times the network that has one pair throughout.
+    """Milliseconds of every layer at every pair, from the cache or by `timed`: of the layers of a network that has one pair
+    throughout.
 
-    signatures: of each layer by name. A layer that the profile does not name (it runs in floats, or became part of another one) takes no
-    time of its own.
+    signatures: of each layer by name.
     """
     known = _read_machine()
     found: Latencies = {}
     missing = [pair for pair in pairs if any(f"{text} {pair}" not in known for text in signatures.values())]
     fresh: dict[str, float] = {}
     for pair in progress_bar(missing, progress, "time", "pair"):
-        times = times_of(profile(pair), signatures)
+        times = timed(pair)
         for name, text in signatures.items():
             key = f"{text} {pair}"
             # Layers that are alike share an entry: the mean of what they took would be no better than one of them.

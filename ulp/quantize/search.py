@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,10 +21,11 @@ from ulp._progress import progress_bar
 from ulp.nn.profile import counts_cpu_time
 
 from . import latency
+from .budget import Budget
 from .network import FloatNetwork
 from .pareto import Choice, LayerChoice, Point
 from .program import Chosen, LayerOptions, Option, Quantity, dominated, solve
-from .request import Assignment, Bits
+from .request import Assignment, Bits, assignment_of
 from .result import Quantized
 from .sensitivity import Sensitivities, sensitivities
 from .trial import Judge, Trial, timed
@@ -37,30 +39,6 @@ _ATTEMPTS = 5
 _FRONT = 24
 # Uniform networks that are tried beside the program's: those with the least predicted error within the budget.
 _UNIFORM = 6
-
-
-@dataclass(frozen=True)
-class Budget:
-    """max_ms per call, max_drop in points of the metric below the float model, max_bytes of the network; None: any."""
-
-    max_ms: float | None = None
-    max_drop: float | None = None
-    max_bytes: float | None = None
-
-    def __post_init__(self) -> None:
-        given = self.given()
-        if not given:
-            raise ValueError('bits="auto" needs a budget: max_ms= per call, max_drop= in points of the metric, or max_bytes=')
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-                raise TypeError(f"{name}={value!r}: expected a number")
-            if not (math.isfinite(value) and (value >= 0 if name == "max_drop" else value > 0)):
-                raise ValueError(f"{name}={value!r}: expected a {'number of at least 0' if name == 'max_drop' else 'positive number'}")
-
-    def given(self) -> dict[str, float]:
-        """What is asked for, by name."""
-        values = {"max_ms": self.max_ms, "max_drop": self.max_drop, "max_bytes": self.max_bytes}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 def auto(
@@ -87,7 +65,14 @@ def auto(
     """
     if not network.layers:
         raise ValueError('bits="auto": the model has no layers with weights')
+    reference = budget.reference()
+    if reference and reference[1] not in pairs:
+        raise ValueError(f"max_ms={budget.max_ms!r}: expected a pair that is tried, one of {', '.join(map(str, pairs))}")
     return _Search(network, budget, Judge(network, metric, example), tuple(pairs), target, progress, how).run()
+
+
+# Sensitivities of networks that are searched again, with another budget.
+_known: WeakKeyDictionary[FloatNetwork, dict[tuple[Bits, ...], Sensitivities]] = WeakKeyDictionary()
 
 
 class _Search:
@@ -106,8 +91,12 @@ class _Search:
         solve([], "ms", {})  # without SciPy nothing is begun
         self.names = [layer.name for layer in network.layers]
         self.trials: dict[tuple[tuple[str, Bits | None], ...], Trial] = {}
-        self.sensitivities: Sensitivities = sensitivities(network, pairs, progress=progress)
+        known = _known.setdefault(network, {})
+        if pairs not in known:
+            known[pairs] = sensitivities(network, pairs, progress=progress)
+        self.sensitivities = known[pairs]
         self.rest = 0.0
+        self.limit: float | None = None
         self.latencies = self._modelled() if target else self._measured()
         widest = max(pairs, key=lambda pair: pair.weight * pair.activation)
         weights = {layer.name: math.prod(layer.shape) / 8 for layer in network.layers}
@@ -139,18 +128,24 @@ class _Search:
     def _measured(self) -> latency.Latencies:
         rests: list[float] = []
 
-        def profile(pair: Bits) -> Any:
+        def times(pair: Bits) -> Mapping[str, float]:
             # How weights are rounded is nothing to their time.
-            quick = self.network.quantized(dict.fromkeys(self.names, pair), rounding="nearest", bias_correction=False)
-            network = quick.load(progress=False)
-            made = network.profile(**self.judge.example, runs=25)
-            rests.append(timed([network], self.judge.example)[0] - sum(latency.times_of(made, self.names).values()))
-            return made
+            quick = self.network.quantized(dict.fromkeys(self.names, pair), rounding="nearest", bias_correction=False).load(progress=False)
+            found = latency.times_of(quick.profile(**self.judge.example, runs=25), self.names)
+            rest = timed([quick], self.judge.example)[0] - sum(found.values())
+            # Layers that onnxruntime runs have no steps of their own: what the call takes beyond others' rest is theirs, by their work.
+            lost = {layer.name: layer.macs for layer in self.network.layers if not found[layer.name] and layer.macs}
+            if not lost:
+                rests.append(rest)
+            elif rests:
+                found |= {name: max(0.0, rest - float(np.median(rests))) * macs / sum(lost.values()) for name, macs in lost.items()}
+            return found
 
-        found = latency.measured(self.judge.signatures(), self.pairs, profile, progress=self.progress)
+        # The widest last: those are the ones that onnxruntime may run.
+        found = latency.measured(self.judge.signatures(), sorted(self.pairs), times, progress=self.progress)
         if not rests:
-            profile(self.pairs[0])
-        self.rest = float(np.median(rests))
+            times(min(self.pairs))
+        self.rest = float(np.median(rests)) if rests else 0.0
         return found
 
     def _modelled(self) -> latency.Latencies:
@@ -203,18 +198,27 @@ class _Search:
     def _uniform(self) -> list[tuple[str, Assignment]]:
         """One pair throughout, and the same with at least 8 bits in the first and the last layer."""
         found: list[tuple[str, Assignment]] = []
-        wide = Bits(8, 8)
         for pair in self.pairs:
             same: Assignment = dict.fromkeys(self.names, pair)
             found.append((str(pair), same))
-            if pair != wide and wide in self.pairs and len(self.names) > 2:
-                found.append((f"{pair}, ends {wide}", {**same, self.names[0]: wide, self.names[-1]: wide}))
+            ends = assignment_of(str(pair), self.names, 8)
+            if ends != same and all(bits in self.pairs for bits in ends.values()):
+                found.append((self._label(pair), ends))
         return found
+
+    @staticmethod
+    def _label(pair: Bits) -> str:
+        return str(pair) if pair == Bits(8, 8) else f"{pair}, ends W8A8"
 
     # -- the search ------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> Quantized:
         """The choice. ValueError where there is none."""
+        if isinstance(self.budget.max_ms, (int, float)):
+            self.limit = float(self.budget.max_ms)
+        elif reference := self.budget.reference():
+            share, pair = reference
+            self.limit = share * self._tried(assignment_of(str(pair), self.names, 8), self._label(pair)).ms
         if self.budget.max_drop is not None:
             self._by_accuracy()
         else:
@@ -222,7 +226,10 @@ class _Search:
         tried = [trial for trial in self.trials.values() if not math.isnan(trial.accuracy)]
         if not self.target:
             for trial, ms in zip(tried, timed([trial.network for trial in tried], self.judge.example), strict=True):
-                trial.ms = min(trial.ms, ms)
+                trial.ms = ms  # all by the same rounds
+            if reference := self.budget.reference():
+                share, pair = reference
+                self.limit = share * self._tried(assignment_of(str(pair), self.names, 8), self._label(pair)).ms
         kept = [trial for trial in tried if self._keeps(trial)]
         if not kept:
             raise ValueError(self._nearest(tried))
@@ -236,14 +243,14 @@ class _Search:
     def _keeps(self, trial: Trial) -> bool:
         budget = self.budget
         return (
-            (budget.max_ms is None or trial.ms <= budget.max_ms * (1 + _NOISE))
+            (self.limit is None or trial.ms <= self.limit * (1 + _NOISE))
             and (budget.max_bytes is None or trial.network.nbytes <= budget.max_bytes)
             and (budget.max_drop is None or trial.accuracy >= self.judge.float_accuracy - budget.max_drop)
         )
 
     def _by_error(self) -> None:
         """Try the choice with the least error within the budget, corrected by what it takes in truth; and uniform ones."""
-        limit = self.budget.max_ms
+        limit = self.limit
         wanted = math.inf if limit is None else limit
         self._try_program(limit)
         self._others(1.1 * wanted)
@@ -324,6 +331,10 @@ class _Search:
 
     # -- what is said of it ----------------------------------------------------------------------------------------------------------
 
+    def _asked(self) -> dict[str, float]:
+        values = {"max_ms": self.limit, "max_drop": self.budget.max_drop, "max_bytes": self.budget.max_bytes}
+        return {name: value for name, value in values.items() if value is not None}
+
     def _point(self, trial: Trial) -> Point:
         return Point(trial.label, trial.assignment, trial.ms, trial.accuracy, self._error(trial.assignment), trial.network.nbytes)
 
@@ -351,7 +362,7 @@ class _Search:
         )
         points = [self._point(trial) for trial in tried]
         judge = self.judge
-        return Choice(rows, self._point(best), points, judge.float_accuracy, judge.name, self.budget.given(), clock)
+        return Choice(rows, self._point(best), points, judge.float_accuracy, judge.name, self._asked(), clock)
 
     def _nearest(self, tried: Sequence[Trial]) -> str:
         """What the error says: the network that misses the budget by the smallest share."""
@@ -359,7 +370,7 @@ class _Search:
 
         def miss(trial: Trial) -> float:
             drop = 0.0 if budget.max_drop is None else max(0.0, self.judge.float_accuracy - budget.max_drop - trial.accuracy) / 100
-            ms = 0.0 if budget.max_ms is None else max(0.0, trial.ms / budget.max_ms - 1)
+            ms = 0.0 if self.limit is None else max(0.0, trial.ms / self.limit - 1)
             size = 0.0 if budget.max_bytes is None else max(0.0, trial.network.nbytes / budget.max_bytes - 1)
             return drop + ms + size
 
@@ -368,7 +379,9 @@ class _Search:
         for bits in near.assignment.values():
             widths[str(bits)] = widths.get(str(bits), 0) + 1
         mix = ", ".join(f"{count} x {bits}" for bits, count in sorted(widths.items(), key=lambda item: -item[1]))
-        asked = ", ".join(f"{name}={value:g}" for name, value in budget.given().items())
+        asked = ", ".join(f"{name}={value:g}" for name, value in self._asked().items())
+        if isinstance(budget.max_ms, str):
+            asked += f" ({budget.max_ms})"
         return (
             f"{asked} cannot be kept: the nearest choice takes {near.ms:.4g} ms and {near.network.nbytes} bytes, with {self.judge.name} "
             f"{near.accuracy:.2f} (float {self.judge.float_accuracy:.2f}); layers: {mix}"

@@ -1,0 +1,64 @@
+"""Other tools that quantize float models after training, to int8: onnxruntime's `quantize_static`, and NNCF. Both give files of QDQ."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+
+def onnxruntime_static(model: bytes, calibrate: list[F32]) -> bytes:
+    """Unsigned activations by their extremes, signed weights per channel by their largest: as its documentation recommends for CPUs.
+
+    reduce_range is off: onnxruntime runs the result by kernels that do not saturate where the CPU has VNNI, and elsewhere with the loss
+    that its users have.
+    """
+    from onnxruntime import quantization as tool
+
+    class Batches(tool.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self, name: str) -> None:
+            self.feeds: Iterator[dict[str, F32]] = iter([{name: batch} for batch in calibrate])
+
+        def get_next(self) -> dict[str, F32] | None:
+            return next(self.feeds, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        given, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("given", "prepared", "made"))
+        given.write_bytes(model)
+        tool.quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
+        tool.quantize_static(
+            str(prepared), str(made), Batches(_input(model)), quant_format=tool.QuantFormat.QDQ, per_channel=True,
+            activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
+        )  # fmt: skip
+        return made.read_bytes()
+
+
+def nncf_static(model: bytes, calibrate: list[F32]) -> bytes:
+    """nncf.quantize with its defaults."""
+    import nncf
+    import onnx
+
+    name = _input(model)
+    made = nncf.quantize(onnx.load_from_string(model), nncf.Dataset([{name: batch} for batch in calibrate], lambda feed: feed))
+    return bytes(made.SerializeToString())
+
+
+def _input(model: bytes) -> str:
+    import onnx
+
+    return str(onnx.load_from_string(model).graph.input[0].name)
+
+
+def found(names: Iterable[str]) -> dict[str, Callable[[bytes, list[F32]], bytes]]:
+    """The tools that are installed, of those named."""
+    tools = {"onnxruntime int8": ("onnxruntime", onnxruntime_static), "NNCF int8": ("nncf", nncf_static)}
+    return {name: run for name, (package, run) in tools.items() if name in names and importlib.util.find_spec(package)}
+
+
+NAMES = ("onnxruntime int8", "NNCF int8")

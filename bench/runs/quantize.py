@@ -1,0 +1,143 @@
+"""Float models quantized after training: `python -m bench quantize`, which writes quantize.json.
+
+Per model of bench.subjects.quantize_tasks: the float model in onnxruntime, `ulp.quantize` at one pair of widths throughout (with 8 bits in
+the first and the last layer, its default), `bits="auto"` within budgets of milliseconds, and int8 of other tools in onnxruntime. Each with
+its accuracy, its bytes and its time on one core, all alternating. Where the CPU has VNNI, which makes all widths alike, a second group runs
+the kernels of AVX2.
+
+Each model is written as soon as it is measured; `--resume` keeps those that the file has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ulp
+from bench.peers import after_training
+from bench.subjects import quantize_tasks
+from bench.subjects.quantize_tasks import Run, Task, session
+from ulp.quantize import Budget, FloatNetwork, Quantized, auto
+from ulp.quantize.request import assignment_of
+
+from . import machine, results
+from .timing import Contestant, measure, pinned
+
+BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3")
+# Of auto: max_ms; None: the time is what is minimized.
+BUDGETS: dict[str, str | None] = {"auto, half of W8A8's ms": "0.5 W8A8", "auto, W4A4's ms": "W4A4", "auto, W4A4's accuracy": None}
+
+
+class _Bench:
+    """One task: what is quantized once is used for all instruction sets."""
+
+    def __init__(self, task: Task, rounds: int) -> None:
+        self.task, self.rounds = task, rounds
+        begin = time.perf_counter()
+        self.network = FloatNetwork(task.model, task.calibrate)
+        self.calibrate_s = time.perf_counter() - begin
+        self.names = [layer.name for layer in self.network.layers]
+        self.quantized: dict[str, tuple[Quantized, float]] = {}
+        self.peers: dict[str, tuple[Run, int]] = {"float in onnxruntime": (session(task.model), len(task.model))}
+        self.missing: dict[str, str] = {}
+        for name, tool in after_training.found(after_training.NAMES).items():
+            try:
+                made = tool(task.model, task.calibrate)
+                self.peers[name] = (session(made), len(made))
+            except Exception as error:  # a tool that cannot take this model is left out, and the file says why
+                self.missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
+                print(f"{task.name}: {name} cannot: {self.missing[name]}")
+        self.peer_scores = {name: task.score(run) for name, (run, _) in self.peers.items()}
+
+    def group(self, isa: str) -> results.Group:
+        """All contestants at this instruction set."""
+        ulp.set_isa(isa)
+        task = self.task
+        made: dict[str, tuple[Any, dict[str, Any]]] = {}
+        for text in BITS:
+            if text not in self.quantized:
+                begin = time.perf_counter()
+                bits = assignment_of(text, self.names, 8)
+                self.quantized[text] = self.network.quantized(bits), time.perf_counter() - begin
+            quantized, seconds = self.quantized[text]
+            loaded = quantized.load(progress=False)
+            made[text] = loaded, {"accuracy": task.score(loaded), "quantize_s": round(seconds, 2)}
+            print(f"{task.name} {isa} {text}: {made[text][1]['accuracy']:.2f}", flush=True)
+        for name, limit in BUDGETS.items():
+            drop = max(0.0, self.peer_scores["float in onnxruntime"] - made["W4A4"][1]["accuracy"]) if limit is None else None
+            begin = time.perf_counter()
+            try:
+                chosen = auto(self.network, Budget(max_ms=limit, max_drop=drop), metric=task.score, example=task.example)
+            except ValueError as error:
+                self.missing[f"{name}, {isa}"] = str(error)
+                print(f"{task.name} {isa} {name}: {error}", flush=True)
+                continue
+            seconds, loaded = time.perf_counter() - begin, chosen.load(progress=False)
+            found = {layer: str(pair) for layer, pair in chosen.assignment.items()}
+            made[name] = loaded, {"accuracy": task.score(loaded), "search_s": round(seconds, 1), "bits": found}
+            print(f"{task.name} {isa} {name}: {made[name][1]['accuracy']:.2f} in {seconds:.0f} s", flush=True)
+        contestants = []
+        for name, (run, size) in self.peers.items():
+            kind = "fp32" if name.startswith("float") else "int8"
+            info = {"accuracy": self.peer_scores[name], "metric": task.metric}
+            contestants.append(Contestant(name, kind, functools.partial(run, task.example), 0, size, info=info))
+        for name, (loaded, info) in made.items():
+            pair = None if name not in BITS else (int(name[3]), int(name[1]))
+            call = functools.partial(loaded, task.example)
+            contestants.append(Contestant(name, "ulp", call, 0, loaded.nbytes, pair, info={**info, "metric": task.metric}))
+        samples = measure(contestants, rounds=self.rounds)
+        group = results.group(f"{task.name}, {isa}", (len(task.example), 0, 0), contestants, samples)
+        group.cells[0].info.update({"cannot": dict(self.missing), "calibrate_s": round(self.calibrate_s, 1)})
+        for cell in group.cells:
+            print(f"{group.name:24} {cell.name:26} {cell.time.median / 1e6:9.4f} ms  {cell.info['accuracy']:7.2f}", flush=True)
+        return group
+
+
+def _isas(wanted: list[str] | None) -> list[str]:
+    """The CPU's own, and AVX2 where that has other ratios between widths."""
+    own = ulp.get_isa()
+    return wanted or ([own] if own in ("avx2", "baseline") or "avx2" not in ulp.available_isas() else [own, "avx2"])
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench quantize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=tuple(quantize_tasks.TASKS), default=list(quantize_tasks.TASKS))
+    parser.add_argument("--isa", nargs="+", help="instruction sets of ulp's kernels (default: the CPU's, and avx2)")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--core", type=int, default=None)
+    parser.add_argument("--resume", action="store_true", help="keep the groups that the file has")
+    parser.add_argument("--out", type=Path, default=results.DIRECTORY, help="the directory of quantize.json")
+    args = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")  # what exporters and quantizers of others say
+    path = args.out / "quantize.json"
+    groups = {group.name: group for group in results.load(path).groups} if args.resume and path.exists() else {}
+    ulp.set_num_threads(1)
+    isas = _isas(args.isa)
+    for name in args.tasks:
+        todo = [isa for isa in isas if f"{name}, {isa}" not in groups]
+        if not todo:
+            continue
+        try:
+            task = quantize_tasks.TASKS[name]()
+        except (ImportError, RuntimeError) as error:
+            print(f"{name} is left out: {error}")
+            continue
+        with pinned(args.core), contextlib.ExitStack() as after:
+            after.callback(ulp.set_isa, ulp.get_isa())
+            bench = _Bench(task, args.rounds)
+            for isa in todo:
+                groups[f"{name}, {isa}"] = bench.group(isa)
+        environment = machine.describe(arguments) | {"command": " ".join(["python -m bench quantize", *arguments])}
+        order = {task_name: i for i, task_name in enumerate(quantize_tasks.TASKS)}
+        ordered = sorted(groups.values(), key=lambda group: order[group.name.split(",")[0]])
+        made = results.Result("quantize", environment, {"rounds": args.rounds, "threads": 1}, None, {}, ordered)
+        results.save(made, args.out)
+    return 0
