@@ -202,9 +202,12 @@ def test_what_qdq_cannot_express_is_refused_by_name(model: Callable[[], Any], me
     ulp.export(model(), path, format="qonnx")
 
 
+_QUANTIZERS: tuple[tuple[int, dict[str, Any]], ...] = ((4, {"signed": 1, "narrow": 1}), (3, {"signed": 0}), (8, {"signed": 0}))
+
+
 def test_files_are_translated(tmp_path: Path) -> None:
     """QONNX in, QDQ out: narrow and unsigned intervals, and the opset that types need."""
-    for bits, attributes in ((4, {"signed": 1, "narrow": 1}), (3, {"signed": 0}), (8, {"signed": 0})):
+    for bits, attributes in _QUANTIZERS:
         source, path = _quant(bits, **attributes), tmp_path / "model.onnx"
         ulp.export(source, path)
         x = np.linspace(-5, 70, 400, dtype=np.float32).reshape(-1, 4)

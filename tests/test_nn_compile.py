@@ -248,19 +248,14 @@ def test_a_relu_and_its_input_are_both_used(backend: str) -> None:
         y = net.a(x)
         return (net.b(net.relu(y)), net.c(y), y) if net.relu6 is None else (net.relu(y), net.relu6(y), y)
 
-    network = Net(
-        forward,
-        a=nn.Conv2d(3, 4, 3, bits=3, act_signed=True),
-        b=nn.Conv2d(4, 4, 3, bits=3, act_signed=True),
-        c=nn.Conv2d(4, 4, 3, bits=3, act_signed=True),
-        relu=nn.ReLU(),
-    )
+    layers = {"a": nn.Conv2d(3, 4, 3, bits=3, act_signed=True)} | {name: nn.Conv2d(4, 4, 3, bits=3, act_signed=True) for name in "bc"}
+    network = Net(forward, relu=nn.ReLU(), **layers)
     network.relu6 = None
     x = images(np.random.default_rng(0), 2, 3, 8, 8) * 3
     names = [s["name"] for s in assert_compiles(network, x, backend)._plan.steps()]
     assert names.count("conv") == 3
     # A table behind y's codes gives those of relu(y); a step of its own where c reads y's codes, too.
-    assert names.count("lookup") == (network.b.quantizer == network.c.quantizer)
+    assert names.count("lookup") == (layers["b"].quantizer == layers["c"].quantizer)
     network.relu6 = nn.ReLU6()
     names = [s["name"] for s in assert_compiles(network, x, backend)._plan.steps()]
     assert names.count("conv") == 3  # floats after two clamps and after none: three times

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ulp import nn, onnx
+from ulp import quantize as quantizer
 from ulp.nn.compiled import Hint
 
 from . import quantizing
@@ -105,7 +106,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
         if quantizing.is_float(bits):
             network = onnx.load(proto, shapes=shapes, progress=progress, **loading, **options)  # type: ignore[arg-type]
         else:
-            made = quantizing.quantize.quantize(proto, bits=bits, calibrate=calibrate, limits=limits, progress=progress, **quantize)
+            made = quantizer.quantize(proto, bits=bits, calibrate=calibrate, limits=limits, progress=progress, **quantize)
             network = made.load(shapes=shapes, progress=progress, **loading, **options)
     network.restructure(structure)
     return network
