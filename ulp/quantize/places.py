@@ -91,10 +91,11 @@ class _Placing:
         node = self.nodes[index]
         name = node.input[i]
         root, slots = self.roots.get(name, (name, frozenset()))
-        self.roots[node.output[0]] = (root, slots | {(index, i)} if root == name else slots)
         linear = node.op_type in _ARITHMETIC and name in self.sums and self.readers[name] == 1
         if node.op_type == "Pow" or (node.op_type in _ARITHMETIC and not linear and name == root and name not in self.sums):
             self.place(index, i)
+        if not linear:  # else part of the layer
+            self.roots[node.output[0]] = (root, slots | {(index, i)} if root == name else slots)
         self.made(node, sums=linear)
 
     def combination(self, index: int, computed: list[int]) -> None:
