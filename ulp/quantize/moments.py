@@ -19,7 +19,7 @@ from .prepare import Layer
 Doubles = npt.NDArray[np.float64]
 
 # Rows of inputs that are enough for K weights: this many, and K times the second.
-_ROWS, _PER_WEIGHT = 8192, 6
+_ROWS, _PER_WEIGHT = 4096, 8
 _MOST_ROWS = 32768
 
 
