@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ulp import quantize
+from ulp.quantize import quantize
 
 # Arguments of the quantizer that are not options of `compile`, or are named by it.
 _OWN = ("model", "bits", "calibrate", "progress", "limits")
@@ -14,7 +14,7 @@ _OWN = ("model", "bits", "calibrate", "progress", "limits")
 
 def check(options: Mapping[str, Any]) -> None:
     """TypeError for options that the quantizer has not."""
-    known = [name for name in inspect.signature(quantize.quantize).parameters if name not in _OWN]
+    known = [name for name in inspect.signature(quantize).parameters if name not in _OWN]
     for name in options:
         if name not in known:
             raise TypeError(f"compile() has no argument {name!r}; of the quantizer it takes {', '.join(known)}")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ulp import _bitstream
 
-from .operators import STORED, Geometry, Stored
+from .operators import STORED, Geometry, Stored, conv2d_shape, linear_shape
 
 DOMAIN = "qonnx.custom_op.general"
 # Of a node that stands for dequantized weights until its reader replaces it by them, see `compact`.
@@ -95,7 +95,16 @@ def _input(x: Tensor, stored: Stored) -> Tensor:
     return (torch.clamp(torch.round(x / scale) + zero, 0, levels) - zero) * scale
 
 
+def _is_traced() -> bool:
+    """Whether a graph is recorded. Tensors without values ask the table, too, where they only want the shape of a result."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is not None
+
+
 def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
+    if not _is_traced():
+        return conv2d_shape(x, *arguments)
     stored, geometry = Stored(*arguments[:STORED]), Geometry(*arguments[STORED:])
     codes = _input(x.to(torch.float32), stored)
     top, left, bottom, right = geometry.padding
@@ -107,6 +116,8 @@ def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
 
 
 def _linear(x: Tensor, *arguments: Any) -> Tensor:
+    if not _is_traced():
+        return linear_shape(x, *arguments)
     stored = Stored(*arguments)
     return functional.linear(_input(x.to(torch.float32), stored), _weight(stored), stored.bias).to(x.dtype)
 

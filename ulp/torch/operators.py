@@ -164,7 +164,8 @@ def _linear(x: Tensor, *arguments: Any) -> Tensor:
 
 
 @torch.library.register_fake("ulp::conv2d", lib=_library)
-def _conv2d_shape(x: Tensor, *arguments: Any) -> Tensor:
+def conv2d_shape(x: Tensor, *arguments: Any) -> Tensor:
+    """A tensor without values, of the result\'s shape."""
     stored, (stride, padding, dilation, groups, _) = Stored(*arguments[:STORED]), Geometry(*arguments[STORED:])
     out_channels, channels, *kernel = stored.weight_shape
     torch._check(x.dim() in (3, 4), lambda: f"expected 3D (unbatched) or 4D (batched) input to conv2d, but got {x.dim()}D")
@@ -174,7 +175,8 @@ def _conv2d_shape(x: Tensor, *arguments: Any) -> Tensor:
 
 
 @torch.library.register_fake("ulp::linear", lib=_library)
-def _linear_shape(x: Tensor, *arguments: Any) -> Tensor:
+def linear_shape(x: Tensor, *arguments: Any) -> Tensor:
+    """A tensor without values, of the result\'s shape."""
     features_out, features = Stored(*arguments).weight_shape
     torch._check(x.shape[-1] == features, lambda: f"expected input of {features} features, but got {x.shape[-1]}")
     return x.new_empty((*x.shape[:-1], features_out))
