@@ -98,36 +98,43 @@ def _island(inputs: Sequence[Port], outputs: Sequence[Port], stage: IslandStage)
     if not places.keys() <= {port.name for port in inputs} or not all(port.name in made for port in outputs):
         return None
     # Arrays go in and come out as the file has them, and nothing is converted.
-    ports = [(port.name, port.dtype, session.inputs[places[port.name]][0] if port.name in places else "") for port in inputs]
-    given = [session.inputs[i][1] for i in places.values()]
-    if any(port.dtype == object for port in inputs) or given != [port.dtype for name in places for port in inputs if port.name == name]:
+    given = {port.name: port.dtype for port in inputs}
+    if object in given.values() or any(session.inputs[i][1] != given[name] for name, i in places.items()):
         return None
     if any(port.dtype != session.results[made[port.name]][1] for port in outputs):
         return None
+    ports = [(name, np.dtype(dtype.str)) for name, dtype in given.items()]
+    keys = [port.name for port in inputs]
+    # An island of all inputs, under their own names, takes the caller's dictionary.
+    same = set(keys) == {session.inputs[i][0] for name, i in places.items() if session.inputs[i][0] == name}
     names = [session.results[made[port.name]][0] for port in outputs]
-    keys = [port.name for port in outputs]
+    results = [port.name for port in outputs]
     several = len(outputs) > 1
     seen: list[tuple[tuple[int, ...], ...]] = [()]
 
     def run(arrays: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        if len(arrays) + len(named) != len(ports):
-            return None
-        feeds = {}
+        # Every step here counts: a small island takes some microseconds, and this code is never in the cache.
+        feeds = named
+        if arrays:
+            feeds = dict(zip(keys, arrays, strict=False))
+            feeds.update(named)
+            if len(arrays) + len(named) != len(keys):
+                return None
         shapes = []
-        for i, (name, dtype, place) in enumerate(ports):
-            x = arrays[i] if i < len(arrays) else named.get(name)
-            if type(x) is not np.ndarray or x.dtype != dtype or not x.flags.c_contiguous:
+        for name, dtype in ports:
+            x = feeds.get(name)
+            if type(x) is not np.ndarray or x.dtype is not dtype:  # every array has the same object; what has not goes the long way
                 return None
             shapes.append(x.shape)
-            if place:
-                feeds[place] = x
+        if len(feeds) != len(keys):
+            return None
         found = tuple(shapes)
         if found != seen[0]:
             sides: dict[str, int] = {}
             for port, shape in zip(inputs, found, strict=True):
                 check_shape(port, shape, sides)
             seen[0] = found
-        results = session.run(names, feeds)
-        return dict(zip(keys, results, strict=True)) if several else results[0]
+        arrays = session.run(names, feeds if same else {session.inputs[i][0]: feeds[name] for name, i in places.items()})
+        return dict(zip(results, arrays, strict=True)) if several else arrays[0]
 
     return run
