@@ -71,7 +71,7 @@ class Session:
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         """The results. float32 for a float16, and the reverse, is converted. OnnxError where onnxruntime fails."""
-        return self.run(self._names, {name: _fed(array, dtype) for (name, dtype), array in zip(self.inputs, arrays, strict=True)})
+        return self.run(self._names, {name: fed(array, dtype) for (name, dtype), array in zip(self.inputs, arrays, strict=True)})
 
     def run(self, names: list[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The results of these names for arrays of the types in `inputs`, by name. OnnxError where onnxruntime fails."""
@@ -92,7 +92,8 @@ def _dtype(name: str) -> np.dtype[Any] | None:
     return np.dtype(_DTYPES[name]) if name in _DTYPES else None
 
 
-def _fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
+def fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
+    """An array in the type that a session takes; what is no array as it is."""
     if dtype is None or not isinstance(array, np.ndarray) or array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):  # to infinity, as a Cast does
