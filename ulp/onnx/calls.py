@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from ulp._tensors import as_numpy, as_tensor, is_tensor
 from .model import Array, Port
 from .stages import IntegerStage, IslandStage, Stage
 
-Direct: TypeAlias = Callable[[Sequence[Any], Mapping[str, Any]], Any]
+Direct: TypeAlias = Callable[[Sequence[Any], dict[str, Any]], Any]
 
 
 def checked(port: Port, x: Any, sides: dict[str, int]) -> Any:
@@ -79,7 +79,7 @@ def _plan(inputs: Sequence[Port], outputs: Sequence[Port], stage: IntegerStage) 
         return None
     compiled, source, result = stage.compiled, inputs[0], outputs[0]
 
-    def run(arrays: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def run(arrays: Sequence[Any], named: dict[str, Any]) -> Any:
         if len(arrays) != 1 or named:
             return None
         x = arrays[0]
@@ -98,36 +98,61 @@ def _island(inputs: Sequence[Port], outputs: Sequence[Port], stage: IslandStage)
     if not places.keys() <= {port.name for port in inputs} or not all(port.name in made for port in outputs):
         return None
     # Arrays go in and come out as the file has them, and nothing is converted.
-    ports = [(port.name, port.dtype, session.inputs[places[port.name]][0] if port.name in places else "") for port in inputs]
-    given = [session.inputs[i][1] for i in places.values()]
-    if any(port.dtype == object for port in inputs) or given != [port.dtype for name in places for port in inputs if port.name == name]:
+    given = {port.name: port.dtype for port in inputs}
+    if any(session.inputs[i][1] != given[name] for name, i in places.items()):
         return None
     if any(port.dtype != session.results[made[port.name]][1] for port in outputs):
         return None
+    checks = quick(inputs)
+    # An island of all inputs, under their own names, takes the dictionary of arrays as it is.
+    same = set(given) == {session.inputs[i][0] for name, i in places.items() if session.inputs[i][0] == name}
     names = [session.results[made[port.name]][0] for port in outputs]
-    keys = [port.name for port in outputs]
+    results = [port.name for port in outputs]
     several = len(outputs) > 1
-    seen: list[tuple[tuple[int, ...], ...]] = [()]
 
-    def run(arrays: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        if len(arrays) + len(named) != len(ports):
+    def run(arrays: Sequence[Any], named: dict[str, Any]) -> Any:
+        feeds = checks(arrays, named)
+        if feeds is None:
             return None
-        feeds = {}
+        found = session.run(names, feeds if same else {session.inputs[i][0]: feeds[name] for name, i in places.items()})
+        return dict(zip(results, found, strict=True)) if several else found[0]
+
+    return run
+
+
+def quick(inputs: Sequence[Port]) -> Callable[[Sequence[Any], dict[str, Any]], dict[str, Any] | None]:
+    """A function of a call's arguments: the arrays by name, in the dictionary of those that were named if all were.
+
+    It gives None where something else than an array of the very type was given, or not as many as there are inputs. Every step counts: a
+    small island takes some microseconds, and this code is never in the cache. Raises ValueError where shapes do not fit.
+    """
+    # Arrays of a type nearly always have the same object for it; those that have not take the long way.
+    ports = [(port.name, np.dtype(port.dtype.str)) for port in inputs]
+    keys = [port.name for port in inputs]
+    seen: list[tuple[tuple[int, ...], ...]] = [()]
+    any_object = any(port.dtype == object for port in inputs)
+
+    def check(arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any] | None:
+        feeds = named
+        if arrays:
+            feeds = dict(zip(keys, arrays, strict=False))
+            feeds.update(named)
+            if len(arrays) + len(named) != len(keys):
+                return None
+        if any_object or len(feeds) != len(keys):
+            return None
         shapes = []
-        for i, (name, dtype, place) in enumerate(ports):
-            x = arrays[i] if i < len(arrays) else named.get(name)
-            if type(x) is not np.ndarray or x.dtype != dtype or not x.flags.c_contiguous:
+        for name, dtype in ports:
+            x = feeds.get(name)
+            if type(x) is not np.ndarray or x.dtype is not dtype:
                 return None
             shapes.append(x.shape)
-            if place:
-                feeds[place] = x
         found = tuple(shapes)
         if found != seen[0]:
             sides: dict[str, int] = {}
             for port, shape in zip(inputs, found, strict=True):
                 check_shape(port, shape, sides)
             seen[0] = found
-        results = session.run(names, feeds)
-        return dict(zip(keys, results, strict=True)) if several else results[0]
+        return feeds
 
-    return run
+    return check

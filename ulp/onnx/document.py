@@ -74,7 +74,8 @@ def _contents(document: dict[str, Any], arrays: Arrays, tune: bool, limits: Limi
         array.flags.writeable = False
         constants[pair[0]] = array
     inputs, outputs = ([_port(port) for port in known[name]] for name in ("inputs", "outputs"))
-    stages = [_stage(stage, arrays, decode, tune, limits) for stage in known["stages"]]
+    alone = len(known["stages"]) == 1
+    stages = [_stage(stage, arrays, decode, tune, limits, alone) for stage in known["stages"]]
     _check_names(inputs, outputs, stages, constants)
     structure = None if results is None else Structure.from_document(results, len(outputs))
     return Contents(inputs, outputs, stages, constants, [_layer(row) for row in known["layers"]], known["opset"], structure)
@@ -132,7 +133,7 @@ def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: s
     }
 
 
-def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits: Limits) -> Stage:
+def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits: Limits, alone: bool) -> Stage:
     if isinstance(document, dict) and "compiled" in document:
         known = members(document, "a stage of integers", source=str, results=list, compiled=dict)
         compiled = CompiledNetwork.from_document(known["compiled"], arrays, tune=tune, max_bytes=limits.tensor_bytes)
@@ -140,7 +141,7 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
             raise ValueError(f"{len(known['results'])} names for {len(compiled.output_shapes)} results")
         return IntegerStage(known["source"], _texts(known["results"]), compiled)
     if isinstance(document, dict) and "island" in document:
-        return _island(members(document, "an island", reads=list, makes=list, island=None, name=str, folds=bool), decode, limits)
+        return _island(members(document, "an island", reads=list, makes=list, island=None, name=str, folds=bool), decode, limits, alone)
     known = members(
         document, "a stage of floats", op_type=str, name=str, inputs=list, outputs=list, attributes=list, domain=str, reason=str
     )
@@ -156,13 +157,13 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
     return FloatStage(node, known["reason"])
 
 
-def _island(known: dict[str, Any], decode: Decoder, limits: Limits) -> IslandStage:
+def _island(known: dict[str, Any], decode: Decoder, limits: Limits, alone: bool) -> IslandStage:
     data = decode(known["island"])
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
         raise ValueError("the model of an island is no array of bytes")
     model = data.tobytes()
     check_wire(model, "Model", limits)
-    session = Session(model, known["name"], folds=known["folds"])
+    session = Session(model, known["name"], folds=known["folds"], alone=alone)
     reads, makes = _texts(known["reads"]), _texts(known["makes"])
     if (len(reads), len(makes)) != session.counts:
         raise ValueError(f"an island has {len(reads)} and {len(makes)} names of tensors, and its model {session.counts}")

@@ -44,7 +44,9 @@ def form(
     maker = Maker(scope, original, model, one, many)
     formed: list[Stage] = []
     later = maker.reads_behind(stages)
-    for group in _groups(stages, maker.takes):
+    groups = list(_groups(stages, maker.takes))
+    maker.alone = len(groups) == 1
+    for group in groups:
         if isinstance(group[0], FloatStage) and maker.takes(group[0].node):
             formed += maker.island([stage for stage in group if isinstance(stage, FloatStage)], later)
         else:
@@ -111,6 +113,8 @@ class Maker:
         self.types: dict[str, str] = {}
         """Of results of islands, as onnxruntime calls them"""
         self.attempts = 0
+        self.alone = False
+        """Whether an island is all of the network"""
         self._standard: dict[int, list[Any] | None] = {}
 
     def takes(self, node: Node) -> bool:
@@ -164,7 +168,7 @@ class Maker:
     def _session(self, graph: _Graph, nodes: list[Node], optimized: Path | None) -> tuple[list[str], Session]:
         for node in self.as_in_file(nodes, set(graph.outputs)):
             graph.node(node)
-        return graph.reads, Session(graph.serialized(), _name(nodes), folds=graph.folds, optimized=optimized)
+        return graph.reads, Session(graph.serialized(), _name(nodes), folds=graph.folds, alone=self.alone, optimized=optimized)
 
     def in_parts(self, steps: list[FloatStage], later: Mapping[str, int]) -> list[Stage]:
         """Steps that are no island, as something in them is unknown to onnxruntime: smaller islands, and operators of numpy.

@@ -16,10 +16,11 @@ from ulp.nn.compiled import Structure
 from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
 from ulp.nn.shapes import LayerError
 
-from .calls import checked, direct, finished, shape_text
+from .calls import checked, direct, finished, quick, shape_text
 from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
+from .session import fed
 from .stages import IntegerStage, IslandStage, LayerRow, Stage, bound
 from .table import no_quantizers
 
@@ -57,7 +58,9 @@ class OnnxNetwork(Printed):
         self.limits = limits
         self.quantized: Any = None
         self._runners = [_runner(stage, opset, limits) for stage in stages]
-        self._drops = _last_uses(self.stages, {port.name for port in outputs})
+        self._steps = list(zip(self._runners, _last_uses(self.stages, {port.name for port in outputs}), strict=True))
+        self._quick = quick(self.inputs)
+        self._halves = any(port.dtype == np.float16 for port in outputs)
         self._one_stage = direct(self.inputs, self.outputs, self.stages) if not constants else None
         self.restructure(structure)
 
@@ -89,15 +92,22 @@ class OnnxNetwork(Printed):
         """
         if self._direct is not None and (result := self._direct(arrays, named)) is not None:
             return result
-        tensors_out = any(is_tensor(x) for x in (*arrays, *named.values()))
-        if tensors_out:
-            arrays, named = tuple(as_numpy(x, "an input") for x in arrays), {name: as_numpy(x, name) for name, x in named.items()}
-        tensors = self._tensors(arrays, named)
-        for runner, drops in zip(self._runners, self._drops, strict=True):
+        tensors = self._quick(arrays, named)
+        tensors_out = False
+        if tensors is None:
+            tensors_out = any(is_tensor(x) for x in (*arrays, *named.values()))
+            if tensors_out:
+                arrays, named = tuple(as_numpy(x, "an input") for x in arrays), {name: as_numpy(x, name) for name, x in named.items()}
+            tensors = self._tensors(arrays, named)
+        elif self.constants:
+            tensors.update(self.constants)
+        for runner, drops in self._steps:
             runner(tensors)
             for name in drops:
                 del tensors[name]
-        results = [finished(port, tensors[port.name]) for port in self.outputs]
+        results = [tensors[port.name] for port in self.outputs]
+        if self._halves:
+            results = [finished(port, result) for port, result in zip(self.outputs, results, strict=True)]
         return self._pack([as_tensor(result) for result in results] if tensors_out else results)
 
     run = __call__
@@ -184,26 +194,22 @@ def _port_text(port: Port) -> str:
     return f"{port.name} {port.dtype}{'' if port.shape is None else shape_text(port.shape)}"
 
 
-def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Array]], None]:
+def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Any]], None]:
     """The stage as a function that puts its results beside its inputs."""
     if isinstance(stage, IntegerStage):
         compiled, source, names = stage.compiled, stage.source, stage.results
 
-        def run_plan(tensors: dict[str, Array]) -> None:
+        def run_plan(tensors: dict[str, Any]) -> None:
             try:
                 results = compiled(_widened(tensors[source]))
             except LayerError as error:
                 raise OnnxError(f"the integer part that reads {source!r}: {error}") from error
-            tensors.update(zip(names, results, strict=True))
+            for name, result in zip(names, results, strict=True):
+                tensors[name] = result
 
         return run_plan
     if isinstance(stage, IslandStage):
-        session, reads, makes = stage.session, stage.reads, stage.makes
-
-        def run_island(tensors: dict[str, Array]) -> None:
-            tensors.update(zip(makes, session([tensors[name] for name in reads]), strict=True))
-
-        return run_island
+        return _island_runner(stage)
     node = stage.node
     function = bound(node, opset, limits)
 
@@ -214,9 +220,28 @@ def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Arr
     return run_node
 
 
+def _island_runner(stage: IslandStage) -> Callable[[dict[str, Any]], None]:
+    session, makes = stage.session, stage.makes
+    feeds = [(name, key, dtype) for name, (key, dtype) in zip(stage.reads, session.inputs, strict=True)]
+    names = [name for name, _ in session.results]
+
+    def run_island(tensors: dict[str, Any]) -> None:
+        arrays = {}
+        for name, key, dtype in feeds:
+            x = tensors[name]
+            arrays[key] = x if type(x) is np.ndarray and x.dtype is dtype else fed(x, dtype)
+        for name, result in zip(makes, session.run(names, arrays), strict=True):
+            tensors[name] = result
+
+    return run_island
+
+
+_HALF = np.dtype(np.float16)
+
+
 def _widened(array: Array) -> Array:
     """float32 for float16, in which neither plans nor operators of numpy compute."""
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    return array.astype(np.float32) if array.dtype == _HALF else array
 
 
 def _last_uses(stages: Sequence[Stage], kept: set[str]) -> list[list[str]]:

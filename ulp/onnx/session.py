@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,20 @@ def available() -> bool:
 
 
 class Session:
-    """An island's session. It has as many threads as `ulp.set_num_threads` says, and all islands share one arena.
+    """An island's session. It has as many threads as `ulp.set_num_threads` says.
 
     model: the serialized ModelProto. what: how messages name the island. folds: whether onnxruntime may compute constants while it loads.
+    alone: whether it is all of a network: else it shares one arena of memory with all others, which takes some microseconds.
     optimized: a file that gets the model as onnxruntime runs it.
     types: of the results, as onnxruntime calls them. exact: whether no product of integers saturates on this CPU.
     inputs, results: names and dtypes; None for types that numpy has not.
     """
 
-    def __init__(self, model: bytes, what: str, *, folds: bool = True, optimized: Path | None = None) -> None:
+    def __init__(self, model: bytes, what: str, *, folds: bool = True, alone: bool = False, optimized: Path | None = None) -> None:
         self.model = model
         self.what = what
         self.folds = folds
+        self.alone = alone
         self._lock = threading.Lock()
         self._open(optimized)
         ports = self._session.get_inputs(), self._session.get_outputs()
@@ -53,7 +55,7 @@ class Session:
 
     def _open(self, optimized: Path | None = None) -> None:
         threads = num_threads()
-        self._session, self.exact = _open(self.model, self.what, self.folds, threads, optimized)
+        self._session, self.exact = _open(self.model, self.what, threads, folds=self.folds, alone=self.alone, optimized=optimized)
         # As the session's own `run`, without checks in Python that take as long as a small island.
         self._state = threads, self._session._sess.run
 
@@ -69,9 +71,9 @@ class Session:
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         """The results. float32 for a float16, and the reverse, is converted. OnnxError where onnxruntime fails."""
-        return self.run(self._names, {name: _fed(array, dtype) for (name, dtype), array in zip(self.inputs, arrays, strict=True)})
+        return self.run(self._names, {name: fed(array, dtype) for (name, dtype), array in zip(self.inputs, arrays, strict=True)})
 
-    def run(self, names: list[str], feeds: dict[str, Any]) -> list[Any]:
+    def run(self, names: list[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The results of these names for arrays of the types in `inputs`, by name. OnnxError where onnxruntime fails."""
         threads, run = self._state
         if threads != num_threads():
@@ -90,14 +92,15 @@ def _dtype(name: str) -> np.dtype[Any] | None:
     return np.dtype(_DTYPES[name]) if name in _DTYPES else None
 
 
-def _fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
+def fed(array: Any, dtype: np.dtype[Any] | None) -> Any:
+    """An array in the type that a session takes; what is no array as it is."""
     if dtype is None or not isinstance(array, np.ndarray) or array.dtype == dtype:
         return array
     with np.errstate(over="ignore"):  # to infinity, as a Cast does
         return array.astype(dtype)
 
 
-def _open(model: bytes, what: str, folds: bool, threads: int, optimized: Path | None) -> tuple[Any, bool]:
+def _open(model: bytes, what: str, threads: int, *, folds: bool, alone: bool, optimized: Path | None) -> tuple[Any, bool]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -115,7 +118,7 @@ def _open(model: bytes, what: str, folds: bool, threads: int, optimized: Path | 
         # Waiting threads would take the cores from integer parts. Floats stay floats where they meet int8 weights: onnxruntime would round
         # them to 8 bits.
         entries = {"intra_op.allow_spinning": "0", "qdq_matmulnbits_accuracy_level": "1", **entries}
-        if _shared_arena(onnxruntime):
+        if not alone and _shared_arena(onnxruntime):
             entries["use_env_allocators"] = "1"
         for key, value in entries.items():
             options.add_session_config_entry(f"session.{key}", value)
