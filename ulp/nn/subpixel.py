@@ -42,6 +42,18 @@ class _Axis:
     places: list[tuple[int, int, int, tuple[int, int]]]
 
 
+def spread(side: int, stride: int, dilation: int, kernel: int, first: int, size: int) -> tuple[ir.Indices, ir.Pair]:
+    """One side of a transposed convolution: which pixel of the image, or -1 for a zero, each pixel of the spread one is, and its padding.
+
+    first, size: where its result begins in that without padding, and how long it is. No pixels where the result sees none.
+    """
+    reach, length = dilation * (kernel - 1), (side - 1) * stride + 1
+    before = reach - first
+    after = size - length - before + reach
+    at = np.arange(max(0, -before), length - max(0, -after))
+    return np.where(at % stride == 0, at // stride, -1).astype(np.int32), (max(0, before), max(0, after))
+
+
 def sub_pixels(node: ir.Node) -> SubPixels | None:
     """How a convolution of an image with zeros between its pixels can do without them; None where it is none, or cannot."""
     op = node.op
