@@ -65,7 +65,10 @@ def sub_pixels(node: ir.Node) -> SubPixels | None:
     if not isinstance(spread.op, ir.Gather):
         return None
     w = op.weights
-    if op.groups != 1 or op.stride != (1, 1) or op.dilation != (1, 1) or w.integers.shape[1] < 4:
+    depthwise = op.groups == len(w.integers) == node.inputs[0].shape[0] > 1
+    if depthwise and not -128 <= int(w.integers.min()) - w.zero <= int(w.integers.max()) - w.zero <= 127:  # what a depthwise step takes
+        return None
+    if op.stride != (1, 1) or op.dilation != (1, 1) or not (depthwise or (op.groups == 1 and w.integers.shape[1] >= 4)):
         return None
     sides = spread.inputs[0].shape[1:]
     axes = [
@@ -140,7 +143,7 @@ def _joined(op: ir.Conv, parts: list[_Part]) -> list[ir.Conv]:
     while begin < len(parts):
         end = begin + 1
         taps, padding = parts[begin]
-        while end < len(parts) and parts[end][1] == padding and parts[end][0].shape == taps.shape:
+        while op.groups == 1 and end < len(parts) and parts[end][1] == padding and parts[end][0].shape == taps.shape:
             end += 1
         count = end - begin
         weights = replace(
