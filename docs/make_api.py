@@ -261,7 +261,7 @@ def class_section(title: str, found: Found) -> list[str]:
     functions = [
         (m, c is node or (decorators(m) & inherited and ast.get_docstring(m))) for c in classes for m in c.body if isinstance(m, Function)
     ]
-    members = {m.name: m for m, shown in functions if shown and m.name not in INTERNAL}
+    members = {m.name: m for m, shown in functions if shown and m.name not in INTERNAL and "setter" not in decorators(m)}
     fields = [field for c in classes for field in fields_of(c)]
     lines = [f"### `{title}`", ""]
     made = members.get("__init__")

@@ -254,6 +254,48 @@ def test_transposed_convolutions_multiply_no_zeros(seed: int, tmp_path: Path) ->
     assert "gather" not in [row.step for row in network.profile(x, runs=1)]
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_linear_interpolation_by_whole_factors(seed: int, tmp_path: Path) -> None:
+    """By powers of two, where onnxruntime's own products are exact, to codes and to floats."""
+    rng = np.random.default_rng(seed)
+    w = Quantized((int(rng.integers(1, 9)), *rng.integers(2, 9, 2).tolist()), seed)
+    factors = rng.choice([[2, 2], [1, 2], [4, 2], [2, 1], [4, 4]])
+    way = ["half_pixel", "asymmetric", "pytorch_half_pixel"][seed % 3]
+    scales = w.constant(np.array([1, 1, *factors], np.float32))
+    a = w.add("Resize", w.codes("x"), "", scales, mode="linear", coordinate_transformation_mode=way)
+    network = check(w, w.codes(a, 2.0**-5) if seed % 4 else a, tmp_path)
+    assert "depthwise" in [row.step for row in network.profile(np.zeros((1, *w.shape), np.float32), runs=1)] or w.shape[0] == 1
+
+
+@pytest.mark.parametrize("factor", [3, 5])
+@pytest.mark.parametrize("way", ["half_pixel", "asymmetric"])
+def test_linear_interpolation_by_odd_factors_rounds_once(factor: int, way: str) -> None:
+    """onnxruntime rounds each product; codes may differ by one where that decides."""
+    w = Quantized((4, 5, 6))
+    a = w.add(
+        "Resize",
+        w.codes("x"),
+        "",
+        w.constant(np.array([1, 1, factor, factor], np.float32)),
+        mode="linear",
+        coordinate_transformation_mode=way,
+    )
+    model, x = w.model(w.codes(a, 0.0371)), np.random.default_rng(0).standard_normal((2, 4, 5, 6)).astype(np.float32)
+    network = ulp.load(model, tune=False)
+    assert network.integer, network
+    near = np.abs(network(x) - expected(model, x))
+    assert near.max() < 0.0372
+    assert (near > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("options", [{"coordinate_transformation_mode": "align_corners"}, {"mode": "cubic"}, {"antialias": 1}])
+def test_other_interpolations_stay_floats(options: dict[str, Any]) -> None:
+    w = Quantized((4, 5, 6))
+    scales = w.constant(np.array([1, 1, 2, 2], np.float32))
+    model = w.model(w.codes(w.add("Resize", w.codes("x"), "", scales, **{"mode": "linear"} | options)))
+    assert not ulp.load(model, tune=False).integer
+
+
 def test_sequences_that_are_not_quantized_at_the_end(tmp_path: Path) -> None:
     w = Quantized((6, 20))
     check(w, w.add("Conv", w.codes("x"), w.integers(8, 6, 3), pads=[1, 1]), tmp_path)

@@ -19,6 +19,7 @@ from .profile import Profile, ProfileRow
 from .quantizer import Quantizer
 from .shapes import LayerError
 from .structure import Add, BatchNorm2d, Concat, Dropout, Flatten, Identity, Quantize, ReLU, ReLU6
+from .transposed import ConvTranspose2d
 from .weighted import Conv1d, Conv2d, Linear
 from .weights import manual_seed
 
@@ -35,6 +36,7 @@ __all__ = [
     "Concat",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "Dropout",
     "Flatten",
     "Hardsigmoid",

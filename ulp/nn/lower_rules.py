@@ -97,6 +97,8 @@ def _sub_pixels(lowering: Lowering, node: ir.Node, form: SubPixels, requests: li
             slots = [wide.part(at, len(integers)) for wide in wides]
             at += len(integers)
             own = Group(group.low, group.high, None, slots)
+            if part.groups > 1 and _depthwise(lowering, node, part, source, own):
+                continue
             lowering.add_step(node, partial(_emit_conv, lowering, part, source, own, 0, integers, False), [source], slots, own)
         for wide, slot in zip(wides, group.slots, strict=True):
             lowering.add_step(node, partial(move, wide, slot), [wide], [slot])

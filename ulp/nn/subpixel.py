@@ -42,6 +42,18 @@ class _Axis:
     places: list[tuple[int, int, int, tuple[int, int]]]
 
 
+def spread(side: int, stride: int, dilation: int, kernel: int, first: int, size: int) -> tuple[ir.Indices, ir.Pair]:
+    """One side of a transposed convolution: which pixel of the image, or -1 for a zero, each pixel of the spread one is, and its padding.
+
+    first, size: where its result begins in that without padding, and how long it is. No pixels where the result sees none.
+    """
+    reach, length = dilation * (kernel - 1), (side - 1) * stride + 1
+    before = reach - first
+    after = size - length - before + reach
+    at = np.arange(max(0, -before), length - max(0, -after))
+    return np.where(at % stride == 0, at // stride, -1).astype(np.int32), (max(0, before), max(0, after))
+
+
 def sub_pixels(node: ir.Node) -> SubPixels | None:
     """How a convolution of an image with zeros between its pixels can do without them; None where it is none, or cannot."""
     op = node.op
@@ -53,7 +65,10 @@ def sub_pixels(node: ir.Node) -> SubPixels | None:
     if not isinstance(spread.op, ir.Gather):
         return None
     w = op.weights
-    if op.groups != 1 or op.stride != (1, 1) or op.dilation != (1, 1) or w.integers.shape[1] < 4:
+    depthwise = op.groups == len(w.integers) == node.inputs[0].shape[0] > 1
+    if depthwise and not -128 <= int(w.integers.min()) - w.zero <= int(w.integers.max()) - w.zero <= 127:  # what a depthwise step takes
+        return None
+    if op.stride != (1, 1) or op.dilation != (1, 1) or not (depthwise or (op.groups == 1 and w.integers.shape[1] >= 4)):
         return None
     sides = spread.inputs[0].shape[1:]
     axes = [
@@ -128,7 +143,7 @@ def _joined(op: ir.Conv, parts: list[_Part]) -> list[ir.Conv]:
     while begin < len(parts):
         end = begin + 1
         taps, padding = parts[begin]
-        while end < len(parts) and parts[end][1] == padding and parts[end][0].shape == taps.shape:
+        while op.groups == 1 and end < len(parts) and parts[end][1] == padding and parts[end][0].shape == taps.shape:
             end += 1
         count = end - begin
         weights = replace(

@@ -11,7 +11,7 @@ from ulp.onnx.model import Node
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 
-from . import elementwise, layers, moves, pooling, quantizers, steps
+from . import elementwise, layers, moves, pooling, quantizers, resizing, steps
 from .functions import ACTIVATIONS, function, function_or, or_function
 from .moves import moved_constant
 from .operands import through_views
@@ -63,7 +63,7 @@ RULES: dict[str, Rule] = {
     "Identity": moves.identity,
     "Dropout": moves.identity,
     "Concat": moves.concat,
-    "Resize": moves.resize,
-    "Upsample": moves.resize,
+    "Resize": resizing.resize,
+    "Upsample": resizing.resize,
     "Pad": moves.pad,
 }

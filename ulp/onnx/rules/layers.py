@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.nn.subpixel import spread
 from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value
@@ -81,15 +82,12 @@ def conv_transpose(scope: Scope, node: Node) -> Value:
         weights = replace(weights, integers=weights.integers[:, :, None])
     places, before, after = [], [], []
     for n, s, d, k, begin, size in zip(image[1:], stride, dilation, kernel, first, out, strict=True):
-        reach, spread = d * (k - 1), (n - 1) * s + 1
-        left = reach - begin
-        right = size - spread - left + reach
-        at = np.arange(max(0, -left), spread - max(0, -right))
+        at, around = spread(n, s, d, k, begin, size)
         if at.size == 0:
             raise NotInteger("its padding leaves nothing of the image")
-        places.append(np.where(at % s == 0, at // s, -1).astype(np.int32))
-        before.append(max(0, left))
-        after.append(max(0, right))
+        places.append(at)
+        before.append(around[0])
+        after.append(around[1])
     if len(image) == 2:
         places.insert(0, np.zeros(1, np.int32))
     source = x.node

@@ -1,4 +1,4 @@
-"""What moves elements and changes none: reshapes, concatenation, nearest resizing, padding."""
+"""What moves elements and changes none: reshapes, concatenation, padding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _moved(scope: Scope, node: Node) -> list[Value]:
     batch = scope.sample(node.inputs[0]).shape[0] if fixed else 2
     index = places + size * np.arange(batch).reshape(-1, *(1,) * places.ndim)
     try:
-        results = scope.run(node, [index, *(_small_input(scope, name) if name else None for name in node.inputs[1:])])
+        results = scope.run(node, [index, *(small_input(scope, name) if name else None for name in node.inputs[1:])])
     except OnnxError as error:
         raise NotInteger(f"it moves more than the elements of each image: {error}") from error
     made = []
@@ -54,7 +54,8 @@ def split(scope: Scope, node: Node) -> list[Value]:
     return _moved(scope, node)
 
 
-def _small_input(scope: Scope, name: str) -> Array:
+def small_input(scope: Scope, name: str) -> Array:
+    """A constant, or what was computed from shapes. NotInteger where only a call has it."""
     if scope.is_constant(name):
         array = scope.constant(name)
         assert array is not None
@@ -115,7 +116,7 @@ def alike_but(node: Node, values: list[Value]) -> list[Value]:
     return [views.line(value) if len(views.shape_of(value)) == 2 else views.image(value) for value in values]
 
 
-def _gathered(scope: Scope, node: Node, x: Value, index: Array) -> Value:
+def gathered(scope: Scope, node: Node, x: Value, index: Array) -> Value:
     """Pixels by their indices: int (height', width') of row * width + column, -1 for 0.0."""
     channels, _, width = image_of(x)
     rows = np.where((index < 0).all(axis=1), -1, index.max(axis=1) // width)
@@ -127,7 +128,7 @@ def _gathered(scope: Scope, node: Node, x: Value, index: Array) -> Value:
     return kept(scope, node, x, scope.add(node, op, [x.node], x.part, (channels, len(rows), len(columns))))
 
 
-def _indices(x: Value) -> Array:
+def indices(x: Value) -> Array:
     """float32 (1, 1, H, W): what each pixel's index is, so that moving them tells where pixels come from."""
     _, height, width = image_of(x)
     if height * width >= 2**24:
@@ -135,36 +136,17 @@ def _indices(x: Value) -> Array:
     return np.arange(height * width, dtype=np.float32).reshape(1, 1, height, width)
 
 
-def resize(scope: Scope, node: Node) -> Value:
-    """Resize and Upsample to the nearest pixel, of integers, too."""
-    x = scope.value(node.inputs[0])
-    if x.grid is None:
-        raise NotInteger("its input is not quantized")
-    if node.attributes.get("mode", "nearest") != "nearest":
-        raise NotInteger("it interpolates")
-    index = _indices(x)
-    arrays = [_small_input(scope, name) if name else None for name in node.inputs[1:]]
-    if len(arrays) > 2 and arrays[2] is not None and arrays[2].size:  # the sizes of the whole image, batch and channels among them
-        if node.attributes.get("axes") is not None:
-            raise NotInteger("it resizes by axes")
-        arrays[2] = np.concatenate([np.ones(2, arrays[2].dtype), arrays[2][2:]])
-    result = scope.run(node, [index, *arrays])[0]
-    if result.shape[:2] != (1, 1):
-        raise NotInteger("it resizes more than the image")
-    return _gathered(scope, node, x, result[0, 0].astype(np.int64))
-
-
 def pad(scope: Scope, node: Node) -> Value:
     """Pad of the image: zeros, or pixels of its own."""
     x = quantized_of(scope, node.inputs[0])
-    arrays = [_small_input(scope, name) if name else None for name in node.inputs[1:]]
+    arrays = [small_input(scope, name) if name else None for name in node.inputs[1:]]
     value = arrays[1] if len(arrays) > 1 and arrays[1] is not None else np.float32(node.attributes.get("value", 0))
     if np.any(value):
         raise NotInteger("it pads with something else than 0")
-    result = scope.run(node, [_indices(x) + 1, *arrays])[0]  # what is padded is 0
+    result = scope.run(node, [indices(x) + 1, *arrays])[0]  # what is padded is 0
     if result.shape[:2] != (1, 1):
         raise NotInteger("it pads more than the image")
-    return _gathered(scope, node, x, result[0, 0].astype(np.int64) - 1)
+    return gathered(scope, node, x, result[0, 0].astype(np.int64) - 1)
 
 
 _MOVERS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
