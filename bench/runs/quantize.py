@@ -106,9 +106,7 @@ def _isas(wanted: list[str] | None) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Measure and write the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench quantize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench quantize", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=tuple(quantize_tasks.TASKS), default=list(quantize_tasks.TASKS))
     parser.add_argument("--isa", nargs="+", help="instruction sets of ulp's kernels (default: the CPU's, and avx2)")
     parser.add_argument("--rounds", type=int, default=21)

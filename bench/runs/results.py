@@ -22,7 +22,7 @@ from .timing import Contestant, Samples, Summary, gmacs, speedup, summarise
 
 SCHEMA = 1
 DIRECTORY = ROOT / "bench" / "results"
-WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "onnx", "quantize", "cuda", "cuda_kernels")
+WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "onnx", "quantize", "stages", "cuda", "cuda_kernels")
 
 
 class SchemaError(ValueError):
