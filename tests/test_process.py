@@ -154,3 +154,35 @@ def test_no_columns_in_any_number_of_rows() -> None:
     """Takes no time per row."""
     rows = 2**40
     assert ulp.gemm(np.empty((rows, 0), np.uint8), ulp.pack(np.empty((0, 0), np.uint8), 1)).shape == (rows, 0)
+
+
+PROGRESS = """
+import os, signal, sys, threading, warnings
+import tqdm
+warnings.simplefilter("ignore")
+from ulp._progress import progress_bar
+sys.stderr.isatty = lambda: True
+stop = False
+def loop():
+    while not stop:
+        for _ in progress_bar(range(2), True, "count", "step"): pass
+threads = [threading.Thread(target=loop) for _ in range(4)]
+for thread in threads: thread.start()
+statuses = []
+for _ in range(100):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        for _ in progress_bar(range(2), True, "count", "step"): pass
+        os._exit(0)
+    statuses.append(os.waitpid(child, 0)[1])
+stop = True
+for thread in threads: thread.join()
+print(statuses == [0] * 100, statuses)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_children_forked_while_other_threads_show_progress() -> None:
+    pytest.importorskip("tqdm")
+    assert output_of(PROGRESS).startswith("True")
