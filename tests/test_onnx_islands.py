@@ -182,3 +182,24 @@ def test_the_length_of_a_sequence_is_given_by_shapes() -> None:
         network(x[:9])
     with pytest.raises(ulp.onnx.OnnxError, match="has a side of -1"):
         ulp.load(source, shapes={"x": (1, 4)})
+
+
+def test_functions_of_codes_between_floats_divide_no_island() -> None:
+    """An embedding of codes, whose floats a norm squares: without layers with weights, a plan would only divide the session."""
+    arrays = {"table": np.arange(40, dtype=np.uint8).reshape(10, 4), "s": np.float32(0.5), "z": np.uint8(7), "two": np.float32(2)}
+    nodes = [
+        node("Gather", "table ids", "codes"),
+        node("DequantizeLinear", "codes s z", "d"),
+        node("Unsqueeze", "d axes", "u"),
+        node("Pow", "u two", "squares"),
+        node("Softmax", "squares", "p"),
+        node("Softmax", "u", "q"),
+        node("Add", "p q", "y"),
+    ]
+    constants = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in {**arrays, "axes": np.array([2])}.items()]
+    source = model(nodes, {"ids": (INT64, ["N"])}, {"y": (FLOAT, None)}, *constants)
+    network = ulp.load(source, floats="onnxruntime")
+    assert len(network.stages) == 1
+    assert not any("could not be told" in row.why for row in network.layers)
+    ids = np.array([3, 1, 9])
+    np.testing.assert_allclose(network(ids), ulp.load(source, floats="numpy")(ids), rtol=1e-6)

@@ -28,7 +28,7 @@ from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
 from .operators import OPERATORS
-from .parts import Part, only_quantizes, without_floats
+from .parts import Part, is_elementwise, without_floats
 from .rules import quantizers
 from .scope import Scope
 from .stages import FloatStage, IntegerStage, Stage
@@ -289,10 +289,12 @@ class Builder:
         plans: dict[str, IntegerStage] = {}
         for part in scope.parts.values():
             names = tuple(name for name in part.results if name in needed)
-            layers = [node.name for node in part.graph.nodes]
+            # Of a part that begins with floats that hold codes, the graph has a quantizer that is no node of the model.
+            layers = [node.name for node in part.graph.nodes] + [node.name for node in scope.nodes_of(part, self.model)]
             try:
-                if names and self.compilation.islands and only_quantizes([part.results[name] for name in names]):
-                    self.wrong.update((name, "nothing computes with its codes") for name in layers)
+                if names and kept and self.compilation.islands and is_elementwise([part.results[name] for name in names]):
+                    # A plan would only divide what is around it.
+                    self.wrong.update((name, "no layer with weights reads its codes") for name in layers)
                 elif names:
                     plans[part.root] = self.stage(part, names)
             except ValueError as error:  # a case that no rule refuses

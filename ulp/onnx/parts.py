@@ -92,11 +92,7 @@ def without_floats(node: ir.Node) -> ir.Node | None:
     return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather, ir.Rearrange))), None)
 
 
-def only_quantizes(results: Sequence[ir.Node]) -> bool:
-    """Whether these are the part's input, quantized and moved: then a plan of its own would only divide what is around it."""
-    moves = (ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
-    ends = [end for result in results for end in _ends(result, moves)]
-    if not all(isinstance(end.op, ir.Quantize) for end in ends):
-        return False
-    starts = (start for end in ends for start in _ends(end.inputs[0], (*moves, ir.Clamp)))
-    return all(isinstance(start.op, ir.Input) for start in starts)
+def is_elementwise(results: Sequence[ir.Node]) -> bool:
+    """Whether these are the part's input, quantized, moved, and functions of one value each: no work worth a plan between floats."""
+    passes = (ir.Quantize, ir.Clamp, ir.Table, ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
+    return all(isinstance(start.op, ir.Input) for result in results for start in _ends(result, passes))

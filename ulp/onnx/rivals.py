@@ -21,7 +21,6 @@ from ulp.nn.compiled import CompiledNetwork
 from .build import Built
 from .islands import Maker
 from .model import Array, Node, OnnxError
-from .parts import Part
 from .stages import IntegerStage
 
 REASON = "onnxruntime is faster whole, measured at load"
@@ -54,15 +53,10 @@ def left_to_onnxruntime(built: Built, maker: Maker) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage in built.stages:
         if isinstance(stage, IntegerStage):
-            nodes = _nodes(maker.model.nodes, scope.parts[stage.source], built)
+            nodes = scope.nodes_of(scope.parts[stage.source], maker.model)
             if _may_be_integer(nodes) and _is_faster(stage, nodes, maker):
                 found.update((node.name, REASON) for node in nodes)
     return found
-
-
-def _nodes(nodes: Sequence[Node], part: Part, built: Built) -> list[Node]:
-    values = built.scope.values
-    return [node for node in nodes if any(name in values and values[name].part is part for name in node.outputs)]
 
 
 def _may_be_integer(nodes: Sequence[Node]) -> bool:

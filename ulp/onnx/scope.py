@@ -127,6 +127,10 @@ class Scope:
             self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
         return self.parts[root]
 
+    def nodes_of(self, part: Part, model: Model) -> list[Node]:
+        """The model's nodes of which a result lies in the part."""
+        return [node for node in model.nodes if any(name in self.values and self.values[name].part is part for name in node.outputs)]
+
     def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
         """A graph node for an ONNX node."""
         try:
