@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,12 +41,22 @@ struct PlanHolder {
     open().add(kind, std::move(step));
   }
 
-  void finalize(int64_t group, bool throughput, bool tune) {
+  // tuned: a callable, or None.
+  void finalize(int64_t group, bool throughput, bool tune, const py::object& tuned) {
     open();
     busy = true;
     try {
-      const WithoutGil release;
-      plan.finalize(group, throughput, tune);
+      std::optional<WithoutGil> released;
+      std::function<void()> report;
+      if (!tuned.is_none()) {
+        report = [&] {
+          released.reset();
+          tuned();
+          released.emplace();
+        };
+      }
+      released.emplace();
+      plan.finalize(group, throughput, tune, report);
     } catch (...) {
       busy = false;
       throw;
@@ -182,10 +193,10 @@ void bind_plan(py::module_& m) {
           py::arg("height"), py::arg("width"), py::arg("channels"))
       .def(
           "finalize",
-          [](PlanHolder& h, Object group, Object throughput, Object tune) {
-            h.finalize(int_of(group, "group"), flag_of(throughput, "throughput"), flag_of(tune, "tune"));
+          [](PlanHolder& h, Object group, Object throughput, Object tune, const py::object& tuned) {
+            h.finalize(int_of(group, "group"), flag_of(throughput, "throughput"), flag_of(tune, "tune"), tuned);
           },
-          py::arg("group"), py::arg("throughput"), py::arg("tune") = py::bool_(false))
+          py::arg("group"), py::arg("throughput"), py::arg("tune") = py::bool_(false), py::arg("tuned") = py::none())
       .def(
           "run", [](const PlanHolder& h, Object x, Object outputs) { return run(h, x, outputs, nullptr); }, py::arg("x"),
           py::arg("outputs") = py::none())

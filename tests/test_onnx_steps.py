@@ -110,6 +110,26 @@ def test_thresholds_of_one_channel_or_each() -> None:
         check(w, layer(w, joined, 8, 5), x)
 
 
+@pytest.mark.parametrize("layout", ["NCW", "NC", "NWC", ""])
+def test_thresholds_on_sequences(layout: str) -> None:
+    """(N, C, L), and rows (N, T, C), for which QONNX takes what says nothing."""
+    rows = layout in ("NWC", "")
+    w = Writer((12, 4) if rows else (4, 12), opset=13)
+    x = np.random.default_rng(0).standard_normal((3, *w.shape)).astype(np.float32)
+    codes = quant(w, "x", 0.25, 4, signed=1)
+    if rows:
+        y = w.add("MatMul", codes, quant(w, w.weights(4, 5), 0.125, 3, signed=1, narrow=1))
+    else:
+        y = w.add("Conv", codes, quantized_weights(w, 5, 4, 3), kernel_shape=[3], pads=[1, 1])
+    thresholds = w.constant(np.sort(w.rng.integers(-64, 64, (5, 7)) / 32, axis=1).astype(np.float32))
+    attributes = {"data_layout": layout} if layout else {}
+    codes = w.add("MultiThreshold", y, thresholds, domain="qonnx.custom_op.general", **attributes)
+    if rows:
+        check(w, w.add("MatMul", codes, quant(w, w.weights(5, 3), 0.125, 3, signed=1, narrow=1)), x)
+    else:
+        check(w, w.add("Conv", codes, quantized_weights(w, 3, 5, 1), kernel_shape=[1]), x)
+
+
 def test_thresholds_on_codes_and_on_floats() -> None:
     w, x = Writer((4, 8, 8), opset=13), images(3, 4, 8, 8)
     thresholds = w.constant(np.array([[-1, 0, 0.5]], np.float32))

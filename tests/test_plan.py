@@ -593,6 +593,27 @@ def test_a_plan_that_another_thread_finalizes_is_left_alone() -> None:
     assert {r.split(" by ")[0] for r in refused} <= {"the plan is being finalized", "the plan is finalized"}
 
 
+def test_tuning_reports_each_step_and_may_be_ended() -> None:
+    plan = _core.Plan()
+    branches(2)(plan)
+    count = 0
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def report() -> None:
+        nonlocal count
+        count += 1
+
+    with pytest.raises(KeyboardInterrupt):
+        plan.finalize(1, False, True, interrupt)
+    plan.finalize(1, False, True, report)
+    assert count == len(plan.steps())
+    shape = plan.steps()[0]["out_shape"]
+    x = np.ones((1, shape[2], *shape[:2]), F32)
+    assert_same(plan.run(x), expected(branches(2), x))
+
+
 def test_a_plan_keeps_its_weights() -> None:
     describe = branches(3)
     plan = native(describe)

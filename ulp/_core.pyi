@@ -4,6 +4,7 @@ Arrays that cross this border are numpy uint8 (unsigned codes) or int8 (two's co
 brought to one of the two by `ulp._validate` first. Strides are free.
 """
 
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import numpy as np
@@ -313,10 +314,11 @@ class Plan:
     def output(self, *, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
 
-    def finalize(self, group: int, throughput: bool, tune: bool = ...) -> None:
+    def finalize(self, group: int, throughput: bool, tune: bool = ..., tuned: Callable[[], object] | None = ...) -> None:
         """Lay out the buffers. group: images that go through the steps together; throughput: one group per thread, if there are several.
 
         tune: time the ways of each convolution on this CPU, with the threads of now (one with throughput), and keep the fastest.
+        tuned: called behind each step that was looked at; what it raises ends the tuning, and the plan stays open.
         """
 
     def run(self, x: npt.NDArray[Any], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:

@@ -72,7 +72,7 @@ void Plan::take_effect(PlannedStep& added) {
   macs_ += e.macs;
 }
 
-void Plan::finalize(int64_t group, bool throughput, bool tune) {
+void Plan::finalize(int64_t group, bool throughput, bool tune, const std::function<void()>& tuned) {
   check_open();
   if (!input_port_) refuse("the plan has no input");
   if (output_ports_.empty()) refuse("the plan has no output");
@@ -81,7 +81,7 @@ void Plan::finalize(int64_t group, bool throughput, bool tune) {
   group_ = group;
   throughput_ = throughput;
   if (tune) {
-    tune_steps();
+    tune_steps(tuned);
     arena_bytes_ = lay_out(tensors_, steps_, group);  // without the scratch of ways that lost
   }
   finalized_ = true;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,8 +49,8 @@ class Plan {
 
   // group: images that go through the steps together. throughput: where a call brings several groups they go to threads, instead of
   // each step's rows. tune: convolutions that can be computed in several ways are timed, on this CPU, for one image, with the threads of
-  // now (one with throughput).
-  void finalize(int64_t group, bool throughput, bool tune);
+  // now (one with throughput); `tuned` is called behind each step that was looked at, and what it throws ends the tuning.
+  void finalize(int64_t group, bool throughput, bool tune, const std::function<void()>& tuned = {});
 
   // What a caller must bring, once the plan is finalized.
   const Port& input_port() const { return *input_port_; }
@@ -68,7 +69,7 @@ class Plan {
   void check_open() const;
   int add_tensor(Tensor tensor);
   void take_effect(PlannedStep& added);
-  void tune_steps();
+  void tune_steps(const std::function<void()>& tuned);
   std::unique_ptr<AlignedBytes> new_arena() const;
   void run_group(const Context& context, int64_t* step_ns, InterruptChecks* interrupt) const;
 

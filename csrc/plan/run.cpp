@@ -44,7 +44,7 @@ std::unique_ptr<AlignedBytes> Plan::new_arena() const {
   return arena;
 }
 
-void Plan::tune_steps() {
+void Plan::tune_steps(const std::function<void()>& tuned) {
   const std::unique_ptr<AlignedBytes> arena = new_arena();
   const int threads = throughput_ ? 1 : num_threads();
   std::vector<AlignedBytes> results;
@@ -57,6 +57,7 @@ void Plan::tune_steps() {
   for (PlannedStep& s : steps_) {
     context.scratch = arena->data() + s.scratch;
     s.step->tune(context);
+    if (tuned) tuned();
   }
 }
 

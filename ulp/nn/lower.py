@@ -77,7 +77,7 @@ def lower(
     for slot, node in zip(outputs, graph.outputs, strict=True):
         lowering.plan.output(tensor=slot.tensor.find().id, nhwc=isinstance(node.op, ir.View) and node.op.channels_last)
         labels.append(Label("output", "Output"))
-    script.finalize(group, throughput, tune)
+    script.finalize(group, throughput, tune, progress)
     assert isinstance(graph.input.op, ir.Input)
     return Lowered(
         script, labels, graph.input.op.shape or graph.input.shape, [node.shape for node in graph.outputs], lowering.input_quantizer

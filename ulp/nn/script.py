@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ulp import _core
+from ulp._progress import progress_bar
 from ulp._validate import integer
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -55,10 +56,15 @@ class Script:
 
         return call
 
-    def finalize(self, group: int, throughput: bool, tune: bool) -> None:
-        """`_core.Plan.finalize`."""
+    def finalize(self, group: int, throughput: bool, tune: bool, progress: bool = False) -> None:
+        """`_core.Plan.finalize`. progress: show a bar while steps are tuned."""
         self.group, self.throughput = group, throughput
-        self.plan.finalize(group, throughput, tune)
+        if not (tune and progress):
+            self.plan.finalize(group, throughput, tune)
+            return
+        bar = iter(progress_bar(self.plan.steps(), progress, "tune", "step"))
+        self.plan.finalize(group, throughput, tune, lambda: next(bar, None))
+        next(bar, None)  # which ends it
 
     def has(self, name: str) -> bool:
         """Whether the plan has a step of this kind."""

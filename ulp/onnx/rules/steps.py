@@ -12,6 +12,7 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.curves import Function, through
 from ulp.nn.quantizer import Quantizer, Steps
+from ulp.onnx import views
 from ulp.onnx.model import Array, Node
 from ulp.onnx.operators.qonnx import rounding
 from ulp.onnx.parts import Value, comes_from_sums
@@ -98,9 +99,9 @@ def _averages(op: ir.WindowMean, channels: int) -> ir.Conv:
     return ir.Conv(ones, op.quantizer, (strides[0], strides[1]), (0, 0, 0, 0), (1, 1), channels)
 
 
-def codes_by_steps(scope: Scope, node: Node, quantizer: Quantizer) -> Value:
-    """The node's first input as codes of a quantizer with steps, or of signs."""
-    value = floats_of(scope, node.inputs[0])
+def codes_by_steps(scope: Scope, node: Node, quantizer: Quantizer, value: Value | None = None) -> Value:
+    """The value, else the node's first input, as codes of a quantizer with steps, or of signs."""
+    value = value or floats_of(scope, node.inputs[0])
     source = sums_of(scope, node, value)
     rows = 1 if quantizer.steps is None else len(quantizer.steps.bounds)
     if rows not in (1, ir.layout(source)[2]):
@@ -183,9 +184,18 @@ def _grid_of_thresholds(scope: Scope, node: Node) -> Quantizer:
 def multi_threshold(scope: Scope, node: Node) -> Value:
     """FINN's MultiThreshold: how many thresholds of its channel x reaches, times out_scale, plus out_bias."""
     quantizer = _grid_of_thresholds(scope, node)
-    x = floats_of(scope, node.inputs[0])
-    if node.attributes.get("data_layout", "") not in ("", "NCHW", "NC") and len(x.node.shape) != 1:
-        raise NotInteger(f"its data_layout is {node.attributes['data_layout']}")
+    x = floats_of(scope, node.inputs[0], viewed=True)
+    layout, sides = node.attributes.get("data_layout", ""), len(views.shape_of(x))
+    if sides == 2:  # QONNX takes them for rows unless told otherwise
+        rows = layout in ("", "NWC")
+        if not rows and layout not in ("NCW", "NCHW", "NC"):
+            raise NotInteger(f"its data_layout is {layout}")
+        image = replace(views.tokens(x) if rows else views.line(x), view=None)
+        made = codes_by_steps(scope, node, quantizer, image)
+        places = views.ordered(image.node.shape[0], math.prod(image.node.shape[1:]))
+        return replace(made, view=places.T if rows else places)
+    if layout not in ("", "NCHW", "NC") and sides != 1:
+        raise NotInteger(f"its data_layout is {layout}")
     return codes_by_steps(scope, node, quantizer)
 
 
