@@ -145,7 +145,7 @@ def _scalar(rng: random.Random, value: Any) -> Any:
     if type(value) is int and rng.random() < 0.7:
         return value + rng.choice([-2, -1, 1, 2])
     kinds: list[list[Any]] = [_INTS, _FLOATS, _OTHERS]
-    return rng.choice(rng.choice(kinds))
+    return copy.deepcopy(rng.choice(rng.choice(kinds)))  # or a later change would change what all attempts begin with
 
 
 def _nodes(value: Any) -> list[tuple[Any, Any]]:
