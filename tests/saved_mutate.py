@@ -393,12 +393,12 @@ def plan_calls(rng: random.Random) -> str:
             key = rng.choice(sorted(fields))
             fields[key] = _change_field(rng, fields[key])
     plan = _core.Plan()
-    elements = 0
+    elements = 0.0
     refused = 0
     for name, fields in calls:
         if name in ("codes", "floats"):
             sides = [fields.get(side) for side in ("height", "width", "channels")]
-            elements += int(np.prod([float(side) for side in sides if isinstance(side, (int, float)) and not isinstance(side, bool)]))
+            elements += float(np.prod([float(side) for side in sides if isinstance(side, (int, float)) and not isinstance(side, bool)]))
             if not 0 <= elements < MAX_MACS:
                 return "too large"
         try:
