@@ -80,7 +80,7 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
   if (view.cols != b.layout.k) throw Unfit("a and b differ in K");
   set_problem(call, view, b, a_bits, a_zero, b_zero);
   const Problem& p = call.problem;
-  const Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding};
+  const Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding, b.excess};
   call.kernel = &select_kernel(shape, kernel ? kernel->c_str() : nullptr);
 }
 

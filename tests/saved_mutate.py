@@ -145,7 +145,7 @@ def _scalar(rng: random.Random, value: Any) -> Any:
     if type(value) is int and rng.random() < 0.7:
         return value + rng.choice([-2, -1, 1, 2])
     kinds: list[list[Any]] = [_INTS, _FLOATS, _OTHERS]
-    return rng.choice(rng.choice(kinds))
+    return copy.deepcopy(rng.choice(rng.choice(kinds)))  # or a later change would change what all attempts begin with
 
 
 def _nodes(value: Any) -> list[tuple[Any, Any]]:
@@ -393,12 +393,12 @@ def plan_calls(rng: random.Random) -> str:
             key = rng.choice(sorted(fields))
             fields[key] = _change_field(rng, fields[key])
     plan = _core.Plan()
-    elements = 0
+    elements = 0.0
     refused = 0
     for name, fields in calls:
         if name in ("codes", "floats"):
             sides = [fields.get(side) for side in ("height", "width", "channels")]
-            elements += int(np.prod([float(side) for side in sides if isinstance(side, (int, float)) and not isinstance(side, bool)]))
+            elements += float(np.prod([float(side) for side in sides if isinstance(side, (int, float)) and not isinstance(side, bool)]))
             if not 0 <= elements < MAX_MACS:
                 return "too large"
         try:

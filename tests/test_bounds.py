@@ -74,6 +74,39 @@ def test_extremes_at_local_accumulation_edges(kernel: ulp.Kernel, a_bits: int) -
                     raise AssertionError(f"{c.dtype} and {expected.dtype}")
 
 
+WIDE_PAIRS = [(8, 8), (7, 8), (8, 7), (7, 7), (6, 8), (8, 6)]
+
+
+@pytest.mark.parametrize("pair", WIDE_PAIRS, ids=str)
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if set(WIDE_PAIRS) & kernel.pairs], ids=str)
+def test_weights_at_the_edge_of_a_lane(kernel: ulp.Kernel, pair: tuple[int, int]) -> None:
+    """Weights whose positive or negative ones sum up to what a 16-bit lane takes of the largest codes, and one more or less, in all the
+    places of one or two steps of four k; 65 rows and 41 columns, some columns without any, K with and without a tail."""
+    if pair not in kernel.pairs:
+        return
+    low, high = interval(pair[1], True)
+    most = 32767 // (2 ** pair[0] - 1)
+    lanes = []
+    for total in (most - 1, most, most + 1, 4 * high):
+        for count in (2, 3, 4):
+            part = min(total // count, high)
+            lanes += [[min(total - part * (count - 1), high)] + [part] * (count - 1) + [0] * (4 - count)]
+            lanes += [[max(-total + part * (count - 1), low)] + [-part] * (count - 1) + [0] * (4 - count)]
+    lanes += [[high, high, low, low], [low, high, low, high], [low] * 4, [low, 0, 0, -1]]
+    rng = np.random.default_rng(0)
+    for steps, depth in itertools.product((1, 2), (8 * len(lanes), 8 * len(lanes) - 3)):
+        b = np.zeros((len(lanes), 8, 41), np.int8)
+        places = [0, 1, 4, 5] if steps == 2 else [2, 3, 6, 7]
+        for column in range(39):
+            for lane, values in enumerate(lanes):
+                b[lane, places, column] = rng.permutation(values) if column else values
+        weights = b.reshape(-1, 41)[:depth]
+        a = np.full((65, depth), 2 ** pair[0] - 1, np.uint8)
+        a[::3] = rng.integers(0, 2 ** pair[0], (22, depth))
+        c = ulp.gemm(a, ulp.pack(weights, pair[1]), bits=pair, kernel=kernel.name)
+        assert_exact(c, a.astype(np.int64) @ weights.astype(np.int64), f"{kernel} bits={pair} K={depth}")
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_extremes_far_past_any_accumulator(kernel: ulp.Kernel) -> None:
     """A K of 70,003 overflows every 16-bit accumulator that is not spilled, at the pairs whose lengths are longest and shortest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import time
@@ -663,6 +664,17 @@ def test_attributes_of_onnxruntimes_operators(op_type: str, inputs: str, attribu
     wrong = helper.make_node(op_type, inputs.split(), ["y"], domain="com.microsoft", **attributes)
     constants = numpy_helper.from_array(np.float32(0.5), "s"), numpy_helper.from_array(np.uint8(3), "z"), tensor("w", 4, 4)
     refused(make([wrong], *constants), "expected")
+
+
+@pytest.mark.parametrize(
+    "parameters", [(0.5, 0, 8, 1e38), (0.5, 0, 8, 2000), (1e-45, 0, 8, 4), (0.5, 0, 1, 8, 1e38, 4), (1e-45, 0, 8, 1e38, 4)]
+)
+def test_parameters_of_trunc(parameters: tuple[float, ...]) -> None:
+    names = [f"p{i}" for i in range(len(parameters))]
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in zip(names, parameters, strict=True)]
+    wrong = helper.make_node("Trunc", ["x", *names], ["y"], domain="onnx.brevitas", rounding_mode="FLOOR")
+    with contextlib.suppress(OnnxError):
+        run(make([wrong], *constants), "numpy", {})
 
 
 def test_outputs_that_are_wanted_alone_do_not_hide_mistakes() -> None:

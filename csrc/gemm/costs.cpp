@@ -1,5 +1,6 @@
 #include "costs.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
@@ -127,6 +128,42 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
   return 1e-15 * fs * static_cast<double>(s.n) * static_cast<double>(s.k);
 }
 
+// Kernels that were not measured yet: the time of another one times a factor.
+struct ModelledCost {
+  const char* kernel;
+  const char* like;
+  double (*factor)(const Shape& shape);
+};
+
+// trim to mul16 (bench/NOTES.md): 2.5 or 3 vector operations for 4. Then by the weights' excess, which is multiplied beside: per lane that
+// has some, per column, and what is done once for all rows.
+double trim_factor(const Shape& s) {
+  const int bits = s.a.bits + s.b.bits;
+  const double m = static_cast<double>(std::max<int64_t>(s.m, 1)), k = static_cast<double>(std::max<int64_t>(s.k, 1));
+  if (bits < 15) return 0.66 + 1 / m;
+  if (bits == 15) return 0.66 + 1.2 * s.excess.two_steps + 20 / k + (10 + 240 * s.excess.two_steps) / m;
+  return 0.8 + 1.8 * s.excess.one_step + 40 / k + (10 + 260 * s.excess.one_step) / m;
+}
+
+constexpr ModelledCost kModelledCosts[] = {
+    {"trim_avx2_2x32", "mul16_avx2_3x32", trim_factor},
+};
+
+// Of a kernel that is among them: the factor, and the other kernel.
+struct Model {
+  double (*factor)(const Shape& shape) = nullptr;
+  const Kernel* like = nullptr;
+};
+
+const Model& model_of(const Kernel& kernel) {
+  static const auto& models = *new std::vector<Model>([] {  // never destroyed, as above
+    std::vector<Model> found(kernel_table().size);
+    for (const ModelledCost& cost : kModelledCosts) found[row_of(find_kernel(cost.kernel))] = {cost.factor, &find_kernel(cost.like)};
+    return found;
+  }());
+  return models[row_of(kernel)];
+}
+
 // Measured on this kind of CPU, or on another that has its instructions.
 Basis basis_here() { return cpu_core().model == (is_fitted() ? "sapphire-rapids" : "zen3") ? Basis::measured : Basis::modelled; }
 
@@ -191,7 +228,11 @@ Estimate Estimator::operator()(const Kernel& kernel) const {
     }
   }
 #if defined(ULP_X86)
-  const double seconds = is_fitted() ? predict_fitted(kernel, shape_) : predict(kernel, shape_);
+  double seconds = is_fitted() ? predict_fitted(kernel, shape_) : predict(kernel, shape_);
+  if (const Model& model = model_of(kernel); model.like && std::isnan(seconds)) {
+    seconds = is_fitted() ? predict_fitted(*model.like, shape_) : predict(*model.like, shape_);
+    return {seconds * model.factor(shape_), Basis::modelled};
+  }
 #else
   const double seconds = predict(kernel, shape_);
 #endif

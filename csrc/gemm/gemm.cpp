@@ -16,6 +16,9 @@ namespace {
 // The rows of packed A that are kept in the second-level cache while all panels of B pass by.
 constexpr int64_t kABlockBytes = 192 * 1024;
 
+// At least so many rows, or what a kernel does once per block for a panel's excess costs as much as it saves.
+constexpr int64_t kExcessBlockRows = 512;
+
 // The most multiply-accumulates of a task, where it has rows enough.
 constexpr int64_t kTaskMacs = int64_t{1} << 33;
 
@@ -41,7 +44,8 @@ struct Job {
     // Between tasks the caller may be interrupted: none takes longer than some tenths of a second.
     row_parts = std::clamp<int64_t>(ceil_div(m * n * k / panel_parts, kTaskMacs), row_parts, std::max<int64_t>(m / 48, row_parts));
     const int64_t task_rows = ceil_div(m, row_parts);
-    const int64_t fit = std::max<int64_t>(kABlockBytes / std::max<int64_t>(a_row_bytes, 1), 4 * kernel.mr);
+    const int64_t min_rows = at.find_excess ? kExcessBlockRows : 4 * kernel.mr;
+    const int64_t fit = std::max<int64_t>(kABlockBytes / std::max<int64_t>(a_row_bytes, 1), min_rows);
     mc = round_up(ceil_div(task_rows, ceil_div(task_rows, std::min(fit, task_rows))), at.row_group);
   }
 };

@@ -82,6 +82,24 @@ static inline const uint8_t* bitpacked_unit(const BitpackedSlice& s, int64_t kb,
   return s.data + q * s.panel_stride + ((s.k_block + kb) * width + u % kPanelUnits) * s.unit_bytes;
 }
 
+// Rows of A whose codes for one k lie side by side in its transpose:  | rows 0 .. 63: k0 k1 .. | rows 64 .. 127: k0 k1 .. | ..
+inline constexpr int kExcessRows = 64;
+
+// What a kernel's `expand` takes off the weights of one panel because its narrow sums could not hold them: few entries per column, over all
+// of K. They are multiplied beside, from A's transpose.
+struct Excess {
+  int32_t* entries;  // of column c from c * capacity on, in the kernel's order; with a value of 0 where it leaves gaps
+  int64_t capacity;  // of a column: capacity_of(K)
+  int count[kPanelCols];
+
+  // At most three of the four weights in a lane have an entry, and a gap may follow each. Not a power of two apart, or columns would
+  // share cache sets.
+  static int64_t capacity_of(int64_t k32) { return 2 * k32 + 16; }
+  static int32_t entry(int64_t k, int8_t value) { return static_cast<int32_t>(k * 256 + static_cast<uint8_t>(value)); }
+  static int64_t k(int32_t entry) { return entry >> 8; }
+  static int value(int32_t entry) { return static_cast<int8_t>(entry & 0xFF); }
+};
+
 // A kernel at one bit pair.
 struct KernelAtBits {
   int centre_a = 0;
@@ -106,6 +124,13 @@ struct KernelAtBits {
   void (*pack_a)(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) = nullptr;
   void (*expand)(const BitpackedSlice& slice, uint8_t* panel) = nullptr;
   void (*run)(const Tile& tile) = nullptr;
+  // For kernels whose panels leave parts of weights out (nr 32, strided rows, A as codes). find_excess: of all of K; false where there is
+  // nothing. transpose: of `rows` rows of k32 codes, k32 a multiple of 32; written are rows up to
+  // a multiple of kExcessRows. start_with: as `run`, with the excess times A for acc; of the tile, a and b do not count, k is that of the
+  // transpose, and rows is any number.
+  bool (*find_excess)(const BitpackedSlice& slice, Excess& excess) = nullptr;
+  void (*transpose)(const uint8_t* codes, int64_t stride, int64_t rows, int64_t k32, uint8_t* out) = nullptr;
+  void (*start_with)(const Excess& excess, const uint8_t* transposed, const Tile& tile) = nullptr;
 };
 
 struct Kernel {

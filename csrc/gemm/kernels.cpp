@@ -16,6 +16,7 @@ namespace ulp {
 ULP_KERNEL(mul8_scalar)
 #if defined(ULP_X86)
 ULP_KERNEL(mul8_avx2)
+ULP_KERNEL(trim_avx2)
 ULP_KERNEL(mul16_avx2)
 ULP_KERNEL(stream_avx2)
 ULP_KERNEL(lutstream_avx2)
@@ -63,6 +64,7 @@ const Kernel kKernels[] = {
     {"ulppack_p1_avx2_3x32", "ulppack_p1", Isa::avx2, 3, 32, ulppack_p1_avx2::supports, ulppack_p1_avx2::bind},
     {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
     {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},
+    {"trim_avx2_2x32", "trim", Isa::avx2, 2, 32, trim_avx2::supports, trim_avx2::bind},
     {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
 #elif defined(ULP_ARM64)
     {"rowpair_i8mm_12x32", "rowpair", Isa::i8mm, 12, 32, rowpair_i8mm::supports, rowpair_i8mm::bind},

@@ -19,8 +19,9 @@ MatrixRows::MatrixRows(const MatrixView& a, Encoding encoding, const PanelLoop& 
       row_bytes_(loop.weights().k_blocks() * kernel_.a_bytes),
       in_place_(!kernel_.pack_a && !encoding.is_signed && kernel_.centre_a == 0 && a.col_stride == 1 && a.cols % kUnitK == 0) {
   scratch.lay_out(scratch_array(packed_, in_place_ ? 0 : max_rows * row_bytes_),
-                  scratch_array(codes_, kernel_.pack_a ? kEncodeRows * padded_k_ : 0), scratch_array(terms_, max_rows),
-                  scratch_array(sums_, max_rows));
+                  scratch_array(codes_, kernel_.pack_a ? kEncodeRows * padded_k_ : 0),
+                  scratch_array(transposed_, kernel_.transpose ? padded_k_ * round_up(max_rows, kExcessRows) : 0),
+                  scratch_array(terms_, max_rows), scratch_array(sums_, max_rows));
 }
 
 void MatrixRows::pack(Range block) {
@@ -32,6 +33,10 @@ void MatrixRows::pack(Range block) {
   } else {
     rows_ = {packed_, row_bytes_};
     for (int64_t i = 0; i < count; i += kEncodeRows) encode(i, std::min<int64_t>(kEncodeRows, count - i));
+  }
+  if (kernel_.transpose) {
+    kernel_.transpose(rows_.data, rows_.stride, count, padded_k_, transposed_);
+    rows_.transposed = transposed_;
   }
 }
 

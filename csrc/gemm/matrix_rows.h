@@ -31,8 +31,9 @@ class MatrixRows final : public RowSource {
   Rows rows_;
   uint8_t* packed_ = nullptr;
   uint8_t* codes_ = nullptr;
-  int32_t* terms_ = nullptr;  // s_a * t_b0 * X_a[m], or zeros
-  uint32_t* sums_ = nullptr;  // s_a * X_a[m], where there are row sums
+  uint8_t* transposed_ = nullptr;  // the codes, k by k, where the kernel has an excess
+  int32_t* terms_ = nullptr;       // s_a * t_b0 * X_a[m], or zeros
+  uint32_t* sums_ = nullptr;       // s_a * X_a[m], where there are row sums
 };
 
 }  // namespace ulp

@@ -54,8 +54,7 @@ Columns PanelLoop::columns(int64_t panel) const {
   return {n0, cols, static_cast<int>(ceil_div(cols, kUnitCols))};
 }
 
-// One K-block of some columns as the kernel reads it: expanded into `memory`, or where it lies.
-const uint8_t* PanelLoop::expand(const Columns& columns, Range k_block, uint8_t* memory) const {
+BitpackedSlice PanelLoop::slice(const Columns& columns, Range k_block) const {
   const BitpackedLayout& layout = weights();
   const int64_t first = columns.n0 / kPanelCols;
   BitpackedSlice slice;
@@ -66,6 +65,12 @@ const uint8_t* PanelLoop::expand(const Columns& columns, Range k_block, uint8_t*
   slice.units = columns.units;
   slice.k_block = k_block.begin;
   slice.k_blocks = k_block.size();
+  return slice;
+}
+
+// One K-block of some columns as the kernel reads it: expanded into `memory`, or where it lies.
+const uint8_t* PanelLoop::expand(const Columns& columns, Range k_block, uint8_t* memory) const {
+  const BitpackedSlice slice = this->slice(columns, k_block);
   if (!kernel_.expand) return bitpacked_unit(slice, 0, 0);
   kernel_.expand(slice, memory);
   if (used_bytes_ > 0) {
@@ -86,12 +91,13 @@ void PanelLoop::run(const RowSource& source, Range panels, const Sink& sink) con
   Work work{source, sink, Tiles(source.count, mr_, kernel_.row_group)};
   work.unit_bytes = panel_group_ * kPanelUnits * kernel_.panel_bytes;  // also where N is narrower: a kernel may expand whole vectors
   work.put_rows = together > 1 ? source.count + mr_ : std::max<int64_t>(sums / max_width / mr_, 1) * mr_;
-  work.keeps_sums = !gathers && k_blocks_ > 1;
+  work.keeps_sums = !gathers && (k_blocks_ > 1 || kernel_.find_excess);
   work.ld = together * max_width;
   thread_local Scratch scratch;
   scratch.lay_out(scratch_array(work.panel, (gathers ? weights().k_blocks() : kc_) * work.unit_bytes),
                   scratch_array(work.sums, (work.keeps_sums || together > 1 ? source.count : work.put_rows) * work.ld),
-                  scratch_array(work.col, max_width));
+                  scratch_array(work.col, max_width),
+                  scratch_array(work.excess, kernel_.find_excess ? kPanelCols * Excess::capacity_of(weights().k_blocks() * kUnitK) : 0));
   for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
     const int64_t i = (panel - panels.begin) % together;
     const Columns columns = this->columns(panel);
@@ -116,12 +122,13 @@ void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
   for (Range block{0, 0}; block.end < source.count;) {
     block = {block.end, std::min(block.end + block_rows, source.count)};
     const Rows rows = source.rows(block);
+    const bool started = kernel_.find_excess && start_with_excess(columns, rows, work, t);
     for (int64_t i = 0; i < k_blocks_; ++i) {
       const Range k = k_block(i);
       uint8_t* place = work.panel + (gathers ? k.begin * work.unit_bytes : 0);
       t.b = gathers && block.begin > 0 ? place : expand(columns, k, place);
       t.k = std::min(weights().k - k.begin * kUnitK, k.size() * kUnitK);
-      t.accumulate = i > 0;
+      t.accumulate = i > 0 || started;
       Gather gather{};
       if (gathers) {
         const std::vector<Run>& runs = (*source.blocks)[static_cast<size_t>(i)].runs;
@@ -137,13 +144,29 @@ void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
   }
 }
 
+// The excess of the panel times all rows, before the first K-block, which then adds to it. False where there is none.
+bool PanelLoop::start_with_excess(const Columns& columns, const Rows& rows, const Work& work, Tile t) const {
+  Excess excess;
+  excess.entries = work.excess;
+  excess.capacity = Excess::capacity_of(weights().k_blocks() * kUnitK);
+  if (!kernel_.find_excess(slice(columns, {0, weights().k_blocks()}), excess)) return false;
+  const bool plain = work.plain(columns, zero_points_);
+  t.rows = static_cast<int>(work.source.count);
+  t.k = weights().k_blocks() * kUnitK;
+  t.row = rows.terms;
+  t.ldc = plain ? work.sink.plain_stride : work.ld;
+  t.c = plain ? work.sink.plain + work.source.first * t.ldc + columns.n0 : work.sums + columns.n0 - work.n0;
+  kernel_.start_with(excess, rows.transposed, t);
+  return true;
+}
+
 // All tiles of a block of rows along one K-block; after the last one, their sums go to the sink. `t` has what they share.
 void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles,
                           Tile& t) const {
   const Sink& sink = work.sink;
   const int64_t m0 = work.source.first + block.begin;
   // Whole tiles of plain sums go straight to their place, the others to the sink, some rows at a time.
-  const bool plain = sink.plain && !zero_points_.t_b_varies && columns.cols == columns.width();
+  const bool plain = work.plain(columns, zero_points_);
   t.ldc = plain ? sink.plain_stride : work.ld;
   const uint8_t* a = t.a;
   int64_t waiting = 0;  // from which row on finished sums wait

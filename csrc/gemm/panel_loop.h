@@ -26,6 +26,7 @@ struct Rows {
   const uint8_t* data = nullptr;  // row i lies at data + i * stride
   int64_t stride = 0;
   const uint8_t* const* gathered = nullptr;  // where not nullptr, instead: row i starts at gathered[i]
+  const uint8_t* transposed = nullptr;       // all rows, as KernelAtBits::transpose leaves them
   const int32_t* terms = nullptr;            // row term of each; nullptr: zeros (gathered rows only)
   const uint32_t* sums = nullptr;            // s_a * X_a of each, where t_b varies by column
 };
@@ -97,11 +98,17 @@ class PanelLoop {
     uint8_t* panel = nullptr;  // of one K-block; of all where rows are gathered, since several blocks of rows pass by
     int32_t* sums = nullptr;
     int32_t* col = nullptr;
+    int32_t* excess = nullptr;  // entries, where the kernel has an excess
+
+    // Where whole tiles of these columns go straight to the sink's place.
+    bool plain(const Columns& columns, const ZeroPoints& z) const { return sink.plain && !z.t_b_varies && columns.cols == columns.width(); }
   };
 
   Columns columns(int64_t panel) const;
+  BitpackedSlice slice(const Columns& columns, Range k_block) const;
   const uint8_t* expand(const Columns& columns, Range k_block, uint8_t* memory) const;
   void run_panel(const Columns& columns, const Work& work) const;
+  bool start_with_excess(const Columns& columns, const Rows& rows, const Work& work, Tile t) const;
   void run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles, Tile& t) const;
   void put(const SumBlock& block, const uint32_t* row_sums, const Sink& sink) const;
 

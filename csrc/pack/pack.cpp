@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace ulp {
@@ -68,6 +69,40 @@ void for_each_unit(const BitpackedLayout& layout, Body body) {
 
 // Where the code of local column c and local k lies in the eight vectors.
 constexpr int unit_index(int c, int k) { return (k / 4) * kVector + c * 4 + k % 4; }
+
+// Counts LaneExcess over units of codes.
+class ExcessCount {
+ public:
+  explicit ExcessCount(int bits) : bits_(bits) {}
+
+  void add(const uint8_t codes[kUnitCodes]) {
+    if (bits_ < 7) return;
+    const int limit = bits_ == 8 ? 258 : 128;
+    for (int j = 0; j < 8; j += 2) {
+      for (int i = 0; i < kVector; i += 2) {
+        int positive = 0, negative = 0;
+        for (const uint8_t* step : {codes + j * kVector + i, codes + (j + 1) * kVector + i}) {
+          const int x = step[0] - (1 << (bits_ - 1)), y = step[1] - (1 << (bits_ - 1));
+          one_step_ += std::abs(x + y) > 128;
+          positive += std::max(x, 0) + std::max(y, 0);
+          negative += std::min(x, 0) + std::min(y, 0);
+        }
+        two_steps_ += positive > limit || negative < -limit;
+      }
+    }
+    lanes_ += 4 * kVector / 2;
+  }
+
+  LaneExcess share() const {
+    if (lanes_ == 0) return {};
+    return {static_cast<double>(one_step_) / static_cast<double>(2 * lanes_),
+            static_cast<double>(two_steps_) / static_cast<double>(lanes_)};
+  }
+
+ private:
+  int bits_;
+  int64_t one_step_ = 0, two_steps_ = 0, lanes_ = 0;
+};
 
 PackedMatrix empty_like(BitpackedLayout layout, Encoding e) {
   PackedMatrix m;
@@ -148,6 +183,7 @@ void decode_unit(const uint8_t* bitpacked, int bits, uint8_t codes[kUnitCodes]) 
 
 PackedMatrix pack(const MatrixView& b, Encoding e) {
   PackedMatrix m = empty_like({b.rows, b.cols, e.bits}, e);
+  ExcessCount excess(e.bits);
   for_each_unit(m.layout, [&](int64_t offset, int64_t n0, int64_t k0) {
     uint8_t codes[kUnitCodes] = {};
     const int cols = static_cast<int>(std::min<int64_t>(kUnitCols, b.cols - n0));
@@ -160,12 +196,15 @@ PackedMatrix pack(const MatrixView& b, Encoding e) {
       }
     }
     encode_unit(codes, e.bits, m.data.data() + offset);
+    excess.add(codes);
   });
+  m.excess = excess.share();
   return m;
 }
 
 PackedMatrix repack(const uint8_t* data, BitpackedLayout layout, Encoding e) {
   PackedMatrix m = empty_like(layout, e);
+  ExcessCount excess(e.bits);
   for_each_unit(layout, [&](int64_t offset, int64_t n0, int64_t k0) {
     uint8_t codes[kUnitCodes];
     decode_unit(data + offset, e.bits, codes);
@@ -180,7 +219,9 @@ PackedMatrix repack(const uint8_t* data, BitpackedLayout layout, Encoding e) {
       }
     }
     encode_unit(codes, e.bits, m.data.data() + offset);
+    excess.add(codes);
   });
+  m.excess = excess.share();
   return m;
 }
 

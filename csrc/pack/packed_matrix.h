@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bits.h"
+#include "lane_excess.h"
 #include "layout.h"
 
 namespace ulp {
@@ -32,6 +33,7 @@ struct PackedMatrix {
   BitpackedLayout layout;
   Encoding encoding{1, false};
   AlignedBytes data;
+  LaneExcess excess;
   std::vector<uint32_t> code_sums;  // sum over k of the codes modulo 2^32, one per column
 
   // Sum over k of the values of a column, modulo 2^32.

@@ -56,7 +56,7 @@ struct LinearStep final : Step {
   }
 
   void choose_kernel(int64_t images, int a_bits) {
-    const Shape shape{images, weights->layout.n, weights->layout.k, {a_bits, false}, weights->encoding};
+    const Shape shape{images, weights->layout.n, weights->layout.k, {a_bits, false}, weights->encoding, weights->excess};
     kernel = &select_kernel(shape, requested.empty() ? nullptr : requested.c_str());
   }
 

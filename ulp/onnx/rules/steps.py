@@ -119,16 +119,20 @@ def truncated(scope: Scope, node: Node, reach: tuple[float, float] | None = None
     scale, zero, in_bits, fifth = parameters[:4]
     if zero:
         raise NotInteger(f"its zero point is {zero:g}")
-    if not (scale > 0 and 1 <= in_bits <= 32 and fifth > 0):
+    with np.errstate(all="ignore"):
+        shift = np.log2(np.float32(fifth) / np.float32(scale)) if len(parameters) > 4 else np.float32(in_bits - fifth)
+    if not (scale > 0 and 1 <= in_bits <= 32 and fifth > 0 and abs(shift) <= 64):
         raise NotInteger(f"its scales {scale:g} and {fifth:g} or its bit width {in_bits:g} are out of range")
     if len(parameters) > 4:
-        steps = 2.0 ** round(math.log2(np.float32(fifth) / np.float32(scale)))
+        steps = 2.0 ** round(float(shift))
         low, high = interval_of(node, parameters[4], 0, mode)
         out_scale = fifth
     else:
         steps = 2.0 ** (in_bits - fifth)
         # Nothing is clamped, and whether the input is signed, only the input says.
         ends = (-(2 ** (in_bits - 1)), 2**in_bits - 1) if reach is None else (np.rint(reach[0] / scale), np.rint(reach[1] / scale))
+        if not all(map(math.isfinite, ends)):
+            raise NotInteger(f"its scale {scale:g} is out of range")
         low, high = (int(rounding(mode)(np.float64(end / steps))) for end in ends)
         out_scale = scale
     if high - low > 255 or not low <= 0 <= high:
