@@ -7,6 +7,7 @@ import importlib
 import io
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,25 @@ Module: Any = nn.Module
 
 # These libraries, and torch about itself, warn of what they will change.
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _translations() -> Iterator[None]:
+    """torch compiles its translations anew for every export, which takes longer than the small models here."""
+    importlib.import_module("torch.ao.quantization.fx._decomposed")  # its operators have translations, too
+    registration = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    original, made = registration.from_torchlib, {}
+
+    def from_torchlib(opset_version: int) -> Any:
+        if opset_version not in made:
+            made[opset_version] = original(opset_version)
+        registry = copy.copy(made[opset_version])
+        registry.functions = {operator: list(metas) for operator, metas in registry.functions.items()}
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "from_torchlib", staticmethod(from_torchlib))
+        yield
 
 
 def _random(*shape: int, seed: int = 0) -> Any:
@@ -257,8 +277,8 @@ def test_torch_exports_converted_models() -> None:
     """torch.onnx.export writes them by itself, and from torch.export's programs; all kinds of layers."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        *(nn.Conv2d(2, 6, 3, padding="same", padding_mode="circular"), nn.ReLU(), nn.Conv2d(6, 6, 2, padding="same", groups=3)),
-        *(nn.Tanh(), nn.Flatten(), nn.Linear(6 * 25, 7), nn.Linear(7, 3)),
+        *(nn.Conv2d(2, 6, 3, padding="same", padding_mode="circular"), nn.Conv2d(6, 6, 2, padding="same", groups=3)),
+        *(nn.Flatten(), nn.Linear(6 * 25, 7)),
     )
     x = _random(4, 2, 5, 5) - 0.5
     cases = ({"bits": 3}, {"bits": 1, "act_bits": 5, "act_asymmetric": True})
@@ -321,28 +341,42 @@ def test_torch_ao() -> None:
     assert _as_the_model(quantize_fx.convert_fx(traced), _X, tolerance=0.02).integer
 
 
-def test_pt2e_and_torchao() -> None:
-    pt2e = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
-    x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
-    graph = torch.export.export(model, (_X,), dynamic_shapes=({0: torch.export.Dim.AUTO},)).module()
-    quantizer = x86.X86InductorQuantizer()
-    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    prepared = pt2e.prepare_pt2e(graph, quantizer)
-    prepared(_X)
-    quantized = pt2e.convert_pt2e(prepared)
-    with torch.no_grad():
-        expected = quantized(4 * _X)  # beyond the calibrated range: codes end at 127, not at the type's 255
-    network = ulp.compile(quantized, _X, progress=False)
-    assert float((network(4 * _X) - expected).abs().max()) <= 0.02 * float(expected.abs().max())
-    assert [row.integer for row in network.layers if row.op_type == "Conv"] == [True, True]
+class _Pt2e(Module):
+    """A convolution as pt2e leaves it: codes up to 127 of a type that goes to 255."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.randint(-8, 8, (4, 1, 3, 3), dtype=torch.int8)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", torch.rand(4) + 0.1)
+        self.register_buffer("zeros", torch.zeros(4, dtype=torch.int64))
+
+    def forward(self, x: Any) -> Any:
+        ops = torch.ops.quantized_decomposed
+        codes = ops.quantize_per_tensor(x, 0.01, 3, 0, 127, torch.uint8)
+        weight = ops.dequantize_per_channel(self.weight, self.scales, self.zeros, 0, -8, 7, torch.int8)
+        y = nn.functional.conv2d(ops.dequantize_per_tensor(codes, 0.01, 3, 0, 127, torch.uint8), weight)
+        codes = ops.quantize_per_tensor(y, 0.3, 60, 0, 127, torch.uint8)
+        return ops.dequantize_per_tensor(codes, 0.3, 60, 0, 127, torch.uint8)
+
+
+def test_pt2e() -> None:
+    torch.manual_seed(0)
+    program = torch.export.export(_Pt2e(), (_X,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    network = ulp.compile(program, _X, progress=False)
+    assert network.integer
+    x = 4 * _X - 1  # beyond the range of the codes
+    with torch.no_grad():
+        expected = program.module()(x)
+    assert ((network(x) - expected).abs() > 0.01).float().mean() < 0.01  # a code falls to its neighbour where sums in float32 round
+
+
+def test_torchao() -> None:
     quantization = pytest.importorskip("torchao.quantization")
-    linear = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    linear = nn.Sequential(nn.Linear(16, 4)).eval()
     quantization.quantize_(linear, quantization.Int8DynamicActivationInt8WeightConfig())
     network = _as_the_model(linear, _random(4, 16))
-    assert [row.integer for row in network.layers if row.op_type == "MatMulInteger"] == [True, True]
+    assert [row.integer for row in network.layers if row.op_type == "MatMulInteger"] == [True]
 
 
 # Other sources, one verb.
@@ -413,7 +447,7 @@ def test_torch_compile() -> None:
     low = _low(nn.Sequential(nn.Linear(8, 4)))
     fast = torch.compile(low, backend="ulp")
     with torch.inference_mode():
-        for batch in (4, 7, 9):  # from the second on, the batch is a symbol
+        for batch in (4, 7):  # from the second on, the batch is a symbol
             x = _random(batch, 8, seed=batch)
             torch.testing.assert_close(fast(x), low(x))
         # Other weights in the same module are not missed.
