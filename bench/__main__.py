@@ -173,10 +173,11 @@ def _report(args: argparse.Namespace) -> int:
 
     directory = args.results or results.DIRECTORY
     readme, performance = args.readme or ROOT / "README.md", args.performance or ROOT / documents.PERFORMANCE
+    choosing = ROOT / documents.CHOOSING if args.readme is None else None
     path = directory / modelled.PRODUCTS.name
     sources = documents.Sources(results.load_all(directory), modelled.load(path) if path.exists() else None)
     if args.check:
-        outdated = documents.outdated(readme, performance, sources)
+        outdated = documents.outdated(readme, performance, sources, choosing)
         for path in outdated:
             print(f"{path.name} does not say what the results say: python -m bench report", file=sys.stderr)
         return 1 if outdated else 0
@@ -186,7 +187,7 @@ def _report(args: argparse.Namespace) -> int:
         for path in plots.draw(sources.results, directory / "plots"):
             print(f"drew {path.name}")
     (directory / documents.FULL_REPORT).write_text(documents.full_report(sources), encoding="utf-8")
-    changed = documents.write(readme, performance, sources)
+    changed = documents.write(readme, performance, sources, choosing)
     for path in (readme, performance):
         print(f"{path.name} " + ("updated" if path in changed else "was up to date"))
     return 0

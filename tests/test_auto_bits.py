@@ -26,6 +26,7 @@ from ulp.quantize.program import LayerOptions, Option, Quantity, dominated, solv
 from ulp.quantize.sensitivity import sensitivities  # noqa: E402
 
 PAIRS = (Bits(8, 8), Bits(4, 8), Bits(4, 4), Bits(2, 2))
+QUICK: dict[str, Any] = {"pairs": PAIRS, "rounding": "nearest", "bias_correction": False, "progress": False}
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +199,7 @@ def two_readers() -> Any:
 def test_bytes_are_kept_and_no_uniform_network_within_them_is_better(make: Any) -> None:
     network = FloatNetwork(make(), images(48), progress=False)
     most = network.quantized({layer.name: Bits(4, 8) for layer in network.layers}).load(progress=False).nbytes
-    quantized = auto(network, Budget(max_bytes=most), pairs=PAIRS, target="baseline", progress=False)
+    quantized = auto(network, Budget(max_bytes=most), target="baseline", **QUICK)
     assert quantized.load(progress=False).nbytes <= most
     choice = quantized.choice
     assert choice is not None
@@ -213,7 +214,7 @@ def test_bytes_are_kept_and_no_uniform_network_within_them_is_better(make: Any) 
 
 
 def test_times_are_measured_and_kept(network: FloatNetwork, own_cache: Path) -> None:
-    quantized = auto(network, Budget(max_ms=1e3), pairs=PAIRS, progress=False)
+    quantized = auto(network, Budget(max_ms=1e3), **QUICK)
     choice = quantized.choice
     assert choice is not None
     assert choice.chosen.ms < 1e3
@@ -221,11 +222,11 @@ def test_times_are_measured_and_kept(network: FloatNetwork, own_cache: Path) -> 
     assert all(row.ms > 0 for row in choice.layers)
     assert latency.machine() in json.loads(own_cache.read_text())["ms"]
     with pytest.raises(ValueError, match=r"max_ms=1e-06 cannot be kept: the nearest choice takes 0\.\d+ ms .* layers: \d x W"):
-        auto(network, Budget(max_ms=1e-6), pairs=PAIRS, progress=False)
+        auto(network, Budget(max_ms=1e-6), **QUICK)
 
 
 def test_no_slower_than_a_uniform_network(network: FloatNetwork) -> None:
-    choice = auto(network, Budget(max_ms="W4A4"), pairs=PAIRS, progress=False).choice
+    choice = auto(network, Budget(max_ms="W4A4"), **QUICK).choice
     assert choice is not None
     uniform = next(point for point in choice.points if point.label == "W4A4, ends W8A8")
     assert choice.budget == {"max_ms": uniform.ms}
@@ -243,13 +244,13 @@ def test_the_fastest_network_that_is_accurate_enough(network: FloatNetwork) -> N
         return float(y[:, 0].mean())  # of the float model it is what it is; others are near it
 
     exact = metric(lambda x: np.concatenate([ulp.load(chain(), tune=False)(x)]))
-    choice = auto(network, Budget(max_drop=0.5), metric=metric, pairs=PAIRS, target="baseline", progress=False).choice
+    choice = auto(network, Budget(max_drop=0.5), metric=metric, target="baseline", **QUICK).choice
     assert choice is not None
     assert choice.float_accuracy == pytest.approx(exact, rel=1e-4)
     assert choice.chosen.accuracy >= exact - 0.5
     assert choice.chosen.ms == min(point.ms for point in choice.points if point.accuracy >= exact - 0.5)
     with pytest.raises(ValueError, match=r"max_drop=0 cannot be kept: the nearest choice .* \(float 1000\.00\)"):
-        auto(network, Budget(max_drop=0), metric=_only_floats(), pairs=PAIRS, target="baseline", progress=False)
+        auto(network, Budget(max_drop=0), metric=_only_floats(), target="baseline", **QUICK)
 
 
 def _only_floats() -> Any:
@@ -258,8 +259,7 @@ def _only_floats() -> Any:
 
 
 def test_loading_with_a_budget() -> None:
-    model, x = chain(), images(48)
-    loaded = ulp.load(model, bits="auto", calibrate=x, max_bytes=20_000, progress=False)
+    loaded = ulp.load(chain(), bits="auto", calibrate=images(8), max_bytes=20_000, progress=False)
     assert loaded.nbytes <= 20_000
     assert isinstance(loaded.quantized.choice, Choice)
     assert "max_bytes=20000" in str(loaded.quantized.choice)
@@ -285,7 +285,7 @@ def test_loading_with_a_budget() -> None:
 )
 def test_what_cannot_be_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError)) as error:
-        quantize(chain(), bits="auto", calibrate=images(16), progress=False, **asked)
+        quantize(chain(), bits="auto", calibrate=images(8), progress=False, rounding="nearest", bias_correction=False, **asked)
     assert message in str(error.value)
 
 

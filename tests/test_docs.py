@@ -201,6 +201,7 @@ def arrays_on_a_gpu() -> dict[str, Any]:
 
 PRESUPPOSED: dict[str, Callable[[], dict[str, Any]]] = {
     "onnx.md": a_model_in_a_file,
+    "choosing-bits.md": a_float_model_in_a_file,
     "quantizing.md": a_float_model_in_a_file,
     "gpu.md": arrays_on_a_gpu,
 }
@@ -422,7 +423,8 @@ def test_readme_has_an_example_of_eight_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "marker"), [("README.md", "speed"), ("docs/performance.md", "speed"), ("docs/performance.md", "modelled")]
+    ("page", "marker"),
+    [("README.md", "speed"), ("docs/performance.md", "speed"), ("docs/performance.md", "modelled"), ("docs/choosing-bits.md", "stages")],
 )
 def test_one_place_for_generated_tables(page: str, marker: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -22,6 +22,9 @@ BEGIN = "<!-- speed:begin -->"
 END = "<!-- speed:end -->"
 MODELLED_BEGIN = "<!-- modelled:begin -->"
 MODELLED_END = "<!-- modelled:end -->"
+STAGES_BEGIN = "<!-- stages:begin -->"
+STAGES_END = "<!-- stages:end -->"
+CHOOSING = "docs/choosing-bits.md"
 MAIN_SIZE = "512x512x512"
 PERFORMANCE = "docs/performance.md"
 FULL_REPORT = "REPORT.md"
@@ -74,6 +77,8 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += onnx_models.tables(onnx)
     if of_quantize := results.get("quantize"):
         made += quantize.tables(of_quantize)
+    if stages := results.get("stages"):
+        made.append(quantize.stages_table(stages))
     if of_cuda := results.get("cuda"):
         made += cuda.tables(of_cuda, results.get("cuda_kernels"))
     first = next((r for r in results.values() if r.peers), None)
@@ -176,15 +181,26 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def outdated(readme: Path, performance: Path, sources: Sources) -> list[Path]:
-    """Those of the two documents that do not say what the results say."""
-    new = {readme: _new_readme(readme, sources), performance: _new_performance(performance, sources)}
-    return [path for path, text in new.items() if _read(path) != text]
+def _new_choosing(path: Path, sources: Sources) -> str:
+    section = quantize.stages_table(sources.results["stages"]).markdown()
+    return with_section(_read(path), section, STAGES_BEGIN, STAGES_END, path.name)
 
 
-def write(readme: Path, performance: Path, sources: Sources) -> list[Path]:
-    """Fill both documents between their markers, and return those that changed. Neither is written if one cannot be."""
+def _all_new(readme: Path, performance: Path, sources: Sources, choosing: Path | None) -> dict[Path, str]:
     new = {readme: _new_readme(readme, sources), performance: _new_performance(performance, sources)}
+    if choosing is not None and "stages" in sources.results:
+        new[choosing] = _new_choosing(choosing, sources)
+    return new
+
+
+def outdated(readme: Path, performance: Path, sources: Sources, choosing: Path | None = None) -> list[Path]:
+    """Those of the documents that do not say what the results say. choosing: docs/choosing-bits.md, where `stages` was measured."""
+    return [path for path, text in _all_new(readme, performance, sources, choosing).items() if _read(path) != text]
+
+
+def write(readme: Path, performance: Path, sources: Sources, choosing: Path | None = None) -> list[Path]:
+    """Fill the documents between their markers, and return those that changed. None is written if one cannot be."""
+    new = _all_new(readme, performance, sources, choosing)
     changed = [path for path, text in new.items() if _read(path) != text]
     for path in changed:
         path.write_text(new[path], encoding="utf-8")

@@ -12,6 +12,15 @@ def tables(result: Result) -> list[Table]:
     return [_table(group) for group in result.groups]
 
 
+def stages_table(result: Result) -> Table:
+    """Of `python -m bench stages`: accuracy, milliseconds and bytes after each stage."""
+    (group,) = result.groups
+    rows = [(c.name, f"{c.info['accuracy']:.2f}", f"{c.time.median / 1e6:.3g}", f"{c.nbytes / 1e3:.0f}") for c in group.cells]
+    where = result.environment["machine"]["cpu"]
+    note = f"Medians on one core of {where}, {result.environment['isa']}, {result.environment['date'][:10]}, by `python -m bench stages`."
+    return Table("ResNet on digits, in stages", ("", str(group.cells[0].info["metric"]), "ms", "kB"), rows, note)
+
+
 def _table(group: Group) -> Table:
     rows = []
     exact = group.find("float in onnxruntime")

@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         print(chosen.choice)
         stage("auto after training", loaded, loaded.nbytes, bits={name: str(pair) for name, pair in chosen.assignment.items()})
         for name, assignment in (("W3A3 trained", uniform), ("auto trained", chosen.assignment)):
-            pairs = {layer: tuple(pair) for layer, pair in assignment.items() if pair is not None}
+            pairs = {layer: (pair.weight, pair.activation) for layer, pair in assignment.items() if pair is not None}
             begin = time.perf_counter()
             torch.manual_seed(0)
             low = low_bit_resnet.low_bit(copy.deepcopy(trained), pairs)
