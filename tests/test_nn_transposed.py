@@ -65,7 +65,7 @@ def test_transposed_convolutions(seed: int) -> None:
     )
     again.load_state_dict(layer.state_dict())
     np.testing.assert_array_equal(again.weight_int, layer.weight_int)
-    options = {"stride": stride, "padding": padding, "output_padding": extra, "groups": groups, "dilation": dilation}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "output_padding": extra, "groups": groups, "dilation": dilation}
     given = nn.ConvTranspose2d.from_quantized(
         layer.weight_int, layer.weight_scale, layer.bias, q.scale, q.zero, bits=bits, act_bits=act_bits, **options
     )
