@@ -27,6 +27,8 @@ from ulp import _core
 Array = npt.NDArray[Any]
 
 FORMS = ("padded", "tight", "depthwise")
+# What sums become behind the epilogue, by a table of the codes that are nearest to them.
+ZERO, TABLE = 128, np.random.default_rng(0).permutation(256).astype(np.uint8)
 # Kernels whose step is no whole number of k, or that read rows at one stride: the plan refuses them.
 REFUSALS = ("cannot convolve here", "cannot run here")
 
@@ -65,6 +67,11 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.sums = exact_sums(self)
+
+    @property
+    def tabled(self) -> bool:
+        """Whether codes are made of the sums, too, by a table behind the epilogue."""
+        return self.images_together == 2
 
     def __str__(self) -> str:
         return (
@@ -201,15 +208,19 @@ def packed(p: Problem, group: int) -> Any:
 
 def plan_of(p: Problem, path: Path) -> Any:
     """ValueError where the method cannot compute it."""
-    plan = _core.Plan()
+    plan: Any = _core.Plan()
     groups, kh, kw, channels, n = p.weights.shape
     height, width, depth = p.images.shape[1:]
     source = plan.codes(height, width, depth, p.a_bits, p.a_zero, 1.0)
     result = plan.floats(*p.sums.shape[1:])
+    looked_up = [plan.codes(*p.sums.shape[1:], 8, 0, 1.0)] if p.tabled else []
     plan.input_codes(tensor=source, nhwc=True)
 
     def finish(first: int, columns: int) -> Any:
-        entries: dict[str, Any] = {"residual": None, "low": -math.inf, "high": math.inf, "targets": [(result, first)], "thresholds": [None]}
+        targets = [(tensor, first) for tensor in (result, *looked_up)]
+        table = {"bits": 8, "zero": ZERO, "scale": 1.0, "other": None, "table": TABLE}
+        entries: dict[str, Any] = {"residual": None, "low": -math.inf, "high": math.inf, "targets": targets}
+        entries |= {"thresholds": [None] * len(targets), "after": [None, table] if p.tabled else None}
         entries |= {"scale": np.ones(columns, np.float32), "bias": np.zeros(columns, np.float32)}
         return entries if p.start is None else entries | {"start": p.start[first : first + columns]}
 
@@ -229,6 +240,8 @@ def plan_of(p: Problem, path: Path) -> Any:
                 **window,
             )
     plan.output(tensor=result, nhwc=True)
+    for tensor in looked_up:
+        plan.output(tensor=tensor, nhwc=True)
     plan.finalize(p.images_together, p.throughput)
     return plan
 
@@ -236,7 +249,7 @@ def plan_of(p: Problem, path: Path) -> Any:
 def check_method(p: Problem, path: Path, plan: Any) -> None:
     """What ran is what was asked for; by rule, something that the ISA in force has."""
     kernels = {k["name"]: k for k in _core.kernels()}
-    for step in plan.steps()[1:-1]:
+    for step in plan.steps()[1 : -2 if p.tabled else -1]:
         method = step["method"]
         if p.form == "depthwise" or path.method == "winograd":
             scalar = ulp.get_isa() == "baseline"
@@ -264,11 +277,15 @@ def run_path(p: Problem, path: Path) -> bool:
         raise AssertionError(f"{path}: {p}: {error}") from error
     check_method(p, path, plan)
     plan.run(np.full_like(p.images, 2**p.a_bits - 1))  # so that what lies around the codes is not zero
-    got = plan.run(p.images)[0]
+    got, *codes = plan.run(p.images)
     wrong = got != p.sums.astype(np.float32)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise AssertionError(f"{path}: {int(wrong.sum())} of {got.size} outputs are wrong, first {at}: {got[at]}, not {p.sums[at]}; {p}")
+    for found in codes:
+        expected = TABLE[np.clip(np.rint(p.sums.astype(np.float32)) + ZERO, 0, 255).astype(np.int64)]
+        if (found != expected).any():
+            raise AssertionError(f"{path}: {int((found != expected).sum())} of {found.size} codes by a table are wrong; {p}")
     return True
 
 
