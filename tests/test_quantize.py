@@ -369,3 +369,41 @@ def test_no_layers_with_weights() -> None:
     assert network.quantized.layers == ()
     x = images(4, 3, 8, 8)
     np.testing.assert_array_equal(network(x), np.maximum(x, 0))
+
+
+def transformer_block() -> Any:
+    """A normalization, two linear layers on rows with a Gelu between, around which x is added; then a mean and a linear layer."""
+    w = Writer((12, 16), 3)
+
+    def linear(x: str, inputs: int, outputs: int) -> str:
+        bias = w.constant(w.rng.standard_normal(outputs).astype(np.float32))
+        return w.add("Add", w.add("MatMul", x, w.constant(w.rng.standard_normal((inputs, outputs)).astype(np.float32) / 4)), bias)
+
+    ones, zeros = w.constant(np.ones(16, np.float32)), w.constant(np.zeros(16, np.float32))
+    h = w.add("LayerNormalization", "x", ones, zeros, axis=-1)
+    h = w.add("Add", linear(w.add("Gelu", linear(h, 16, 32)), 32, 16), "x")
+    return w.model(linear(w.add("ReduceMean", h, w.constant(np.array([1])), keepdims=0), 16, 5))
+
+
+def test_linear_layers_on_rows() -> None:
+    """Layers between what stays in floats; what only floats read is not quantized. Biases behind MatMul are corrected, too."""
+    x = images(64, 12, 16)
+    network = ulp.load(transformer_block(), bits=4, calibrate=x, tune=False)
+    assert {row.type for row in network.layers if not row.integer} <= {"LayerNormalization", "Add", "ReduceMean"}
+    assert not any(row.type == "Quant" for row in network.layers)
+    exact, given = ulp.load(transformer_block())(x), network(x)
+    assert snr(exact, given) > 20
+    assert np.abs(exact.mean(0) - given.mean(0)).max() < 1e-3
+    assert [row.op_type for row in network.quantized.layers] == ["MatMul", "MatMul", "Gemm"]
+
+
+def test_transposed_convolutions_and_shared_weights() -> None:
+    w = Writer((4, 6, 6), 1)
+    a = w.add("ConvTranspose", w.add("Relu", w.conv("x", 4, 8)), w.weights(8, 4, 2, 2), kernel_shape=[2, 2], strides=[2, 2])
+    shared = w.weights(4, 4, 3, 3)
+    for _ in range(2):
+        a = w.add("Conv", w.add("Relu", a), shared, pads=[1] * 4)
+    x = images(16, 4, 6, 6)
+    network = ulp.load(w.model(a), bits=8, calibrate=x, tune=False)
+    assert network.integer
+    assert snr(ulp.load(w.model(a))(x), network(x)) > 30

@@ -111,6 +111,9 @@ class _Placing:
             self.roots[node.output[0]] = (root, slots)
             self.made(node)
             return
+        quantized = self.integer | {tensor for tensor, _ in self.places}
+        if not quantized.issuperset(names):
+            return  # with an operand that nothing quantizes it runs in floats, whatever the other has
         fused = next((i for i in computed if node.input[i] in self.sums and self.readers[node.input[i]] == 1), None)
         if node.op_type not in ("Add", "Sum"):
             fused = None
