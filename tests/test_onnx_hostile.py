@@ -677,6 +677,16 @@ def test_parameters_of_trunc(parameters: tuple[float, ...]) -> None:
         run(make([wrong], *constants), "numpy", {})
 
 
+def test_parameters_of_odd_shapes() -> None:
+    """A scalar of thresholds, a scale with more sides than one."""
+    thresholds = helper.make_node("MultiThreshold", ["x", "t"], ["y"], domain="onnx.brevitas")
+    refused(make([thresholds], numpy_helper.from_array(np.float32(1), "t")), r"\w")
+    conv = node("QLinearConv", "q", "s", "z", "w", "v", "z", "r", "z", output="c")
+    scales = numpy_helper.from_array(np.float32(0.5), "r"), tensor("s", 2, 2), tensor("v", 3), tensor("z", dtype=np.uint8)
+    weights = tensor("w", 3, 4, 1, 1, dtype=np.uint8)
+    refused(make([node("QuantizeLinear", "x", "r", "z", output="q"), conv], *scales, weights, output="c", shape=("N", 4, 2, 2)), r"\w")
+
+
 def test_outputs_that_are_wanted_alone_do_not_hide_mistakes() -> None:
     """Also of a part of the graph that only messages would show."""
     refused(make([node("Relu", "x"), node("Frobnicate", "x", output="z"), node("Relu", "z", output="zz")], output="zz"), "Frobnicate")

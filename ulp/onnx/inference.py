@@ -183,7 +183,8 @@ class _Inference:
             if tensor is None or tensor.shape is None or None in tensor.shape:
                 return False
             shape = tuple(side or 0 for side in tensor.shape)
-            arrays = [np.broadcast_to(np.int8(0), shape)] if len(shape) <= MAX_DIMENSIONS and math.prod(shape) < 2**62 else []
+            small = len(shape) <= MAX_DIMENSIONS and math.prod(max(side, 1) for side in shape) < 2**62  # for numpy, even if it is empty
+            arrays = [np.broadcast_to(np.int8(0), shape)] if small else []
         elif node.inputs and all(not name or name in self.values for name in node.inputs):
             arrays = [self.values[name] if name else None for name in node.inputs]
             sides = arrays[-1]

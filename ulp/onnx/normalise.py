@@ -229,7 +229,7 @@ def _dynamic_matmul(w: _Writer, node: Node) -> bool:
 
 def _conv(w: _Writer, node: Node) -> bool:
     _, x_scale, x_zero, _, w_scale, w_zero, y_scale, y_zero, *_ = (*node.inputs, "")
-    if not w.known(x_scale, x_zero, w_scale, w_zero, y_scale, y_zero):
+    if not w.known(x_scale, x_zero, w_scale, w_zero, y_scale, y_zero) or w.constants[x_scale].size != 1:
         return False
     inputs = [w.dequantize(node, 0), w.dequantize(node, 3, axis=0)]
     inputs += w.bias(node, 8, w.constants[x_scale] * w.constants[w_scale], axis=0)

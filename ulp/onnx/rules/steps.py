@@ -163,7 +163,10 @@ def trunc(scope: Scope, node: Node) -> Value:
 
 def _grid_of_thresholds(scope: Scope, node: Node) -> Quantizer:
     """The quantizer of a MultiThreshold's results. NotInteger where they are no multiples of one scale, of 8 bits."""
-    thresholds = np.sort(scope.array(node.inputs[1], "thresholds").astype(np.float64), axis=-1)
+    given = scope.array(node.inputs[1], "thresholds")
+    if given.ndim == 0:
+        raise NotInteger("its thresholds are a scalar")
+    thresholds = np.sort(given.astype(np.float64), axis=-1)
     scale, bias = float(node.attributes.get("out_scale", 1.0)), float(node.attributes.get("out_bias", 0.0))
     if thresholds.ndim != 2 or np.isnan(thresholds).any():
         raise NotInteger("its thresholds are not numbers of shape [channels, steps]")
