@@ -232,6 +232,8 @@ def test_what_cannot_be_compiled_is_named(floats: Any, compiled: Any, converted:
         ulp.compile(floats, 3, bits=4, calibrate=x)
     with pytest.raises(ValueError, match="fits no layer; the model has fc"):
         ulp.compile(nn.Sequential(OrderedDict(fc=nn.Linear(2, 2))), x[0, 0, :2, :2], bits={"head": 4}, calibrate=x[0, 0, :2, :2])
+    with pytest.raises(ValueError, match="max_ms= with bits=4"):
+        ulp.compile(nn.Linear(2, 2), x[0, 0, :2, :2], bits=4, calibrate=x[0, 0, :2, :2], max_ms=1)
     with pytest.raises(ValueError, match="hint='fast'"):
         ulp.compile(floats, x, bits=4, calibrate=x, hint="fast")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError):  # the model's own

@@ -217,6 +217,18 @@ def test_files_are_translated(tmp_path: Path) -> None:
         assert [opset.domain for opset in model.opset_import] == [""]
 
 
+def test_layers_that_are_not_supported_are_named(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, 6, 6)).astype(np.float32)
+    unsupported = {
+        "ConvTranspose2d": nn.ConvTranspose2d(4, 4, 3, stride=2, bits=4),
+        "AdaptiveAvgPool2d": nn.AdaptiveAvgPool2d(4),
+    }
+    for kind, layer in unsupported.items():
+        module = nn.Sequential(nn.Conv2d(4, 4, 1, bits=4), nn.ReLU(), layer).calibrate([x], progress=False)
+        with pytest.raises(nn.LayerError, match=f"{kind} '2' cannot be exported"):
+            ulp.export(module, tmp_path / "model.onnx", x)
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     module = nn.Sequential(nn.Linear(4, 4, bits=4))

@@ -51,7 +51,8 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
         A network of ulp.nn: as by `ulp.nn.compile`.
     example: an input, a torch tensor or array: its shape counts, of which the first side is the batch, and any batch runs where the model
         allows it. Of several inputs a tuple, the last item of which may be a dict of keyword arguments, or such a dict. Arguments that are
-        no tensors become part of the network. For ONNX models needed only where the file leaves sides but the batch open.
+        no tensors become part of the network. For ONNX models needed only where the file leaves sides but the batch open. With bits="auto"
+        it is what is timed.
     bits, calibrate, and further options: as for `ulp.quantize.quantize`, for models of floats. Layers are called as their modules,
         "layer1.0.conv1". bits="float" compiles a model of floats as it is, to run in onnxruntime.
     mode, hint, group, tune, progress: as for `ulp.load`, of a network of ulp.nn as for `ulp.nn.compile`. strict, floats, limits: as for
@@ -86,7 +87,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
         if library is None:
             quantizing.check_request(bits, calibrate, quantize)
         source = exported(model, example)
-        proto, structure = source.proto, source.structure
+        proto, structure, example = source.proto, source.structure, source.example
     else:
         if not isinstance(model, (str, bytes, bytearray, memoryview, os.PathLike)) and type(model).__name__ != "ModelProto":
             raise TypeError(
@@ -106,6 +107,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
         if quantizing.is_float(bits):
             network = onnx.load(proto, shapes=shapes, progress=progress, **loading, **options)  # type: ignore[arg-type]
         else:
+            quantize |= quantizing.timed(bits, example)
             made = quantizer.quantize(proto, bits=bits, calibrate=calibrate, limits=limits, progress=progress, **quantize)
             network = made.load(shapes=shapes, progress=progress, **loading, **options)
     network.restructure(structure)

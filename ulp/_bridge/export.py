@@ -27,9 +27,9 @@ def export(model: Any, path: str | os.PathLike[str], example: Any = None, *, for
         "qonnx": QONNX's Quant and BipolarQuant, for qonnx, FINN and Brevitas' tools; quantizers that the model has as QuantizeLinear stay.
 
     A network of ulp.nn computes the same, but for float32 roundings where layers are merged: codes differ by at most one, next to the
-    middle between two. Raises OnnxError or LayerError, ValueErrors that name node or layer, for what the format cannot express: in
-    "qdq" bipolar
-    codes (-1, +1), quantizers of more than 8 bits, roundings but to the nearest; and for a model of floats.
+    middle between two. Raises OnnxError or LayerError, ValueErrors that name node or layer, for what cannot be expressed: in "qdq" bipolar
+    codes (-1, +1), quantizers of more than 8 bits, roundings but to the nearest; in a network of ulp.nn a ConvTranspose2d, and averages
+    over windows of several sizes; and for a model of floats.
     """
     if format not in ("qdq", "qonnx"):
         raise ValueError(f"format={format!r}: expected 'qdq' or 'qonnx'")

@@ -22,7 +22,7 @@ _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def from_nn(network: nn.Module, example: Any) -> Any:
-    """The model. LayerError, naming the layer, for what ONNX has no operator for, and as `ulp.nn.compile` raises it."""
+    """The model. LayerError, naming the layer, for what is not supported, and as `ulp.nn.compile` raises it."""
     graph, pack = recorded(network, example)
     writer = _Writer(network)
     for node in graph.nodes:
@@ -117,7 +117,7 @@ class _Writer:
         """Write one recorded node, whose inputs are written."""
         rule = _RULES.get(type(node.op))
         if rule is None:
-            raise LayerError(f"{node} cannot be exported: ONNX has no operator for it")
+            raise LayerError(f"{node} cannot be exported to ONNX: it is not supported")
         self.names[id(node)] = rule(self, node, node.op, [self.names[id(source)] for source in node.inputs])
 
     def input(self, node: ir.Node, op: ir.Input, _: list[str]) -> str:
@@ -173,6 +173,8 @@ class _Writer:
 
     def gather(self, node: ir.Node, op: ir.Gather, x: list[str]) -> str:
         layer = self.layer(node)
+        if node.kind != "Pad":
+            raise LayerError(f"{type(layer).__name__} {node.name!r} cannot be exported to ONNX: it is not supported")
         top, left, bottom, right = layer.sides
         pads = self.constant(f"{node.name}/pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
         codes = self.quant(x[0], layer.input_quantizer(), node.name)  # codes move as floats do
@@ -204,7 +206,7 @@ class _Writer:
             "GELU": ("Gelu", {"approximate": getattr(layer, "approximate", "none")}),
         }
         if node.kind not in operators:
-            raise LayerError(f"{node} cannot be exported: ONNX has no operator for it")
+            raise LayerError(f"{node} cannot be exported to ONNX: it is not supported")
         op_type, attributes = operators[node.kind]
         return self.add(op_type, [codes], name, **attributes)
 

@@ -9,7 +9,7 @@ from typing import Any
 from ulp.quantize import quantize
 
 # Arguments of the quantizer that are not options of `compile`, or are named by it.
-_OWN = ("model", "bits", "calibrate", "progress", "limits")
+_OWN = ("model", "bits", "calibrate", "example", "progress", "limits")
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -23,6 +23,11 @@ def check(options: Mapping[str, Any]) -> None:
 def is_float(bits: Any) -> bool:
     """Whether `bits` asks for the model as it is."""
     return isinstance(bits, str) and bits.lower() == "float"
+
+
+def timed(bits: Any, example: Any) -> dict[str, Any]:
+    """With bits="auto", whose latencies are those of a call with the example, this as the quantizer's argument."""
+    return {"example": example} if isinstance(bits, str) and bits.lower() == "auto" and example is not None else {}
 
 
 def check_request(bits: Any, calibrate: Any, options: Mapping[str, Any]) -> None:

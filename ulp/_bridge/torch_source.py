@@ -37,10 +37,11 @@ _ANY_SIZE = 2**62
 
 @dataclass(frozen=True)
 class Exported:
-    """proto: the model, one input per tensor of the example. structure: how its results were handed out."""
+    """proto: the model, one input per tensor of the example. structure: how its results were handed out. example: arrays by input."""
 
     proto: Any
     structure: Structure
+    example: dict[str, Any]
 
 
 def exported(model: Any, example: Any) -> Exported:
@@ -69,7 +70,7 @@ def exported(model: Any, example: Any) -> Exported:
     if library == "ulp":
         proto = to_qdq(proto, odd_zeros_only=True)
     names.by_modules(proto, "model")
-    return Exported(proto, structure)
+    return Exported(proto, structure, {name: x.cpu().numpy() for name, x in zip(call.names, call.tensors, strict=True)})
 
 
 def family(model: Any) -> str | None:
