@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nn_formulas import images
 from reference import Array, assert_exact
 
-from ulp import nn
+from ulp import _progress, nn
 from ulp.nn.observer import Observer
 from ulp.nn.quantizer import Quantizer, WeightOptions, from_range, quantize_weight
 
@@ -270,10 +270,11 @@ def test_a_calibration_that_fails_leaves_no_trace() -> None:
 @pytest.mark.parametrize("installed", [True, False])
 def test_progress(installed: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     x = images(np.random.default_rng(0), 2, 3, 8, 8)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     if installed:
-        tqdm = pytest.importorskip("tqdm")
-        monkeypatch.setattr(tqdm, "tqdm", lambda batches, **options: noted(batches, options["desc"]))
+        monkeypatch.setattr(_progress, "_bar", lambda: lambda batches, **options: noted(batches, options["desc"]))
     else:
+        _progress._bar.cache_clear()
         monkeypatch.setitem(sys.modules, "tqdm", None)
     seen: list[str] = []
 

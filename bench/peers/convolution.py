@@ -353,6 +353,7 @@ class TorchFloat32(ConvPeer):
         torch = _torch()
         conv = torch.nn.Conv2d(layer.channels, layer.filters, layer.kernel, layer.stride, layer.padding, groups=layer.groups, bias=False)
         conv.weight.data = torch.from_numpy(_oihw(w).astype(np.float32))
+        conv.requires_grad_(False)
         image = torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1)[None], np.float32))
         module = torch.nn.Sequential(conv, torch.nn.ReLU(inplace=True)).eval().to(memory_format=torch.channels_last)
         return _TorchState(image.contiguous(memory_format=torch.channels_last), None, module, step)
