@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import quantized as by_onnxruntime
-from onnx_models import small_network
 
 import ulp
 
@@ -24,6 +22,9 @@ with warnings.catch_warnings():
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     ulp_torch = importlib.import_module("ulp.torch")
+
+from onnx_models import quantized as by_onnxruntime  # noqa: E402  # needs onnx
+from onnx_models import small_network  # noqa: E402
 
 nn: Any = torch.nn
 Module: Any = nn.Module
