@@ -23,8 +23,8 @@ with warnings.catch_warnings():
     pytest.importorskip("onnxruntime")
     ulp_torch = importlib.import_module("ulp.torch")
 
-from onnx_models import quantized as by_onnxruntime  # noqa: E402  # needs onnx
-from onnx_models import small_network  # noqa: E402
+from onnx_models import quantized as by_onnxruntime  # needs onnx
+from onnx_models import small_network
 
 nn: Any = torch.nn
 Module: Any = nn.Module
