@@ -32,8 +32,9 @@ def _process_settings() -> Iterator[None]:
     yield
     ulp.set_isa(isa)
     ulp.set_num_threads(threads)
-    if "torch" in sys.modules:  # the benchmarks' peers turn gradients off for all of the process
-        sys.modules["torch"].set_grad_enabled(True)
+    # The benchmarks' peers turn gradients off for all of the process. Some tests have a double of torch, without gradients.
+    if hasattr(torch := sys.modules.get("torch"), "set_grad_enabled"):
+        torch.set_grad_enabled(True)  # type: ignore[union-attr]
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper  # noqa: E402  # only where there is onnx
 
 import ulp  # noqa: E402
+from ulp.onnx import session  # noqa: E402
 
 FLOAT, FLOAT16, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
 
@@ -144,6 +147,22 @@ def test_sessions_follow_the_number_of_threads() -> None:
             assert session.options.intra_op_num_threads == threads
     finally:
         ulp.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_opens_sessions_of_its_own() -> None:
+    """Whatever another thread holds while the process forks."""
+    network = of_floats()
+    x, c = np.ones((3, 4), np.float32), np.array(0)
+    network(x, c, x)
+    with session._reopening, session._lock:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            ulp.set_num_threads(2)
+            os._exit(int((network(x, c, x)["sum"] != 2).any()))
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(network(x, c, x)["sum"], x + x)
 
 
 def test_branches_that_are_never_taken_need_not_fit_the_shapes() -> None:

@@ -272,10 +272,11 @@ class ReferencePlan:
 
     # Running.
 
-    def finalize(self, group: int, throughput: bool, tune: bool = False) -> None:
+    def finalize(self, group: int, throughput: bool, tune: bool = False, tuned: Callable[[], object] | None = None) -> None:
         assert tune in (False, True)
         assert group >= 1
         assert throughput in (False, True)
+        assert tuned is None or callable(tuned)
         assert self._input is not None
         self._final = True
 

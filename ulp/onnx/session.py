@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,21 @@ _DTYPES = {
 
 _lock = threading.Lock()
 _arena: list[bool] = []
+_reopening = threading.Lock()
+_forks = 0
+_left: list[Any] = []
+
+
+def _after_fork() -> None:
+    """In the child: locks of onnxruntime and of this module may be held by threads that it has not, so it opens sessions of its own."""
+    global _lock, _reopening, _forks
+    _lock, _reopening = threading.Lock(), threading.Lock()
+    _forks += 1
+    _arena[:] = [False]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def available() -> bool:
@@ -46,7 +62,6 @@ class Session:
         self.what = what
         self.folds = folds
         self.alone = alone
-        self._lock = threading.Lock()
         self._open(optimized)
         ports = self._session.get_inputs(), self._session.get_outputs()
         self.types = [str(port.type) for port in ports[1]]
@@ -57,7 +72,7 @@ class Session:
         threads = num_threads()
         self._session, self.exact = _open(self.model, self.what, threads, folds=self.folds, alone=self.alone, optimized=optimized)
         # As the session's own `run`, without checks in Python that take as long as a small island.
-        self._state = threads, self._session._sess.run
+        self._state = threads, _forks, self._session._sess.run
 
     @property
     def options(self) -> Any:
@@ -75,12 +90,14 @@ class Session:
 
     def run(self, names: list[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The results of these names for arrays of the types in `inputs`, by name. OnnxError where onnxruntime fails."""
-        threads, run = self._state
-        if threads != num_threads():
-            with self._lock:
-                if self._state[0] != num_threads():
+        threads, forks, run = self._state
+        if threads != num_threads() or forks != _forks:
+            with _reopening:
+                if self._state[:2] != (num_threads(), _forks):
+                    if self._state[1] != _forks:
+                        _left.append(self._session)  # it would wait for its threads, which the child has not
                     self._open()
-                run = self._state[1]
+                run = self._state[2]
         try:
             results: list[Any] = run(names, feeds, None)
         except Exception as error:  # onnxruntime has a class for each of its codes
