@@ -32,14 +32,15 @@ class Rounding:
         self.work = rows.size * h.shape[-1]
         diagonal = np.einsum("gkk->gk", h)
         diagonal += np.maximum(_DAMPING * diagonal.mean(1, keepdims=True), 1e-12)
+        inverse = np.linalg.inv(h)
+        inverse = (inverse + np.swapaxes(inverse, 1, 2)) / 2
         self.wanted = rows
         if moments.cross is not moments.second:
-            change = np.linalg.solve(h, np.swapaxes(rows @ (moments.cross - moments.second), 1, 2))
-            self.wanted = rows + change.swapaxes(1, 2)
+            self.wanted = rows + rows @ (moments.cross - moments.second) @ inverse
         # Columns with large second moments first.
         self.order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
-        sorted_h = np.take_along_axis(np.take_along_axis(h, self.order[:, :, None], 1), self.order[:, None], 2)
-        self.upper = np.swapaxes(np.linalg.cholesky(np.linalg.inv(sorted_h)), 1, 2)
+        sorted_inverse = np.take_along_axis(np.take_along_axis(inverse, self.order[:, :, None], 1), self.order[:, None], 2)
+        self.upper = np.swapaxes(np.linalg.cholesky(sorted_inverse), 1, 2)
 
     def at(self, bits: int, passes: int = _PASSES) -> tuple[Doubles, Doubles]:
         """Integers (g, R, K) and scales (g, R, 1). passes: of the improvement."""

@@ -16,6 +16,9 @@ from .rounding import Rounding
 from .walk import Walk
 from .weights import Settled, as_weight, quantized_weight, rows_of
 
+# Widths above, alone, are rounded to the nearest: there it makes no difference that trials would show.
+_NEAREST = 6
+
 
 def settle(
     prepared: Prepared,
@@ -64,7 +67,7 @@ def settled_alone(
     found: dict[tuple[str, int], Settled] = {}
     for layer in progress_bar(prepared.layers, progress, "round", "layer"):
         x = floats.inputs_of(layer.y)
-        made = _settled(prepared, layer, x, x, opset, widths, second, bias_correction, minmax, passes=1)
+        made = _settled(prepared, layer, x, x, opset, widths, second, bias_correction, minmax, passes=1, nearest=_NEAREST)
         found |= {(layer.name, width): settled for width, settled in made.items()}
     return found
 
@@ -79,9 +82,12 @@ def _settled(
     second: bool,
     bias_correction: bool,
     minmax: bool,
+    *,
+    nearest: int = 8,
     **how: int,
 ) -> dict[int, Settled]:
-    """By width. x, q: what the layer reads in the float network and in the quantized one, batch by batch."""
+    """By width. x, q: what the layer reads in the float network and in the quantized one, batch by batch. nearest: what is wider is rounded
+    to the nearest, whatever `second` says."""
     weight = prepared.constants[layer.weight]
     moments = None
     if layer.op_type != "ConvTranspose":
@@ -91,7 +97,7 @@ def _settled(
         rounding = Rounding(rows_of(weight.astype(np.float64), layer.axis).reshape(layer.groups, -1, moments.mean.shape[1]), moments)
     found = {}
     for width in widths:
-        if rounding is None:
+        if rounding is None or width > nearest:
             made = quantized_weight(layer, weight, width, minmax=minmax)
         else:
             integers, scale = rounding.at(width, **how)
