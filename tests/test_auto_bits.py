@@ -15,6 +15,7 @@ pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("scipy")
 
+from defaults import set_defaults  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from onnx_models import Writer, chain  # noqa: E402
 from reference import Array  # noqa: E402
@@ -253,12 +254,33 @@ def test_the_fastest_network_that_is_accurate_enough(network: FloatNetwork) -> N
         auto(network, Budget(max_drop=0), metric=_only_floats(), target="baseline", **QUICK)
 
 
+@pytest.mark.parametrize("budget", [Budget(max_ms="W4A4"), Budget(max_drop=20)])
+def test_large_networks_are_rounded_anew_at_the_end(network: FloatNetwork, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials share layers that are rounded alone; what is chosen is rounded as without a search, and judged as that."""
+    monkeypatch.setattr("ulp.quantize.search._QUICK", 0.0)
+    monkeypatch.setattr("ulp.quantize.search._FINAL_SECONDS", 0.0)
+    found = auto(network, budget, target="baseline", pairs=PAIRS[:3], progress=False)
+    choice = found.choice
+    assert choice is not None
+    assert found.model == network.quantized(found.assignment).model
+    assert found.model != network.quantized(found.assignment, alone=True).model
+    if budget.max_drop is None:
+        assert len(choice.points) == 2
+        assert choice.chosen.accuracy == max(point.accuracy for point in choice.points)
+        assert any(point.label == "W4A4, ends W8A8" for point in choice.points)
+    else:
+        assert choice.chosen.accuracy >= 80
+
+
 def _only_floats() -> Any:
     first = iter([1000.0])
     return lambda _: next(first, 0.0)
 
 
-def test_loading_with_a_budget() -> None:
+def test_loading_with_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What takes time, and what other tests are about.
+    set_defaults(monkeypatch, quantize, rounding="nearest", bias_correction=False)
+    set_defaults(monkeypatch, auto, pairs=PAIRS)
     loaded = ulp.load(chain(), bits="auto", calibrate=images(8), max_bytes=20_000, progress=False)
     assert loaded.nbytes <= 20_000
     assert isinstance(loaded.quantized.choice, Choice)

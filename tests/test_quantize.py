@@ -141,6 +141,20 @@ def test_rounding_by_second_moments_and_biases_help(small: FloatNetwork) -> None
     assert plain + 3 < corrected < error()
 
 
+def test_layers_rounded_alone(small: FloatNetwork) -> None:
+    """Better than to the nearest, not as good as by what the quantized layers before give; found once for all assignments."""
+    x = images(64, 3, 16, 16, seed=8)
+    exact = ulp.load(small_network())(x)
+    assignment = {layer.name: Bits(3, 4) for layer in small.layers}
+    plain, alone = (snr(exact, small.quantized(assignment, **how).load(tune=False)(x)) for how in (PLAIN, {"alone": True}))
+    assert plain + 1 < alone
+    known = small.rounded_alone([3])
+    first, last = small.layers[0].name, small.layers[-1].name
+    mixed = small.quantized({**assignment, last: Bits(8, 4)}, alone=True)
+    assert small.rounded_alone([8])[first, 3] is known[first, 3]
+    assert [str(row.bits) for row in mixed.layers][-1] == "W8A4"
+
+
 def test_biases_are_corrected(small: FloatNetwork) -> None:
     """The mean of each channel of the result is that of the float network, on the calibration data."""
     x = np.concatenate([batch["x"] for batch in small.batches])

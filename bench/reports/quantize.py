@@ -32,7 +32,7 @@ def _table(group: Group) -> Table:
     notes = [f"{name}: {why}" for name, why in cannot.items() if ", " not in name or name.endswith(group.name.split(", ")[1])]
     legend = (
         "Quantized after training only; one core; ms are medians. MB: of ulp packed weights and constants, of others the file. `auto` "
-        "judges by the accuracy shown."
+        "judges by other inputs than those of the accuracy shown."
     )
     note = " ".join([legend, *notes])
     return Table(f"Quantized after training: {group.name}", ("", metric, "ms", "MB", "over float"), rows, note)

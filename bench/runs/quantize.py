@@ -2,8 +2,8 @@
 
 Per model of bench.subjects.quantize_tasks: the float model in onnxruntime, `ulp.quantize` at one pair of widths throughout (with 8 bits in
 the first and the last layer, its default), `bits="auto"` within budgets of milliseconds, and int8 of other tools in onnxruntime. Each with
-its accuracy, its bytes and its time on one core, all alternating. Where the CPU has VNNI, which makes all widths alike, a second group runs
-the kernels of AVX2.
+its accuracy, its bytes and its time on one core, all alternating. `auto` judges by inputs that are neither among those of the calibration
+nor among those of the accuracy. Where the CPU has VNNI, which makes all widths alike, a second group runs the kernels of AVX2.
 
 Each model is written as soon as it is measured; `--resume` keeps those that the file has.
 """
@@ -69,10 +69,10 @@ class _Bench:
             made[text] = loaded, {"accuracy": task.score(loaded), "quantize_s": round(seconds, 2)}
             print(f"{task.name} {isa} {text}: {made[text][1]['accuracy']:.2f}", flush=True)
         for name, limit in BUDGETS.items():
-            drop = max(0.0, self.peer_scores["float in onnxruntime"] - made["W4A4"][1]["accuracy"]) if limit is None else None
+            drop = max(0.0, task.select(self.peers["float in onnxruntime"][0]) - task.select(made["W4A4"][0])) if limit is None else None
             begin = time.perf_counter()
             try:
-                chosen = auto(self.network, Budget(max_ms=limit, max_drop=drop), metric=task.score, example=task.example)
+                chosen = auto(self.network, Budget(max_ms=limit, max_drop=drop), metric=task.select, example=task.example)
             except ValueError as error:
                 self.missing[f"{name}, {isa}"] = str(error)
                 print(f"{task.name} {isa} {name}: {error}", flush=True)

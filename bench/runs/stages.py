@@ -3,7 +3,8 @@
 1. `ulp.quantize` at W3A3, after training. 2. `bits="auto"`: no larger and no slower than that. 3. A few epochs of training with
 quantization by Brevitas from the float weights, at W3A3 and at the bits that auto chose, exported to QONNX and loaded back.
 
-The network is the ResNet of bench.subjects.float_networks; accuracy is that on digits which no training has seen, and auto judges by it.
+The network is the ResNet of bench.subjects.float_networks; accuracy is that on digits which no training has seen; auto judges by digits
+that are neither among those nor among those of the calibration.
 Needs torch, brevitas, onnxruntime and scipy.
 """
 
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
         uniform = assignment_of("W3A3", [layer.name for layer in network.layers], 8)
         first = network.quantized(uniform).load(progress=False)
         stage("W3A3 after training", first, first.nbytes)
-        chosen = auto(network, Budget(max_ms="W3A3", max_bytes=first.nbytes), metric=task.score, example=task.example)
+        chosen = auto(network, Budget(max_ms="W3A3", max_bytes=first.nbytes), metric=task.select, example=task.example)
         loaded = chosen.load(progress=False)
         assert chosen.choice is not None
         print(chosen.choice)

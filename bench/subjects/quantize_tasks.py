@@ -31,7 +31,8 @@ Run = Callable[[F32], Any]
 class Task:
     """model: the bytes of an ONNX file. calibrate: float32 batches. score: what a network is worth by `metric`, higher is better.
 
-    example: what is timed. classes: of the output's predictions, if it has such.
+    select: the same on other inputs, by which bits are chosen: calibration, choice and score have no input in common.
+    example: what is timed.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Task:
     example: F32
     metric: str
     score: Callable[[Run], float]
+    select: Callable[[Run], float]
 
 
 CACHE = ROOT / "build" / "models"
@@ -53,15 +55,18 @@ def digits(name: str) -> Task:
 
     _, side = float_networks.NETWORKS[name]
     network = float_networks.trained(name)
-    fit_x, _, x, y = float_networks.digits(side)
+    fit_x, fit_y, x, y = float_networks.digits(side)
     file = io.BytesIO()
     torch.onnx.export(network, (torch.from_numpy(x[:2]),), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "N"}})
 
     def score(run: Run) -> float:
         return float_networks.percent_right(run(x), y)
 
+    def select(run: Run) -> float:
+        return float_networks.percent_right(run(fit_x[512:]), fit_y[512:])
+
     calibrate = [fit_x[i : i + 64] for i in range(0, 512, 64)]
-    return Task(name, file.getvalue(), calibrate, x[:1], "digits right, %", score)
+    return Task(name, file.getvalue(), calibrate, x[:1], "digits right, %", score, select)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- text
@@ -135,14 +140,22 @@ def ocr() -> Task:
     model = onnx.load(model_file("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", CACHE))
     characters = ["", *next(p.value for p in model.metadata_props if p.key == "character").splitlines(), " "]
     fit_x, _ = lines(64, seed=1)
-    x, texts = lines(160, seed=2)
+    tests = lines(160, seed=2)
 
-    def score(run: Run) -> float:
-        read = [text for i in range(0, len(x), 16) for text in _decoded(run(x[i : i + 16]), characters)]
+    def right(run: Run, images: F32, texts: list[str]) -> float:
+        read = [text for i in range(0, len(images), 16) for text in _decoded(run(images[i : i + 16]), characters)]
         words = [(word, got.split()) for text, got in zip(texts, read, strict=True) for word in text.split()]
         return 100 * sum(word in got for word, got in words) / len(words)
 
-    return Task("ocr", model.SerializeToString(), [fit_x[i : i + 16] for i in range(0, 64, 16)], x[:1], "words right, %", score)
+    def score(run: Run) -> float:
+        return right(run, *tests)
+
+    def select(run: Run) -> float:
+        return right(run, *choosing)
+
+    choosing = lines(96, seed=3)
+    calibrate = [fit_x[i : i + 16] for i in range(0, 64, 16)]
+    return Task("ocr", model.SerializeToString(), calibrate, tests[0][:1], "words right, %", score, select)
 
 
 # --------------------------------------------------------------------------------------------------------------------------- pictures
@@ -178,17 +191,24 @@ def espcn() -> Task:
     rng = np.random.default_rng(0)
     from PIL import Image
 
-    large = [_crop(rng, picture, 320, 256) for _ in range(6) for picture in pictures()[:2]]
+    large = [_crop(rng, picture, 320, 256) for _ in range(8) for picture in pictures()[:2]]
     small = [np.asarray(Image.fromarray(image).resize((128, 128), Image.Resampling.BICUBIC)) for image in large]
     x = np.stack(small).transpose(0, 3, 1, 2).astype(np.float32) / 255
     y = np.stack(large).transpose(0, 3, 1, 2).astype(np.float32) / 255
 
-    def score(run: Run) -> float:
-        made = np.concatenate([np.asarray(run(x[i : i + 1])) for i in range(4, len(x))])
-        error = np.square(np.clip(made, 0, 1) - y[4:], dtype=np.float64).mean()
+    def psnr(run: Run, begin: int, end: int) -> float:
+        made = np.concatenate([np.asarray(run(x[i : i + 1])) for i in range(begin, end)])
+        error = np.square(np.clip(made, 0, 1) - y[begin:end], dtype=np.float64).mean()
         return float(-10 * np.log10(error))
 
-    return Task("espcn", _without_weights_as_inputs(path.read_bytes()), [x[i : i + 1] for i in range(4)], x[4:5], "PSNR, dB", score)
+    def score(run: Run) -> float:
+        return psnr(run, 8, len(x))
+
+    def select(run: Run) -> float:
+        return psnr(run, 4, 8)
+
+    calibrate = [x[i : i + 1] for i in range(4)]
+    return Task("espcn", _without_weights_as_inputs(path.read_bytes()), calibrate, x[8:9], "PSNR, dB", score, select)
 
 
 def _without_weights_as_inputs(file: bytes) -> bytes:
@@ -237,26 +257,33 @@ def detector() -> Task:
     rng = np.random.default_rng(0)
     given = pictures()
     faces = given[2:3] or given
-    crops = [_crop(rng, faces[0] if i % 4 else given[i % len(given)], int(rng.integers(150, 420)), 320) for i in range(96)]
+    crops = [_crop(rng, faces[0] if i % 4 else given[i % len(given)], int(rng.integers(150, 420)), 320) for i in range(128)]
     crops = [crop[:, ::-1] if i % 2 else crop for i, crop in enumerate(crops)]
     x = np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    truth: list[list[tuple[int, F32]]] = []
+    truth: dict[int, list[list[tuple[int, F32]]]] = {}
 
-    def found(run: Run) -> list[list[tuple[int, F32]]]:
-        return [boxes for i in range(32, len(x), 8) for boxes in _boxes(np.asarray(run(x[i : i + 8])))]
+    def found(run: Run, begin: int, end: int) -> list[list[tuple[int, F32]]]:
+        return [boxes for i in range(begin, end, 8) for boxes in _boxes(np.asarray(run(x[i : i + 8])))]
 
-    def score(run: Run) -> float:
-        if not truth:
-            truth.extend(found(session(file)))
-        own = found(run)
+    def f1(run: Run, begin: int, end: int) -> float:
+        if begin not in truth:
+            truth[begin] = found(session(file), begin, end)
+        own = found(run, begin, end)
         hits = sum(
             any(kind == other and _overlap(box, corners) >= OVERLAP for other, corners in mine)
-            for theirs, mine in zip(truth, own, strict=True)
+            for theirs, mine in zip(truth[begin], own, strict=True)
             for kind, box in theirs
         )
-        return 100 * 2 * hits / max(sum(map(len, truth)) + sum(map(len, own)), 1)
+        return 100 * 2 * hits / max(sum(map(len, truth[begin])) + sum(map(len, own)), 1)
 
-    return Task("detector", file, [x[i : i + 8] for i in range(0, 32, 8)], x[32:33], "F1 against float boxes, %", score)
+    def score(run: Run) -> float:
+        return f1(run, 32, 96)
+
+    def select(run: Run) -> float:
+        return f1(run, 96, 128)
+
+    calibrate = [x[i : i + 8] for i in range(0, 32, 8)]
+    return Task("detector", file, calibrate, x[32:33], "F1 against float boxes, %", score, select)
 
 
 def session(model: bytes | str) -> Run:

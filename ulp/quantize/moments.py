@@ -20,6 +20,8 @@ Doubles = npt.NDArray[np.float64]
 
 # Rows of inputs that are enough for K weights: this many, and K times the second.
 _ROWS, _PER_WEIGHT = 4096, 8
+# Of layers in groups, whose every row is one for each group.
+_GROUP_ROWS = 1024
 _MOST_ROWS = 32768
 
 
@@ -28,7 +30,7 @@ class Moments:
     """Of a layer of g groups with K weights per output, by `Moments.of`.
 
     mean, mean_quantized: (g, K), of what the weights multiply in the float network (x) and in the quantized one (q). second: (g, K, K), the
-    covariance of q. cross: (g, K, K), that of x with q: rows x, columns q.
+    covariance of q. cross: (g, K, K), that of x with q: rows x, columns q; the same array as second where x is q.
     """
 
     mean: Doubles
@@ -38,26 +40,45 @@ class Moments:
 
     @classmethod
     def of(cls, layer: Layer, node: Any, floats: list[Array], codes: list[Array], opset: int, *, second: bool) -> Moments:
-        """floats, codes: the layer's input in both networks, batch by batch. second: whether second moments are needed, too."""
+        """floats, codes: the layer's input in both networks, batch by batch; the same list: one and the same network.
+
+        second: whether second moments are needed, too.
+        """
+        same = floats is codes
         rng = np.random.default_rng(0)
         k = int(np.prod(layer.shape)) // layer.shape[layer.axis]
-        rows = max(1, min(max(_ROWS, _PER_WEIGHT * k), _MOST_ROWS) // len(floats))
+        rows = max(1, _rows(layer) // len(floats))
         shape = (layer.groups, k)
         sums, sums_q = np.zeros(shape), np.zeros(shape)
-        moment, cross = np.zeros((*shape, k)), np.zeros((*shape, k))
+        moment = np.zeros((*shape, k))
+        cross = moment if same else np.zeros((*shape, k))
         count = 0
         for x, q in zip(floats, codes, strict=True):
-            a, b = _products(layer, node, (x, q), opset, rows, rng)
+            a, *rest = _products(layer, node, (x,) if same else (x, q), opset, rows, rng)
+            b = rest[0] if rest else a
             count += a.shape[1]
             sums += a.sum(1, dtype=np.float64)
             sums_q += b.sum(1, dtype=np.float64)
             if second:
                 moment += np.swapaxes(b, 1, 2) @ b
-                cross += np.swapaxes(a, 1, 2) @ b
+                if not same:
+                    cross += np.swapaxes(a, 1, 2) @ b
         mean, mean_q = sums / count, sums_q / count
         moment = moment / count - mean_q[:, :, None] * mean_q[:, None, :]
-        cross = cross / count - mean[:, :, None] * mean_q[:, None, :]
+        cross = moment if same else cross / count - mean[:, :, None] * mean_q[:, None, :]
         return cls(mean, mean_q, moment, cross)
+
+
+def _rows(layer: Layer) -> int:
+    k = int(np.prod(layer.shape)) // layer.shape[layer.axis]
+    return min(max(_ROWS if layer.groups == 1 else _GROUP_ROWS, _PER_WEIGHT * k), _MOST_ROWS)
+
+
+def layer_work(layer: Layer) -> float:
+    """About how many multiplications the moments take, and rounding by them: sums over rows, inverses, columns."""
+    outputs = layer.shape[layer.axis]
+    k = int(np.prod(layer.shape)) / outputs
+    return 2.0 * _rows(layer) * layer.groups * k**2 + 3.0 * layer.groups * k**3 + 8.0 * outputs * k**2
 
 
 def _products(layer: Layer, node: Any, inputs: tuple[Array, ...], opset: int, rows: int, rng: np.random.Generator) -> list[Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -16,13 +16,14 @@ from ulp.onnx.limits import Limits
 from ulp.onnx.model import Array, OnnxError
 
 from .batches import Batch, batches_of, open_shapes
+from .moments import layer_work
 from .places import Place, places_of
 from .prepare import Layer, prepare
 from .ranges import RANGES, Ranges, quantizer_of
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
 from .running import Piece
-from .settle import settle
+from .settle import settle, settled_alone
 from .simulate import simulated
 from .weights import QuantizedWeight, Settled, quantized_weight, signal_to_noise
 from .write import written
@@ -50,6 +51,7 @@ class FloatNetwork:
         self.progress = progress
         self._observers: dict[str, Observer] = {}
         self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}
+        self._alone: dict[tuple[str, bool, bool], dict[tuple[str, int], Settled]] = {}
         self._outputs: list[list[Array]] = []
         self._layer_outputs: list[dict[str, Array]] = []
         everything: Assignment = dict.fromkeys((layer.name for layer in self.layers), Bits(8, 8))
@@ -72,11 +74,13 @@ class FloatNetwork:
         percentile: float = 99.99,
         rounding: Rounding = "gptq",
         bias_correction: bool = True,
+        alone: bool = False,
     ) -> Quantized:
         """The network with these bits, by layer; None or "float" leaves a layer in floats. Layers that are not named stay in floats.
 
         The other arguments are those of `ulp.quantize.quantize`. With rounding="nearest" and bias_correction=False nothing but what is
-        kept from the calibration data is needed, which takes least time.
+        kept from the calibration data is needed, which takes least time. alone: each layer is rounded, and its bias corrected, by what it
+        reads in the float network, not in the quantized one. That is found once per width, and then another assignment is cheap.
         Raises ValueError for a name that no layer has, and for an option that does not exist.
         """
         given = self._assignment(assignment)
@@ -97,6 +101,9 @@ class FloatNetwork:
                 for layer in self.layers
                 if layer.name in low
             }
+        elif alone:
+            known = self.rounded_alone(list(low.values()), ranges=ranges, rounding=rounding, bias_correction=bias_correction)
+            weights = {name: known[name, width] for name, width in low.items()}
         else:
             before = simulated(written(self._prepared, places, quantizers, {}))
             weights = settle(
@@ -112,6 +119,28 @@ class FloatNetwork:
         model = written(self._prepared, places, quantizers, weights)
         report = partial(self._report, model, given, quantizers, {name: settled.weight for name, settled in weights.items()})
         return Quantized(model, report, open_shapes(self._prepared.inputs, self.batches))
+
+    def rounding_work(self) -> float:
+        """About how many operations rounding by second moments takes."""
+        return sum(layer_work(layer) for layer in self.layers)
+
+    def rounded_alone(
+        self, widths: Sequence[int], *, ranges: Ranges = "mse", rounding: Rounding = "gptq", bias_correction: bool = True
+    ) -> Mapping[tuple[str, int], Settled]:
+        """Weights and biases by layer and width, each layer rounded by what it reads in the float network."""
+        known = self._alone.setdefault((rounding, bias_correction, ranges == "minmax"), {})
+        missing = sorted(set(widths) - {width for _, width in known})
+        if missing:
+            known |= settled_alone(
+                self._prepared,
+                self._some_batches(),
+                missing,
+                second=rounding == "gptq",
+                bias_correction=bias_correction,
+                minmax=ranges == "minmax",
+                progress=self.progress,
+            )
+        return known
 
     def _some_batches(self) -> list[Batch]:
         """As many of the first batches as may be held in memory with what layers make of them, and take some seconds to run."""

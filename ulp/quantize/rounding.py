@@ -24,45 +24,56 @@ _DAMPING = 0.1
 _OPERATIONS, _PASSES = 2e10, 3
 
 
-def round_by_error(rows: Doubles, moments: Moments, bits: int) -> tuple[Doubles, Doubles]:
-    """rows: (g, R, K), float weights. Gives integers (g, R, K) and scales (g, R, 1)."""
-    h = moments.second.copy()
-    k = h.shape[-1]
-    diagonal = np.einsum("gkk->gk", h)
-    diagonal += np.maximum(_DAMPING * diagonal.mean(1, keepdims=True), 1e-12)
-    wanted = rows + np.linalg.solve(h, np.swapaxes(rows @ (moments.cross - moments.second), 1, 2)).swapaxes(1, 2)
-    importance = np.broadcast_to(diagonal[:, None], rows.shape)
-    flat = wanted.reshape(-1, k)
-    scale = scales_by_error(flat, bits, importance.reshape(-1, k)).reshape(*rows.shape[:2], 1)
-    integers = _by_columns(wanted, h, scale, bits)
-    if rows.size * k <= _OPERATIONS:
-        for _ in range(_PASSES):
+class Rounding:
+    """Rows (g, R, K) of float weights and what they multiply; `at` rounds them to a width. What all widths need is computed once."""
+
+    def __init__(self, rows: Doubles, moments: Moments) -> None:
+        self.h = h = moments.second.copy()
+        self.work = rows.size * h.shape[-1]
+        diagonal = np.einsum("gkk->gk", h)
+        diagonal += np.maximum(_DAMPING * diagonal.mean(1, keepdims=True), 1e-12)
+        inverse = np.linalg.inv(h)
+        inverse = (inverse + np.swapaxes(inverse, 1, 2)) / 2
+        self.wanted = rows
+        if moments.cross is not moments.second:
+            self.wanted = rows + rows @ (moments.cross - moments.second) @ inverse
+        # Columns with large second moments first.
+        self.order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
+        sorted_inverse = np.take_along_axis(np.take_along_axis(inverse, self.order[:, :, None], 1), self.order[:, None], 2)
+        self.upper = np.swapaxes(np.linalg.cholesky(sorted_inverse), 1, 2)
+
+    def at(self, bits: int, passes: int = _PASSES) -> tuple[Doubles, Doubles]:
+        """Integers (g, R, K) and scales (g, R, 1). passes: of the improvement."""
+        h, wanted = self.h, self.wanted
+        k = h.shape[-1]
+        importance = np.broadcast_to(np.einsum("gkk->gk", h)[:, None], wanted.shape)
+        scale = scales_by_error(wanted.reshape(-1, k), bits, importance.reshape(-1, k)).reshape(*wanted.shape[:2], 1)
+        integers = self._by_columns(scale, bits)
+        if self.work <= _OPERATIONS:
+            for _ in range(passes):
+                scale = _fitted(integers, scale, wanted, h)
+                integers = _improved(integers, scale, wanted, h, bits)
             scale = _fitted(integers, scale, wanted, h)
-            integers = _improved(integers, scale, wanted, h, bits)
-        scale = _fitted(integers, scale, wanted, h)
-    return integers, scale
+        return integers, scale
 
-
-def _by_columns(wanted: Doubles, h: Doubles, scale: Doubles, bits: int) -> Doubles:
-    """Integers (g, R, K): GPTQ, columns with large second moments first."""
-    order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
-    w = np.take_along_axis(wanted, order[:, None], 2)
-    sorted_h = np.take_along_axis(np.take_along_axis(h, order[:, :, None], 1), order[:, None], 2)
-    upper = np.swapaxes(np.linalg.cholesky(np.linalg.inv(sorted_h)), 1, 2)
-    integers = np.empty_like(w)
-    k = w.shape[2]
-    for begin in range(0, k, _BLOCK):
-        end = min(k, begin + _BLOCK)
-        errors = np.empty((*w.shape[:2], end - begin))
-        for i in range(begin, end):
-            integers[:, :, i] = rounded(w[:, :, i, None], scale, bits)[..., 0]
-            error = (w[:, :, i] - integers[:, :, i] * scale[..., 0]) / upper[:, i, i, None]
-            w[:, :, i:end] -= error[..., None] * upper[:, None, i, i:end]
-            errors[:, :, i - begin] = error
-        w[:, :, end:] -= errors @ upper[:, begin:end, end:]
-    result = np.empty_like(integers)
-    np.put_along_axis(result, np.broadcast_to(order[:, None], w.shape), integers, 2)
-    return result
+    def _by_columns(self, scale: Doubles, bits: int) -> Doubles:
+        """Integers (g, R, K): GPTQ."""
+        order, upper = self.order, self.upper
+        w = np.take_along_axis(self.wanted, order[:, None], 2)
+        integers = np.empty_like(w)
+        k = w.shape[2]
+        for begin in range(0, k, _BLOCK):
+            end = min(k, begin + _BLOCK)
+            errors = np.empty((*w.shape[:2], end - begin))
+            for i in range(begin, end):
+                integers[:, :, i] = rounded(w[:, :, i, None], scale, bits)[..., 0]
+                error = (w[:, :, i] - integers[:, :, i] * scale[..., 0]) / upper[:, i, i, None]
+                w[:, :, i:end] -= error[..., None] * upper[:, None, i, i:end]
+                errors[:, :, i - begin] = error
+            w[:, :, end:] -= errors @ upper[:, begin:end, end:]
+        result = np.empty_like(integers)
+        np.put_along_axis(result, np.broadcast_to(order[:, None], w.shape), integers, 2)
+        return result
 
 
 def _fitted(integers: Doubles, scale: Doubles, wanted: Doubles, h: Doubles) -> Doubles:

@@ -4,11 +4,14 @@
 2. An integer program picks one pair per layer.
 3. What it picks is built, timed and judged by the metric, beside the networks that have one pair throughout; where the prediction misses
    the budget, the next choice is tried. So the result is never worse than any of those that were tried within the budget.
+4. In large networks trials share layers that were rounded each for itself, once per width; the best trials are rounded anew, layer by
+   layer, and judged again.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,6 +40,9 @@ PAIRS = tuple(Bits(*pair) for pair in ((8, 8), (4, 8), (6, 6), (5, 5), (3, 6), (
 _NOISE = 0.02
 _ATTEMPTS = 5
 _FRONT = 24
+# Operations of rounding a network (`FloatNetwork.rounding_work`) that every trial may take: some seconds; where it takes more, seconds for
+# rounding the best ones anew, and how many there are at least: so many are compared again whatever it takes.
+_QUICK, _FINAL_SECONDS, _FINALISTS = 2e11, 40.0, 2
 # Uniform networks that are tried beside the program's: those with the least predicted error within the budget.
 _UNIFORM = 6
 
@@ -72,7 +78,7 @@ def auto(
 
 
 # Sensitivities of networks that are searched again, with another budget.
-_known: WeakKeyDictionary[FloatNetwork, dict[tuple[Bits, ...], Sensitivities]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[FloatNetwork, dict[tuple[Any, ...], Sensitivities]] = WeakKeyDictionary()
 
 
 class _Search:
@@ -91,10 +97,16 @@ class _Search:
         solve([], "ms", {})  # without SciPy nothing is begun
         self.names = [layer.name for layer in network.layers]
         self.trials: dict[tuple[tuple[str, Bits | None], ...], Trial] = {}
+        options = {key: self.how[key] for key in ("ranges", "rounding", "bias_correction") if key in self.how}
+        plain = self.how.get("rounding") == "nearest" and not self.how.get("bias_correction", True)
+        # Whether rounding takes so long that trials share what layers have when each is rounded alone, and the best ones are rounded anew.
+        self.alone = not plain and network.rounding_work() > _QUICK
         known = _known.setdefault(network, {})
-        if pairs not in known:
-            known[pairs] = sensitivities(network, pairs, progress=progress)
-        self.sensitivities = known[pairs]
+        key = (pairs, *(options.items() if self.alone else ()))
+        if key not in known:
+            rounded = network.rounded_alone([pair.weight for pair in pairs], **options) if self.alone else {}
+            known[key] = sensitivities(network, pairs, rounded, progress=progress)
+        self.sensitivities = known[key]
         self.rest = 0.0
         self.limit: float | None = None
         self.latencies = self._modelled() if target else self._measured()
@@ -165,7 +177,7 @@ class _Search:
     def _built(self, assignment: Assignment, label: str) -> Trial:
         key = tuple(assignment.items())
         if key not in self.trials:
-            quantized = self.network.quantized(assignment, **self.how)
+            quantized = self.network.quantized(assignment, alone=self.alone, **self.how)
             self.trials[key] = Trial(label, dict(assignment), quantized, quantized.load(progress=False))
         return self.trials[key]
 
@@ -224,21 +236,56 @@ class _Search:
         else:
             self._by_error()
         tried = [trial for trial in self.trials.values() if not math.isnan(trial.accuracy)]
-        if not self.target:
-            for trial, ms in zip(tried, timed([trial.network for trial in tried], self.judge.example), strict=True):
-                trial.ms = ms  # all by the same rounds
-            if reference := self.budget.reference():
-                share, pair = reference
-                self.limit = share * self._tried(assignment_of(str(pair), self.names, 8), self._label(pair)).ms
+        self._time(tried)
+        if self.alone:
+            tried = self._finals(tried)
         kept = [trial for trial in tried if self._keeps(trial)]
         if not kept:
             raise ValueError(self._nearest(tried))
-        if self.budget.max_drop is not None:
-            best = min(kept, key=lambda trial: (trial.ms, -trial.accuracy))
-        else:
-            best = max(kept, key=lambda trial: (trial.accuracy, -self._error(trial.assignment), -trial.ms))
+        best = min(kept, key=self._rank)
         best.quantized.choice = self._choice(best, tried)
         return best.quantized
+
+    def _time(self, tried: Sequence[Trial]) -> None:
+        """Time all of them by the same rounds, and with them what the budget refers to."""
+        if self.target:
+            return
+        for trial, ms in zip(tried, timed([trial.network for trial in tried], self.judge.example), strict=True):
+            trial.ms = ms
+        if reference := self.budget.reference():
+            share, pair = reference
+            self.limit = share * self._tried(assignment_of(str(pair), self.names, 8), self._label(pair)).ms
+
+    def _rank(self, trial: Trial) -> tuple[float, ...]:
+        """The best is the smallest."""
+        if self.budget.max_drop is not None:
+            return trial.ms, -trial.accuracy
+        return -trial.accuracy, self._error(trial.assignment), trial.ms
+
+    def _finals(self, tried: list[Trial]) -> list[Trial]:
+        """Round the best ones anew, each layer by what the quantized layers before it give, from the best on; those trials alone stay.
+
+        What the budget refers to is among them if it keeps the budget: the choice is not worse than that.
+        """
+        kept = sorted((trial for trial in tried if self._keeps(trial)), key=self._rank)
+        if not kept:
+            kept = sorted(tried, key=self._miss)[:1]
+        if (reference := self.budget.reference()) and reference[0] == 1:
+            same = assignment_of(str(reference[1]), self.names, 8)
+            kept[1:] = sorted(kept[1:], key=lambda trial: trial.assignment != same)
+        if self.budget.max_drop is not None:  # by time; after those that fail, the most accurate ones
+            kept[_FINALISTS:] = sorted(kept[_FINALISTS:], key=lambda trial: -trial.accuracy)
+        begin, found = time.perf_counter(), list[Trial]()
+        for trial in progress_bar(kept, self.progress, "round", "network"):
+            spent = time.perf_counter() - begin
+            enough = any(self._keeps(one) for one in found) if self.budget.max_drop is not None else len(found) >= _FINALISTS
+            if enough and (self.budget.max_drop is not None or spent + spent / len(found) > _FINAL_SECONDS):
+                break
+            quantized = self.network.quantized(trial.assignment, **self.how)
+            made = replace(trial, quantized=quantized, network=quantized.load(progress=False))
+            made.accuracy = self.judge.accuracy(made.network)
+            found.append(made)
+        return found
 
     def _keeps(self, trial: Trial) -> bool:
         budget = self.budget
@@ -364,17 +411,18 @@ class _Search:
         judge = self.judge
         return Choice(rows, self._point(best), points, judge.float_accuracy, judge.name, self._asked(), clock)
 
+    def _miss(self, trial: Trial) -> float:
+        """By which share the budget is missed."""
+        budget = self.budget
+        drop = 0.0 if budget.max_drop is None else max(0.0, self.judge.float_accuracy - budget.max_drop - trial.accuracy) / 100
+        ms = 0.0 if self.limit is None else max(0.0, trial.ms / self.limit - 1)
+        size = 0.0 if budget.max_bytes is None else max(0.0, trial.network.nbytes / budget.max_bytes - 1)
+        return drop + ms + size
+
     def _nearest(self, tried: Sequence[Trial]) -> str:
         """What the error says: the network that misses the budget by the smallest share."""
         budget = self.budget
-
-        def miss(trial: Trial) -> float:
-            drop = 0.0 if budget.max_drop is None else max(0.0, self.judge.float_accuracy - budget.max_drop - trial.accuracy) / 100
-            ms = 0.0 if self.limit is None else max(0.0, trial.ms / self.limit - 1)
-            size = 0.0 if budget.max_bytes is None else max(0.0, trial.network.nbytes / budget.max_bytes - 1)
-            return drop + ms + size
-
-        near = min(tried, key=miss)
+        near = min(tried, key=self._miss)
         widths: dict[str, int] = {}
         for bits in near.assignment.values():
             widths[str(bits)] = widths.get(str(bits), 0) + 1

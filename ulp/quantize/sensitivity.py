@@ -25,7 +25,7 @@ from .prepare import Layer
 from .ranges import quantizer_of
 from .request import Bits
 from .running import Piece
-from .weights import quantized_weight
+from .weights import Settled, quantized_weight
 
 # Multiply-accumulates that all runs may take together: half a minute to a minute at what onnxruntime makes of floats on two cores.
 _WORK = 6e11
@@ -47,12 +47,17 @@ class Sensitivities:
         return self.weights[layer, bits.weight] + self.activations[layer, bits.activation]
 
 
-def sensitivities(network: FloatNetwork, pairs: Sequence[Bits], *, progress: bool = False) -> Sensitivities:
-    """Of every layer, at all widths that the pairs have."""
+def sensitivities(
+    network: FloatNetwork, pairs: Sequence[Bits], rounded: Mapping[tuple[str, int], Settled] | None = None, *, progress: bool = False
+) -> Sensitivities:
+    """Of every layer, at all widths that the pairs have.
+
+    rounded: the weights, and biases, by layer and width; those that it does not name are rounded to the nearest.
+    """
     widths = sorted({pair.weight for pair in pairs}), sorted({pair.activation for pair in pairs})
     total = max(1, sum(layer.macs for layer in network.layers))
     rows = int(_WORK / (total * max(1, len(network.layers)) * (len(widths[0]) + len(widths[1]))))
-    probe = _Probe(network, _some(network.batches, min(max(rows, _MIN_ROWS), _MAX_ROWS)), all_widths=rows >= _MIN_ROWS)
+    probe = _Probe(network, _some(network.batches, min(max(rows, _MIN_ROWS), _MAX_ROWS)), rounded or {}, all_widths=rows >= _MIN_ROWS)
     weights: dict[tuple[str, int], float] = {}
     activations: dict[tuple[str, int], float] = {}
     for layer in progress_bar(network.layers, progress, "sensitivity", "layer"):
@@ -75,8 +80,11 @@ def _some(batches: Sequence[Batch], rows: int) -> list[Batch]:
 class _Probe:
     """Runs the model behind one layer again, with another result of that layer."""
 
-    def __init__(self, network: FloatNetwork, batches: Sequence[Batch], *, all_widths: bool) -> None:
+    def __init__(
+        self, network: FloatNetwork, batches: Sequence[Batch], rounded: Mapping[tuple[str, int], Settled], *, all_widths: bool
+    ) -> None:
         self.network = network
+        self.rounded = rounded
         self.all_widths = all_widths
         prepared = network._prepared
         if any(isinstance(port.shape[0], int) for port in prepared.inputs if port.shape):
@@ -100,8 +108,11 @@ class _Probe:
         tail = self._behind(layer)
 
         def rounded_weights(width: int) -> list[Array]:
-            values = np.asarray(quantized_weight(layer, weight, width).values(), np.float32)
-            return [self._result(alone, layer, tensors[layer.x], values) for tensors in self.tensors]
+            settled = self.rounded.get((layer.name, width))
+            made = settled.weight if settled else quantized_weight(layer, weight, width)
+            bias = settled.bias if settled and not layer.added else None
+            values = made.values()
+            return [self._result(alone, layer, tensors[layer.x], values, bias) for tensors in self.tensors]
 
         def rounded_inputs(width: int) -> list[Array]:
             quantizer = self._quantizer(layer, width)
@@ -138,9 +149,12 @@ class _Probe:
         given = {name for name in self.tensors[0] if name not in moved} | {layer.y}
         return Piece(self.proto, self.proto.graph.node, wanted, given) if wanted else None
 
-    def _result(self, alone: Session, layer: Layer, x: Array, weight: Array) -> Array:
-        bias = [self.network._prepared.constants[layer.bias]] if layer.bias else []
-        return np.asarray(alone([x, weight, *bias])[0])
+    def _result(self, alone: Session, layer: Layer, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        if not layer.bias:
+            y = np.asarray(alone([x, weight])[0])
+            return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2 if layer.op_type == "Conv" else 0))
+        own = self.network._prepared.constants[layer.bias]
+        return np.asarray(alone([x, weight, own if bias is None else bias.reshape(own.shape)])[0])
 
     def _error(self, layer: Layer, tail: Piece | None, results: Sequence[Array]) -> float:
         squares = [0.0] * len(self.outputs)

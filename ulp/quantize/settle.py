@@ -12,9 +12,12 @@ from ulp._progress import progress_bar
 from .batches import Batch
 from .moments import Moments
 from .prepare import Layer, Prepared
-from .rounding import round_by_error
+from .rounding import Rounding
 from .walk import Walk
 from .weights import Settled, as_weight, quantized_weight, rows_of
+
+# Widths above, alone, are rounded to the nearest: there it makes no difference that trials would show.
+_NEAREST = 6
 
 
 def settle(
@@ -39,22 +42,71 @@ def settle(
     layers = [layer for layer in prepared.layers if layer.name in bits]
     for layer in progress_bar(layers, progress, "quantize", "layer"):
         x, q = floats.inputs_of(layer.y), codes.inputs_of(layer.y)
-        weight = prepared.constants[layer.weight]
-        moments = None
-        if layer.op_type != "ConvTranspose":
-            moments = Moments.of(layer, prepared.proto.graph.node[layer.index], x, q, opset, second=second)
-        if moments is None or not second:
-            made = quantized_weight(layer, weight, bits[layer.name], minmax=minmax)
+        (made,) = _settled(prepared, layer, x, q, opset, [bits[layer.name]], second, bias_correction, minmax).values()
+        found[layer.name] = made
+        codes.settle(layer, made.weight.values(), made.bias)
+    return found
+
+
+def settled_alone(
+    prepared: Prepared,
+    batches: Sequence[Batch],
+    widths: Sequence[int],
+    *,
+    second: bool,
+    bias_correction: bool,
+    minmax: bool,
+    progress: bool,
+) -> dict[tuple[str, int], Settled]:
+    """Of every layer, at every width: weights and bias by what the layer reads in the float network, whatever becomes of other layers.
+
+    Not as good as `settle`, and found once for all choices of bits.
+    """
+    floats = Walk(prepared.proto, batches)
+    opset = next(o.version for o in prepared.proto.opset_import if o.domain in ("", "ai.onnx"))
+    found: dict[tuple[str, int], Settled] = {}
+    for layer in progress_bar(prepared.layers, progress, "round", "layer"):
+        x = floats.inputs_of(layer.y)
+        made = _settled(prepared, layer, x, x, opset, widths, second, bias_correction, minmax, passes=1, nearest=_NEAREST)
+        found |= {(layer.name, width): settled for width, settled in made.items()}
+    return found
+
+
+def _settled(
+    prepared: Prepared,
+    layer: Layer,
+    x: list[Any],
+    q: list[Any],
+    opset: int,
+    widths: Sequence[int],
+    second: bool,
+    bias_correction: bool,
+    minmax: bool,
+    *,
+    nearest: int = 8,
+    **how: int,
+) -> dict[int, Settled]:
+    """By width. x, q: what the layer reads in the float network and in the quantized one, batch by batch. nearest: what is wider is rounded
+    to the nearest, whatever `second` says."""
+    weight = prepared.constants[layer.weight]
+    moments = None
+    if layer.op_type != "ConvTranspose":
+        moments = Moments.of(layer, prepared.proto.graph.node[layer.index], x, q, opset, second=second)
+    rounding = None
+    if moments is not None and second:
+        rounding = Rounding(rows_of(weight.astype(np.float64), layer.axis).reshape(layer.groups, -1, moments.mean.shape[1]), moments)
+    found = {}
+    for width in widths:
+        if rounding is None or width > nearest:
+            made = quantized_weight(layer, weight, width, minmax=minmax)
         else:
-            rows = rows_of(weight.astype(np.float64), layer.axis).reshape(layer.groups, -1, moments.mean.shape[1])
-            integers, scale = round_by_error(rows, moments, bits[layer.name])
+            integers, scale = rounding.at(width, **how)
             outputs = layer.shape[layer.axis]
-            made = as_weight(integers.reshape(outputs, -1), scale.reshape(outputs, 1), bits[layer.name], layer.shape, layer.axis)
+            made = as_weight(integers.reshape(outputs, -1), scale.reshape(outputs, 1), width, layer.shape, layer.axis)
         bias = None
         if bias_correction and moments is not None and (layer.added or layer.op_type != "MatMul"):
             bias = _corrected(layer, prepared, made.values(), moments)
-        found[layer.name] = Settled(made, bias)
-        codes.settle(layer, made.values(), bias)
+        found[width] = Settled(made, bias)
     return found
 
 
