@@ -237,7 +237,7 @@ def test_what_cannot_be_compiled_is_named(floats: Any, compiled: Any, converted:
         ulp.compile(nn.Linear(2, 2), x[0, 0, :2, :2], bits=4, calibrate=x[0, 0, :2, :2], max_ms=1)
     with pytest.raises(ValueError, match="hint='fast'"):
         ulp.compile(floats, x, bits=4, calibrate=x, hint="fast")  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError):  # the model's own
+    with pytest.raises(ulp.onnx.OnnxError, match=r"fails on the example, x \[1, 2, 8, 8\]: RuntimeError: .*channels"):
         ulp.compile(floats, _random(1, 2, 8, 8), bits=4, calibrate=x)
     assert floats.training
     with pytest.raises(ulp.onnx.OnnxError, match="no ONNX form of the operator aten::linalg_eig"):
@@ -253,6 +253,66 @@ def test_what_cannot_be_compiled_is_named(floats: Any, compiled: Any, converted:
     monkeypatch.setitem(importlib.sys.modules, "onnxscript", None)  # type: ignore[attr-defined]
     with pytest.raises(ImportError, match="onnxscript"):
         ulp.compile(floats, x, bits=4, calibrate=x)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"bits": "W9A9", "calibrate": _X}, ValueError, "bits='W9A9': expected widths from 1 to 8"),
+        ({"bits": {"fc": 9}, "calibrate": _X}, ValueError, r"bits\['fc'\]=9"),
+        ({"bits": "auto", "calibrate": _X}, ValueError, "needs a budget"),
+        ({"bits": "auto", "calibrate": _X, "max_drop": 1, "target": "z80"}, ValueError, "target='z80': expected an instruction set"),
+        ({"bits": "auto", "calibrate": _X, "max_drop": 1, "metric": 3}, TypeError, "metric=3: expected a function"),
+        ({"bits": 4, "calibrate": []}, ValueError, "calibrate holds no batches"),
+        ({"bits": 4, "calibrate": 5}, TypeError, "calibrate of type int"),
+        ({"bits": 4, "calibrate": _X, "ranges": "all"}, ValueError, "ranges='all': expected one of minmax"),
+        ({"bits": 4, "calibrate": _X, "percentile": "9"}, TypeError, "percentile='9'"),
+        ({"bits": 4, "calibrate": _X, "rounding": "up"}, ValueError, "rounding='up'"),
+        ({"bits": 4, "calibrate": _X, "bias_correction": "no"}, TypeError, "bias_correction='no'"),
+        ({"bits": 4, "calibrate": _X, "first_last_bits": 9}, ValueError, "first_last_bits"),
+    ],
+)
+def test_options_are_checked_before_the_export(
+    floats: Any, options: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ulp._bridge.torch_source.exported", lambda *_: pytest.fail("the model was exported"))
+    with pytest.raises(error, match=message):
+        ulp.compile(floats, _X[:1], **options)
+
+
+class _Pooled(Module):
+    """Strides of channels last in front of a pooling to one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x: Any) -> Any:
+        y = torch.relu(self.conv(x)).contiguous(memory_format=torch.channels_last)
+        return self.fc(nn.functional.adaptive_avg_pool2d(y, 1).flatten(1))
+
+
+def test_any_memory_format_becomes_integers() -> None:
+    model = _Pooled().eval().to(memory_format=torch.channels_last)
+    example = _random(2, 8, 8)[:, None].to(memory_format=torch.channels_last)
+    network = ulp.compile(model, example, bits=8, calibrate=_X, progress=False)
+    assert network.integer
+    assert {row.op_type for row in network.layers}.isdisjoint({"Gather", "Range"})
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert network.inputs[0].shape == ("batch", 1, 8, 8)
+    np.testing.assert_allclose(network(_X), model(_X).detach(), atol=0.02)
+
+
+class _Guarded(Module):
+    def forward(self, x: Any) -> Any:
+        return x + 1 if x.sum() > 0 else x
+
+
+def test_a_failed_export_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ulp.onnx.OnnxError, match="data-dependent"):
+        ulp.compile(_Guarded(), _random(2, 4), bits="float")
+    assert capfd.readouterr() == ("", "")
 
 
 # Models that are quantized already.

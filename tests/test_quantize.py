@@ -325,7 +325,7 @@ def test_names_and_options_of_an_assignment(small: FloatNetwork) -> None:
 def test_report(small: FloatNetwork) -> None:
     quantized = small.quantized({layer.name: Bits(4, 4) for layer in small.layers}, **PLAIN)
     lines = str(quantized).splitlines()
-    assert lines[0] == f"Quantized: {len(small.layers)} of {len(small.layers)} layers in integers"
+    assert lines[0] == f"Quantized: {len(small.layers)} of {len(small.layers)} layers"
     assert lines[1].split() == ["layer", "type", "bits", "weight", "SNR", "dB", "output", "SNR", "dB", "clipped", "%"]
     wide = small.quantized({layer.name: Bits(8, 8) for layer in small.layers}, **PLAIN)
     for narrow, better in zip(quantized.layers, wide.layers, strict=True):
@@ -372,8 +372,30 @@ def test_several_inputs() -> None:
     network = ulp.load(model, bits=8, calibrate={"x": x, "z": z}, tune=False)
     assert snr(ulp.load(model)(x, z), network(x, z)) > 25
     assert len(FloatNetwork(model, [(x, z, np.arange(16))]).batches) == 1
-    with pytest.raises(ValueError, match=r"calibrate\[0\] is one array, and the model has 2 inputs: give dicts with x, z"):
+    with pytest.raises(ValueError, match=r"calibrate\[0\] is one array, and the model has 2 inputs: give .* dict with x, z"):
         FloatNetwork(model, x)
+    forms: list[Any] = [[(x, {"z": z})], (x, {"z": z}), [((x, z), np.arange(16))], [({"z": z, "x": x}, np.arange(16))]]
+    for form in forms:
+        (batch,) = FloatNetwork(model, form).batches
+        np.testing.assert_array_equal(batch["x"], x)
+        np.testing.assert_array_equal(batch["z"], z)
+    with pytest.raises(ValueError, match=r"calibrate\[0\] is a tuple with 1 arrays, and the model has the inputs x, z"):
+        FloatNetwork(model, [(x, "label")])
+    with pytest.raises(ValueError, match=r"calibrate\[0\] has no input 'z': the model reads x, z"):
+        FloatNetwork(model, [(x, {"y": z})])
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10])
+def test_old_opsets(opset: int) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    weights = [numpy_helper.from_array(rng.standard_normal((4, 4), dtype=np.float32), "w")]
+    graph = helper.make_graph(nodes, "old", ports[:1], ports[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
+    x = rng.random((64, 4), dtype=np.float32)
+    network = ulp.load(model, bits=8, calibrate=x, progress=False, tune=False)
+    assert snr(ulp.load(model)(x), network(x)) > 25
 
 
 def test_no_layers_with_weights() -> None:

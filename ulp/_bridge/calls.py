@@ -58,6 +58,10 @@ class Call:
         args = [left.pop(0) if isinstance(value, Tensor) else value for value in self.args]
         return args, {name: left.pop(0) if isinstance(value, Tensor) else value for name, value in self.kwargs.items()}
 
+    def __str__(self) -> str:
+        """Names and shapes, as errors name the example."""
+        return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in zip(self.names, self.tensors, strict=True))
+
     @property
     def batch(self) -> int:
         """The first side of the first input that has one."""
@@ -76,7 +80,7 @@ class Call:
         """The call with two images for one, as torch.export takes a side of one for a constant; None where the batch is larger."""
         if self.batch != 1:
             return None
-        tensors = [torch.cat([t, t]) if name in self.batched else t for name, t in zip(self.names, self.tensors, strict=True)]
+        tensors = [_plain(torch.cat([t, t])) if name in self.batched else t for name, t in zip(self.names, self.tensors, strict=True)]
         args, kwargs = self.arguments(tensors)
         return replace(self, args=tuple(args), kwargs=kwargs, tensors=tuple(tensors))
 
@@ -86,8 +90,14 @@ def _input(value: Any, device: Any) -> Any:
         value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, Tensor):
         value = value.detach().to(device)
-        return value.float() if value.is_floating_point() else value
+        return _plain(value.float() if value.is_floating_point() else value)
     return value
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The tensor with the strides of its shape: what torch exports depends on strides, also on those of sides of one."""
+    strides = torch.empty(tensor.shape, device="meta").stride()
+    return tensor if tensor.layout != torch.strided or tensor.stride() == strides else tensor.new_empty(tensor.shape).copy_(tensor)
 
 
 def _flat(value: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -32,6 +33,24 @@ def by_modules(proto: Any, root: str) -> None:
         name = f"{node.op_type}_{i}" if not scope else scope if node.op_type in WEIGHTED else f"{scope}/{node.op_type}"
         calls = seen[name] = seen.get(name, 0) + 1
         node.name = name if calls == 1 else f"{name}:{calls}"
+
+
+def sides(proto: Any, batched: Sequence[str]) -> None:
+    """Name open sides, which torch's exporter numbers ("s95"): "batch", or by the input if several have one of their own.
+
+    batched: the inputs whose first side is the batch.
+    """
+    graph = proto.graph
+    found: dict[str, str] = {}
+    for port in graph.input:
+        for i, side in enumerate(port.type.tensor_type.shape.dim):
+            if side.dim_param and side.dim_param not in found:
+                name = f"{port.name}_dim{i}" if i or port.name not in batched else f"{port.name}_batch" if found else "batch"
+                found[side.dim_param] = name
+    for port in (*graph.input, *graph.output, *graph.value_info):
+        for side in port.type.tensor_type.shape.dim:
+            if side.dim_param:  # or an expression of them, "2*s95"
+                side.dim_param = re.sub(r"[A-Za-z_]\w*", lambda symbol: found.get(symbol[0], symbol[0]), side.dim_param)
 
 
 def _owner(node: Any) -> str:

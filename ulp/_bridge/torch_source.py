@@ -13,6 +13,8 @@ import copy
 import io
 import logging
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,7 +50,7 @@ def exported(model: Any, example: Any) -> Exported:
     """The model in evaluation, as it is on `example`; afterwards the model is as it was.
 
     model: a torch.nn.Module, a torch.fx.GraphModule, or a torch.export.ExportedProgram. example: see `calls.Call`.
-    Raises OnnxError where the model cannot be exported, naming the operator, and what the model itself raises on the example.
+    Raises OnnxError where the model cannot be exported, naming the operator, and where it fails on the example.
     """
     _check_packages()
     model = _module(model)
@@ -58,7 +60,7 @@ def exported(model: Any, example: Any) -> Exported:
         call = Call.of(model, example, _device(model))
         flat = _Flat(model, call)
         with torch.no_grad():
-            results = flat.results(*call.tensors)
+            results = _called(flat, call)
         structure, output_names = _structure(results)
         with _quiet():
             if library == "brevitas":
@@ -70,6 +72,7 @@ def exported(model: Any, example: Any) -> Exported:
     if library == "ulp":
         proto = to_qdq(proto, odd_zeros_only=True)
     names.by_modules(proto, "model")
+    names.sides(proto, call.batched)
     return Exported(proto, structure, {name: x.cpu().numpy() for name, x in zip(call.names, call.tensors, strict=True)})
 
 
@@ -94,6 +97,15 @@ def family(model: Any) -> str | None:
             if any("quantize_per_tensor" in target for target in targets):
                 return "torch_ao"
     return None
+
+
+def _called(flat: _Flat, call: Call) -> Any:
+    """What the model returns on the example. OnnxError where it fails."""
+    try:
+        return flat.results(*call.tensors)
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise OnnxError(f"the model fails on the example, {call}: {type(error).__name__}: {line:.400}") from error
 
 
 class _Flat(torch.nn.Module):
@@ -304,17 +316,36 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     children = [logging.getLogger(f"torch.onnx._internal.exporter.{name}") for name in ("_registration", "_core", "_compat")]
+    children += [logging.getLogger(name) for name in ("torch.export", "torch.fx.experimental.symbolic_shapes")]
     levels = [child.level for child in children]
     try:
         for child in children:
             child.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(_OtherThreads(sys.stderr)):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
         for child, old in zip(children, levels, strict=True):
             child.setLevel(old)
+
+
+class _OtherThreads(io.TextIOBase):
+    """What other threads than this write to a stream: torch prints the graphs of models that it cannot export."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.silent = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Pass it on, but for this thread's."""
+        if self.stream is None or threading.get_ident() == self.silent:
+            return len(text)
+        return int(self.stream.write(text))
+
+    def flush(self) -> None:
+        """As the stream does."""
+        if self.stream is not None:
+            self.stream.flush()
 
 
 def _reason(error: BaseException) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from ulp.onnx.limits import Limits
 
 from .budget import Budget
-from .network import FloatNetwork, Rounding
+from .network import FloatNetwork
+from .options import Rounding, check_options
 from .pareto import Choice, LayerChoice, Point
 from .prepare import Layer
 from .ranges import Ranges
@@ -52,7 +53,8 @@ def quantize(
     bits: for all layers, a width from 1 to 8, or a text with that of weights and that of activations, "W4A8"; or a mapping from names of
         layers, or patterns, to those or to "float": {"conv1": 8, "layer1.*": "W4A3", "head": "float", "*": 4}. print() shows the names.
     calibrate: inputs like those that will come, some hundred of them: one array (or torch tensor), or an iterable of batches: arrays, dicts
-        by input name, or tuples as a DataLoader gives them, of which the first items are the inputs.
+        by input name, or tuples as a DataLoader gives them, of which the first items, or the items of the first, are the inputs; or tuples
+        of the first inputs and a dict of the others, like the example of `ulp.compile`.
     ranges: of activations. "minmax" clips nothing, "percentile" all but a share at each end, "mse" minimizes the squared error, "entropy"
         the loss of information (Kullback-Leibler divergence).
     percentile: for ranges="percentile", 50 to 100.
@@ -75,16 +77,12 @@ def quantize(
     Raises ValueError and TypeError, naming argument, value and what is expected; OnnxError for a model that is quantized already or that
     onnxruntime does not run; ImportError without onnx or onnxruntime.
     """
-    asked = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric, "example": example, "target": target}
-    automatic = isinstance(bits, str) and bits.lower() == "auto"
-    if not automatic and (given := [name for name, value in asked.items() if value is not None]):
-        raise ValueError(f'{given[0]}= with bits={bits!r}: it belongs to bits="auto"')
-    if automatic and first_last_bits != 8:
-        raise ValueError(f'first_last_bits={first_last_bits!r} with bits="auto": the first and the last layer are chosen like the others')
-    budget = Budget(max_ms, max_drop, max_bytes) if automatic else None
+    how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
+    limit = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes}
+    search = {"metric": metric, "example": example, "target": target}
+    budget = check_options(bits=bits, calibrate=calibrate, first_last_bits=first_last_bits, **how, **limit, **search)
     network = FloatNetwork(model, calibrate, progress=progress, limits=limits)
     if budget is not None:
-        how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
-        return auto(network, budget, metric=metric, example=example, target=target, progress=progress, **how)
+        return auto(network, budget, progress=progress, **how, **search)
     assignment = assignment_of(bits, [layer.name for layer in network.layers], first_last_bits)
-    return network.quantized(assignment, ranges=ranges, percentile=percentile, rounding=rounding, bias_correction=bias_correction)
+    return network.quantized(assignment, **how)

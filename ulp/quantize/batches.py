@@ -10,6 +10,8 @@ import numpy as np
 from ulp._tensors import as_numpy, is_tensor
 from ulp.onnx.model import Array, Port
 
+from .options import check_calibrate, no_batches
+
 Batch = dict[str, Array]
 
 # Rows that run at once: more would only take memory.
@@ -17,24 +19,20 @@ _ROWS = 64
 
 
 def batches_of(calibrate: Any, inputs: Sequence[Port]) -> list[Batch]:
-    """calibrate: one array or dict of arrays, or an iterable of batches, each an array, a dict by input name, or a tuple whose first items
-    are the inputs (as a DataLoader gives them: labels behind them are left alone). Arrays may be torch tensors.
+    """calibrate: one array or dict of arrays, or an iterable of batches. A batch is an array, a dict by input name, or a tuple: of
+    the first inputs and a dict of the others; or of the inputs, or one tuple or dict of them, and labels, which are left alone, as a
+    DataLoader gives them. Arrays may be torch tensors.
 
     Gives batches of at most 64 rows, or of as many as the model fixes. TypeError and ValueError name the batch, what is wrong and the fix.
     """
-    if calibrate is None:
-        raise ValueError("calibrate=None: quantizing needs some batches of inputs, such as calibrate=images[:256]")
-    if _is_array(calibrate) or isinstance(calibrate, Mapping):
-        given: Iterable[Any] = [calibrate]
-    elif isinstance(calibrate, Iterable) and not isinstance(calibrate, (str, bytes)):
-        given = calibrate
-    else:
-        raise TypeError(f"calibrate of type {type(calibrate).__name__}: expected an array, or an iterable of arrays, dicts or tuples")
+    check_calibrate(calibrate)
+    single = _is_array(calibrate) or isinstance(calibrate, Mapping) or (isinstance(calibrate, tuple) and _is_call(calibrate, inputs))
+    given: Iterable[Any] = [calibrate] if single else calibrate
     found: list[Batch] = []
     for i, item in enumerate(given):
         found += _split(_checked(item, inputs, f"calibrate[{i}]"), inputs, f"calibrate[{i}]")
     if not found:
-        raise ValueError("calibrate holds no batches (an iterator that was used up?): give at least one, better some hundred inputs")
+        raise no_batches()
     for port in inputs:
         if port.dtype.kind == "f":
             _check_varies([batch[port.name] for batch in found], port.name)
@@ -45,20 +43,41 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, np.ndarray) or is_tensor(x)
 
 
+def _is_call(calibrate: tuple[Any, ...], inputs: Sequence[Port]) -> bool:
+    """Whether it is one batch: arrays of the first inputs and a dict of the others."""
+    return len(inputs) > 1 and len(calibrate) > 1 and _is_array(calibrate[0]) and isinstance(calibrate[-1], Mapping)
+
+
 def _checked(item: Any, inputs: Sequence[Port], what: str) -> Batch:
     names = [port.name for port in inputs]
     if isinstance(item, Mapping):
         if missing := [name for name in names if name not in item]:
             raise ValueError(f"{what} has no input {missing[0]!r}: the model reads {', '.join(names)}")
         arrays = [item[name] for name in names]
+    elif isinstance(item, (tuple, list)) and item and isinstance(item[0], (tuple, list, Mapping)):
+        return _checked(item[0], inputs, f"{what}[0]")
     elif isinstance(item, (tuple, list)) and len(item) >= len(names) and all(_is_array(x) for x in item[: len(names)]):
         arrays = list(item[: len(names)])
+    elif isinstance(item, (tuple, list)) and item and isinstance(item[-1], Mapping):
+        # As the example of a torch model: what is no array is part of the model.
+        positional = [x for x in item[:-1] if _is_array(x)]
+        return _checked({**dict(zip(names, positional, strict=False)), **item[-1]}, inputs, what)
+    elif isinstance(item, (tuple, list)) and len(names) > 1:
+        arrays_given = sum(_is_array(x) for x in item)
+        raise ValueError(
+            f"{what} is a {type(item).__name__} with {arrays_given} arrays, and the model has the inputs {', '.join(names)}: give a dict "
+            f"by these names, or a tuple with an array for each"
+        )
     elif _is_array(item) and len(names) == 1:
         arrays = [item]
     elif _is_array(item):
-        raise ValueError(f"{what} is one array, and the model has {len(names)} inputs: give dicts with {', '.join(names)}")
+        raise ValueError(
+            f"{what} is one array, and the model has {len(names)} inputs: give a list of batches, each a dict with {', '.join(names)}"
+        )
     else:
-        raise TypeError(f"{what} of type {type(item).__name__}: expected an array, a dict by input name, or a tuple (x, ...)")
+        raise TypeError(
+            f"{what} of type {type(item).__name__}: expected an array, a dict by input name ({', '.join(names)}), or a tuple (x, ...)"
+        )
     return {
         port.name: _array(x, port, what if len(inputs) == 1 else f"{what}[{port.name!r}]") for port, x in zip(inputs, arrays, strict=True)
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,14 @@ from ulp.onnx.limits import Limits
 from ulp.onnx.model import Array, OnnxError
 
 from .batches import Batch, batches_of, open_shapes
+<<<<<<< HEAD
 from .moments import layer_work
+=======
+from .options import Rounding, check_method
+>>>>>>> h-i
 from .places import Place, places_of
 from .prepare import Layer, prepare
-from .ranges import RANGES, Ranges, quantizer_of
+from .ranges import Ranges, quantizer_of
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
 from .running import Piece
@@ -28,8 +32,6 @@ from .simulate import simulated
 from .weights import QuantizedWeight, Settled, quantized_weight, signal_to_noise
 from .write import written
 
-Rounding = Literal["nearest", "gptq"]
-_ROUNDINGS = ("nearest", "gptq")
 # Batches on which layers' results are compared for the report.
 _COMPARED = 4
 # Values of a tensor that are counted per batch, and all extremes.
@@ -84,12 +86,7 @@ class FloatNetwork:
         Raises ValueError for a name that no layer has, and for an option that does not exist.
         """
         given = self._assignment(assignment)
-        if ranges not in RANGES:
-            raise ValueError(f"ranges={ranges!r}: expected one of {', '.join(RANGES)}")
-        if not 50 <= percentile <= 100:
-            raise ValueError(f"percentile={percentile!r}: expected 50 to 100")
-        if rounding not in _ROUNDINGS:
-            raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
+        check_method(ranges, percentile, rounding)
         places = places_of(self._prepared, given)
         self._observe(place.tensor for place in places)
         quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, percentile) for p in places}

@@ -19,6 +19,8 @@ _QUANTIZERS = (
     *("Quant", "IntQuant", "BipolarQuant", "FloatQuant", "Trunc", "MultiThreshold", "QuantizeLinear", "DequantizeLinear"),
     *("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "QGemm"),
 )
+# Clip takes its bounds as inputs since this opset.
+_OPSET = 11
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -73,11 +75,29 @@ def prepare(source: Any, limits: Limits | None = None) -> Prepared:
     proto.CopyFrom(model.source)
     if isinstance(source, (str, Path)):
         onnx.load_external_data_for_model(proto, str(Path(source).parent))
+    proto = _raised(proto)
     _name_layers(proto)
     proto = _simplified(proto)
     constants = _constants(proto)
     layers = _layers(proto, constants)
     return Prepared(proto, constants, model.inputs, layers, [port.name for port in model.outputs])
+
+
+def _raised(proto: Any) -> Any:
+    """The model with an opset that has what quantizers are simulated by. OnnxError where it cannot be converted."""
+    import onnx
+    import onnx.version_converter
+
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), _OPSET)
+    if opset >= _OPSET:
+        return proto
+    try:
+        return onnx.version_converter.convert_version(proto, _OPSET)
+    except Exception as error:  # the converter's, of C++
+        raise OnnxError(
+            f"the model has opset {opset}, and onnx.version_converter cannot raise it to {_OPSET}, which quantizing needs: export the "
+            f"model with opset {_OPSET} or newer ({str(error).strip():.300})"
+        ) from error
 
 
 def _simplified(proto: Any) -> Any:

@@ -97,7 +97,7 @@ class Quantized(Printed):
         ]
         heads = ("layer", "type", "bits", "weight SNR dB", "output SNR dB", "clipped %")
         low = sum(row.bits is not None for row in self.layers)
-        return Table(heads, rows, right=3, title=f"Quantized: {low} of {len(self.layers)} layers in integers")
+        return Table(heads, rows, right=3, title=f"Quantized: {low} of {len(self.layers)} layers")
 
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"

@@ -14,6 +14,7 @@ from ulp.onnx.model import Array
 
 from . import latency
 from .network import FloatNetwork
+from .options import check_metric
 from .request import Assignment
 from .result import Quantized
 
@@ -70,8 +71,7 @@ class Judge:
             self.name = "closeness to float, %" if self.axis is None else "agreement with float, %"
             self.float_accuracy = 100.0
             return
-        if not callable(metric):
-            raise TypeError(f"metric={metric!r}: expected a function that takes a network and gives a number")
+        check_metric(metric)
         self.name = "metric"
         self.float_accuracy = self._by_metric(float_model(network))
 
