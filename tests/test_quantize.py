@@ -390,7 +390,7 @@ def test_old_opsets(opset: int) -> None:
     rng = np.random.default_rng(0)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
-    weights = [numpy_helper.from_array(rng.standard_normal((4, 4), dtype=np.float32), "w")]
+    weights = [onnx.numpy_helper.from_array(rng.standard_normal((4, 4), dtype=np.float32), "w")]
     graph = helper.make_graph(nodes, "old", ports[:1], ports[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=4)
     x = rng.random((64, 4), dtype=np.float32)

@@ -16,11 +16,8 @@ from ulp.onnx.limits import Limits
 from ulp.onnx.model import Array, OnnxError
 
 from .batches import Batch, batches_of, open_shapes
-<<<<<<< HEAD
 from .moments import layer_work
-=======
 from .options import Rounding, check_method
->>>>>>> h-i
 from .places import Place, places_of
 from .prepare import Layer, prepare
 from .ranges import Ranges, quantizer_of
