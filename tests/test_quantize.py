@@ -12,13 +12,19 @@ import pytest
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_models import Writer, chain, small_network  # noqa: E402
 from reference import Array  # noqa: E402
 
 import ulp  # noqa: E402
 from ulp.onnx import OnnxError  # noqa: E402
-from ulp.quantize import Bits, FloatNetwork, Quantized, quantize  # noqa: E402
+from ulp.quantize import (  # noqa: E402
+    Bits,
+    FloatNetwork,
+    Quantized,
+    moments,
+    quantize,
+)
 
 
 def images(count: int, *shape: int, seed: int = 5) -> Array:
@@ -264,6 +270,7 @@ def test_forms_of_calibration_data() -> None:
         (np.zeros((4, 3, 12, 12), np.uint8), TypeError, "calibrate[0] is uint8, and input 'x' is float32"),
         (np.full((1, 3, 12, 12), 0.5, np.float32), ValueError, "input 'x' is 0.5 everywhere"),
         ([{"y": images(4, 3, 12, 12)}], ValueError, "calibrate[0] has no input 'x'"),
+        (images(4, 3, 12, 12) * np.float32(1e30), ValueError, "calibrate: 'x' of the float model has values up to"),
         (7, TypeError, "calibrate of type int"),
         ("images", TypeError, "calibrate of type str"),
         (["images"], TypeError, "calibrate[0] of type str"),
@@ -287,6 +294,7 @@ def test_bad_calibration_data(calibrate: Any, error: type[Exception], message: s
         ({"layer9.*": 4}, ValueError, "bits['layer9.*'] fits no layer"),
         ({"*": 12}, ValueError, "bits['*']=12"),
         ({3: 4}, TypeError, "bits has the key 3"),
+        ({}, ValueError, "bits={} names no layer"),
     ],
 )
 def test_bad_bits(bits: Any, error: type[Exception], message: str) -> None:
@@ -317,6 +325,90 @@ def test_names_and_options_of_an_assignment(small: FloatNetwork) -> None:
         small.quantized({}, ranges="maximum")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rounding='up': expected one of"):
         small.quantized({}, rounding="up")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bias_correction='no': expected True or False"):
+        small.quantized({}, bias_correction="no")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="percentile=60 with ranges='mse'"):
+        small.quantized({}, percentile=60)
+    with pytest.raises(TypeError, match="percentile='60': expected a number"):
+        small.quantized({}, ranges="percentile", percentile="60")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="limits=5: expected"):
+        ulp.load(chain(), limits=5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="calibrate= with bits='float'"):
+        ulp.load(chain(), bits="float", calibrate=images(4, 3, 12, 12))
+    with pytest.raises(TypeError, match=re.escape("load(bits=): this model is quantized already")):
+        small.quantized({}, **PLAIN).load(bits=3)
+
+
+# Calibration data that say little.
+
+
+def linear(weight: Array, *before: Array) -> Any:
+    """x by each of `before`, plus 1, then by `weight`."""
+    w, x = Writer((len(before[0] if before else weight),), 1), "x"
+    for constant in before:
+        x = w.add("Relu", w.add("Add", w.add("MatMul", x, w.constant(constant)), w.constant(np.ones(constant.shape[1], np.float32))))
+    return w.model(w.add("MatMul", x, w.constant(weight)))
+
+
+@pytest.mark.parametrize(("rows", "factor"), [(1, 1), (1, 1e4), (3, 1), (64, 1e-6), (64, 1e-30), (64, 1e4)])
+def test_few_and_tiny_and_large_inputs(rows: int, factor: float) -> None:
+    model = linear(images(64, 8))
+    x = np.maximum(images(rows, 64, seed=1), 0) * np.float32(factor)
+    network = ulp.load(model, bits=8, calibrate=x, progress=False)
+    if factor > 1e-20:
+        assert snr(ulp.load(model)(x), network(x)) > 30
+
+
+def test_layers_whose_input_does_not_vary() -> None:
+    """A pruned layer in front gives its bias alone; and inputs of which some are always 0."""
+    model = linear(images(64, 8), np.zeros((64, 64), np.float32))
+    x = images(64, 64)
+    assert snr(ulp.load(model)(x), ulp.load(model, bits=8, calibrate=x, progress=False)(x)) > 30
+    x[:, ::2] = 0
+    model = linear(images(64, 8))
+    assert snr(ulp.load(model)(x), ulp.load(model, bits=8, calibrate=x, progress=False)(x)) > 30
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_long_rows_are_rounded_by_blocks(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images(256, 8) @ images(8, 100, seed=2)
+    model = linear(images(100, 8))
+    how: dict[str, Any] = {"bits": bits, "calibrate": x, "first_last_bits": None, "bias_correction": False, "ranges": "minmax"}
+    exact = ulp.load(model)(x)
+    plain = snr(exact, quantize(model, rounding="nearest", **how).load(tune=False)(x))
+    monkeypatch.setattr(moments, "_COLUMNS", 33)
+    blocks = quantize(model, **how | {"bits": f"W{bits}A8"}).load(tune=False)(x)
+    assert moments.blocks_of(100) == (4, 25)
+    assert moments.blocks_of(97) == (3, 33)
+    assert snr(exact, blocks) > plain
+    y = np.arange(2 * 3 * 97.0).reshape(2, 3, 97)
+    np.testing.assert_array_equal(moments.out_of_blocks(moments.in_blocks(y), 2, 97), y)
+    monkeypatch.setattr(moments, "_MOST_MOMENTS", 10)
+    assert snr(exact, quantize(model, **how).load(tune=False)(x)) >= plain - 1
+
+
+def test_an_outlier_is_warned_of() -> None:
+    x = images(64, 64)
+    x[3] *= 1e6
+    with pytest.warns(UserWarning, match=r"layer 'MatMul\w*' reads is \d+ times.*ranges='percentile'"):
+        quantize(linear(images(64, 8)), bits=8, calibrate=x, progress=False)
+
+
+def test_a_module_that_is_called_again() -> None:
+    """The name of its first call is that of all; an entry of their own comes before."""
+    w = Writer((16,), 1)
+    weight, x = "l.weight", "x"
+    w.constants.append(onnx.numpy_helper.from_array(images(16, 16), weight))
+    for _ in range(3):
+        x = w.add("Relu", w.add("MatMul", x, weight))
+    model = w.model(w.add("MatMul", x, w.constant(images(16, 4))))
+
+    def widths(bits: Any) -> list[str]:
+        return bits_by_layer(quantize(model, bits=bits, calibrate=images(32, 16), progress=False))
+
+    assert widths({"l": 4})[:3] == ["W4A4"] * 3
+    assert widths({"l": 4, "l_2": 3})[:3] == ["W4A4", "W3A3", "W4A4"]
+    assert widths(4)[:3] == ["W8A8"] * 3
 
 
 # The report.
@@ -401,10 +493,11 @@ def test_old_opsets(opset: int) -> None:
 def test_no_layers_with_weights() -> None:
     w = Writer((3, 8, 8))
     model = w.model(w.add("Relu", "x"))
-    network = ulp.load(model, bits=4, calibrate=images(4, 3, 8, 8), tune=False)
-    assert network.quantized.layers == ()
+    for bits in (4, {"*": 4}):
+        with pytest.raises(ValueError, match="the model has no layers with weights"):
+            ulp.load(model, bits=bits, calibrate=images(4, 3, 8, 8))
     x = images(4, 3, 8, 8)
-    np.testing.assert_array_equal(network(x), np.maximum(x, 0))
+    np.testing.assert_array_equal(ulp.load(model, bits="float")(x), np.maximum(x, 0))
 
 
 def transformer_block() -> Any:

@@ -58,8 +58,8 @@ def load(
     source: a path, the bytes of a file, or an onnx.ModelProto; or what `OnnxNetwork.save` wrote, which needs no package onnx. That comes
         back with the shapes, mode, hint and group of then: arguments that ask for others are refused.
     strict: refuse a model if a node that computes would run in floats; the error gives the reason for each.
-    bits, calibrate: quantize a float model first, as `ulp.quantize.quantize` does, which has more options. What that gives, with a report
-        per layer, is the attribute `quantized` of the result.
+    bits, calibrate: quantize a float model first, as `ulp.quantize.quantize` does, which has more options. What that gives, with a
+        report per layer, is the attribute `quantized` of the result. bits="float" runs it as it is.
     max_ms, max_drop, max_bytes, metric: the budget of bits="auto", as there. What was chosen is `quantized.choice` of the result.
     shapes: of inputs whose shape the file leaves open, such as {"x": (1, 3, 224, 224)}: integer parts need all sides but the batch. Where
         the first side is no batch but, as the model uses it, the length of a sequence, it is fixed.
@@ -78,13 +78,17 @@ def load(
     """
     check_options(mode=mode, hint=hint, group=group, floats=floats)
     budget = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric}
+    if isinstance(bits, str) and bits.lower() == "float":
+        if given := [name for name, value in {"calibrate": calibrate, **budget}.items() if value is not None]:
+            raise ValueError(f"{given[0]}= with bits={bits!r}, which quantizes nothing")
+        bits = None
     if bits is not None or calibrate is not None or any(value is not None for value in budget.values()):
         return _quantized(source, bits, calibrate, limits, progress, budget).load(
             strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
         )
     if not isinstance(shapes, Mapping | None):
         raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
-    limits = limits or Limits()
+    limits = Limits.of(limits)
     if is_saved(source):
         network = load_saved(source, tune=bool(tune), limits=limits)
         _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)

@@ -42,6 +42,13 @@ class Limits:
         for field in fields(self):
             integer(getattr(self, field.name), field.name, 1, 2**62)
 
+    @staticmethod
+    def of(limits: Limits | None) -> Limits:
+        """What was given, or the defaults. TypeError for anything else."""
+        if not isinstance(limits, Limits | None):
+            raise TypeError(f"limits={limits!r}: expected ulp.onnx.Limits, such as Limits(tensor_bytes=8 << 30)")
+        return limits or Limits()
+
     def check_constants(self, nbytes: int) -> None:
         """OnnxError where all constants together take more than constant_bytes."""
         if nbytes > self.constant_bytes:

@@ -60,7 +60,7 @@ def read(source: Any, limits: Limits | None = None) -> Model:
         import onnx
     except ImportError as error:
         raise ImportError('reading ONNX files needs the package onnx: pip install "ulp-gemm[onnx]"') from error
-    limits = limits or Limits()
+    limits = Limits.of(limits)
     if isinstance(source, onnx.ModelProto):
         return _Reader(onnx, limits, None).model(source)
     folder = None

@@ -34,7 +34,7 @@ def quantize(
     bits: Any,
     calibrate: Any,
     ranges: Ranges = "mse",
-    percentile: float = 99.99,
+    percentile: float | None = None,
     rounding: Rounding = "gptq",
     bias_correction: bool = True,
     first_last_bits: int | None = 8,
@@ -52,13 +52,17 @@ def quantize(
     model: a path, the bytes of a file, or an onnx.ModelProto, of floats.
     bits: for all layers, a width from 1 to 8, or a text with that of weights and that of activations, "W4A8"; or a mapping from names of
         layers, or patterns, to those or to "float": {"conv1": 8, "layer1.*": "W4A3", "head": "float", "*": 4}. print() shows the names.
+        Layers that a mapping does not name have 8 bits. The name of a module that is called several times is that of all its calls.
     calibrate: inputs like those that will come, some hundred of them: one array (or torch tensor), or an iterable of batches: arrays, dicts
         by input name, or tuples as a DataLoader gives them, of which the first items, or the items of the first, are the inputs; or tuples
         of the first inputs and a dict of the others, like the example of `ulp.compile`.
     ranges: of activations. "minmax" clips nothing, "percentile" all but a share at each end, "mse" minimizes the squared error, "entropy"
         the loss of information (Kullback-Leibler divergence).
-    percentile: for ranges="percentile", 50 to 100.
-    rounding: of weights: "nearest", or "gptq": so that each layer's result changes least on the calibration data.
+    percentile: for ranges="percentile", and for that alone, 50 to 100; by default 99.99.
+    rounding: of weights: "nearest", or "gptq": so that each layer's result changes least on the calibration data. Of a layer with more than
+        1152 weights per output that counts block by block of at most as many, so that time and memory grow with the number of weights and
+        not with its third power; where the sums would take more than 1 GiB (some 116000 weights per output), and where the layer's input
+        does not vary on the calibration data, weights are rounded to the nearest.
     bias_correction: the mean of each channel of a layer's result becomes that of the float model.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
         bits="auto" has no such rule.
@@ -84,5 +88,7 @@ def quantize(
     network = FloatNetwork(model, calibrate, progress=progress, limits=limits)
     if budget is not None:
         return auto(network, budget, progress=progress, **how, **search)
-    assignment = assignment_of(bits, [layer.name for layer in network.layers], first_last_bits)
-    return network.quantized(assignment, **how)
+    if not network.layers:
+        raise ValueError(f"bits={bits!r}: the model has no layers with weights")
+    calls = {layer.name: layer.first for layer in network.layers}
+    return network.quantized(assignment_of(bits, list(calls), first_last_bits, calls), **how)

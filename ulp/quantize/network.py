@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +22,7 @@ from .moments import layer_work
 from .options import Rounding, check_method
 from .places import Place, places_of
 from .prepare import Layer, prepare
-from .ranges import Ranges, quantizer_of
+from .ranges import Ranges, outliers, quantizer_of
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
 from .running import Piece
@@ -33,6 +35,10 @@ from .write import written
 _COMPARED = 4
 # Values of a tensor that are counted per batch, and all extremes.
 _COUNTED = 2**18
+# Times a quantile that a tensor's largest value may be without a warning, and the least share of values below that quantile.
+_OUTLIERS, _SHARE_INSIDE = 100, 0.95
+# Values whose squares sum up in float32.
+_LARGEST = 1e15
 # Bytes that all tensors of the batches may take together with which layers are settled one by one, and multiplications of these batches.
 _BYTES, _OPERATIONS = 2**32, 10**12
 
@@ -52,6 +58,7 @@ class FloatNetwork:
         self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}
         self._alone: dict[tuple[str, bool, bool], dict[tuple[str, int], Settled]] = {}
         self._outputs: list[list[Array]] = []
+        self._warned = False
         self._layer_outputs: list[dict[str, Array]] = []
         everything: Assignment = dict.fromkeys((layer.name for layer in self.layers), Bits(8, 8))
         self._observe(place.tensor for place in places_of(self._prepared, everything))
@@ -70,7 +77,7 @@ class FloatNetwork:
         assignment: Mapping[str, Bits | int | str | None],
         *,
         ranges: Ranges = "mse",
-        percentile: float = 99.99,
+        percentile: float | None = None,
         rounding: Rounding = "gptq",
         bias_correction: bool = True,
         alone: bool = False,
@@ -83,10 +90,13 @@ class FloatNetwork:
         Raises ValueError for a name that no layer has, and for an option that does not exist.
         """
         given = self._assignment(assignment)
-        check_method(ranges, percentile, rounding)
+        check_method(ranges, percentile, rounding, bias_correction)
+        share = 99.99 if percentile is None else float(percentile)
         places = places_of(self._prepared, given)
         self._observe(place.tensor for place in places)
-        quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, percentile) for p in places}
+        if ranges != "percentile":
+            self._warn(place.tensor for place in places)
+        quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, share) for p in places}
         low = {layer.name: bits.weight for layer in self.layers if (bits := given[layer.name]) is not None}
         if rounding == "nearest" and not bias_correction:
             constants = self._prepared.constants
@@ -113,6 +123,21 @@ class FloatNetwork:
         model = written(self._prepared, places, quantizers, weights)
         report = partial(self._report, model, given, quantizers, {name: settled.weight for name, settled in weights.items()})
         return Quantized(model, report, open_shapes(self._prepared.inputs, self.batches))
+
+    def _warn(self, tensors: Iterable[str]) -> None:
+        """Once, of the first tensor whose range a few values widen, as one broken calibration image does."""
+        # One input's share of the values, and more, lies beyond the quantile.
+        share = min(max(_SHARE_INSIDE, 1 - 1.5 / sum(_rows(batch) for batch in self.batches)), 0.999)
+        wide = [] if self._warned else [name for name in dict.fromkeys(tensors) if outliers(self._observers[name], share) > _OUTLIERS]
+        if wide:
+            self._warned = True
+            layer = next((layer.name for layer in self.layers if layer.x == wide[0]), wide[0])
+            warnings.warn(
+                f"calibrate: the largest value that layer {layer!r} reads is {outliers(self._observers[wide[0]], share):.0f} times the "
+                f"{100 * share:.1f} % quantile, and so in {len(wide)} tensors: is an input broken? Else ranges='percentile' with "
+                f"percentile={math.floor(100 * share)} leaves such values out",
+                stacklevel=4,
+            )
 
     def rounding_work(self) -> float:
         """About how many operations rounding by second moments takes."""
@@ -157,7 +182,7 @@ class FloatNetwork:
 
     def _observe(self, tensors: Iterable[str]) -> None:
         """Count the values of tensors that were not counted before, over all batches."""
-        missing = sorted(set(tensors) - set(self._observers))
+        missing = [name for name in dict.fromkeys(tensors) if name not in self._observers]
         first = not self._outputs
         if not missing and not first:
             return
@@ -214,6 +239,8 @@ def _rows(batch: Batch) -> int:
 
 
 def _count(observer: Observer, x: Array, name: str) -> None:
+    if (largest := float(max(x.max(initial=0), -x.min(initial=0)))) > _LARGEST and np.isfinite(largest):
+        raise ValueError(f"calibrate: {name!r} of the float model has values up to {largest:g}, more than {_LARGEST:g}: give real inputs")
     try:
         if x.size > _COUNTED:
             observer.add(np.array([x.min(), x.max()], x.dtype))

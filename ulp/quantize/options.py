@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from ulp import _core
 from ulp._validate import bit_width
 
@@ -53,25 +55,28 @@ def check_options(
         _check_bits(bits)
     if first_last_bits is not None:
         bit_width(first_last_bits, "first_last_bits")
-    check_method(ranges, percentile, rounding)
-    if bias_correction not in (True, False):
-        raise TypeError(f"bias_correction={bias_correction!r}: expected True or False")
+    check_method(ranges, percentile, rounding, bias_correction)
     check_calibrate(calibrate)
     return budget
 
 
-def check_method(ranges: Any, percentile: Any, rounding: Any) -> None:
+def check_method(ranges: Any, percentile: Any, rounding: Any, bias_correction: Any) -> None:
     """ValueError or TypeError for ways of quantizing that there are not."""
     if ranges not in RANGES:
         raise ValueError(f"ranges={ranges!r}: expected one of {', '.join(RANGES)}")
-    try:
-        within = 50 <= percentile <= 100
-    except TypeError:
-        raise TypeError(f"percentile={percentile!r}: expected a number from 50 to 100") from None
-    if not within:
-        raise ValueError(f"percentile={percentile!r}: expected 50 to 100")
+    if percentile is not None:
+        try:
+            within = 50 <= percentile <= 100
+        except TypeError:
+            raise TypeError(f"percentile={percentile!r}: expected a number from 50 to 100") from None
+        if not within:
+            raise ValueError(f"percentile={percentile!r}: expected 50 to 100")
+        if ranges != "percentile":
+            raise ValueError(f'percentile={percentile!r} with ranges={ranges!r}: it belongs to ranges="percentile"')
     if rounding not in _ROUNDINGS:
         raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
+    if not isinstance(bias_correction, (bool, np.bool_)):
+        raise TypeError(f"bias_correction={bias_correction!r}: expected True or False")
 
 
 def check_metric(metric: Any) -> None:
@@ -110,6 +115,8 @@ def _check_bits(bits: Any) -> None:
     if not isinstance(bits, Mapping):
         bits_of(bits, "bits")
         return
+    if not bits:
+        raise ValueError("bits={} names no layer: write {'*': 4} for all of them")
     for pattern, value in bits.items():
         if not isinstance(pattern, str):
             raise TypeError(f"bits has the key {pattern!r}: expected names of layers, or patterns such as 'layer1.*'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Layer:
     name: as the model's author calls it, where the file says so ("layer1.0.conv1"). shape: of its weights, as the file has them. axis: the
     side of its outputs. groups: of a convolution. macs: multiplications for one input of the calibration data, 0 until that was seen.
     x, weight, bias, y: names of tensors; bias is "" where there is none. index: of the node. added: the bias of a MatMul, which an Add
-    behind it adds.
+    behind it adds. first: the name of the layer that uses the same weights first, as a module that is called several times; else its own.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Layer:
     y: str
     index: int
     added: str = ""
+    first: str = ""
 
 
 @dataclass
@@ -76,10 +77,10 @@ def prepare(source: Any, limits: Limits | None = None) -> Prepared:
     if isinstance(source, (str, Path)):
         onnx.load_external_data_for_model(proto, str(Path(source).parent))
     proto = _raised(proto)
-    _name_layers(proto)
+    first = _name_layers(proto)
     proto = _simplified(proto)
     constants = _constants(proto)
-    layers = _layers(proto, constants)
+    layers = [replace(layer, first=first.get(layer.name, layer.name)) for layer in _layers(proto, constants)]
     return Prepared(proto, constants, model.inputs, layers, [port.name for port in model.outputs])
 
 
@@ -137,13 +138,18 @@ def _constants(proto: Any) -> dict[str, Array]:
     return found
 
 
-def _name_layers(proto: Any) -> None:
-    """Names for nodes: of their module, where the weights' name or the node's says it; for all others their own, or one of their type."""
+def _name_layers(proto: Any) -> dict[str, str]:
+    """Names for nodes: of their module, where the weights' name or the node's says it; for all others their own, or one of their type.
+
+    Gives, of each node with weights that one before has as well, the name of the first.
+    """
     weights = {tensor.name for tensor in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
     taken: Counter[str] = Counter()
+    owners: dict[str, str] = {}
+    first: dict[str, str] = {}
     for node in proto.graph.node:
-        name = node.name
+        name, source = node.name, ""
         if node.op_type in _WEIGHTED and len(node.input) > 1:
             source = node.input[1]
             while source in makers and makers[source].op_type in ("Transpose", "Identity", "Cast") and makers[source].input:
@@ -153,6 +159,9 @@ def _name_layers(proto: Any) -> None:
         name = name or node.op_type
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        if source in weights:
+            first[node.name] = owners.setdefault(source, node.name)
+    return first
 
 
 def _scope(name: str) -> str:

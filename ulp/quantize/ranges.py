@@ -41,6 +41,17 @@ def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: floa
     return best
 
 
+def outliers(observer: Observer, share: float) -> float:
+    """The largest magnitude over the quantile below which `share` of all magnitudes but 0 lie; 1 where all is 0."""
+    values, counts = observer.points()
+    values, counts = np.abs(values[values != 0]), counts[values != 0]
+    if not len(values):
+        return 1.0
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(counts[order])
+    return float(max(-observer.low, observer.high) / values[order[np.searchsorted(total, share * total[-1])]])
+
+
 def points(observer: Observer) -> tuple[Doubles, Doubles]:
     """At most some thousand values in ascending order, with how often they are there."""
     values, counts = observer.points()

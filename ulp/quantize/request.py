@@ -46,22 +46,31 @@ def bits_of(value: Any, what: str) -> Bits | None:
     return Bits(width, width)
 
 
-def assignment_of(bits: Any, names: Sequence[str], first_last_bits: int | None) -> Assignment:
+def assignment_of(bits: Any, names: Sequence[str], first_last_bits: int | None, calls: Mapping[str, str] | None = None) -> Assignment:
     """The bits of each layer.
 
     bits: for all layers, of which the first and the last then get at least `first_last_bits` (None: the same); or a mapping from names or
         patterns ("layer1.*", as fnmatch reads them) to bits. An exact name wins over patterns, of which the first that fits counts; "*"
-        comes last, and layers that nothing names have 8 bits. ValueError for a name or a pattern that fits no layer.
+        comes last, and layers that nothing names have 8 bits. ValueError for a name or a pattern that fits no layer, and for no entry.
+    calls: of layers with the weights of one before, such as the calls of one module, the name of that one. What names it, names them, too,
+        but for an entry of their own.
     """
-    edges = {names[0], names[-1]} if names else set()
+    calls = calls or {}
+    edges = {calls.get(name, name) for name in (names[0], names[-1])} if names else set()
     wide = None if first_last_bits is None else bit_width(first_last_bits, "first_last_bits")
 
     def at_edge(name: str, pair: Bits | None) -> Bits | None:
-        return Bits(*(max(wide, width) for width in pair)) if pair is not None and wide is not None and name in edges else pair
+        return (
+            Bits(*(max(wide, width) for width in pair))
+            if pair is not None and wide is not None and calls.get(name, name) in edges
+            else pair
+        )
 
     if not isinstance(bits, Mapping):
         pair = bits_of(bits, "bits")
         return {name: at_edge(name, pair) for name in names}
+    if not bits:
+        raise ValueError("bits={} names no layer: write {'*': 4} for all of them")
     wanted: dict[str, Bits | None] = {}
     for pattern, value in bits.items():
         if not isinstance(pattern, str):
@@ -73,7 +82,9 @@ def assignment_of(bits: Any, names: Sequence[str], first_last_bits: int | None) 
     patterns = [pattern for pattern in wanted if pattern != "*"]
     found: Assignment = {}
     for name in names:
-        pattern = name if name in wanted else next((p for p in patterns if fnmatchcase(name, p)), None)
+        own = [name, calls.get(name, name)]
+        fits = [one for one in own if one in wanted] + [p for p in patterns if any(fnmatchcase(one, p) for one in own)]
+        pattern = fits[0] if fits else None
         if pattern is not None:
             found[name] = wanted[pattern]
         else:

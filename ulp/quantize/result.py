@@ -78,6 +78,9 @@ class Quantized(Printed):
         """
         from ulp.onnx import load
 
+        asked = ("bits", "calibrate", "max_ms", "max_drop", "max_bytes", "metric")
+        if given := [name for name in asked if options.get(name) is not None]:
+            raise TypeError(f"load({given[0]}=): this model is quantized already; other bits come from quantizing the float model anew")
         shapes = {**self.shapes, **(options.pop("shapes", None) or {})}
         network = load(self.model, shapes=shapes or None, **options)
         network.quantized = self

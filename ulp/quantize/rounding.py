@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .moments import Moments
+from .moments import Moments, in_blocks, out_of_blocks
 from .weights import limits, rounded, scales_by_error
 
 Doubles = npt.NDArray[np.float64]
@@ -28,33 +28,59 @@ class Rounding:
     """Rows (g, R, K) of float weights and what they multiply; `at` rounds them to a width. What all widths need is computed once."""
 
     def __init__(self, rows: Doubles, moments: Moments) -> None:
+        self.groups, _, self.columns = rows.shape
+        self.wanted = in_blocks(rows).copy()
         self.h = h = moments.second.copy()
         self.work = rows.size * h.shape[-1]
-        diagonal = np.einsum("gkk->gk", h)
-        diagonal += np.maximum(_DAMPING * diagonal.mean(1, keepdims=True), 1e-12)
-        inverse = np.linalg.inv(h)
-        inverse = (inverse + np.swapaxes(inverse, 1, 2)) / 2
-        self.wanted = rows
-        if moments.cross is not moments.second:
-            self.wanted = rows + rows @ (moments.cross - moments.second) @ inverse
-        # Columns with large second moments first.
-        self.order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
-        sorted_inverse = np.take_along_axis(np.take_along_axis(inverse, self.order[:, :, None], 1), self.order[:, None], 2)
-        self.upper = np.swapaxes(np.linalg.cholesky(sorted_inverse), 1, 2)
+        self.order = np.empty(h.shape[:2], np.intp)
+        self.upper = np.empty_like(h)
+        sizes = self._sizes(np.einsum("gkk->gk", h).mean(1))
+        for i, size in enumerate(sizes):
+            if not self._factored(i, moments, size):
+                # Nothing varies: the weights count alike, and those nearest to the float ones are best.
+                h[i], self.upper[i], self.order[i] = np.eye(h.shape[1]), np.eye(h.shape[1]), np.arange(h.shape[1])
+
+    def _sizes(self, means: Doubles) -> Doubles:
+        """By block, the mean of the second moments of its group: the blocks of a group keep their share."""
+        blocks = len(means) // self.groups
+        return np.repeat(means.reshape(self.groups, blocks).mean(1), blocks)
+
+    def _factored(self, i: int, moments: Moments, size: float) -> bool:
+        """Whether block i has second moments by which to round; then what that takes is there. size: the mean of their diagonal."""
+        if not (np.isfinite(size) and size > 0 and np.isfinite(moments.second[i]).all()):
+            return False
+        h, k = self.h[i], self.h.shape[1]
+        h /= size
+        h[np.diag_indices(k)] += _DAMPING
+        try:
+            inverse = np.linalg.inv(h)
+            inverse = (inverse + inverse.T) / 2
+            wanted = self.wanted[i]
+            if moments.cross is not moments.second:
+                wanted = wanted + (wanted @ (moments.cross[i] - moments.second[i]) / size) @ inverse
+            order = np.argsort(-h.diagonal(), kind="stable")  # columns with large second moments first
+            self.upper[i] = np.linalg.cholesky(inverse[np.ix_(order, order)]).T
+        except np.linalg.LinAlgError:
+            return False
+        if not np.isfinite(wanted).all():
+            return False
+        self.wanted[i], self.order[i] = wanted, order
+        return True
 
     def at(self, bits: int, passes: int = _PASSES) -> tuple[Doubles, Doubles]:
         """Integers (g, R, K) and scales (g, R, 1). passes: of the improvement."""
-        h, wanted = self.h, self.wanted
-        k = h.shape[-1]
-        importance = np.broadcast_to(np.einsum("gkk->gk", h)[:, None], wanted.shape)
-        scale = scales_by_error(wanted.reshape(-1, k), bits, importance.reshape(-1, k)).reshape(*wanted.shape[:2], 1)
+        h, groups, k = self.h, self.groups, self.columns
+        wanted = out_of_blocks(self.wanted, groups, k)
+        importance = np.broadcast_to(out_of_blocks(np.einsum("gkk->gk", h)[:, None], groups, k), wanted.shape)
+        found = scales_by_error(wanted.reshape(-1, k), bits, importance.reshape(-1, k)).reshape(groups, -1, 1)
+        scale = np.repeat(found, len(h) // groups, 0)  # the same for the blocks of a row
         integers = self._by_columns(scale, bits)
         if self.work <= _OPERATIONS:
             for _ in range(passes):
-                scale = _fitted(integers, scale, wanted, h)
-                integers = _improved(integers, scale, wanted, h, bits)
-            scale = _fitted(integers, scale, wanted, h)
-        return integers, scale
+                scale = self._fitted(integers, scale)
+                integers = _improved(integers, scale, self.wanted, h, bits)
+            scale = self._fitted(integers, scale)
+        return out_of_blocks(integers, groups, k), scale[:: len(h) // groups]
 
     def _by_columns(self, scale: Doubles, bits: int) -> Doubles:
         """Integers (g, R, K): GPTQ."""
@@ -73,16 +99,18 @@ class Rounding:
             w[:, :, end:] -= errors @ upper[:, begin:end, end:]
         result = np.empty_like(integers)
         np.put_along_axis(result, np.broadcast_to(order[:, None], w.shape), integers, 2)
-        return result
+        return np.asarray(in_blocks(out_of_blocks(result, self.groups, self.columns)))  # 0 in columns that fill a block up
 
-
-def _fitted(integers: Doubles, scale: Doubles, wanted: Doubles, h: Doubles) -> Doubles:
-    """The scales (g, R, 1) with the smallest error for these integers."""
-    curved = integers @ h
-    top, bottom = (wanted * curved).sum(2, keepdims=True), (integers * curved).sum(2, keepdims=True)
-    with np.errstate(all="ignore"):
-        fitted = top / bottom
-    return np.where((bottom > 0) & (fitted > 0.25 * scale) & (fitted < 4 * scale), fitted, scale)
+    def _fitted(self, integers: Doubles, scale: Doubles) -> Doubles:
+        """The scales (g B, R, 1) with the smallest error for these integers, the same for the blocks of a row."""
+        curved, blocks = integers @ self.h, len(self.h) // self.groups
+        top, bottom = (
+            np.repeat((x * curved).sum(2, keepdims=True).reshape(self.groups, blocks, -1, 1).sum(1), blocks, 0)
+            for x in (self.wanted, integers)
+        )
+        with np.errstate(all="ignore"):
+            fitted = top / bottom
+        return np.where((bottom > 0) & (fitted > 0.25 * scale) & (fitted < 4 * scale), fitted, scale)
 
 
 def _improved(integers: Doubles, scale: Doubles, wanted: Doubles, h: Doubles, bits: int) -> Doubles:

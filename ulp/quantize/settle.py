@@ -10,7 +10,7 @@ import numpy as np
 from ulp._progress import progress_bar
 
 from .batches import Batch
-from .moments import Moments
+from .moments import Moments, moments_fit
 from .prepare import Layer, Prepared
 from .rounding import Rounding
 from .walk import Walk
@@ -89,6 +89,7 @@ def _settled(
     """By width. x, q: what the layer reads in the float network and in the quantized one, batch by batch. nearest: what is wider is rounded
     to the nearest, whatever `second` says."""
     weight = prepared.constants[layer.weight]
+    second = second and moments_fit(layer)
     moments = None
     if layer.op_type != "ConvTranspose":
         moments = Moments.of(layer, prepared.proto.graph.node[layer.index], x, q, opset, second=second)
