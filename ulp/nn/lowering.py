@@ -31,8 +31,8 @@ class Step:
     """One call of the plan. `emit` makes it, once all tensors have ids.
 
     group: of its epilogue, if it has one, which it reads when it is emitted. table: given where the result's codes are those of a table, by
-    the code of the slot read, or of the two slots read, the second one's bits above the first one's. With one slot read, `emit` uses `reads`
-    and `table` as they are then; with two, it does not use the table.
+    the code of the slot read, or of the two slots read, the second one's bits above the first one's. With one slot read, `emit` uses
+    `reads` and `table` as they are then; with two, it does not use the table.
     """
 
     node: ir.Node
