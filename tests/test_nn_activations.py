@@ -123,3 +123,37 @@ def test_arguments() -> None:
     steep.alpha = 1e300
     with pytest.raises(nn.LayerError, match="the result leaves float32"):
         steep(np.ones((1, 1), F32))
+
+
+class Branches(nn.Module):
+    """An activation's codes that two layers read, one of them through further activations: a table of a table that no epilogue makes."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.a, self.b, self.c = (nn.Conv2d(8, 8, 1, bits=4) for _ in range(3))
+        self.p, self.q, self.r, self.add = nn.GELU(), nn.Tanh(), nn.SiLU(), nn.Add()
+
+    def forward(self, x: Array) -> Any:
+        x = self.p(self.a(x))
+        if self.form == "two tables":
+            return self.b(x), self.c(self.q(x))
+        if self.form == "three tables":
+            return self.b(x), self.c(self.r(self.q(x)))
+        if self.form == "sum of a layer":
+            return self.add(self.b(x), self.q(x))
+        return self.c(self.add(self.q(x), self.r(x)))
+
+
+@pytest.mark.parametrize("form", ["two tables", "three tables", "sum of a layer", "sum of tables"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_table_of_a_table_whose_source_others_read(form: str, bits: int) -> None:
+    network = Branches(form)
+    for layer in (network.a, network.b, network.c):
+        layer.a_bits = bits
+    x = np.random.default_rng(3).standard_normal((2, 8, 5, 6)).astype(np.float32)
+    network.calibrate([x], progress=False)
+    expected = network(x)
+    result = nn.compile(network, x, tune=False, progress=False)(x)
+    for one, other in zip(expected, result, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402  # only where there is onnx
 
 import ulp  # noqa: E402
-from ulp.onnx.model import Node  # noqa: E402
+from ulp.onnx.model import Node, OnnxError  # noqa: E402
 from ulp.onnx.operators import OPERATORS  # noqa: E402
 from ulp.onnx.stages import IslandStage  # noqa: E402
 from ulp.onnx.standard import standard  # noqa: E402
@@ -171,3 +172,45 @@ def test_quantizers_in_bodies() -> None:
     x = np.array([[0.3, -5, 0.8, 7]], np.float32)
     assert network(x).tolist() == [[0.5, -1.5, 1.0, 1.5]]
     assert network(-x).tolist() == [[-0.25, 0.25, -0.25, -0.25]]
+
+
+def in_a_branch(quantizer: Any, **constants: Any) -> Any:
+    """A model of an If one of whose branches is this quantizer of x, to t; the other one is x."""
+    info = helper.make_tensor_value_info
+    then = helper.make_graph([quantizer], "then", [], [info("t", TensorProto.FLOAT, None)])
+    other = helper.make_graph([proto("Identity", "x", "i")], "else", [], [info("i", TensorProto.FLOAT, None)])
+    nodes = [
+        proto("ReduceSum", "x", "sum", keepdims=0),
+        proto("Greater", "sum z", "yes"),
+        proto("If", "yes", "r", then_branch=then, else_branch=other),
+        proto("Identity", "r", "y"),
+    ]
+    return model(nodes, **{**PARAMETERS, **constants})
+
+
+@pytest.mark.parametrize("scale", [[[0.25]], [0.25, 0.5, 0.3, 2], [[0.25, 0.5, 0.3, 2]]])
+@pytest.mark.parametrize("quantizer", [proto("Quant", "x s z b", "t"), proto("BipolarQuant", "x s", "t")], ids=lambda node: node.op_type)
+def test_quantizers_in_bodies_take_scales_of_any_shape(quantizer: Any, scale: Any) -> None:
+    source = in_a_branch(quantizer, s=np.array(scale, np.float32))
+    x = np.array([[0.3, -0.7, 0.8, 7], [-1, 0.1, 0.2, 0.9]], np.float32)
+    parameters = [np.array(scale, np.float32), *(PARAMETERS[name] for name in "zb")][: len(quantizer.input) - 1]
+    (expected,) = OPERATORS[quantizer.op_type]({}, 17, x, *parameters)
+    network = ulp.load(source, floats="onnxruntime")
+    np.testing.assert_array_equal(network(x), expected)
+    np.testing.assert_array_equal(network(-x), -x)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "scale", "message"),
+    [
+        (proto("Quant", "x s sum b", "t"), np.float32(1), "needs a constant in place of 'sum'"),
+        (proto("Quant", "x sum z b", "t"), np.float32(1), "needs a constant in place of 'sum'"),
+        (proto("Quant", "x s z b", "t"), np.array([1, 0, 1, 1], np.float32), "needs finite scales above 0 in 's'"),
+        (proto("Quant", "x s z b", "t"), np.float64(1), "has 's' in float64: expected float32"),
+        (proto("Quant", "x s z b", "t", rounding_mode="NEVER"), np.float32(1), "has rounding_mode='NEVER'"),
+    ],
+)
+def test_what_bodies_cannot_hold_is_said(quantizer: Any, scale: Any, message: str) -> None:
+    source = in_a_branch(quantizer, s=scale)
+    with pytest.raises(OnnxError, match=re.escape(f"in a body of If, Loop or Scan {message}")):
+        ulp.load(source, floats="onnxruntime")

@@ -26,23 +26,38 @@ def fused(steps: list[Step], outputs: list[Slot]) -> list[Step]:
             readers[id(slot.tensor.find())] = readers.get(id(slot.tensor.find()), 0) + 1
     for slot in outputs:
         readers[id(slot.tensor.find())] = readers.get(id(slot.tensor.find()), 0) + 1
-    steps = _composed(steps, makers, readers)
-    kept = []
-    for step in steps:
-        taken = step.table is not None and any(_taken(step, i, makers, readers) for i in range(len(step.reads)))
-        if not taken:
-            kept.append(step)
-    return kept
-
-
-def _composed(steps: list[Step], makers: dict[int, list[Step]], readers: dict[int, int]) -> list[Step]:
-    """The steps without tables of one code whose results only one other table reads."""
     dropped: set[int] = set()
     for step in steps:
-        for i in range(len(step.reads) if step.table is not None else 0):
-            while (before := _table_before(step.reads[i], makers, readers)) is not None and _indexed(step, i, before):
-                dropped.add(id(before))
+        if len(step.reads) == 1:
+            dropped.update(_composed(step, makers, readers))
+    for step in steps:
+        if step.table is not None and id(step) not in dropped:
+            dropped.update(_placed(step, makers, readers))
     return [step for step in steps if id(step) not in dropped]
+
+
+def _composed(step: Step, makers: dict[int, list[Step]], readers: dict[int, int]) -> set[int]:
+    """Have the step's table take in the tables of one code whose results only it reads; the ids of their steps."""
+    dropped: set[int] = set()
+    for i in range(len(step.reads) if step.table is not None else 0):
+        while (before := _table_before(step.reads[i], makers, readers)) is not None and _indexed(step, i, before):
+            dropped.add(id(before))
+    return dropped
+
+
+def _placed(step: Step, makers: dict[int, list[Step]], readers: dict[int, int]) -> set[int]:
+    """Have an epilogue take in the step's table; the ids of the steps that need not run then.
+
+    A table of two codes takes in those before it only if an epilogue takes it in: no step of its own looks up by two codes.
+    """
+    reads, table = step.reads, step.table
+    dropped = _composed(step, makers, readers) if len(reads) == 2 else set()
+    if any(_taken(step, i, makers, readers) for i in range(len(reads))):
+        return {id(step), *dropped}
+    step.reads, step.table = reads, table
+    if dropped and any(_taken(step, i, makers, readers) for i in range(len(reads))):
+        return {id(step)}
+    return set()
 
 
 def _table_before(slot: Slot, makers: dict[int, list[Step]], readers: dict[int, int]) -> Step | None:

@@ -31,7 +31,8 @@ class Step:
     """One call of the plan. `emit` makes it, once all tensors have ids.
 
     group: of its epilogue, if it has one, which it reads when it is emitted. table: given where the result's codes are those of a table, by
-    the code of the slot read, or of the two slots read, the second one's bits above the first one's.
+    the code of the slot read, or of the two slots read, the second one's bits above the first one's. With one slot read, `emit` uses
+    `reads` and `table` as they are then; with two, it does not use the table.
     """
 
     node: ir.Node
@@ -112,9 +113,11 @@ class Lowering:
         writes: list[Slot],
         group: Group | None = None,
         table: npt.NDArray[np.uint8] | None = None,
-    ) -> None:
+    ) -> Step:
         """Note a step of the node; see `Step`."""
-        self.steps[-1].append(Step(node, emit, reads, writes, group, table))
+        step = Step(node, emit, reads, writes, group, table)
+        self.steps[-1].append(step)
+        return step
 
     def codes_only(self, node: ir.Node, request: Request) -> Quantizer:
         """The quantizer of a request to a node that cannot add and knows no floats."""
@@ -244,15 +247,17 @@ class Lowering:
                 clamped, quantizer = clamped / np.float32(quantizer.scale), replace(quantizer, scale=1.0)
 
         def emit() -> None:
+            place = step.reads[0].place[0]  # another source and table than here, if it took in the table before it
             if quantizer is None:
-                self.plan.lookup(source=source.place[0], target=target.place, values=clamped)
+                self.plan.lookup(source=place, target=target.place, values=clamped)
             else:
-                self.plan.lookup(source=source.place[0], target=target.place, codes=quantizer.codes(clamped))
+                codes = quantizer.codes(clamped) if step.table is None else step.table[None]
+                self.plan.lookup(source=place, target=target.place, codes=codes)
 
         table = None
         if quantizer is not None and len(clamped) == 1 and source.tensor.quantizer is not None:
             table = quantizer.codes(clamped)[0]
-        self.add_step(node, emit, [source], [target], table=table)
+        step = self.add_step(node, emit, [source], [target], table=table)
 
     def unadded(self, node: ir.Node, request: Request) -> Slot:
         """Where a node puts the request's values: where a sum is requested, into floats, to which a further step adds."""

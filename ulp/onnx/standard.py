@@ -34,18 +34,22 @@ _MAX_STEPS = 32
 
 
 class _Unknown(Exception):  # noqa: N818  # a reason, not a mistake
-    """It cannot be written so."""
+    """It cannot be written so, and why."""
 
 
 @dataclass
 class _Writer:
-    """The nodes of one quantizer. constant: arrays by name; shape: of the input, None if not known."""
+    """The nodes of one quantizer. constant: arrays by name; shape: of the input, None if not known.
+
+    body: whether the node is in a body, where nobody has inferred shapes: parameters of any shape are broadcast when it runs.
+    """
 
     onnx: Any
     node: Node
     constant: Lookup
     shape: Sides | None
     opset: int
+    body: bool = False
 
     def __post_init__(self) -> None:
         self.nodes: list[Any] = []
@@ -53,33 +57,43 @@ class _Writer:
         row.check_node(self.node.inputs, len(self.node.outputs), self.node.attributes)
         self.attributes = row.check_attributes(self.node.attributes)
 
+    def written(self) -> list[Any]:
+        """The nodes, by the operator's rule."""
+        with np.errstate(all="ignore"):  # a file's numbers may be anything
+            _RULES[self.node.op_type](self, self.node.inputs[0], self.node.outputs[0])
+        return self.nodes
+
     def need(self, opset: int) -> None:
         """_Unknown before this opset."""
         if self.opset < opset:
-            raise _Unknown
+            raise _Unknown(f"needs opset {opset} or later; the model has {self.opset}")
 
     def parameter(self, i: int) -> Array:
         """Input i, a constant that is broadcast to the tensor and does not make it larger, in float32."""
         array = self.constant(self.node.input(i))
-        if array is None or array.ndim > (1 if self.shape is None else len(self.shape)) or (self.shape is None and array.size != 1):
-            raise _Unknown
+        if array is None:
+            raise _Unknown(f"needs a constant in place of {self.node.input(i)!r}")
+        if self.shape is None and self.body:
+            return array.astype(np.float32)
+        if array.ndim > (1 if self.shape is None else len(self.shape)) or (self.shape is None and array.size != 1):
+            raise _Unknown(f"has {self.node.input(i)!r} of the shape {list(array.shape)}, which does not fit its input")
         sides = self.shape[len(self.shape) - array.ndim :] if self.shape else ()
         if any(own not in (1, side) for own, side in zip(array.shape, sides, strict=False)):
-            raise _Unknown
+            raise _Unknown(f"has {self.node.input(i)!r} of the shape {list(array.shape)}, which does not fit its input")
         return array.astype(np.float32)
 
     def number(self, i: int) -> float:
         """Input i, a constant of one element."""
         array = self.constant(self.node.input(i))
         if array is None or array.size != 1:
-            raise _Unknown
+            raise _Unknown(f"needs a constant of one element in place of {self.node.input(i)!r}")
         return float(array.reshape(()))
 
     def scale(self, i: int) -> Array:
         """Input i, constant scales above 0."""
         scale = self.parameter(i)
         if not (np.isfinite(scale) & (scale > 0)).all():
-            raise _Unknown
+            raise _Unknown(f"needs finite scales above 0 in {self.node.input(i)!r}")
         return scale
 
     def op(self, op_type: str, *inputs: str | Array | float, result: str = "", **attributes: Any) -> str:
@@ -120,7 +134,7 @@ class _Writer:
         if mode == "DPU":
             half = self.op("Equal", self.op("Sub", x, self.op("Floor", x)), 0.5)
             return self.op("Where", self.op("And", self.op("Less", x, 0.0), half), self.op("Ceil", x), self.op("Round", x))
-        raise _Unknown
+        raise _Unknown(f"has rounding_mode={mode!r:.60}")
 
     def clamped(self, x: str, bits: float) -> str:
         """To the interval of `bits`, then rounded."""
@@ -156,15 +170,15 @@ def _bipolar_quant(w: _Writer, x: str, result: str) -> None:
 def _multi_threshold(w: _Writer, x: str, result: str) -> None:
     thresholds = w.constant(w.node.input(1))
     if thresholds is None or thresholds.ndim != 2 or thresholds.shape[1] > _MAX_STEPS or np.isnan(thresholds).any():
-        raise _Unknown
+        raise _Unknown(f"needs constant thresholds [channels, steps], at most {_MAX_STEPS} steps, none of them NaN")
     if thresholds.dtype != np.float32 or thresholds.size == 0:
-        raise _Unknown
+        raise _Unknown("needs thresholds in float32, at least one")
     if len(thresholds) > 1:
         if w.shape is None or len(w.shape) < 2:
-            raise _Unknown
+            raise _Unknown("needs one row of thresholds for all channels where its input's shape is not known")
         last = (w.attributes["data_layout"] or ("NWC" if len(w.shape) == 3 else "")) in ("NHWC", "NWC")
         if w.shape[-1 if last else 1] != len(thresholds):
-            raise _Unknown
+            raise _Unknown(f"has thresholds of {len(thresholds)} channels, which do not fit its input")
         ones = (1,) * (0 if last else len(w.shape) - 2)
         bounds = [column.reshape(-1, *ones) for column in thresholds.T]
     else:
@@ -181,7 +195,7 @@ def _trunc(w: _Writer, x: str, result: str) -> None:
     if not w.node.input(5):
         dropped = w.number(3) - w.number(4)
         if not 0 <= dropped <= 32:
-            raise _Unknown
+            raise _Unknown(f"drops {dropped} bits: expected 0 to 32")
         kept = w.rounded(w.op("Div", steps, np.float32(2**dropped)))
         w.op("Mul", w.op("Sub", kept, zero), scale, result=result)
         return
@@ -200,9 +214,9 @@ def _float_quant(w: _Writer, x: str, result: str) -> None:
     saturates = bool(w.attributes["saturation"])
     # Numbers just below a power of two may count as that power: only rounding to the nearest does not show it.
     if str(w.attributes["rounding_mode"]).upper() not in ("ROUND", "HALF_EVEN") or lowest < _SMALLEST:
-        raise _Unknown
+        raise _Unknown("needs rounding_mode='ROUND' and steps that float32 has as normal numbers")
     if not saturates and not (w.attributes["has_inf"] or w.attributes["has_nan"]):
-        raise _Unknown
+        raise _Unknown("needs saturation, infinity or NaN for what is beyond its largest number")
     scaled = w.op("Div", x, scale)
     size = w.op("Add", w.op("Abs", scaled), np.finfo(np.float32).tiny)
     # The exponent: by a logarithm, which is one off now and then, and comparisons with powers.
@@ -234,16 +248,12 @@ def standard(onnx: Any, node: Node, constant: Lookup, kind: int, shape: Sides | 
 
     constant: known tensors by name, else None. kind: the number of the input's type; shape: its sides, None if not known.
     """
-    rule = _RULES.get(node.op_type)
-    if rule is None or kind != _FLOAT or node.problem:
+    if node.op_type not in _RULES or kind != _FLOAT or node.problem:
         return None
     try:
-        writer = _Writer(onnx, node, constant, shape, opset)
-        with np.errstate(all="ignore"):  # a file's numbers may be anything
-            rule(writer, node.inputs[0], node.outputs[0])
+        return _Writer(onnx, node, constant, shape, opset).written()
     except (_Unknown, OnnxError):
         return None
-    return writer.nodes
 
 
 def is_quantizer(op_type: str) -> bool:
@@ -309,19 +319,27 @@ def _lookup(onnx: Any, graph: Any, outside: Lookup) -> Lookup:
 
 
 def _written(onnx: Any, proto: Any, constant: Lookup, opset: int) -> list[Any] | None:
-    """The nodes for one of a body, whose types nobody has inferred: its scale has the type of its input."""
+    """The nodes for one of a body, whose types nobody has inferred: its scale has the type of its input. None for what is no quantizer.
+
+    OnnxError for a quantizer that cannot be written so: numpy runs no bodies, and onnxruntime has no quantizers.
+    """
     if not is_quantizer(proto.op_type) or not proto.output:
         return None
+    op_type = _NAMES.get(proto.op_type, proto.op_type)
     try:
         attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in proto.attribute}
     except Exception:  # onnx raises many kinds for what is wrong in an attribute
         return None
-    op_type = _NAMES.get(proto.op_type, proto.op_type)
     node = Node(op_type, proto.name, tuple(proto.input), tuple(proto.output), attributes, proto.domain)
-    scale, x = constant(node.input(1)), constant(node.input(0))
-    if scale is None or scale.dtype != np.float32:
-        return None
-    return standard(onnx, node, constant, _FLOAT, None if x is None else x.shape, opset)
+    name = node.input(1)
+    scale, x = constant(name), constant(node.input(0))
+    try:
+        if scale is not None and scale.dtype != np.float32:
+            raise _Unknown(f"has {name!r} in {scale.dtype}: expected float32")
+        writer = _Writer(onnx, node, constant, None if x is None else x.shape, opset, body=True)
+        return writer.written()
+    except (_Unknown, OnnxError) as why:
+        raise OnnxError(f"{node} in a body of If, Loop or Scan {why}") from why
 
 
 def _plain(value: Any) -> Any:
