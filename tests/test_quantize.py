@@ -12,11 +12,12 @@ import pytest
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import Writer, chain, small_network  # noqa: E402
 from reference import Array  # noqa: E402
 
 import ulp  # noqa: E402
+from ulp.nn.observer import Observer  # noqa: E402
 from ulp.onnx import OnnxError  # noqa: E402
 from ulp.quantize import (  # noqa: E402
     Bits,
@@ -25,6 +26,7 @@ from ulp.quantize import (  # noqa: E402
     moments,
     quantize,
 )
+from ulp.quantize.ranges import quantizer_of  # noqa: E402
 
 
 def images(count: int, *shape: int, seed: int = 5) -> Array:
@@ -173,6 +175,15 @@ def test_biases_are_corrected(small: FloatNetwork) -> None:
             for corrected in (True, False)
         )
         assert np.abs(given - exact).max() < min(1e-3, 0.1 * np.abs(plain - exact).max())
+
+
+def test_eight_bits_keep_what_is_rare() -> None:
+    """A large value among many small ones, which 4 bits clip."""
+    observer = Observer()
+    observer.add(np.append(np.random.default_rng(0).standard_normal(100_000), [20.0] * 3).astype(np.float32))
+    for bits, kept in ((4, False), (6, False), (7, True), (8, True)):
+        q = quantizer_of(observer, bits, "mse", 99.99)
+        assert (q.scale * (2**bits - 1 - q.zero) > 19.9) == kept
 
 
 @pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse", "entropy"])

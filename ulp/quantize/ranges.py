@@ -19,6 +19,8 @@ RANGES = ("minmax", "percentile", "mse", "entropy")
 _POINTS, _SHARES = 2048, np.geomspace(1 / 16, 1, 64)
 # Zero points that are tried with many bits; with up to 4 all that are even.
 _ZEROS = 9
+# By "mse", so many bits clip nothing, unless that would make the squared error so many times as large.
+_FINE, _SPARED = 7, 16.0
 
 
 def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: float) -> Quantizer:
@@ -38,6 +40,11 @@ def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: floa
             error = measure(values, counts, float(scale), zero, bits)
             if error < least:
                 best, least = Quantizer(bits, float(scale), zero), error
+    if ranges == "mse" and bits >= _FINE:
+        # What is rare can be what the network looks for: a detector's boxes are a few values among millions.
+        whole = _covering(low, high, bits)
+        if _squared_error(values, counts, whole.scale, whole.zero, bits) <= _SPARED * least:
+            return whole
     return best
 
 
