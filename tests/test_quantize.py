@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
 from onnx_models import Writer, chain, small_network  # noqa: E402
 from reference import Array  # noqa: E402
 
