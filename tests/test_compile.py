@@ -261,7 +261,7 @@ def test_what_cannot_be_compiled_is_named(floats: Any, compiled: Any, converted:
         ({"bits": "W9A9", "calibrate": _X}, ValueError, "bits='W9A9': expected widths from 1 to 8"),
         ({"bits": {"fc": 9}, "calibrate": _X}, ValueError, r"bits\['fc'\]=9"),
         ({"bits": "auto", "calibrate": _X}, ValueError, "needs a budget"),
-        ({"bits": "auto", "calibrate": _X, "max_drop": 1, "target": "z80"}, ValueError, "target='z80': expected an instruction set"),
+        ({"bits": "auto", "calibrate": _X, "max_drop": 1, "target": "z80"}, ValueError, "target='z80': instruction set 'z80' is unknown"),
         ({"bits": "auto", "calibrate": _X, "max_drop": 1, "metric": 3}, TypeError, "metric=3: expected a function"),
         ({"bits": 4, "calibrate": []}, ValueError, "calibrate holds no batches"),
         ({"bits": 4, "calibrate": 5}, TypeError, "calibrate of type int"),

@@ -50,7 +50,7 @@ def check_options(
     if metric is not None:
         check_metric(metric)
     if target is not None and target not in _core.isas():
-        raise ValueError(f"target={target!r}: expected an instruction set that this build knows, {', '.join(_core.isas())}")
+        raise ValueError(f"target={target!r}: instruction set {target!r} is unknown; this build knows {', '.join(_core.isas())}")
     if not automatic:
         _check_bits(bits)
     if first_last_bits is not None:
