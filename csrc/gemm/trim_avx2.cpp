@@ -235,8 +235,8 @@ void add_column(const int32_t* entries, int count, const uint8_t* a, int32_t* ou
   for (const int32_t* end = entries + count; entries != end; entries += 4) {
     const uint8_t* row[4];
     ULP_UNROLL for (int i = 0; i < 4; ++i) row[i] = a + Excess::k(entries[i]) * kExcessRows;
-    const Vec first = _mm256_set1_epi16(static_cast<int16_t>((entries[0] & 0xFF) | entries[1] << 8));
-    const Vec second = _mm256_set1_epi16(static_cast<int16_t>((entries[2] & 0xFF) | entries[3] << 8));
+    const Vec first = _mm256_set1_epi16(static_cast<int16_t>((entries[0] & 0xFF) | (entries[1] & 0xFF) << 8));
+    const Vec second = _mm256_set1_epi16(static_cast<int16_t>((entries[2] & 0xFF) | (entries[3] & 0xFF) << 8));
     ULP_UNROLL for (int half = 0; half < 2; ++half) {
       const Vec x = load(row[0] + half * kVector), y = load(row[1] + half * kVector);
       const Vec z = load(row[2] + half * kVector), w = load(row[3] + half * kVector);
