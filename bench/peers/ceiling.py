@@ -82,8 +82,9 @@ def of_kernel(technique: str, isa: str, a_bits: int, b_bits: int) -> RowCeiling 
     """The ceiling of one row of the kernel table at one bit pair; None where there is no bare loop for the technique or the ISA.
 
     mul8 does 32 MACs per multiply-and-add, half of that at 8 x 8 bits, where it must split an operand. mul16 widens operands to 16 bits,
-    half as many in a register. trim takes 3 operations for 32 MACs at 8 x 8 bits, else 2.5, where mul8 takes 2. rowpair does 64 where mul8 does 32. Lookups do 128 one-bit MACs each, once per plane of the operand that is
-    cut into planes, at best the narrower one. bitserial pays for every pair of planes.
+    half as many in a register. trim takes 3 operations for 32 MACs at 8 x 8 bits, else 2.5, where mul8 takes 2. rowpair does 64 where mul8
+    does 32. Lookups do 128 one-bit MACs each, once per plane of the operand that is cut into planes, at best the narrower one. bitserial
+    pays for every pair of planes.
     """
     if isa != "avx2":
         return None
