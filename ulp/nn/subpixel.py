@@ -9,6 +9,7 @@ until a step moves them to their pixels. (Shi et al., 2016, "Is the deconvolutio
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,14 @@ class _Axis:
     stride: int
     count: int
     places: list[tuple[int, int, int, tuple[int, int]]]
+
+
+def turned(weights: npt.NDArray[Any], groups: int) -> npt.NDArray[Any]:
+    """(C, O / groups, ...) of a transposed convolution as (O, C / groups, ...) of the convolution that it is, and back."""
+    inputs, outputs, *kernel = weights.shape
+    grouped = weights.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
+    whole = grouped.reshape(groups * outputs, inputs // groups, *kernel)
+    return np.ascontiguousarray(np.flip(whole, tuple(range(2, whole.ndim))))
 
 
 def spread(side: int, stride: int, dilation: int, kernel: int, first: int, size: int) -> tuple[ir.Indices, ir.Pair]:

@@ -14,16 +14,9 @@ from .graph import Conv, Gather, Pair, Shape
 from .graph import Weights as GraphWeights
 from .quantizer import FloatArray, Quantizer, WeightMethod, WeightOptions, WeightRange, as_float32, quantize_weight
 from .shapes import IntOrPair, LayerError, check_image, pair, shape_text
-from .subpixel import spread
+from .subpixel import spread, turned
 from .trace import Symbol, record
 from .weights import Weighted
-
-
-def turned(weights: npt.NDArray[Any], groups: int) -> npt.NDArray[Any]:
-    """(C, O / groups, kh, kw) of a transposed convolution as (O, C / groups, kh, kw) of the convolution that it is, and back."""
-    inputs, outputs, *kernel = weights.shape
-    grouped = weights.reshape(groups, inputs // groups, outputs, *kernel).swapaxes(1, 2)
-    return np.ascontiguousarray(np.flip(grouped.reshape(groups * outputs, inputs // groups, *kernel), (2, 3)))
 
 
 class ConvTranspose2d(Weighted):

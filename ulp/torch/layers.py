@@ -99,30 +99,31 @@ class _Adapter(FixedTypes):
         return str(self._description)
 
 
-class Conv2d(_Adapter):
-    """A `ulp.nn.Conv2d` as a torch module: takes and gives (N, C, H, W) or (C, H, W) of any float dtype, on the CPU."""
-
-    def __init__(self, layer: nn.Conv2d) -> None:
+class _Convolution(_Adapter):
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d) -> None:
         super().__init__(layer)
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         self.kernel_size, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
         self.groups, self.padding, self.padding_mode = layer.groups, layer.padding, layer.padding_mode
         self._sides = tuple(layer.sides)
+
+
+class Conv2d(_Convolution):
+    """A `ulp.nn.Conv2d` as a torch module: takes and gives (N, C, H, W) or (C, H, W) of any float dtype, on the CPU."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(layer)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """The convolution; RuntimeError where the input requires gradients or is not on the CPU."""
         return torch.ops.ulp.conv2d(*self._arguments(input), self.stride, self._sides, self.dilation, self.groups, self.padding_mode)
 
 
-class Conv1d(_Adapter):
+class Conv1d(_Convolution):
     """A `ulp.nn.Conv1d` as a torch module: takes and gives (N, C, L) or (C, L) of any float dtype, on the CPU."""
 
     def __init__(self, layer: nn.Conv1d) -> None:
         super().__init__(layer)
-        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
-        self.kernel_size, self.stride, self.dilation = layer.kernel_size, layer.stride, layer.dilation
-        self.groups, self.padding, self.padding_mode = layer.groups, layer.padding, layer.padding_mode
-        self._sides = tuple(layer.sides)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """The convolution, of an image of one row; RuntimeError where the input requires gradients or is not on the CPU."""

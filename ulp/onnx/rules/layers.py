@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ulp.nn import graph as ir
-from ulp.nn.subpixel import spread
+from ulp.nn.subpixel import spread, turned
 from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value
@@ -102,20 +102,13 @@ def conv_transpose(scope: Scope, node: Node) -> Value:
 def _turned(q: QuantizedConstant, groups: int) -> QuantizedConstant:
     """Weights (C, O / groups, ...) of a ConvTranspose as those (O, C / groups, ...) of a Conv."""
     shape = q.integers.shape
-    sides = tuple(range(3, 1 + len(shape)))
-
-    def turn(array: Array) -> Array:
-        grouped = np.broadcast_to(array, shape).reshape(groups, shape[0] // groups, *shape[1:])
-        turned = np.flip(grouped.swapaxes(1, 2), sides)
-        return np.ascontiguousarray(turned.reshape(groups * shape[1], shape[0] // groups, *shape[2:]))
-
     parameters = []
-    for array in (turn(q.scale), turn(q.zero)):
+    for array in (turned(np.broadcast_to(parameter, shape), groups) for parameter in (q.scale, q.zero)):
         rows = array.reshape(len(array), -1)
         if (rows != rows[:, :1]).any():
             raise NotInteger("the scale of its weights differs within an output channel")
         parameters.append(rows[:, 0].reshape(-1, *(1,) * (len(shape) - 1)))
-    return QuantizedConstant(turn(q.integers), *parameters)
+    return QuantizedConstant(turned(q.integers, groups), *parameters)
 
 
 def _with_factors(q: QuantizedConstant, factors: Array, groups: int) -> QuantizedConstant:
