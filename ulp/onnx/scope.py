@@ -132,7 +132,9 @@ class Scope:
         return [node for node in model.nodes if any(name in self.values and self.values[name].part is part for name in node.outputs)]
 
     def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
-        """A graph node for an ONNX node."""
+        """A graph node for an ONNX node. NotInteger where its result is empty."""
+        if 0 in shape:
+            raise NotInteger("its result is empty")
         try:
             self.limits.check_tensor(shape, 4)
         except OnnxError as error:

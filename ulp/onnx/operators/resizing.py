@@ -68,8 +68,8 @@ def _coordinates(axis: _Axis, mode: str) -> _Doubles:
     return x
 
 
-def _nearest(x: _Doubles, mode: str) -> _Doubles:
-    """The index nearest to each coordinate."""
+def _nearest(x: _Doubles, mode: str, shrinks: bool) -> _Doubles:
+    """The index nearest to each coordinate. shrinks: whether the axis becomes smaller."""
     # A coordinate that is a pixel, or the middle of two, was computed with roundings.
     halves = np.rint(2 * x) / 2
     x = np.where(np.abs(x - halves) < 1e-9, halves, x)
@@ -77,6 +77,8 @@ def _nearest(x: _Doubles, mode: str) -> _Doubles:
         return np.floor(x)
     if mode == "ceil":
         return np.ceil(x)
+    if mode == "before opset 11":  # as onnxruntime has it
+        return np.ceil(x) if shrinks else np.floor(x)
     return np.ceil(x - 0.5) if mode == "round_prefer_floor" else np.floor(x + 0.5)
 
 
@@ -93,7 +95,7 @@ def _interpolate(call: Call, x: Array, along: int, axis: _Axis, method: _Method)
     where = _coordinates(axis, method.coordinates)
     call.allow([axis.out if i == along else side for i, side in enumerate(x.shape)], x.dtype)
     if method.mode == "nearest":
-        result = np.take(x, np.clip(_nearest(where, method.nearest), 0, axis.side - 1).astype(np.int64), along)
+        result = np.take(x, np.clip(_nearest(where, method.nearest, axis.scale < 1), 0, axis.side - 1).astype(np.int64), along)
     else:
         indices, weights = _taps(call, where, axis, method)
         shape = [-1 if i == along else 1 for i in range(x.ndim)]
@@ -187,7 +189,7 @@ def _floats(array: Array | None) -> list[float]:
 @operator("Resize", "X:any scales:float2", since=10, mode=string("nearest", "linear"))
 def upsample(call: Call, x: Array, scales: Array) -> Array:
     """By scales, with pixels at integer coordinates."""
-    method = _Method(call["mode"], "asymmetric", "floor")
+    method = _Method(call["mode"], "asymmetric", "before opset 11")
     return _resize(call, x, _by_scales(x, _floats(scales), range(x.ndim), [(0.0, 1.0)] * x.ndim), method)
 
 

@@ -119,6 +119,8 @@ def alike_but(node: Node, values: list[Value]) -> list[Value]:
 def gathered(scope: Scope, node: Node, x: Value, index: Array) -> Value:
     """Pixels by their indices: int (height', width') of row * width + column, -1 for 0.0."""
     channels, _, width = image_of(x)
+    if index.size == 0:
+        raise NotInteger("its result is empty")
     rows = np.where((index < 0).all(axis=1), -1, index.max(axis=1) // width)
     columns = np.where((index < 0).all(axis=0), -1, index.max(axis=0) % width)
     expected = np.where((rows[:, None] < 0) | (columns < 0), -1, rows[:, None] * width + columns)

@@ -58,17 +58,28 @@ def interval_of(node: Node, bits: float, narrow: int = 0, mode: str = "ROUND") -
     return low, high
 
 
-def by_rounding(quantizer: Quantizer, low: int, high: int, mode: str) -> Quantizer:
-    """The quantizer of the integers low..high, code 0 being low, that rounds x / scale + zero by `mode`, all in float32 as QONNX does."""
-    n = np.arange(low + 1, low + quantizer.levels + 1)
+def _quotients(levels: int, low: int, high: int, mode: str) -> tuple[Array, Array]:
+    """From where on numbers are rounded to low + 1 .. low + levels or more, infinity past high, and whether that bound is among them."""
+    n = np.arange(low + 1, low + levels + 1)
     (above, above_equal), (below, below_equal) = _ROUNDINGS[mode]
     even = n % 2 == 0
     inclusive = np.where(n > 0, even if above_equal is None else above_equal, even if below_equal is None else below_equal)
-    bounds = np.where(n <= high, n + np.where(n > 0, above, below), np.inf)
-    of_quotients = Quantizer(quantizer.bits, 1.0, quantizer.zero, steps=Steps(bounds[None], inclusive.astype(np.bool_)[None]))
+    return np.where(n <= high, n + np.where(n > 0, above, below), np.inf), inclusive.astype(np.bool_)
+
+
+def by_rounding(quantizer: Quantizer, low: int, high: int, mode: str) -> Quantizer:
+    """The quantizer of the integers low..high, code 0 being low, that rounds x / scale + zero by `mode`, all in float32 as QONNX does."""
+    bounds, inclusive = _quotients(quantizer.levels, low, high, mode)
+    of_quotients = Quantizer(quantizer.bits, 1.0, quantizer.zero, steps=Steps(bounds[None], inclusive[None]))
     scale, zero = np.float32(quantizer.scale), np.float32(quantizer.zero + low)
     made = through(of_quotients, lambda x: x.astype(np.float32) / scale + zero, -math.inf, math.inf)
     return replace(quantizer, steps=made.steps)
+
+
+def exactly_by_rounding(quantizer: Quantizer, low: int, mode: str) -> Quantizer:
+    """As `by_rounding`, of all integers of the quantizer, but for real numbers x: nothing is rounded before."""
+    bounds, inclusive = _quotients(quantizer.levels, low, low + quantizer.levels, mode)
+    return replace(quantizer, steps=Steps((bounds - (quantizer.zero + low))[None] * quantizer.scale, inclusive[None]))
 
 
 def sums_of(scope: Scope, node: Node, value: Value) -> ir.Node:
