@@ -11,6 +11,7 @@ Types and shapes of float tensors come from shape inference, for a batch of one 
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ulp._progress import progress_bar
 from ulp.nn import graph as ir
 from ulp.nn.compiled import CompiledNetwork, Hint, Structure
 from ulp.nn.lower import Mode, lower
+from ulp.nn.shapes import LayerError
 
 from . import rules, views
 from .inference import Inferred
@@ -97,6 +99,12 @@ def build(
         built = Builder(model, inferred, inside, compilation, limits, every).build()
     assert built is not None
     return built
+
+
+def _unforeseen(what: str, error: Exception) -> None:
+    """Tell of a mistake of ours: no rule foresaw this error. The model runs nevertheless, in floats."""
+    text = f"{what} runs in floats, as ulp cannot make integers of it: {type(error).__name__}: {error}. Please report this model"
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def constants_of(stages: Sequence[Stage], model: Model, scope: Scope) -> dict[str, Array]:
@@ -202,6 +210,11 @@ class Builder:
             self.scope.values.update(zip(node.outputs, several, strict=False))
         except NotInteger as why:
             self.float_stage(node, str(why))
+        except OnnxError:
+            raise
+        except Exception as error:
+            _unforeseen(str(node), error)
+            self.float_stage(node, f"{type(error).__name__}: {error}")
         self.count(node)
 
     def count(self, node: Node) -> None:
@@ -297,7 +310,9 @@ class Builder:
                     self.wrong.update((name, "no layer with weights reads its codes") for name in layers)
                 elif names:
                     plans[part.root] = self.stage(part, names)
-            except ValueError as error:  # a case that no rule refuses
+            except ValueError as error:
+                if not isinstance(error, LayerError):
+                    _unforeseen(f"the integer part that reads {part.root!r}", error)
                 self.wrong.update((name, str(error)) for name in layers)
         if self.wrong:
             return None

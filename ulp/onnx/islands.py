@@ -213,7 +213,10 @@ class Maker:
         node = self.makers.get(name)
         if node is None or not runs_in_island(node):
             return None
-        return node if name in self.scope.inexact or name in self.scope.quantized else None
+        known = self.scope.quantized.get(name)
+        if known is not None and node.attributes.get("block_size", 0) and self.scope.bits.get(node.inputs[0], 8) == 8:
+            return None  # onnxruntime fuses it with a product of codes to an operator that does not know blocks
+        return node if name in self.scope.inexact or known is not None else None
 
     def kind(self, name: str) -> Any:
         """The type of a tensor that comes from outside: a number of TensorProto, or a TypeProto of what is no tensor."""
