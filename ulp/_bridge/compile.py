@@ -11,6 +11,7 @@ import numpy as np
 
 from ulp import nn, onnx
 from ulp import quantize as quantizer
+from ulp._options import check_options
 from ulp.nn.compiled import Hint
 
 from . import quantizing
@@ -67,16 +68,19 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     """
     options = {"mode": mode, "hint": hint, "group": group, "tune": tune}
     options = {name: value for name, value in options.items() if value is not None}
+    loading = {"strict": strict, "floats": floats, "limits": limits}
+    check_options({"tune": tune, "floats": floats}, strict=strict, progress=progress)
+    onnx.Limits.of(limits)
+    if not isinstance(model, nn.Module):  # whose modes have other names
+        check_options(options)
     quantizing.check(quantize)
     asked = {name: value for name, value in {"bits": bits, "calibrate": calibrate, **quantize}.items() if value is not None}
-    loading = {"strict": strict, "floats": floats, "limits": limits}
     if isinstance(model, nn.Module):
-        for name in (*asked, *(name for name, value in loading.items() if value)):
+        for name in (*asked, *(name for name, value in loading.items() if value is not None and value is not False)):
             raise TypeError(f"{name}= for a network of ulp.nn, whose layers have their widths, and which has no floats")
         if example is None:
             raise TypeError("example is missing: pass an input of the network, or its shape")
         return nn.compile(model, example, progress=progress, **options)  # type: ignore[arg-type]
-    onnx.check_options(mode=mode, hint=hint, group=group, floats=floats)
     structure, library, shapes = None, None, None
     if is_torch(model):
         if example is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ulp import onnx
+from ulp._options import check_options
 
 from .torch_source import exported
 
@@ -45,7 +46,8 @@ def backend(
 
 def _check(options: dict[str, Any]) -> None:
     """The errors of ulp.load for wrong values, before anything is exported."""
-    onnx.check_options(**{name: options.get(name) for name in ("mode", "hint", "group", "floats")})
+    check_options({name: value for name, value in options.items() if name != "limits"})
+    onnx.Limits.of(options.get("limits"))
 
 
 def _left(graph: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ulp._options import check_options
 from ulp._progress import progress_bar
 
 from .observer import METHODS, Observer
@@ -36,6 +37,9 @@ def calibrate(network: Calibrated, batches: Any, method: str = "mse", *, percent
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected 'minmax', 'percentile' or 'mse'")
+    check_options({}, progress=progress)
+    if not isinstance(percentile, (int, float, np.integer, np.floating)):
+        raise TypeError(f"percentile={percentile!r}: expected a number above 50, up to 100")
     if not 50 < percentile <= 100:
         raise ValueError(f"percentile={percentile!r}: expected a number above 50, up to 100")
     if isinstance(batches, np.ndarray) or hasattr(batches, "detach"):

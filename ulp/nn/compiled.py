@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ulp._options import check_options
 from ulp._table import Printed, Table
 from ulp._tensors import as_numpy, like
 from ulp._validate import integer
@@ -268,14 +269,12 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     """
     if mode not in ("fp32", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'fp32' or 'threshold'")
-    if hint not in ("latency", "throughput"):
-        raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
-    group = integer(group, "group", 1, 2**16)
+    check_options({}, hint=hint, group=group, codes_in=codes_in, codes_out=codes_out, tune=tune, progress=progress)
     graph, pack = recorded(network, example)
     throughput = hint == "throughput"
-    ends = {"codes_in": codes_in, "codes_out": codes_out}
-    lowered = lower(graph, mode, group=group, throughput=throughput, **ends, tune=tune, progress=progress)
-    return CompiledNetwork(lowered, mode, hint, codes_in, pack)
+    ends = {"codes_in": bool(codes_in), "codes_out": bool(codes_out)}
+    lowered = lower(graph, mode, group=int(group), throughput=throughput, **ends, tune=bool(tune), progress=bool(progress))
+    return CompiledNetwork(lowered, mode, hint, ends["codes_in"], pack)
 
 
 def recorded(network: Module, example: Any) -> tuple[Graph, Structure]:
@@ -306,9 +305,10 @@ def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX
     OSError where it cannot be read.
     """
     max_bytes = integer(max_bytes, "max_bytes", 1, 2**62)
+    check_options({}, tune=tune)
     try:
         document, arrays = saved.parsed(source, _KIND)
-        return CompiledNetwork.from_document(document, arrays, tune=tune, max_bytes=max_bytes)
+        return CompiledNetwork.from_document(document, arrays, tune=bool(tune), max_bytes=max_bytes)
     except ValueError as error:
         raise ValueError(f"{saved.name_of(source)} cannot be loaded: {error}") from None
 

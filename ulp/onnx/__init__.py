@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ulp._options import check_options
 from ulp._validate import integer
 from ulp.nn.compiled import Hint
 from ulp.nn.lower import Mode
@@ -76,7 +77,10 @@ def load(
     of onnxruntime; print() the result for the table of layers. A batch size that the file fixes at one binds only models that compute with
     it. Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
-    check_options(mode=mode, hint=hint, group=group, floats=floats)
+    check_options({"mode": mode, "hint": hint, "group": group, "floats": floats, "tune": tune}, strict=strict, progress=progress)
+    if not isinstance(shapes, Mapping | None):
+        raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
+    limits = Limits.of(limits)
     budget = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric}
     if isinstance(bits, str) and bits.lower() == "float":
         if given := [name for name, value in {"calibrate": calibrate, **budget}.items() if value is not None]:
@@ -86,9 +90,6 @@ def load(
         return _quantized(source, bits, calibrate, limits, progress, budget).load(
             strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
         )
-    if not isinstance(shapes, Mapping | None):
-        raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
-    limits = Limits.of(limits)
     if is_saved(source):
         network = load_saved(source, tune=bool(tune), limits=limits)
         _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
@@ -96,7 +97,7 @@ def load(
     model = read(source, limits)
     how: Mode = "threshold" if mode == "threshold" else "requantize"
     in_islands = available() if floats is None else floats == "onnxruntime"
-    compilation = Compilation(how, hint or "latency", group or 1, tune is not False, progress, in_islands)
+    compilation = Compilation(how, hint or "latency", int(group or 1), tune is None or bool(tune), progress, in_islands)
     model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
     normal = normalise(model, in_islands)
     one = infer(normal, one_shape, limits)
@@ -124,18 +125,6 @@ def load(
     elif set(model.protos) - set(constants) & {name for stage in stages for name in stage.reads}:
         raise OnnxError("the file has tensors of types that only onnxruntime knows: pip install onnxruntime")
     return OnnxNetwork(model.inputs, model.outputs, stages, constants, rows, model.opset, limits)
-
-
-def check_options(*, mode: str | None, hint: Hint | None, group: int | None, floats: str | None) -> None:
-    """ValueError or TypeError for a value that `load` does not take."""
-    if mode not in (None, "requantize", "requantise", "threshold"):
-        raise ValueError(f"mode={mode!r}: expected 'requantize' or 'threshold'")
-    if hint not in (None, "latency", "throughput"):
-        raise ValueError(f"hint={hint!r}: expected 'latency' or 'throughput'")
-    if floats not in (None, "onnxruntime", "numpy"):
-        raise ValueError(f"floats={floats!r}: expected 'onnxruntime' or 'numpy'")
-    if group is not None:
-        integer(group, "group", 1, 2**16)
 
 
 def _quantized(source: Any, bits: Any, calibrate: Any, limits: Limits | None, progress: bool, budget: dict[str, Any]) -> Quantized:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ulp import _options
 from ulp.onnx.limits import Limits
 
 from .budget import Budget
@@ -81,6 +82,7 @@ def quantize(
     Raises ValueError and TypeError, naming argument, value and what is expected; OnnxError for a model that is quantized already or that
     onnxruntime does not run; ImportError without onnx or onnxruntime.
     """
+    _options.check_options({}, progress=progress)
     how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
     limit = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes}
     search = {"metric": metric, "example": example, "target": target}

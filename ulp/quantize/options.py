@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-import numpy as np
-
-from ulp import _core
+from ulp import _core, _options
 from ulp._validate import bit_width
 
 from .budget import Budget
@@ -75,8 +73,7 @@ def check_method(ranges: Any, percentile: Any, rounding: Any, bias_correction: A
             raise ValueError(f'percentile={percentile!r} with ranges={ranges!r}: it belongs to ranges="percentile"')
     if rounding not in _ROUNDINGS:
         raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
-    if not isinstance(bias_correction, (bool, np.bool_)):
-        raise TypeError(f"bias_correction={bias_correction!r}: expected True or False")
+    _options.check_options({}, bias_correction=bias_correction)
 
 
 def check_metric(metric: Any) -> None:
