@@ -122,6 +122,53 @@ def test_integers_that_onnxruntime_runs_faster_are_left_to_it(asked: list[float]
     assert len(asked) == 3
 
 
+def float_tail(outputs: int = 10, behind: str = "") -> tuple[Any, Any]:
+    """int8 but for its last layer, and images."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    models = pytest.importorskip("onnx_models")
+    w = models.Writer((3, 8, 8))
+    flat = w.add("Flatten", w.add("Relu", w.conv(w.add("Relu", w.conv("x", 3, 16, stride=2)), 16, 8, stride=2)))
+    last = w.add("Gemm", flat, w.weights(outputs, 32), w.weights(outputs), transB=1)
+    name = w.nodes[-1].name
+    source = w.model(w.add(behind, last) if behind else last)
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    return models.quantized(source, x, nodes_to_exclude=[name], weight_type=quantization.QuantType.QInt8), x
+
+
+@pytest.mark.parametrize("floats", ["onnxruntime", "numpy"])
+def test_a_small_last_layer_in_floats_ends_the_plan(floats: Any, tmp_path: Any) -> None:
+    import onnxruntime
+
+    source, x = float_tail()
+    network = ulp.load(source, floats=floats, tune=False)
+    assert len(network.stages) == 1
+    assert not network.integer
+    (row,) = [row for row in network.layers if row.type == "Gemm"]
+    assert (row.runs_in, row.why, row.shape, row.nbytes) == ("floats", "its weights are not quantized", (10,), 4 * 320)
+    assert [step.runs_in for step in network.profile(x).rows if step.type == "Gemm"] == ["floats"]
+    session = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], rtol=0, atol=1e-5)
+    network.save(tmp_path / "tail.ulp")
+    again = ulp.load(tmp_path / "tail.ulp")
+    assert not again.integer
+    np.testing.assert_array_equal(again(x), network(x))
+    for file in (source, tmp_path / "tail.ulp"):
+        with pytest.raises(ulp.onnx.OnnxError, match=r"Gemm.*its weights are not quantized"):
+            ulp.load(file, strict=True)
+
+
+def test_last_layers_in_floats_that_are_no_small_product_are_left_to_onnxruntime(asked: list[float]) -> None:
+    for source, x in (float_tail(300), float_tail(behind="Tanh")):
+        network = ulp.load(source, tune=False)
+        assert [type(stage).__name__ for stage in network.stages] == ["IntegerStage", "IslandStage"]
+        assert np.isfinite(network(x)).all()
+    # Neither does one keep the layers before it from being left.
+    network = ulp.load(float_tail()[0])
+    assert [type(stage).__name__ for stage in network.stages] == ["IslandStage"]
+    asked[0] = 1
+    assert [type(stage).__name__ for stage in ulp.load(float_tail()[0]).stages] == ["IntegerStage"]
+
+
 def test_what_onnxruntime_rounds_otherwise_is_not_left_to_it(asked: list[float]) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     how = {"quant_format": quantization.QuantFormat.QDQ, "weight_type": quantization.QuantType.QInt8}

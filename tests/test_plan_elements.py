@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_plan import F32
-from test_plan_errors import OTHER, RESULT, SOURCE, UNWRITTEN, begin
+from test_plan_errors import OTHER, RESULT, SOURCE, UNWRITTEN, begin, unscaled
 from test_plan_units import both_sides
 
 import ulp
@@ -245,6 +245,50 @@ def test_what_is_refused(name: str, valid: dict[str, Any], changes: dict[str, An
     with pytest.raises(ValueError, match=f"^{name}.*{message}"):
         getattr(plan, name)(**(valid | fields))
     getattr(plan, name)(**valid)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_products_of_floats(seed: int) -> None:
+    """Each sum in one order, rounded after each operation: the same bits on every ISA."""
+    rng = np.random.default_rng(seed)
+    size = height, width, channels = int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 70))
+    count, at = int(rng.integers(1, 40)), int(rng.integers(0, 3))
+
+    def describe(plan: Any) -> None:
+        rng = np.random.default_rng(seed)
+        source, _ = random_codes(rng, plan, size)
+        floats, result = plan.floats(*size), plan.floats(1, 1, at + count)
+        plan.input_floats(channels=channels, height=height, width=width, targets=[source])
+        plan.rescale(source=source, finish=unscaled(targets=[(floats, 0)]))
+        for first, n in ((0, at), (at, count)) if at else ((0, count),):
+            weights = rng.standard_normal((height * width * channels, n)).astype(F32)
+            plan.linear_floats(source=floats, target=(result, first), weights=weights, bias=rng.standard_normal(n).astype(F32))
+        plan.output(tensor=result, nhwc=False)
+
+    both_sides(describe, images(seed, size))
+
+
+def test_products_of_floats_refuse() -> None:
+    plan = _core.Plan()
+    begin(plan)
+    floats, result = plan.floats(4, 4, 6), plan.floats(1, 1, 4)
+    plan.rescale(source=SOURCE, finish=unscaled(targets=[(floats, 0)]))
+    valid: dict[str, Any] = {"source": floats, "target": (result, 0), "weights": np.ones((96, 4), F32), "bias": np.ones(4, F32)}
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"source": SOURCE}, "source and target hold floats"),
+        ({"target": (UNWRITTEN, 0)}, "source and target hold floats"),
+        ({"weights": np.ones((95, 4), F32)}, r"weights have shape \(95, 4\), expected \(96, 1 or more\)"),
+        ({"weights": np.ones((96, 0), F32), "bias": np.ones(0, F32)}, r"expected \(96, 1 or more\)"),
+        ({"bias": np.ones(3, F32)}, "expected 4 biases, got 3"),
+        ({"weights": np.full((96, 4), np.inf, F32)}, "weights and biases must be finite"),
+        ({"bias": np.full(4, np.nan, F32)}, "weights and biases must be finite"),
+        ({"target": (result, 1)}, "4 channels from 1 on"),
+        ({"source": result}, "no step has written channel 0"),
+    ]
+    for changes, message in refused:
+        with pytest.raises(ValueError, match=f"^linear.*{message}"):
+            plan.linear_floats(**(valid | changes))
+    plan.linear_floats(**valid)
 
 
 def test_tables_of_floats_are_finite() -> None:

@@ -32,6 +32,7 @@ SAVED = {
     "rearrange": ("source", "target", "rows", "columns", "channels"),
     "lookup": ("source", "target", "codes", "values"),
     "combine": ("operands", "channels", "multiply", "low", "high", "targets", "divide"),
+    "linear_floats": ("source", "target", "weights", "bias"),
     "output": ("tensor", "nhwc"),
 }
 
@@ -81,6 +82,8 @@ def test_fields_without_a_default_must_be_there(name: str) -> None:
 def valid(plan: Any) -> dict[str, dict[str, Any]]:
     """Fields that the plan of `begin` takes, but for the inputs, which need an empty one."""
     vector = plan.floats(1, 1, 4)
+    wide = plan.floats(4, 4, 6)
+    plan.rescale(source=SOURCE, finish=unscaled(targets=[(wide, 0)]))
     window = {"stride": ONES, "padding": NONE, "dilation": ONES}
     windows = {"rows": ROWS, "columns": ROWS}
     indices = {"rows": np.arange(4, dtype=np.int32), "columns": np.arange(4, dtype=np.int32)}
@@ -115,6 +118,7 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "targets": [(UNWRITTEN, 0)],
             "divide": True,
         },
+        "linear_floats": {"source": wide, "target": (vector, 0), "weights": np.ones((96, 4), np.float32), "bias": np.ones(4, np.float32)},
         "output": {"tensor": OTHER, "nhwc": True},
     }
 

@@ -181,7 +181,7 @@ class Plan:
         """A tensor of codes."""
 
     def floats(self, height: int, width: int, channels: int) -> int:
-        """A tensor of float32, which only `combine` and `output` can read."""
+        """A tensor of float32, which only `combine`, `linear_floats` and `output` can read."""
 
     def input_floats(self, *, channels: int, height: int, width: int, targets: list[int], divide: bool = ..., nhwc: bool = ...) -> None:
         """(N, channels, height, width) float32, or (N, height, width, channels), quantized into 1 to 4 whole tensors.
@@ -310,6 +310,11 @@ class Plan:
 
         divide: codes by v / scale, rounded once.
         """
+
+    def linear_floats(
+        self, *, source: int, target: tuple[int, int], weights: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
+    ) -> None:
+        """weights (H * W * C, N) in the order (y, x, c), bias (N,): a product of floats, summed in that order in float32; 1 x 1 x N."""
 
     def output(self, *, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""

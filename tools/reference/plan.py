@@ -266,6 +266,17 @@ class ReferencePlan:
 
         self._add("combine", run, operands[0][0], targets)
 
+    def linear_floats(self, *, source: int, target: tuple[int, int], weights: Array, bias: Array) -> None:
+        self.weight_bytes += weights.nbytes + bias.nbytes
+
+        def run(env: dict[int, Array]) -> None:
+            sums = np.zeros(weights.shape[1], F32)
+            for a, row in zip(env[source].reshape(-1), weights, strict=True):
+                sums = sums + a * row
+            self._write(env, target, (sums + bias)[None, None])
+
+        self._add("linear_floats", run, source, [target], "float32", k=len(weights))
+
     def output(self, *, tensor: int, nhwc: bool) -> None:
         self._outputs.append((tensor, nhwc))
         self._add("output", lambda _: None, tensor)
@@ -329,7 +340,7 @@ class ReferencePlan:
         outputs = self.tensors[ids[0]] if ids else self.tensors[source]
         info = {
             "kind": kind,
-            "name": kind.partition("_")[0] if kind.startswith("input_") else kind,
+            "name": kind.partition("_")[0] if kind.startswith(("input_", "linear_")) else kind,
             "method": method,
             "source": source,
             "targets": ids,

@@ -142,6 +142,7 @@ class CompiledNetwork(Printed):
                 step["macs"] * len(array),
                 int(ns) * 1e-6,
                 0.0,
+                "floats" if step["kind"] == "linear_floats" else "integers",
             )
             for label, step, ns in zip(self._lowered.labels, self._plan.steps(), times, strict=True)
         ]
@@ -187,6 +188,11 @@ class CompiledNetwork(Printed):
     def nbytes(self) -> int:
         """Bytes of the packed weights."""
         return int(self._plan.weight_bytes)
+
+    @property
+    def has_floats(self) -> bool:
+        """Whether a layer computes in floats: a small last one of a model that `ulp.load` read."""
+        return self._lowered.script.has("linear_floats")
 
     @property
     def memory(self) -> int:

@@ -73,6 +73,17 @@ class Linear:
 
 
 @dataclass(frozen=True, eq=False)
+class LinearFloats:
+    """A product of floats (features,), or of a flattened image, with `matrix`, float32 (O, features), plus bias, float32 (O,).
+
+    A small last layer that nobody quantized: its floats are a result of the network, and nothing else reads them.
+    """
+
+    matrix: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class BatchNorm:
     """x * scale[c] + shift[c] with float64 (C,); a pass folds it into what comes before."""
 
@@ -195,6 +206,7 @@ Op: TypeAlias = (
     Input
     | Conv
     | Linear
+    | LinearFloats
     | BatchNorm
     | Clamp
     | Curve

@@ -158,6 +158,20 @@ def _emit_linear(lowering: Lowering, op: ir.Linear, source: Slot, group: Group, 
     )
 
 
+def _linear_floats(lowering: Lowering, node: ir.Node, op: ir.LinearFloats, requests: list[Request]) -> None:
+    source = lowering.request(node.inputs[0], None)
+    height, width, channels = ir.layout(node.inputs[0])
+    matrix = op.matrix.reshape(-1, channels, height, width).transpose(2, 3, 1, 0).reshape(-1, len(op.bias))
+
+    def emit(target: Slot) -> None:
+        lowering.plan.linear_floats(source=source.place[0], target=target.place, weights=np.ascontiguousarray(matrix), bias=op.bias)
+
+    for request in requests:
+        if request.quantizer is not None or request.residual is not None or request.clamps:
+            raise LayerError(f"{node} computes in floats, which can only be a result of the network")
+        lowering.add_step(node, partial(emit, request.slot), [source], [request.slot])
+
+
 def _window_mean(lowering: Lowering, node: ir.Node, op: ir.WindowMean, requests: list[Request]) -> None:
     source = lowering.request(node.inputs[0], op.quantizer)
 
@@ -279,6 +293,7 @@ RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Input: _input,
     ir.Conv: _conv,
     ir.Linear: _linear,
+    ir.LinearFloats: _linear_floats,
     ir.WindowMean: _window_mean,
     ir.Quantize: _quantize,
     ir.MaxPool: _max_pool,

@@ -24,7 +24,7 @@ from .model import Model, OnnxError, Port
 from .network import OnnxNetwork, load_saved
 from .normalise import normalise
 from .reader import read
-from .rivals import left_to_onnxruntime
+from .rivals import left_to_onnxruntime, may_be_left
 from .session import available
 from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
 from .table import layer_rows, without_compute
@@ -115,7 +115,11 @@ def load(
     if strict:
         _check_strict(normal, built)
     elif in_islands and compilation.tune and how == "requantize":
-        left = left_to_onnxruntime(built, Maker(built.scope, model, normal, one.tensors, free.tensors))
+        rival, maker = built, Maker(built.scope, model, normal, one.tensors, free.tensors)
+        if built.scope.reasons and may_be_left(built, maker):  # a layer in floats does not give the same bits
+            rival = build(normal, one, inside, replace(compilation, small_floats=False), limits)
+            maker = Maker(rival.scope, model, normal, one.tensors, free.tensors)
+        left = left_to_onnxruntime(rival, maker)
         built = build(normal, one, inside, compilation, limits, left) if left else built
     rows = layer_rows(normal, built)
     stages, constants = built.stages, built.constants
@@ -233,7 +237,12 @@ def _given(port: Port, given: Sequence[int]) -> Port:
 
 def _check_strict(model: Model, built: Built) -> None:
     """OnnxError where a node that computes would run in floats."""
-    steps = [stage for stage in built.stages if isinstance(stage, FloatStage) and not without_compute(stage.node.op_type)]
+    steps = [
+        f"{stage.node}: {stage.reason}"
+        for stage in built.stages
+        if isinstance(stage, FloatStage) and not without_compute(stage.node.op_type)
+    ]
+    steps += [f"{node}: {built.scope.reasons[node.name]}" for node in model.nodes if node.name in built.scope.reasons]
     if steps:
-        lines = "\n".join(f"  {step.node}: {step.reason}" for step in steps)
+        lines = "\n".join(f"  {step}" for step in steps)
         raise OnnxError(f"strict=True, and {len(steps)} of {len(model.nodes)} nodes would run in floats:\n{lines}")

@@ -49,7 +49,10 @@ _PICKS = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Identity", "Cast
 
 @dataclass(frozen=True)
 class Compilation:
-    """How parts become plans: arguments of `ulp.load`. islands: whether onnxruntime runs what does not become one."""
+    """How parts become plans: arguments of `ulp.load`.
+
+    islands: whether onnxruntime runs what does not become one. small_floats: whether a plan may end in a small layer in floats.
+    """
 
     mode: Mode = "requantize"
     hint: Hint = "latency"
@@ -57,6 +60,7 @@ class Compilation:
     tune: bool = True
     progress: bool = False
     islands: bool = False
+    small_floats: bool = True
 
 
 @dataclass
@@ -209,13 +213,26 @@ class Builder:
                 raise NotInteger(f"its result {node.outputs[len(several)]!r} is used")
             self.scope.values.update(zip(node.outputs, several, strict=False))
         except NotInteger as why:
-            self.float_stage(node, str(why))
+            if not self.end_in_floats(node, str(why)):
+                self.float_stage(node, str(why))
         except OnnxError:
             raise
         except Exception as error:
             _unforeseen(str(node), error)
             self.float_stage(node, f"{type(error).__name__}: {error}")
         self.count(node)
+
+    def end_in_floats(self, node: Node, reason: str) -> bool:
+        """Have a node that is not integer run at the end of a part's plan, if it is a small last layer."""
+        ends = self.used[node.outputs[0]] == 1 and any(port.name == node.outputs[0] for port in self.model.outputs)
+        if not ends or not self.compilation.small_floats or node.problem or node.name in self.floats:
+            return False
+        try:
+            self.scope.values[node.outputs[0]] = rules.small_product(self.scope, node)
+        except NotInteger:
+            return False
+        self.scope.reasons[node.name] = reason
+        return True
 
     def count(self, node: Node) -> None:
         """Count what a call computes against the limit, as far as shapes are known."""

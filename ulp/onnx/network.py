@@ -73,8 +73,8 @@ class OnnxNetwork(Printed):
 
     @property
     def integer(self) -> bool:
-        """Whether one plan is all that runs."""
-        return self._one_stage is not None and isinstance(self.stages[0], IntegerStage)
+        """Whether one plan is all that runs, without a layer in floats."""
+        return self._one_stage is not None and isinstance(self.stages[0], IntegerStage) and not self.stages[0].compiled.has_floats
 
     @property
     def nbytes(self) -> int:

@@ -48,6 +48,12 @@ _FUSED = frozenset({"Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "
 # fmt: on
 
 
+def may_be_left(built: Built, maker: Maker) -> bool:
+    """Whether onnxruntime may have integer operators for a part, so that it is worth measuring."""
+    parts = [built.scope.parts[stage.source] for stage in built.stages if isinstance(stage, IntegerStage)]
+    return any(_may_be_integer(built.scope.nodes_of(part, maker.model)) for part in parts)
+
+
 def left_to_onnxruntime(built: Built, maker: Maker) -> dict[str, str]:
     """The nodes of parts that onnxruntime runs faster, by name, with the reason."""
     scope = built.scope

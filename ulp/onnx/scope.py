@@ -54,6 +54,7 @@ class Scope:
             self._batches.add((1,))
         self.float_nodes: dict[str, Node] = {}
         self.layers: dict[str, tuple[ir.Op, ir.Shape]] = {}
+        self.reasons: dict[str, str] = {}
         self._result_bytes = 0
 
     # Constants.

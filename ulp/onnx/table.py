@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ulp.nn.graph import Conv, Linear
+from ulp.nn.graph import Conv, Linear, LinearFloats
 
 from .build import Built
 from .model import Model
@@ -53,7 +53,9 @@ def layer_rows(model: Model, built: Built) -> list[LayerRow]:
             rows.append(LayerRow(node.name, node.op_type, integer, "" if integer else floats[node.name].reason))
         elif node.name in built.layers and node.op_type not in _QUANTIZERS:
             op, shape = built.layers[node.name]
-            if isinstance(op, (Conv, Linear)):
+            if isinstance(op, LinearFloats):
+                rows.append(LayerRow(node.name, node.op_type, False, built.scope.reasons[node.name], (0, 0), shape, op.matrix.nbytes))
+            elif isinstance(op, (Conv, Linear)):
                 w = op.weights
                 nbytes = (w.integers.size * w.bits + 7) // 8
                 rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.quantizer.bits), shape, nbytes))

@@ -13,10 +13,11 @@ from ulp.onnx.scope import Scope
 
 from . import elementwise, layers, moves, pooling, quantizers, resizing, steps
 from .functions import ACTIVATIONS, function, function_or, or_function
+from .layers import small_product
 from .moves import moved_constant
 from .operands import through_views
 
-__all__ = ["RULES", "Rule", "moved_constant", "quantizers"]
+__all__ = ["RULES", "Rule", "moved_constant", "quantizers", "small_product"]
 
 Rule = Callable[[Scope, Node], Value | list[Value]]
 

@@ -11,7 +11,7 @@ from ulp.nn import graph as ir
 from ulp.nn.subpixel import spread, turned
 from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
-from ulp.onnx.parts import Value
+from ulp.onnx.parts import Value, without_floats
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, layer_weights, nbits_weights
 
@@ -155,6 +155,31 @@ def gemm(scope: Scope, node: Node) -> Value:
     if math.prod(shape) not in (1, shape[-1] if shape else 1):
         raise NotInteger("its bias differs by row")
     return _product(scope, node, weights if get("transB", 0) else _transposed(weights), bias)
+
+
+# Multiply-accumulates of a layer in floats that a plan runs. With more, onnxruntime's kernels gain what calling them takes.
+_SMALL = 8192
+
+
+def small_product(scope: Scope, node: Node) -> Value:
+    """Gemm or MatMul in floats of what layers of a part made, so small that calling onnxruntime for it would take longer."""
+    get = node.attributes.get
+    if node.op_type not in ("Gemm", "MatMul") or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1 or get("transA", 0):
+        raise NotInteger("it is no plain product")
+    matrix = scope.array(node.inputs[1], "weight")
+    x = floats_of(scope, node.inputs[0])
+    if matrix.ndim != 2 or matrix.size > _SMALL or len(x.node.shape) != 1:
+        raise NotInteger("it is no small product with a matrix")
+    matrix = matrix if get("transB", 0) else matrix.T
+    if matrix.shape[1:] != x.node.shape or not any(isinstance(made.op, (ir.Conv, ir.Linear)) for made in x.part.graph.nodes):
+        raise NotInteger("it does not follow layers in integers")
+    bias = scope.array(node.input(2), "bias") if node.input(2) else np.zeros(1, np.float32)
+    if matrix.dtype != np.float32 or bias.dtype != np.float32 or bias.size not in (1, len(matrix)):
+        raise NotInteger("its parameters are not float32, one bias per output")
+    if not (np.isfinite(matrix).all() and np.isfinite(bias).all()) or without_floats(x.node) is not None:
+        raise NotInteger("its weights are not finite, or its input cannot be had as floats")
+    op = ir.LinearFloats(np.ascontiguousarray(matrix), np.array(np.broadcast_to(bias.reshape(-1), len(matrix))))
+    return Value(x.part, scope.add(node, op, [x.node], x.part, (len(matrix),)))
 
 
 def matmul(scope: Scope, node: Node) -> Value:
