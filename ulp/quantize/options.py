@@ -31,6 +31,7 @@ def check_options(
     percentile: Any,
     rounding: Any,
     bias_correction: Any,
+    equalize: Any,
     first_last_bits: Any,
     max_ms: Any,
     max_drop: Any,
@@ -56,6 +57,7 @@ def check_options(
     if first_last_bits is not None:
         bit_width(first_last_bits, "first_last_bits")
     check_method(ranges, percentile, rounding, bias_correction)
+    _check_flag(equalize, "equalize")
     check_calibrate(calibrate)
     return budget
 
@@ -75,8 +77,12 @@ def check_method(ranges: Any, percentile: Any, rounding: Any, bias_correction: A
             raise ValueError(f'percentile={percentile!r} with ranges={ranges!r}: it belongs to ranges="percentile"')
     if rounding not in _ROUNDINGS:
         raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
-    if not isinstance(bias_correction, (bool, np.bool_)):
-        raise TypeError(f"bias_correction={bias_correction!r}: expected True or False")
+    _check_flag(bias_correction, "bias_correction")
+
+
+def _check_flag(value: Any, name: str) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r}: expected True or False")
 
 
 def check_metric(metric: Any) -> None:
