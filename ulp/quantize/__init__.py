@@ -65,8 +65,8 @@ def quantize(
         not with its third power; where the sums would take more than 1 GiB (some 116000 weights per output), and where the layer's input
         does not vary on the calibration data, weights are rounded to the nearest.
     bias_correction: the mean of each channel of a layer's result becomes that of the float model.
-    equalize: channels of what a layer reads get factors, taken out of the layer, normalization or activation in front of it and moved into its
-        weights, where that lowers the error of its result on the calibration data: cross-layer equalization and SmoothQuant.
+    equalize: channels of what a layer reads get factors, taken out of the layer, normalization or activation in front of it and moved
+        into its weights, where that lowers the error of its result on the calibration data: cross-layer equalization and SmoothQuant.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
         bits="auto" has no such rule.
     max_ms, max_drop, max_bytes: with bits="auto", which chooses the bits of every layer, the budget, one or several of them: milliseconds
