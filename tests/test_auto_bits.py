@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,9 @@ def test_scipy_is_asked_for(monkeypatch: pytest.MonkeyPatch, network: FloatNetwo
 def test_latencies_are_remembered_by_layer_and_bits(own_cache: Path) -> None:
     calls: list[Bits] = []
 
-    def timed(pair: Bits) -> dict[str, float]:
-        calls.append(pair)
-        return {"conv": pair.weight + 1.0}
+    def timed(pairs: Sequence[Bits]) -> dict[Bits, dict[str, float]]:
+        calls.extend(pairs)
+        return {pair: {"conv": pair.weight + 1.0} for pair in pairs}
 
     text = latency.signature("Conv", (1, 3, 8, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1], "group": 1})
     assert text == "Conv 1x3x8x8 4x3x3x3 group=1 pads=1,1,1,1"
@@ -135,14 +136,14 @@ def test_a_damaged_file_is_ignored_and_written_anew(own_cache: Path, content: st
     own_cache.parent.mkdir()
     own_cache.write_text(content)
     with pytest.warns(RuntimeWarning, match="ulp ignores its latencies"):
-        latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: {"conv": 2.0})
+        latency.measured({"conv": "Conv"}, PAIRS[:1], lambda pairs: {key: {"conv": 2.0} for key in pairs})
     assert latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: pytest.fail("measured again")) == {("conv", PAIRS[0]): 2.0}
 
 
 def test_nothing_is_kept_where_the_cache_is_off(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ULP_TUNE_CACHE", "off")
     assert latency.path() is None
-    latency.measured({"conv": "Conv"}, PAIRS[:1], lambda _: {"conv": 2.0})
+    latency.measured({"conv": "Conv"}, PAIRS[:1], lambda pairs: {key: {"conv": 2.0} for key in pairs})
     assert not own_cache.parent.exists()
 
 

@@ -269,6 +269,7 @@ def test_what_cannot_be_compiled_is_named(floats: Any, compiled: Any, converted:
         ({"bits": 4, "calibrate": _X, "percentile": "9"}, TypeError, "percentile='9'"),
         ({"bits": 4, "calibrate": _X, "rounding": "up"}, ValueError, "rounding='up'"),
         ({"bits": 4, "calibrate": _X, "bias_correction": "no"}, TypeError, "bias_correction='no'"),
+        ({"bits": 4, "calibrate": _X, "equalize": "no"}, TypeError, "equalize='no'"),
         ({"bits": 4, "calibrate": _X, "first_last_bits": 9}, ValueError, "first_last_bits"),
     ],
 )

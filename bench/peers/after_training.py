@@ -30,13 +30,24 @@ def onnxruntime_static(model: bytes, calibrate: list[F32]) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         given, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("given", "prepared", "made"))
-        given.write_bytes(model)
+        given.write_bytes(_with_axes(model))
         tool.quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
         tool.quantize_static(
             str(prepared), str(made), Batches(_input(model)), quant_format=tool.QuantFormat.QDQ, per_channel=True,
             activation_type=tool.QuantType.QUInt8, weight_type=tool.QuantType.QInt8,
         )  # fmt: skip
         return made.read_bytes()
+
+
+def _with_axes(model: bytes) -> bytes:
+    """The model with an opset whose DequantizeLinear takes scales per channel."""
+    import onnx
+    import onnx.version_converter
+
+    proto = onnx.load_from_string(model)
+    if max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")) < 13:
+        proto = onnx.version_converter.convert_version(proto, 13)
+    return bytes(proto.SerializeToString())
 
 
 def nncf_static(model: bytes, calibrate: list[F32]) -> bytes:

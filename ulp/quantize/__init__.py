@@ -38,6 +38,7 @@ def quantize(
     percentile: float | None = None,
     rounding: Rounding = "gptq",
     bias_correction: bool = True,
+    equalize: bool = True,
     first_last_bits: int | None = 8,
     max_ms: float | str | None = None,
     max_drop: float | None = None,
@@ -65,6 +66,8 @@ def quantize(
         not with its third power; where the sums would take more than 1 GiB (some 116000 weights per output), and where the layer's input
         does not vary on the calibration data, weights are rounded to the nearest.
     bias_correction: the mean of each channel of a layer's result becomes that of the float model.
+    equalize: channels of what a layer reads get factors, taken out of the layer, normalization or activation in front of it and moved
+        into its weights, where that lowers the error of its result on the calibration data: cross-layer equalization and SmoothQuant.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
         bits="auto" has no such rule.
     max_ms, max_drop, max_bytes: with bits="auto", which chooses the bits of every layer, the budget, one or several of them: milliseconds
@@ -86,8 +89,8 @@ def quantize(
     how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
     limit = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes}
     search = {"metric": metric, "example": example, "target": target}
-    budget = check_options(bits=bits, calibrate=calibrate, first_last_bits=first_last_bits, **how, **limit, **search)
-    network = FloatNetwork(model, calibrate, progress=progress, limits=limits)
+    budget = check_options(bits=bits, calibrate=calibrate, first_last_bits=first_last_bits, equalize=equalize, **how, **limit, **search)
+    network = FloatNetwork(model, calibrate, equalize=equalize, progress=progress, limits=limits)
     if budget is not None:
         return auto(network, budget, progress=progress, **how, **search)
     if not network.layers:

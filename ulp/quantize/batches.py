@@ -122,6 +122,33 @@ def _check_varies(arrays: Sequence[Array], name: str) -> None:
         raise ValueError(f"calibrate: input {name!r} is {first:g} everywhere, and no range can be found from that: give real inputs")
 
 
+def some_rows(batches: Sequence[Batch], rows: int, inputs: Sequence[Port]) -> list[Batch]:
+    """So many rows from the beginnings of all batches; whole batches where the model fixes how many it takes, or where a batch's arrays
+    have different numbers of them."""
+    share = max(1, rows // len(batches))
+    if any(isinstance(port.shape[0], int) for port in inputs if port.shape):
+        return list(batches[: max(1, rows)])
+    found: list[Batch] = []
+    for batch in batches[: max(1, rows)]:
+        sides = {array.shape[:1] for array in batch.values()}
+        found.append({name: array[:share] for name, array in batch.items()} if len(sides) == 1 and sides != {()} else batch)
+    return found
+
+
+def spread_rows(batches: Sequence[Batch], rows: int, inputs: Sequence[Port]) -> list[Batch]:
+    """So many rows from everywhere, as one batch, the same however they came in batches; as `some_rows` where shapes differ."""
+    shapes = {tuple(array.shape[1:] for array in batch.values()) for batch in batches}
+    counts = [{array.shape[:1] for array in batch.values()} for batch in batches]
+    fixed = any(isinstance(port.shape[0], int) for port in inputs if port.shape)
+    if fixed or len(shapes) > 1 or any(len(sides) != 1 or sides == {()} for sides in counts):
+        return some_rows(batches, rows, inputs)
+    sizes = [len(next(iter(batch.values()))) for batch in batches]
+    ends = np.cumsum(sizes)
+    chosen = np.unique(np.linspace(0, ends[-1] - 1, min(rows, ends[-1])).astype(int))
+    places = [(i := int(np.searchsorted(ends, row, "right")), row - (ends[i] - sizes[i])) for row in chosen]
+    return [{name: np.stack([batches[i][name][row] for i, row in places]) for name in batches[0]}]
+
+
 def open_shapes(inputs: Sequence[Port], batches: Sequence[Batch]) -> dict[str, tuple[int, ...]]:
     """The shapes, for a batch of one, of inputs with other open sides than the first, if all batches have the same."""
     found = {}

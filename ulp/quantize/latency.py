@@ -1,7 +1,8 @@
 """How long each layer takes at each pair of widths: measured on this CPU and remembered, or modelled for an instruction set.
 
 Measured are whole networks that have one pair throughout, so that each layer is timed as the plan runs it, with its kernel, its activation
-and its requantization: of each step the minimum over runs. What is found is kept in latency.json beside the cache of `ulp.tune`:
+and its requantization: of each step the minimum over runs. The networks take turns, as a CPU that is slower for a while must not make one
+pair look slower than the others. What is found is kept in latency.json beside the cache of `ulp.tune`:
 
     {"schema": 1, "ms": {"AMD EPYC | avx2 | 0.1.0 | 1 threads": {"Conv 1x16x8x8 16x16x3x3 pads=1,1,1,1 W4A4": 0.0061, ...}}}
 
@@ -23,7 +24,6 @@ from typing import Any
 from ulp import _core, _tune, config
 from ulp._explain import explain
 from ulp._files import locked, read_file, replace_file
-from ulp._progress import progress_bar
 from ulp.nn.profile import Profile
 
 from .request import Bits
@@ -32,6 +32,8 @@ _SCHEMA = 1
 _MAX_BYTES = 16 << 20
 _MAX_KEY = 400
 FILE = "latency.json"
+# How often networks take turns, the runs of a turn, and milliseconds that it may take.
+_ROUNDS, _RUNS, _ROUND_MS = 6, 8, 20.0
 
 Latencies = dict[tuple[str, Bits], float]
 """Milliseconds per call, by layer and bits."""
@@ -50,12 +52,9 @@ def signature(op_type: str, read: Sequence[int], weight: Sequence[int], attribut
 def measured(
     signatures: Mapping[str, str],
     pairs: Sequence[Bits],
-    timed: Callable[[Bits], Mapping[str, float]],
-    *,
-    progress: bool = False,
+    timed: Callable[[Sequence[Bits]], Mapping[Bits, Mapping[str, float]]],
 ) -> Latencies:
-    """Milliseconds of every layer at every pair, from the cache or by `timed`: of the layers of a network that has one pair
-    throughout.
+    """Milliseconds of every layer at every pair, from the cache or by `timed`: of the layers of networks that have one pair throughout.
 
     signatures: of each layer by name.
     """
@@ -63,8 +62,7 @@ def measured(
     found: Latencies = {}
     missing = [pair for pair in pairs if any(f"{text} {pair}" not in known for text in signatures.values())]
     fresh: dict[str, float] = {}
-    for pair in progress_bar(missing, progress, "time", "pair"):
-        times = timed(pair)
+    for pair, times in (timed(missing) if missing else {}).items():
         for name, text in signatures.items():
             key = f"{text} {pair}"
             # Layers that are alike share an entry: the mean of what they took would be no better than one of them.
@@ -75,6 +73,18 @@ def measured(
             found.setdefault((name, pair), known.get(f"{text} {pair}", 0.0))
     if fresh:
         _remember(fresh)
+    return found
+
+
+def in_turns(networks: Mapping[Bits, Any], example: Mapping[str, Any], names: Sequence[str]) -> dict[Bits, dict[str, float]]:
+    """Milliseconds of each layer of these networks, which take turns: the minimum over rounds, by profiles of some runs."""
+    found = {pair: times_of(network.profile(**example, runs=1), names) for pair, network in networks.items()}
+    slowest = max(sum(times.values()) for times in found.values())
+    runs = min(_RUNS, max(1, int(_ROUND_MS / max(slowest, 1e-3))))
+    for _ in range(_ROUNDS):
+        for pair, network in networks.items():
+            times = times_of(network.profile(**example, runs=runs), names)
+            found[pair] = {name: min(ms, times[name]) for name, ms in found[pair].items()}
     return found
 
 

@@ -63,7 +63,7 @@ class Moments:
         # Moments are about values near the means: about 0, small variances would be lost in what float32 rounds off.
         about: list[Any] = []
         for x, q in zip(floats, codes, strict=True):
-            a, *rest = _products(layer, node, (x,) if same else (x, q), opset, rows, rng)
+            a, *rest = products(layer, node, (x,) if same else (x, q), opset, rows, rng)
             b = rest[0] if rest else a
             count += a.shape[1]
             sums += a.sum(1, dtype=np.float64)
@@ -126,7 +126,7 @@ def layer_work(layer: Layer) -> float:
     return blocks * (2.0 * _rows(layer) * layer.groups * k**2 + 3.0 * layer.groups * k**3 + 8.0 * outputs * k**2)
 
 
-def _products(layer: Layer, node: Any, inputs: tuple[Array, ...], opset: int, rows: int, rng: np.random.Generator) -> list[Array]:
+def products(layer: Layer, node: Any, inputs: tuple[Array, ...], opset: int, rows: int, rng: np.random.Generator) -> list[Array]:
     """Of each input, float32 (g, rows, K): what the weights of some results, chosen by chance, multiply; the same results of each."""
     if layer.op_type != "Conv":
         flat = [x.reshape(-1, x.shape[-1]) for x in inputs]

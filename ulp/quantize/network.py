@@ -18,6 +18,7 @@ from ulp.onnx.limits import Limits
 from ulp.onnx.model import Array, OnnxError
 
 from .batches import Batch, batches_of, open_shapes
+from .equalize import equalized
 from .moments import layer_work
 from .options import Rounding, check_method
 from .places import Place, places_of
@@ -46,13 +47,16 @@ _BYTES, _OPERATIONS = 2**32, 10**12
 class FloatNetwork:
     """A float model, prepared: `quantized` makes one that computes with integers, and another assignment of bits is cheap.
 
-    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate: see `ulp.quantize.quantize`. Needs onnx and onnxruntime.
+    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate, equalize: see `ulp.quantize.quantize`. Needs onnx and
+    onnxruntime.
     layers: those with weights, in the order in which they run.
     """
 
-    def __init__(self, model: Any, calibrate: Any, *, progress: bool = True, limits: Limits | None = None) -> None:
+    def __init__(self, model: Any, calibrate: Any, *, equalize: bool = True, progress: bool = True, limits: Limits | None = None) -> None:
         self._prepared = prepare(model, limits)
         self.batches = batches_of(calibrate, self._prepared.inputs)
+        if equalize:
+            self._prepared = equalized(self._prepared, self.batches)
         self.progress = progress
         self._observers: dict[str, Observer] = {}
         self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}

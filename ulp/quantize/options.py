@@ -29,6 +29,7 @@ def check_options(
     percentile: Any,
     rounding: Any,
     bias_correction: Any,
+    equalize: Any,
     first_last_bits: Any,
     max_ms: Any,
     max_drop: Any,
@@ -54,6 +55,7 @@ def check_options(
     if first_last_bits is not None:
         bit_width(first_last_bits, "first_last_bits")
     check_method(ranges, percentile, rounding, bias_correction)
+    _options.check_options({}, equalize=equalize)
     check_calibrate(calibrate)
     return budget
 

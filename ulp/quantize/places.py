@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .prepare import Layer, Prepared
-from .request import Assignment
+from .request import Assignment, Bits
 
 WIDE = 8
 
@@ -50,6 +50,7 @@ class _Placing:
         # What a chain of operators on single values computes: the tensor that it begins with, and which inputs read that.
         self.roots: dict[str, tuple[str, frozenset[tuple[int, int]]]] = {}
         self.readers: dict[str, int] = defaultdict(int)
+        self.makers = {name: node.op_type for node in self.nodes for name in node.output}
         for node in self.nodes:
             for name in node.input:
                 self.readers[name] += 1
@@ -78,6 +79,8 @@ class _Placing:
         elif node.op_type in _FALLING or node.op_type in _MEANS:
             self.place(index, computed[0])
             self.made(node)
+            if node.op_type in _FALLING:  # what follows on single values is part of the table
+                self.roots[node.output[0]] = (node.input[computed[0]], frozenset({(index, computed[0])}))
         elif node.op_type in _MOVES:
             self.made(node)
 
@@ -94,9 +97,16 @@ class _Placing:
         linear = node.op_type in _ARITHMETIC and name in self.sums and self.readers[name] == 1
         if node.op_type == "Pow" or (node.op_type in _ARITHMETIC and not linear and name == root and name not in self.sums):
             self.place(index, i)
+        elif node.op_type in _ARITHMETIC and not linear and name != root and not self.scaled(index, name):
+            for slot in sorted(slots):  # a table: as thresholds, only activations are known that never fall
+                self.place(*slot)
         if not linear:  # else part of the layer
             self.roots[node.output[0]] = (root, slots | {(index, i)} if root == name else slots)
         self.made(node, sums=linear)
+
+    def scaled(self, index: int, name: str) -> bool:
+        """Whether the node scales what Relu makes of a layer's result, which can be done to the sums before it."""
+        return self.nodes[index].op_type in ("Mul", "Div") and self.makers.get(name) == "Relu"
 
     def combination(self, index: int, computed: list[int]) -> None:
         """A sum or product of two computed tensors; of one and the same at the beginning, a function as x * sigmoid(x)."""
@@ -123,9 +133,20 @@ class _Placing:
         self.made(node, sums=False)
 
 
+def tables(prepared: Prepared) -> set[str]:
+    """Tensors that are functions of codes when all layers are quantized: what else is done to their single values costs nothing."""
+    placing = _placed(prepared, dict.fromkeys((layer.name for layer in prepared.layers), Bits(WIDE, WIDE)))
+    placed = {slot for place in placing.places.values() for slot in place.readers}
+    return {name for name, (_, slots) in placing.roots.items() if slots <= placed}
+
+
 def places_of(prepared: Prepared, assignment: Assignment) -> list[Place]:
     """The quantizers that this assignment takes, in the order of the tensors."""
+    return list(_placed(prepared, assignment).places.values())
+
+
+def _placed(prepared: Prepared, assignment: Assignment) -> _Placing:
     placing = _Placing(prepared, assignment)
     for index in range(len(placing.nodes)):
         placing.visit(index)
-    return list(placing.places.values())
+    return placing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,14 @@ def prepare(source: Any, limits: Limits | None = None) -> Prepared:
     proto = _raised(proto)
     first = _name_layers(proto)
     proto = _simplified(proto)
+    return prepared_of(proto, model.inputs, [port.name for port in model.outputs], first)
+
+
+def prepared_of(proto: Any, inputs: list[Port], outputs: list[str], first: Mapping[str, str]) -> Prepared:
+    """A simplified model with its constants and layers. first: of layers with the weights of one before, the name of that one."""
     constants = _constants(proto)
     layers = [replace(layer, first=first.get(layer.name, layer.name)) for layer in _layers(proto, constants)]
-    return Prepared(proto, constants, model.inputs, layers, [port.name for port in model.outputs])
+    return Prepared(proto, constants, inputs, layers, outputs)
 
 
 def _raised(proto: Any) -> Any:

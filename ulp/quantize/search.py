@@ -23,7 +23,7 @@ from ulp import _core
 from ulp._progress import progress_bar
 from ulp.nn.profile import counts_cpu_time
 
-from . import latency
+from . import costs, latency
 from .budget import Budget
 from .network import FloatNetwork
 from .pareto import Choice, LayerChoice, Point
@@ -109,7 +109,11 @@ class _Search:
         self.sensitivities = known[key]
         self.rest = 0.0
         self.limit: float | None = None
-        self.latencies = self._modelled() if target else self._measured()
+        self.first: tuple[Any, float] | None = None
+        if target:
+            self.latencies = costs.modelled(network, pairs, target)
+        else:
+            self.latencies, self.rest = costs.measured(network, judge, pairs, progress=progress)
         widest = max(pairs, key=lambda pair: pair.weight * pair.activation)
         weights = {layer.name: math.prod(layer.shape) / 8 for layer in network.layers}
         # What the network holds besides weights: sums, scales, constants of float parts.
@@ -135,43 +139,6 @@ class _Search:
         self.options = {layer.name: {option.bits: option for option in layer.options} for layer in self.layers}
         self.useful = [replace(one, options=[o for o in one.options if o.bits not in dominated(one.options)]) for one in self.layers]
 
-    # -- what layers cost ------------------------------------------------------------------------------------------------------------
-
-    def _measured(self) -> latency.Latencies:
-        rests: list[float] = []
-
-        def times(pair: Bits) -> Mapping[str, float]:
-            # How weights are rounded is nothing to their time.
-            quick = self.network.quantized(dict.fromkeys(self.names, pair), rounding="nearest", bias_correction=False).load(progress=False)
-            found = latency.times_of(quick.profile(**self.judge.example, runs=25), self.names)
-            rest = timed([quick], self.judge.example)[0] - sum(found.values())
-            # Layers that onnxruntime runs have no steps of their own: what the call takes beyond others' rest is theirs, by their work.
-            lost = {layer.name: layer.macs for layer in self.network.layers if not found[layer.name] and layer.macs}
-            if not lost:
-                rests.append(rest)
-            elif rests:
-                found |= {name: max(0.0, rest - float(np.median(rests))) * macs / sum(lost.values()) for name, macs in lost.items()}
-            return found
-
-        # The widest last: those are the ones that onnxruntime may run.
-        found = latency.measured(self.judge.signatures(), sorted(self.pairs), times, progress=self.progress)
-        if not rests:
-            times(min(self.pairs))
-        self.rest = float(np.median(rests)) if rests else 0.0
-        return found
-
-    def _modelled(self) -> latency.Latencies:
-        assert self.target is not None
-        products = {}
-        for layer in self.network.layers:
-            depth = math.prod(layer.shape) // layer.shape[layer.axis]
-            outputs = layer.shape[layer.axis] // (layer.groups if layer.op_type == "Conv" else 1)
-            if layer.groups == 1 or outputs > 1:
-                products[layer.name] = (max(1, layer.macs // math.prod(layer.shape)), outputs, depth, layer.groups)
-        found = latency.modelled(products, self.pairs, self.target)
-        # Depthwise convolutions take the same time at all widths.
-        return {(name, pair): found.get((name, pair), 0.0) for name in self.names for pair in self.pairs}
-
     # -- networks that are tried -----------------------------------------------------------------------------------------------------
 
     def _built(self, assignment: Assignment, label: str) -> Trial:
@@ -186,8 +153,17 @@ class _Search:
         trial = self._built(assignment, label)
         if math.isnan(trial.accuracy):
             trial.accuracy = self.judge.accuracy(trial.network)
-            trial.ms = self._predicted(assignment) if self.target else timed([trial.network], self.judge.example)[0]
+            trial.ms = self._predicted(assignment) if self.target else self._clocked(trial)
         return trial
+
+    def _clocked(self, trial: Trial) -> float:
+        """Milliseconds of a call, as if the CPU were as fast as when the first network was timed."""
+        if self.first is None:
+            self.first = trial.network, timed([trial.network], self.judge.example)[0]
+            return self.first[1]
+        network, before = self.first
+        ms, now = timed([trial.network, network], self.judge.example)
+        return ms * before / now
 
     def _predicted(self, assignment: Assignment) -> float:
         return self.rest + sum(self.options[name][bits].ms for name, bits in assignment.items() if bits in self.options[name])
@@ -301,6 +277,10 @@ class _Search:
         wanted = math.inf if limit is None else limit
         self._try_program(limit)
         self._others(1.1 * wanted)
+        if not any(self._keeps(trial) for trial in self.trials.values()):
+            # The fastest ones by prediction, whatever they are worth: one may keep the budget, and one is the nearest.
+            for label, assignment in sorted(self._uniform(), key=lambda rival: self._predicted(rival[1]))[:_UNIFORM]:
+                self._tried(assignment, label)
 
     def _try_program(self, limit: float | None) -> None:
         """The choices with the least predicted error, at predicted times that are corrected by what their networks take in truth."""

@@ -19,7 +19,7 @@ from ulp.nn.quantizer import Quantizer
 from ulp.onnx.model import Array
 from ulp.onnx.session import Session
 
-from .batches import Batch
+from .batches import Batch, some_rows
 from .network import FloatNetwork
 from .prepare import Layer
 from .ranges import quantizer_of
@@ -57,7 +57,8 @@ def sensitivities(
     widths = sorted({pair.weight for pair in pairs}), sorted({pair.activation for pair in pairs})
     total = max(1, sum(layer.macs for layer in network.layers))
     rows = int(_WORK / (total * max(1, len(network.layers)) * (len(widths[0]) + len(widths[1]))))
-    probe = _Probe(network, _some(network.batches, min(max(rows, _MIN_ROWS), _MAX_ROWS)), rounded or {}, all_widths=rows >= _MIN_ROWS)
+    some = some_rows(network.batches, min(max(rows, _MIN_ROWS), _MAX_ROWS), network._prepared.inputs)
+    probe = _Probe(network, some, rounded or {}, all_widths=rows >= _MIN_ROWS)
     weights: dict[tuple[str, int], float] = {}
     activations: dict[tuple[str, int], float] = {}
     for layer in progress_bar(network.layers, progress, "sensitivity", "layer"):
@@ -65,16 +66,6 @@ def sensitivities(
         weights |= {(layer.name, width): error for width, error in of_weights.items()}
         activations |= {(layer.name, width): error for width, error in of_activations.items()}
     return Sensitivities(weights, activations)
-
-
-def _some(batches: Sequence[Batch], rows: int) -> list[Batch]:
-    """So many rows from the beginnings of all batches; whole batches where their arrays have different numbers of rows."""
-    share = max(1, rows // len(batches))
-    found: list[Batch] = []
-    for batch in batches[: max(1, rows)]:
-        sides = {array.shape[:1] for array in batch.values()}
-        found.append({name: array[:share] for name, array in batch.items()} if len(sides) == 1 and sides != {()} else batch)
-    return found
 
 
 class _Probe:
@@ -87,8 +78,6 @@ class _Probe:
         self.rounded = rounded
         self.all_widths = all_widths
         prepared = network._prepared
-        if any(isinstance(port.shape[0], int) for port in prepared.inputs if port.shape):
-            batches = network.batches[: len(batches)]  # the model fixes how many rows it takes
         self.proto = prepared.proto
         self.outputs = [name for name in prepared.outputs if name not in prepared.constants]
         kept = dict.fromkeys([*self.outputs, *(layer.x for layer in network.layers), *(layer.y for layer in network.layers)])

@@ -19,7 +19,8 @@ from .request import Assignment
 from .result import Quantized
 
 _SAMPLE_NS = 1_000_000
-_ROUNDS = 15
+# Rounds, and how many nanoseconds of them are enough.
+_ROUNDS, _LEAST_ROUNDS, _ENOUGH_NS = 15, 5, 1_500_000_000
 
 
 @dataclass
@@ -44,12 +45,14 @@ def timed(networks: Sequence[Any], example: Mapping[str, Array]) -> list[float]:
             network(**example)
         return (now() - begin) / calls
 
-    calls = []
+    calls, round_ns = [], 0.0
     for network in networks:
         sample(network, 2)
-        calls.append(max(1, round(_SAMPLE_NS / max(sample(network, 1), 1e3))))
+        once = max(sample(network, 1), 1e3)
+        calls.append(max(1, round(_SAMPLE_NS / once)))
+        round_ns += calls[-1] * once
     best = [math.inf] * len(networks)
-    for _ in range(_ROUNDS):
+    for _ in range(max(_LEAST_ROUNDS, min(_ROUNDS, round(_ENOUGH_NS / max(round_ns, 1.0))))):
         for i, network in enumerate(networks):
             best[i] = min(best[i], sample(network, calls[i]))
     return [nanoseconds * 1e-6 for nanoseconds in best]
