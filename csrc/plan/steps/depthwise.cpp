@@ -43,9 +43,9 @@ struct DepthwiseStep final : Step {
     shape = conv_shape(plan, t, t.channels, window);
     if (weights.shape[2] != t.channels)
       plan.refuse(": expected " + std::to_string(shape.taps()) + " x " + std::to_string(t.channels) + " weights");
-    plan.sums(shape.taps(), t.bits, t.zero, {8, true}, 0, finish.start);
+    const int64_t largest_sum = plan.sums(shape.taps(), t.bits, t.zero, {8, true}, 0, finish.start);
     check_sides(shape.out_height, shape.out_width, t.channels);
-    finish.check(plan, {shape.out_height, shape.out_width, t.channels, source});
+    finish.check(plan, {shape.out_height, shape.out_width, t.channels, source, true, largest_sum});
     lay_out_weights(t);
 
     Effects e;
