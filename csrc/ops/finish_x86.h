@@ -9,6 +9,8 @@
 // the sums end: Target::fits_int32 says that rounding to int32 cannot overflow, which is nearly always so.
 #pragma once
 
+#include "portable_codes.h"
+
 namespace ulp {
 namespace {
 
@@ -54,14 +56,10 @@ struct Writer {
         pixel(goal.target->pixel) {}
 
   ULP_INLINE void put(int64_t p, const FloatVec* v, const Lanes& lanes) const {
-    if constexpr (kind == Kind::codes && vectors == 4) {
-      Vec x = coder.codes<!bytes>(v);
+    if constexpr (kind == Kind::codes) {
+      Vec x = coder.codes<!bytes, vectors>(v);
       if constexpr (bytes) x = smaller_bytes(has_lowest ? larger_bytes(x, lowest) : x, highest);
-      store(codes + p * pixel, plus_bytes(x, offset));
-    } else if constexpr (kind == Kind::codes) {
-      __m128i x = coder.codes<!bytes>(v[0]);
-      if constexpr (bytes) x = _mm_min_epu8(_mm_max_epu8(x, low_bytes(lowest)), low_bytes(highest));
-      store_codes<part>(codes + p * pixel, _mm_add_epi8(x, low_bytes(offset)), lanes);
+      store_codes<vectors, part>(codes + p * pixel, plus_bytes(x, offset), lanes);
     } else {
       ULP_UNROLL for (int i = 0; i < vectors; ++i) store_floats<part>(floats + p * pixel + kFloats * i, v[i], lanes);
     }
@@ -118,15 +116,14 @@ template <class C>
 void run(const Finish& f, const Goal& g0, const Goal& g1) {
   int64_t column = 0;
   for (; column + 4 * kFloats <= f.channels; column += 4 * kFloats) columns<C, 4, false>(f, g0, g1, column, 4 * kFloats);
+  for (; column + 2 * kFloats <= f.channels; column += 2 * kFloats) columns<C, 2, false>(f, g0, g1, column, 2 * kFloats);
   for (; column + kFloats <= f.channels; column += kFloats) columns<C, 1, false>(f, g0, g1, column, kFloats);
   if (column < f.channels) columns<C, 1, true>(f, g0, g1, column, f.channels - column);
 }
 
 Goal make_goal(const Finish& f, const Target& t, bool bytes) {
   if (!bytes || !t.codes) return {&t, 0, 0};
-  const float bounds[kFloats] = {f.low, f.high};
-  const int codes = _mm_cvtsi128_si32(Coder(t).codes(load_floats<false>(bounds, Lanes(kFloats))));
-  return {&t, codes & 0xFF, codes >> 8 & 0xFF};
+  return {&t, code_of(f.low, t), code_of(f.high, t)};
 }
 
 template <bool residual, bool bytes>

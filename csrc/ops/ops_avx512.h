@@ -45,13 +45,19 @@ template <bool part>
 ULP_INLINE void store_floats(float* p, FloatVec v, const Lanes& lanes) {
   part ? _mm512_mask_storeu_ps(p, lanes.mask, v) : _mm512_storeu_ps(p, v);
 }
-// The codes of one vector of values.
-template <bool part>
-ULP_INLINE void store_codes(uint8_t* p, __m128i codes, const Lanes& lanes) {
-  part ? _mm_mask_storeu_epi8(p, lanes.mask, codes) : _mm_storeu_si128(reinterpret_cast<__m128i*>(p), codes);
+ULP_INLINE __m128i low_bytes(Vec x) { return _mm512_castsi512_si128(x); }
+// The codes of 1, 2 or 4 vectors of values, in the low bytes; of a part, one vector.
+template <int vectors, bool part>
+ULP_INLINE void store_codes(uint8_t* p, Vec codes, const Lanes& lanes) {
+  if constexpr (vectors == 4) {
+    store(p, codes);
+  } else if constexpr (vectors == 2) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(codes));
+  } else {
+    part ? _mm_mask_storeu_epi8(p, lanes.mask, low_bytes(codes)) : _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_bytes(codes));
+  }
 }
 
-ULP_INLINE __m128i low_bytes(Vec x) { return _mm512_castsi512_si128(x); }
 ULP_INLINE Vec smaller_bytes(Vec x, Vec y) { return _mm512_min_epu8(x, y); }
 ULP_INLINE Vec larger_bytes(Vec x, Vec y) { return _mm512_max_epu8(x, y); }
 ULP_INLINE Vec plus_bytes(Vec x, Vec y) { return _mm512_add_epi8(x, y); }
@@ -80,23 +86,15 @@ struct Coder {
     return has_zero ? _mm512_adds_epi16(words, zero) : words;
   }
 
-  // 64 codes in their order from 16-bit ones as `pack` leaves them.
-  ULP_INLINE __m512i bytes(__m512i low, __m512i high) const {
+  // 16 * vectors values to as many codes, in their order.
+  template <bool limited = true, int vectors = 4>
+  ULP_INLINE __m512i codes(const __m512* v) const {
+    __m512i x[4];  // the vectors that there are, again and again
+    ULP_UNROLL for (int i = 0; i < 4; ++i) x[i] = i < vectors ? round<limited>(v[i]) : x[i % vectors];
+    const __m512i low = pack(x[0], x[1]);
+    const __m512i high = vectors > 2 ? pack(x[2], x[3]) : low;
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
-  }
-
-  // 64 values to 64 codes in their order.
-  template <bool limited = true>
-  ULP_INLINE __m512i codes(const __m512 v[4]) const {
-    return bytes(pack(round<limited>(v[0]), round<limited>(v[1])), pack(round<limited>(v[2]), round<limited>(v[3])));
-  }
-
-  // 16 values to 16 codes.
-  template <bool limited = true>
-  ULP_INLINE __m128i codes(__m512 v) const {
-    const __m256i words = _mm256_adds_epi16(_mm512_cvtsepi32_epi16(round<limited>(v)), _mm512_castsi512_si256(zero));
-    return _mm256_cvtusepi16_epi8(_mm256_max_epi16(words, _mm256_setzero_si256()));
   }
 };
 
