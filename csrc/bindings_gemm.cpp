@@ -293,7 +293,7 @@ py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int
   epilogue_from(f, fields, call.problem);
   const auto dtype = py::reinterpret_borrow<py::dtype>(f.epilogue.kind == OutputKind::float32 ? float32 : f.out_signed ? int8 : uint8);
   Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
-  const ulp::Output epilogue = fused_output(f.epilogue, output.data, output.row_stride);
+  const ulp::Output epilogue = fused_output(f.epilogue, b.layout.n, output.data, output.row_stride);
   run(call, FinishSink(epilogue, 0, call.problem.a.rows));
   return output.finish();
 }

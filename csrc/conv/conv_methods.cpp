@@ -13,6 +13,9 @@ const WinogradKernels& kernels();
 namespace depthwise_avx2 {
 void run(const Depthwise& d);
 }
+namespace depthwise_avx512vnni {
+void run(const Depthwise& d);
+}
 #elif defined(ULP_ARM64)
 namespace depthwise_neon {
 void run(const Depthwise& d);
@@ -40,6 +43,7 @@ const ConvMethod kMethods[] = {
 // name, ISA, run; best first
 const DepthwiseMethod kDepthwise[] = {
 #if defined(ULP_X86)
+    {"depthwise_avx512vnni", Isa::avx512vnni, depthwise_avx512vnni::run},
     {"depthwise_avx2", Isa::avx2, depthwise_avx2::run},
 #elif defined(ULP_ARM64)
     {"depthwise_neon", Isa::neon, depthwise_neon::run},

@@ -93,18 +93,21 @@ void held_block(const Depthwise& d, int64_t c) {
     weights[2 * i + 1] = _mm256_unpackhi_epi8(w0, w1);
   }
   const int64_t step = d.step;
-  const int64_t end = d.pixels * step;
+  const int64_t row_bytes = d.pixels * step;
   Sums sums{d.start + c, 0, d.acc + c, d.ld, d.channels - c};
-  for (int64_t at = 0; at < end; at += step) {
-    __m256i x[2];
-    add_pair<true>(x, load(tap[0] + at), load(tap[1] + at), weights[0], weights[1]);
-    ULP_UNROLL for (int i = 1; i < pairs; ++i) {
-      const __m256i a0 = load(tap[2 * i] + at);
-      add_pair(x, a0, 2 * i + 1 < taps ? load(tap[2 * i + 1] + at) : a0, weights[2 * i], weights[2 * i + 1]);
+  for (int64_t r = 0; r < d.rows; ++r) {
+    const int64_t begin = r * d.row_step;
+    for (int64_t at = begin; at < begin + row_bytes; at += step) {
+      __m256i x[2];
+      add_pair<true>(x, load(tap[0] + at), load(tap[1] + at), weights[0], weights[1]);
+      ULP_UNROLL for (int i = 1; i < pairs; ++i) {
+        const __m256i a0 = load(tap[2 * i] + at);
+        add_pair(x, a0, 2 * i + 1 < taps ? load(tap[2 * i + 1] + at) : a0, weights[2 * i], weights[2 * i + 1]);
+      }
+      __m256i sum[4];
+      widen(x, sum);
+      sums.put<whole>(sum);
     }
-    __m256i sum[4];
-    widen(x, sum);
-    sums.put<whole>(sum);
   }
 }
 
@@ -225,13 +228,18 @@ uint8_t* interleave(const int8_t* w0, const int8_t* w1, bool wide, uint8_t* out)
 
 }  // namespace
 
-void run(const Depthwise& d);
-void run(const Depthwise& d) {
+void run(const Depthwise& args);
+void run(const Depthwise& args) {
   alignas(64) uint8_t weights[4 * kPart * kVector];
   int64_t taps[2 * kPart];
-  const int spill_every = accumulation_length(32767, 2, d.max_product > 0 ? d.max_product : 1);
-  if (d.tap_count == 9 && spill_every >= 5) return held<9>(d);
-  if (d.tap_count == 3 && spill_every >= 2) return held<3>(d);
+  const int spill_every = accumulation_length(32767, 2, args.max_product > 0 ? args.max_product : 1);
+  if (args.tap_count == 9 && spill_every >= 5) return held<9>(args);
+  if (args.tap_count == 3 && spill_every >= 2) return held<3>(args);
+  if (args.rows > 1) {
+    for (int64_t r = 0; r < args.rows; ++r) run(row_of(args, r));
+    return;
+  }
+  const Depthwise d = args;
   for (int64_t c = 0; c < d.channels; c += kChannels) {
     const int64_t n = d.channels - c < kChannels ? d.channels - c : kChannels;
     for (int first = 0; first < d.tap_count || first == 0; first += 2 * kPart) {

@@ -49,8 +49,13 @@ void some_pixels(const Depthwise& d, int64_t first, int64_t c, int64_t n, const 
 
 }  // namespace
 
-void run(const Depthwise& d);
-void run(const Depthwise& d) {
+void run(const Depthwise& args);
+void run(const Depthwise& args) {
+  if (args.rows > 1) {
+    for (int64_t r = 0; r < args.rows; ++r) run(row_of(args, r));
+    return;
+  }
+  const Depthwise d = args;
   for (int64_t c = 0; c < d.channels; c += kChannels) {
     const int64_t n = d.channels - c < kChannels ? d.channels - c : kChannels;
     int32_t start[kChannels] = {};

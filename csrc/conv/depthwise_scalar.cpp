@@ -3,8 +3,13 @@
 
 namespace ulp::depthwise_scalar {
 
-void run(const Depthwise& d);
-void run(const Depthwise& d) {
+void run(const Depthwise& args);
+void run(const Depthwise& args) {
+  if (args.rows > 1) {
+    for (int64_t r = 0; r < args.rows; ++r) run(row_of(args, r));
+    return;
+  }
+  const Depthwise d = args;
   for (int64_t p = 0; p < d.pixels; ++p) {
     const uint8_t* a = d.a + p * d.step;
     for (int64_t c = 0; c < d.channels; ++c) {

@@ -42,12 +42,7 @@ ULP_INLINE void channels_of(const Combination& f, int64_t p, int64_t c, int64_t 
     __m256 steps[vectors];
     if (f.divisors) coder.inverse = _mm256_set1_ps(1.0f);
     ULP_UNROLL for (int i = 0; i < vectors; ++i) steps[i] = f.divisors ? _mm256_div_ps(v[i], _mm256_set1_ps(f.divisors[j])) : v[i];
-    if constexpr (vectors == 4) {
-      store(t.codes + at, coder.codes(steps));
-    } else {
-      const __m128i codes = coder.codes(steps[0]);
-      part ? store_low(t.codes + at, codes, n) : _mm_storel_epi64(reinterpret_cast<__m128i*>(t.codes + at), codes);
-    }
+    store_codes<vectors, part>(t.codes + at, coder.codes<true, vectors>(steps), Lanes(part ? n : kFloats));
   }
 }
 

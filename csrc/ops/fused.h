@@ -24,8 +24,8 @@ struct Epilogue {
   int zero = 0;                  // one of its values
 };
 
-// Rows of the product go to c, `row_stride` elements apart: float32, uint8 or int8 as the epilogue says.
-inline Output fused_output(const Epilogue& e, void* c, int64_t row_stride) {
+// Rows of the product, of n columns, go to c, `row_stride` elements apart: float32, uint8 or int8 as the epilogue says.
+inline Output fused_output(const Epilogue& e, int64_t n, void* c, int64_t row_stride) {
   Output out;
   out.ops = &ops(current_isa());
   out.scale = e.scale;
@@ -41,6 +41,7 @@ inline Output fused_output(const Epilogue& e, void* c, int64_t row_stride) {
     target.inverse = 1;
     target.zero = e.zero - e.quantized.min();
     target.max_code = e.quantized.levels() - 1;
+    target.fits_int32 = ValueReach{largest_magnitude(e.scale, e.scale_per_column ? n : 1), 0}.fits_int32(target.inverse);
     target.offset = static_cast<uint8_t>(e.quantized.min());
   }
   out.places[0].pixel = row_stride;

@@ -5,9 +5,18 @@ namespace ulp {
 #if defined(ULP_X86)
 namespace {
 
-const Ops& avx512vbmi_ops() {
+const Ops& avx512_ops() {
   static const Ops table = [] {
     Ops all = avx2_ops();
+    all.finish = ops_avx512::finish;
+    return all;
+  }();
+  return table;
+}
+
+const Ops& avx512vbmi_ops() {
+  static const Ops table = [] {
+    Ops all = avx512_ops();
     all.lookup = ops_avx512vbmi::lookup;
     all.lookup_pairs = ops_avx512vbmi::lookup_pairs;
     return all;
@@ -21,6 +30,7 @@ const Ops& avx512vbmi_ops() {
 const Ops& ops(Isa isa) {
 #if defined(ULP_X86)
   if (isa >= Isa::avx512vbmi) return avx512vbmi_ops();
+  if (isa >= Isa::avx512) return avx512_ops();
   if (isa >= Isa::avx2) return avx2_ops();
 #elif defined(ULP_ARM64)
   if (isa >= Isa::neon) return neon_ops();

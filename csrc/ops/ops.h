@@ -21,6 +21,8 @@ struct Target {
   float inverse;
   int zero;
   int max_code;
+  // Of a target of Finish: |v * inverse| is below 2^30, roundings included, whatever the sums; where it is not known, false.
+  bool fits_int32;
   // Or, if not nullptr: code = how many of the max_code thresholds of channel c are <= (acc ^ flip[c]), ascending;
   // `thresholds` is channels x max_code, `flip` has 0 or -1 per channel (-1 reverses the order: ~acc = -acc - 1).
   const int32_t* thresholds;

@@ -108,6 +108,60 @@ ULP_INLINE void transpose(__m256 (&r)[8]) {
   }
 }
 
+// What loops that serve several instruction sets are written with: a vector of floats, and the first n <= kFloats of its lanes.
+using FloatVec = __m256;
+constexpr int kFloats = 8;
+
+struct Lanes {
+  int64_t n;
+  __m256i mask;
+  explicit Lanes(int64_t count) : n(count), mask(first_lanes(count)) {}
+};
+
+ULP_INLINE FloatVec same(float x) { return _mm256_set1_ps(x); }
+ULP_INLINE FloatVec plus(FloatVec x, FloatVec y) { return _mm256_add_ps(x, y); }
+ULP_INLINE FloatVec times(FloatVec x, FloatVec y) { return _mm256_mul_ps(x, y); }
+ULP_INLINE FloatVec quotient(FloatVec x, FloatVec y) { return _mm256_div_ps(x, y); }
+ULP_INLINE FloatVec bounded(FloatVec v, FloatVec low, FloatVec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
+ULP_INLINE FloatVec to_floats(Vec x) { return _mm256_cvtepi32_ps(x); }
+ULP_INLINE Vec same_ints(int x) { return _mm256_set1_epi32(x); }
+ULP_INLINE Vec minus(Vec x, Vec y) { return _mm256_sub_epi32(x, y); }
+ULP_INLINE Vec same_bytes(int x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+
+template <bool part>
+ULP_INLINE FloatVec load_floats(const float* p, const Lanes& lanes) {
+  return part ? _mm256_maskload_ps(p, lanes.mask) : _mm256_loadu_ps(p);
+}
+template <bool part>
+ULP_INLINE Vec load_ints(const int32_t* p, const Lanes& lanes) {
+  return part ? _mm256_maskload_epi32(p, lanes.mask) : _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+// Codes, one to a lane of 32 bits.
+template <bool part>
+ULP_INLINE Vec load_codes(const uint8_t* p, const Lanes& lanes) {
+  return _mm256_cvtepu8_epi32(part ? load_first(p, lanes.n) : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+template <bool part>
+ULP_INLINE void store_floats(float* p, FloatVec v, const Lanes& lanes) {
+  part ? store_first(p, v, lanes.n) : _mm256_storeu_ps(p, v);
+}
+ULP_INLINE __m128i low_bytes(Vec x) { return _mm256_castsi256_si128(x); }
+// The codes of 1, 2 or 4 vectors of values, in the low bytes; of a part, one vector.
+template <int vectors, bool part>
+ULP_INLINE void store_codes(uint8_t* p, Vec codes, const Lanes& lanes) {
+  if constexpr (vectors == 4) {
+    store(p, codes);
+  } else if constexpr (vectors == 2) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_bytes(codes));
+  } else {
+    part ? store_low(p, low_bytes(codes), lanes.n) : _mm_storel_epi64(reinterpret_cast<__m128i*>(p), low_bytes(codes));
+  }
+}
+
+ULP_INLINE Vec smaller_bytes(Vec x, Vec y) { return _mm256_min_epu8(x, y); }
+ULP_INLINE Vec larger_bytes(Vec x, Vec y) { return _mm256_max_epu8(x, y); }
+ULP_INLINE Vec plus_bytes(Vec x, Vec y) { return _mm256_add_epi8(x, y); }
+
 // What turns values into the codes of a target.
 struct Coder {
   __m256 inverse;
@@ -135,21 +189,14 @@ struct Coder {
     return has_zero ? _mm256_adds_epi16(words, zero) : words;
   }
 
-  // 32 values to 32 codes in their order.
-  template <bool limited = true>
-  ULP_INLINE __m256i codes(const __m256 v[4]) const {
-    const __m256i low = pack(round<limited>(v[0]), round<limited>(v[1]));
-    const __m256i high = pack(round<limited>(v[2]), round<limited>(v[3]));
+  // 8 * vectors values to as many codes, in their order.
+  template <bool limited = true, int vectors = 4>
+  ULP_INLINE __m256i codes(const __m256* v) const {
+    __m256i x[4];  // the vectors that there are, again and again
+    ULP_UNROLL for (int i = 0; i < 4; ++i) x[i] = i < vectors ? round<limited>(v[i]) : x[i % vectors];
+    const __m256i low = pack(x[0], x[1]);
+    const __m256i high = vectors > 2 ? pack(x[2], x[3]) : low;
     return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-  }
-
-  // 8 values to 8 codes.
-  template <bool limited = true>
-  ULP_INLINE __m128i codes(__m256 v) const {
-    const __m256i x = round<limited>(v);
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    const __m128i raised = _mm_adds_epi16(words, _mm256_castsi256_si128(zero));
-    return _mm_packus_epi16(raised, raised);
   }
 };
 

@@ -22,6 +22,13 @@ void combine(const Combination& f);
 
 }  // namespace ops_avx2
 
+namespace ops_avx512 {
+
+using ops_avx2::finish_thresholds;
+void finish(const Finish& f);
+
+}  // namespace ops_avx512
+
 namespace ops_avx512vbmi {
 
 void lookup(const uint8_t* a, int64_t count, const uint8_t* table, int bits, uint8_t* out);

@@ -2,12 +2,38 @@
 // loops hand over exact int32 sums run by run; Output::store adds the addresses and calls Ops::finish.
 #pragma once
 
+#include <cstring>
+
 #include "image_view.h"
 #include "ops.h"
 
 namespace ulp {
 
 inline constexpr int kMaxTargets = 4;
+
+// The largest |x| of some floats, by their bits, which compilers turn into vectors: a NaN is larger than all else.
+inline float largest_magnitude(const float* x, int64_t count) {
+  int32_t largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    bits &= 0x7FFFFFFF;
+    largest = bits > largest ? bits : largest;
+  }
+  float magnitude;
+  std::memcpy(&magnitude, &largest, sizeof magnitude);
+  return magnitude;
+}
+
+// How far the values of an epilogue reach from 0, for Target::fits_int32: sums up to 2^31 in magnitude, and what is added to them.
+struct ValueReach {
+  float scale;     // largest_magnitude of the scales
+  float added;     // likewise, of what is added
+  float sum = 2147483648.0f;
+
+  // Half of int32's range leaves room for the roundings on the way. False where anything is a NaN.
+  bool fits_int32(float inverse) const { return (scale * sum + added) * inverse < 1073741824.0f; }
+};
 
 // What is made of a target's codes while they are in the cache: table[u], or table[u | w << bits], w being the code of another image.
 struct After {

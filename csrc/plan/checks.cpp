@@ -112,12 +112,15 @@ void Checks::windows(const char* what, const Windows& windows, int64_t size) con
   }
 }
 
-void Checks::sums(int64_t k, int a_bits, int a_zero, Encoding w, int w_zero, const Ints& start) const {
+int64_t Checks::sums(int64_t k, int a_bits, int a_zero, Encoding w, int w_zero, const Ints& start) const {
   const SumBound bound{magnitude({a_bits, false}, a_zero), magnitude(w, w_zero)};
   if (k > bound.max_k()) refuse(": K = " + std::to_string(k) + " could overflow int32; it may be at most " + std::to_string(bound.max_k()));
   const int64_t room = bound.room(k);
   if (!std::all_of(start.values.begin(), start.values.end(), [room](int32_t s) { return std::abs(int64_t{s}) <= room; }))
     refuse(": with K = " + std::to_string(k) + " start may be at most " + std::to_string(room) + " in size");
+  int64_t largest_start = 0;
+  for (const int32_t s : start.values) largest_start = std::max(largest_start, std::abs(int64_t{s}));
+  return bound.sum(k) + largest_start;
 }
 
 }  // namespace ulp

@@ -48,7 +48,7 @@ class Checks {
   // Each window is within 0..size and not empty.
   void windows(const char* what, const Windows& windows, int64_t size) const;
   // |start[n] + sum over K of (a - a_zero) * (w - w_zero)| stays within int32.
-  void sums(int64_t k, int a_bits, int a_zero, Encoding w, int w_zero, const Ints& start) const;
+  int64_t sums(int64_t k, int a_bits, int a_zero, Encoding w, int w_zero, const Ints& start) const;
 
  private:
   const char* step_;

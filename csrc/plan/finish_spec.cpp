@@ -91,6 +91,19 @@ void FinishSpec::check(const Checks& plan, const Shape& shape) {
     for (const uint8_t flip : thresholds[i]->flip.values) thresholds[i]->flip_masks.push_back(flip ? -1 : 0);
   }
   plan.writable(targets, shape.channels, shape.height, shape.width);
+  find_fits(plan, shape);
+}
+
+void FinishSpec::find_fits(const Checks& plan, const Shape& shape) {
+  const float other = residual ? plan.tensor(residual->tensor).scale / unit * 255.0f : 0.0f;
+  const ValueReach reach{shape.has_scale ? largest_magnitude(scale.values.data(), scale.size()) : shape.own_scale,
+                         largest_magnitude(bias.values.data(), bias.size()) + std::abs(other), static_cast<float>(shape.largest_sum)};
+  fits_int32.clear();
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const Tensor& t = plan.tensor(targets[i].tensor);
+    const float target_scale = after.empty() || !after[i] ? t.scale : after[i]->scale;
+    fits_int32.push_back(t.is_codes && reach.fits_int32(unit / target_scale));
+  }
 }
 
 std::vector<int> FinishSpec::reads(int source) const {
@@ -127,6 +140,7 @@ Output FinishSpec::output(const Context& c) const {
       target.inverse = unit / t.scale;
       target.zero = t.zero;
       target.max_code = t.max_code();
+      target.fits_int32 = fits_int32[i];
       if (!after.empty() && after[i]) {
         const AfterSpec& a = *after[i];
         target.inverse = unit / a.scale;

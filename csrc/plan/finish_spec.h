@@ -44,6 +44,8 @@ struct FinishSpec {
   std::vector<std::optional<Thresholds>> thresholds;  // per target; none: the tensor's quantizer decides
   std::vector<std::optional<AfterSpec>> after;        // per target; empty: nothing comes after any
 
+  std::vector<bool> fits_int32{};  // per target, set by check: Target::fits_int32
+
   FieldList fields() {
     constexpr bool optional = true;
     return {{"scale", &scale, optional},
@@ -63,6 +65,8 @@ struct FinishSpec {
     int64_t height, width, channels;
     int source;
     bool has_scale = true;
+    int64_t largest_sum = int64_t{1} << 31;                       // |sum| is at most this, `start` included
+    float own_scale = std::numeric_limits<float>::infinity();     // of a step without has_scale: at most this in magnitude
   };
   // Throws std::invalid_argument.
   void check(const Checks& plan, const Shape& shape);
@@ -73,6 +77,7 @@ struct FinishSpec {
   Output output(const Context& c) const;
 
  private:
+  void find_fits(const Checks& plan, const Shape& shape);
   void check_after(const Checks& plan, const Shape& shape, const Tensor& target, AfterSpec& a) const;
 };
 

@@ -73,11 +73,11 @@ struct ConvStep final : Step {
     tight ? check_tight(plan, taps * t.channels) : check_padded(plan, t, channels, own);
     plan.readable({source, source_channel}, own);
     plan.layout(source, tight ? PixelLayout::tight : PixelLayout::padded);
-    plan.sums(layout.k, t.bits, t.zero, weights->encoding, weight_zero, finish.start);
+    const int64_t largest_sum = plan.sums(layout.k, t.bits, t.zero, weights->encoding, weight_zero, finish.start);
     ConvShape shape = conv_shape(plan, t, channels, window);
     shape.tight = tight;
     check_sides(shape.out_height, shape.out_width, layout.n);
-    finish.check(plan, {shape.out_height, shape.out_width, layout.n, source});
+    finish.check(plan, {shape.out_height, shape.out_width, layout.n, source, true, largest_sum});
     problem.emplace(ConvProblem{shape, *weights, t.bits, t.zero, weight_zero});
     check_method();
 

@@ -14,7 +14,7 @@
 namespace ulp {
 namespace {
 
-constexpr int64_t kBlockChannels = 96;  // of which usual widths are multiples
+constexpr int64_t kBlockChannels = 64;
 constexpr int64_t kBlockPixels = kSumBytes / 4 / kBlockChannels;
 
 struct DepthwiseStep final : Step {
@@ -43,9 +43,9 @@ struct DepthwiseStep final : Step {
     shape = conv_shape(plan, t, t.channels, window);
     if (weights.shape[2] != t.channels)
       plan.refuse(": expected " + std::to_string(shape.taps()) + " x " + std::to_string(t.channels) + " weights");
-    plan.sums(shape.taps(), t.bits, t.zero, {8, true}, 0, finish.start);
+    const int64_t largest_sum = plan.sums(shape.taps(), t.bits, t.zero, {8, true}, 0, finish.start);
     check_sides(shape.out_height, shape.out_width, t.channels);
-    finish.check(plan, {shape.out_height, shape.out_width, t.channels, source});
+    finish.check(plan, {shape.out_height, shape.out_width, t.channels, source, true, largest_sum});
     lay_out_weights(t);
 
     Effects e;
@@ -108,13 +108,17 @@ struct DepthwiseStep final : Step {
       alignas(64) int32_t acc[kSumBytes / 4];
       Depthwise d{};
       d.step = shape.stride_x * windows.strides.pixel;
+      d.row_step = shape.stride_y * windows.strides.row;
       d.taps = offsets.data();
       d.tap_count = static_cast<int>(offsets.size());
       d.weight_stride = weight_stride;
       d.max_product = max_product;
       d.acc = acc;
       d.ld = kBlockChannels;
-      for (int64_t y = part_rows.begin; y < part_rows.end; ++y) {
+      // As many rows at once as have room for their sums; of wide images parts of one.
+      const int64_t rows_at_once = std::max<int64_t>(1, kBlockPixels / shape.out_width);
+      for (int64_t y = part_rows.begin; y < part_rows.end; y += d.rows) {
+        d.rows = std::min(rows_at_once, part_rows.end - y);
         for (int64_t n0 = 0; n0 < shape.channels; n0 += kBlockChannels) {
           d.channels = std::min<int64_t>(kBlockChannels, shape.channels - n0);
           d.weights = rows.data() + n0;
@@ -123,7 +127,9 @@ struct DepthwiseStep final : Step {
             d.pixels = std::min<int64_t>(kBlockPixels, shape.out_width - x);
             d.a = windows.pixel(i, y * shape.stride_y, x * shape.stride_x) + n0;
             way.run(d);
-            output.store(i, y, x, d.pixels, n0, d.channels, acc, kBlockChannels);
+            for (int64_t r = 0; r < d.rows; ++r) {
+              output.store(i, y + r, x, d.pixels, n0, d.channels, acc + r * d.pixels * kBlockChannels, kBlockChannels);
+            }
           }
         }
       }

@@ -39,8 +39,8 @@ struct LinearStep final : Step {
                   " takes " + std::to_string(k));
     }
     plan.layout(source, PixelLayout::padded);
-    plan.sums(k, t.bits, t.zero, weights->encoding, weight_zero, finish.start);
-    finish.check(plan, {1, 1, layout.n, source});
+    const int64_t largest_sum = plan.sums(k, t.bits, t.zero, weights->encoding, weight_zero, finish.start);
+    finish.check(plan, {1, 1, layout.n, source, true, largest_sum});
     choose_kernel(1, t.bits);  // refuses what cannot run
 
     Effects e;

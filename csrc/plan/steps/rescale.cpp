@@ -23,8 +23,8 @@ struct RescaleStep final : Step {
 
   Effects check(const Checks& plan) override {
     const Tensor& t = plan.readable_codes(source);
-    finish.check(plan, {t.height, t.width, t.channels, source, false});
     scale = t.scale / finish.unit;
+    finish.check(plan, {t.height, t.width, t.channels, source, false, 255, scale});
     if (!std::isfinite(scale * 255.0f)) plan.refuse(": 255 * scale / unit is not finite");
     Effects e;
     e.reads = finish.reads(source);

@@ -37,9 +37,11 @@ struct WindowMeanStep final : Step {
       if (!std::isfinite(d) || d == 0) plan.refuse(": divisors must be finite and not 0");
       if (!std::isfinite(t.scale / finish.unit / d)) plan.refuse(": scale / divisor is not finite");
     }
-    plan.sums(int64_t{t.height} * t.width, t.bits, 0, {1, false}, 0, {});  // the zeros are subtracted from whole sums
-    finish.check(plan, {height, width, t.channels, source, false});
     for (const float d : divisor.values) scales.push_back(t.scale / finish.unit / d);
+    // The zeros are subtracted from whole sums.
+    const int64_t largest_sum = plan.sums(int64_t{t.height} * t.width, t.bits, 0, {1, false}, 0, {});
+    finish.check(plan, {height, width, t.channels, source, false, largest_sum,
+                        largest_magnitude(scales.data(), static_cast<int64_t>(scales.size()))});
     Effects e;
     e.reads = finish.reads(source);
     e.writes = finish.targets;
