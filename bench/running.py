@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import ROOT
 from .runs.options import ALL_PAIRS, Options
-from .runs.results import DIRECTORY, Result
-from .subjects.interface import Check
+
+if TYPE_CHECKING:  # numpy must not be imported before the command has set its number of threads
+    from .runs.results import Result
 
 # What `run` measures, and the share of the budget of `run all` that each may use at most. In the order of `run all`: what documents and the
 # paper say first comes first. A benchmark that ends early leaves its time to the others.
@@ -91,6 +93,7 @@ def threads_of(args: argparse.Namespace) -> tuple[int, ...]:
 def options_of(args: argparse.Namespace, arguments: list[str]) -> Options:
     """What the command line says, checked."""
     from . import peers
+    from .runs.results import DIRECTORY
     from .subjects import networks
 
     everything = args.pairs is not None and [p.lower() for p in args.pairs] == ["all"]
@@ -155,6 +158,8 @@ def _measure(what: str, given: Options) -> bool:
 
 def _checks(result: Result) -> str:
     """What a quick run says: how many results were compared with the reference, and how the inexact ones differ."""
+    from .subjects.interface import Check
+
     checked = {f"{g.name}, {c.name}": c.info["check"] for g in result.groups for c in g.cells if "check" in c.info}
     cosines = [c.info["cosine"] for g in result.groups for c in g.cells if "cosine" in c.info]
     wrong = {name: Check(**found).words() for name, found in checked.items() if not found["exact"]}

@@ -4,7 +4,8 @@ The times of two runs differ because the machine does: its clock, its neighbours
 
 1. Within a round every time is divided by the geometric mean of the round's peers and bare loops, so that a machine that is slower for
    all is no difference. (A group with fewer than two of them: by that of all cells, so that a change of all alike is not seen there.)
-2. The spread within each run: a cell moves only if the two intervals from the 10th to the 90th percentile over the rounds do not touch.
+2. The spread within each run: a cell moves only if its medians differ by more than 4 standard errors, by the spread of the rounds
+   (p90 - p10 is 2.56 deviations, a median of n rounds has an error of 1.25 deviations over the root of n).
 3. The spread between the runs: the peers and bare loops are the same code in both, so what they seem to move is noise. A cell moves only
    if it does so by more than any of them, group by group and over the file, and by more than 5 %.
 """
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from . import results
 from .results import WHATS, Cell, Group, Result
 
+FloatArray = npt.NDArray[np.float64]
 OWN = ("ulp", "ulp requantized", "technique")  # kinds that a commit can change
+ERRORS = 4.0
 FLOOR = 0.05
 FEW_CONTROLS = 4  # below so many in the whole file the noise between the runs is not known: UNKNOWN is assumed
 UNKNOWN = 0.15
@@ -75,7 +79,7 @@ def _controls(cells: Sequence[Cell], names: set[str]) -> list[Cell]:
     return found if len(found) > 1 else [c for c in cells if c.name in names]
 
 
-def _relative(group: Group, names: set[str]) -> dict[str, np.ndarray]:
+def _relative(group: Group, names: set[str]) -> dict[str, FloatArray]:
     """The logarithm of each cell's time in each round over the geometric mean of the round's controls."""
     logs = {c.name: np.log(np.asarray(c.ns)) for c in group.cells if c.name in names}
     base = np.mean([logs[c.name] for c in _controls(group.cells, names)], axis=0)
@@ -83,15 +87,19 @@ def _relative(group: Group, names: set[str]) -> dict[str, np.ndarray]:
 
 
 def _moves(a: Group, b: Group, names: set[str]) -> dict[str, tuple[float, float]]:
-    """Of each cell the shift of the median and the sum of the half spreads, in logarithms."""
+    """Of each cell the shift of the median and what the spread of the rounds makes of it, in logarithms."""
     first, second = _relative(a, names), _relative(b, names)
     moves = {}
     for name in sorted(names):
-        (low_a, mid_a, high_a), (low_b, mid_b, high_b) = (np.percentile(side[name], [10, 50, 90]) for side in (first, second))
-        shift = float(mid_b - mid_a)
-        spread = (high_a - mid_a) + (mid_b - low_b) if shift > 0 else (mid_a - low_a) + (high_b - mid_b)
-        moves[name] = shift, float(spread)
+        shift = float(np.median(second[name]) - np.median(first[name]))
+        moves[name] = shift, ERRORS * math.hypot(_error(first[name]), _error(second[name]))
     return moves
+
+
+def _error(logs: FloatArray) -> float:
+    """The standard error of the median of these rounds."""
+    low, high = np.percentile(logs, [10, 90])
+    return float(high - low) / 2.56 * 1.25 / math.sqrt(len(logs))
 
 
 def compare(a: Result, b: Result) -> Comparison:
