@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import running
+
 # Before numpy and the peers are imported: their thread pools read these once. One thread each is what is compared.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 # Commands with a parser of their own, which gets all that follows the name.
@@ -18,44 +20,12 @@ PASSED_ON = {
     "train": "train the demo's classifiers of digits and write their files",
     "train_float": "train the float networks that `quantize` quantizes",
 }
-WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks")
-
-
-def _pair(text: str) -> tuple[int, int]:
-    weight, a, activation = text.upper().removeprefix("W").partition("A")
-    if not a or weight not in "12345678" or activation not in "12345678" or not weight or not activation:
-        raise argparse.ArgumentTypeError(f"{text!r} is no bit pair; write it as W3A3")
-    return int(activation), int(weight)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of ulp beside its peers, alternating in one run.")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="measure and write <what>.json")
-    run.add_argument(
-        "what",
-        choices=[*WHATS, "all"],
-        help="gemm: square sizes; pairs: all 64 bit pairs at 512; gemv: 1 and 8 rows x 4096 x 4096; small: one 16x16x16 call; "
-        "threads: two against one; kernels: every kernel on every pair; conv: single convolutions; networks: seven CNNs, one image",
-    )
-    run.add_argument("--sizes", type=_positive, nargs="+", help="square sizes instead of the benchmark's own (gemv: N = K)")
-    run.add_argument("--pairs", nargs="+", default=None, help="bit pairs such as W3A3 W2A8, or all")
-    run.add_argument("--peers", nargs="+", default=None, help="only these peers, by the names that `env` prints; none for none")
-    run.add_argument("--kernels", nargs="+", default=None, help="only these rows (run kernels)")
-    run.add_argument("--networks", nargs="+", default=None, help="only these (run networks)")
-    run.add_argument("--threads", type=_positive, nargs="+", default=[1], help="counts of threads, each a group (run networks; default 1)")
-    run.add_argument("--no-memory", action="store_true", help="do not start a process for each model to measure its memory (run networks)")
-    run.add_argument("--rounds", type=_positive, default=0, help="rounds of each group instead of 21 (7 for the largest)")
-    run.add_argument("--min-sample-ms", type=float, default=2.0, help="shortest sample (default 2 ms)")
-    run.add_argument("--core", type=int, default=None, help="core to run on (default: the last one)")
-    run.add_argument("--quick", action="store_true", help="smoke run of seconds on small sizes, kept apart in results/quick")
-    run.add_argument("--out", type=Path, default=None, help="directory of the result files (default: bench/results)")
+    running.add_parser(commands)
     report = commands.add_parser("report", help="print the tables, draw the plots, fill README.md and docs/performance.md")
     report.add_argument("--check", action="store_true", help="change nothing; fail unless both documents say what the results say")
     report.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
@@ -74,6 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("env", help="show ulp, the peers and the ceilings: found, or missing and why")
+    doctor = commands.add_parser("doctor", help="is this machine fit to measure? and the command that gets each missing peer")
+    doctor.add_argument("--core", type=int, default=None, help="the core to be measured on (default: the last one)")
+    doctor.add_argument("--seconds", type=float, default=3.0, help="how long to watch the machine (default 3)")
+    compare = commands.add_parser("compare", help="which cells moved beyond noise between two result files or directories, and by how much")
+    compare.add_argument("before", type=Path)
+    compare.add_argument("after", type=Path)
+    compare.add_argument("--fail", action="store_true", help="exit with 1 if a cell of ulp became slower")
+    records = commands.add_parser("records", help="every result as one flat record: JSON lines, or CSV")
+    records.add_argument("--results", type=Path, default=None, help="directory of the result files (default: bench/results)")
+    records.add_argument("--csv", action="store_true")
     return parser
 
 
@@ -98,36 +78,55 @@ def _env() -> int:
     return 0
 
 
-def _run(args: argparse.Namespace, arguments: list[str]) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     from . import peers
-    from .reports import documents, products
-    from .runs import convolutions, options, results
-    from .runs import networks as network_runs
-    from .runs import products as product_runs
-    from .subjects import networks
+    from .runs import doctor
 
-    everything = args.pairs is not None and [p.lower() for p in args.pairs] == ["all"]
-    pairs = None if args.pairs is None else options.ALL_PAIRS if everything else tuple(_pair(p) for p in args.pairs)
-    names = [] if args.peers == ["none"] else args.peers
-    peers.check_names(names)
-    networks.named(args.networks)
-    given = options.Options(
-        arguments, None if names is None else tuple(names), args.rounds, args.min_sample_ms, args.core, args.quick,
-        tuple(args.sizes) if args.sizes else None, pairs, tuple(args.kernels) if args.kernels else None,
-        tuple(args.networks) if args.networks else None, tuple(args.threads), not args.no_memory,
-    )  # fmt: skip
-    commands = {**product_runs.RUNS, "conv": convolutions.conv, "networks": network_runs.whole}
-    directory = args.out or (results.DIRECTORY / "quick" if args.quick else results.DIRECTORY)
-    for what in WHATS if args.what == "all" else (args.what,):
-        result = commands[what](given)
-        if not result.groups:
-            print(f"{what}: nothing could be measured")
-            continue
-        results.save(result, directory)
-        for table in documents.tables({what: result}, exactness=what == "gemm"):
-            print(table.text(), end="\n\n")
-        if what == "pairs":
-            print("\n\n".join(products.speed_table(result, g).text() for g in result.groups))
+    findings = doctor.examine(args.core, args.seconds)
+    for finding in findings:
+        print(f"{'ok  ' if finding.fit else 'NO  ' if finding.fit is False else '-   '} {finding.words}")
+    families = {"products": peers.ALL, **peers.FAMILIES}
+    missing: dict[str, list[str]] = {}
+    for family, members in families.items():
+        for peer in peers.chosen(members, None):
+            if command := peer.how_to_get():
+                missing.setdefault(command, []).append(f"{peer.name} ({family})")
+    for command, names in missing.items():
+        print(f"peer missing: {', '.join(names)}\n      {command}")
+    if not missing:
+        print("ok   every peer is here")
+    unfit = [finding for finding in findings if finding.fit is False]
+    print(f"not fit to measure: {len(unfit)} reasons above" if unfit else "fit to measure")
+    return 1 if unfit else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .reports import comparison
+    from .runs import compare
+
+    pairs = compare.files(args.before, args.after)
+    slower = False
+    for before, after in pairs:
+        found = compare.compare(before, after)
+        print(comparison.text(found), end="\n\n")
+        slower |= any(shift.times > 1 for shift in found.moved)
+    return 1 if args.fail and slower else 0
+
+
+def _records(args: argparse.Namespace) -> int:
+    import csv
+    import json
+
+    from .runs import records, results
+
+    found = list(records.everything(args.results or results.DIRECTORY))
+    if not args.csv:
+        for record in found:
+            print(json.dumps(record))
+        return 0
+    writer = csv.DictWriter(sys.stdout, list(dict.fromkeys(key for record in found for key in record)))
+    writer.writeheader()
+    writer.writerows(found)
     return 0
 
 
@@ -224,19 +223,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _passed_on(given[0], given[1:])
     args = _parser().parse_args(given)
     # Counts of threads go to processes of their own when there are several.
-    threads = args.threads[0] if args.command == "run" and len(args.threads) == 1 else 1
+    threads = running.threads_of(args) if args.command == "run" else (1,)
     for name in THREAD_VARIABLES:
-        os.environ[name] = str(threads)
+        os.environ[name] = str(threads[0] if len(threads) == 1 else 1)
+    simple = {"doctor": _doctor, "compare": _compare, "records": _records, "instructions": _instructions, "report": _report}
     try:
         if args.command == "run":
-            return _run(args, given)
+            return running.run(args, given)
+        if args.command in simple:
+            return simple[args.command](args)
         if args.command == "costs":
             return _costs(vnni=args.vnni)
         if args.command == "model":
             return _model()
-        if args.command == "instructions":
-            return _instructions(args)
-        return _report(args) if args.command == "report" else _env()
+        return _env()
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, `--resume` goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, RuntimeError, AssertionError, argparse.ArgumentTypeError) as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 1

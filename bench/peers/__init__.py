@@ -16,8 +16,9 @@ from .base import Peer, check
 from .float32 import NumpyFloat32, TorchFloat32
 from .gemmlowp import Gemmlowp
 from .openvino import OpenVino
-from .ort import OrtFloat32, OrtU8S8, OrtU8U8, OrtW2, OrtW4
+from .ort import OrtFloat32, OrtQLinear, OrtU8S8, OrtU8U8, OrtW2, OrtW4
 from .torch_quantized import Fbgemm, OneDnn, Qnnpack
+from .xnnpack import Xnnpack
 
 ALL: tuple[type[Peer], ...] = (
     Qnnpack,
@@ -26,7 +27,9 @@ ALL: tuple[type[Peer], ...] = (
     OneDnn,
     OrtU8S8,
     OrtU8U8,
+    OrtQLinear,
     OpenVino,
+    Xnnpack,
     OrtW4,
     OrtW2,
     NumpyFloat32,

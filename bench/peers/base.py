@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from bench.subjects import operands
 from bench.subjects.interface import Check, Library, compare
+from bench.subjects.operands import requantization_step, requantized
 
 
 class Peer(Library):
@@ -56,12 +56,4 @@ def check(peer: Peer, a: operands.U8, b: operands.S8, state: Any = None) -> Chec
     return compare(peer.result(state), peer.expected(state, operands.reference(a, b)), peer.step(state))
 
 
-def requantization_step(accumulators: operands.I64) -> float:
-    """The power of two by which accumulators must be divided to fit -127 .. 127; as a power of two it divides without rounding."""
-    largest = int(np.abs(accumulators).max(initial=0))
-    return float(2 ** max(0, int(np.ceil(np.log2(max(largest, 1) / 127)))))
-
-
-def requantized(accumulators: operands.I64, step: float, zero: int = 128) -> npt.NDArray[np.int64]:
-    """clamp(rint(accumulators / step) + zero, 0, 255), half to even: what the quantized linear layers of the peers compute."""
-    return np.clip(np.rint(accumulators / step).astype(np.int64) + zero, 0, 255)
+__all__ = ["Check", "Peer", "check", "requantization_step", "requantized"]

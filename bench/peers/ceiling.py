@@ -1,7 +1,7 @@
 """The limits of the core, measured in the same run as the products that they bound.
 
 Three figures: the bare inner loop of each GEMM technique out of L1 (MAC/s), the bandwidth of reading a buffer of a given size (B/s), and
-the clock (cycles per ns). The loops are in `native/ceiling.cpp`; they need AVX2.
+the clock (cycles per ns). The loops are in `native/ceiling.cpp`, which needs AVX2, and `native/ceiling512.cpp`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from . import native
 
 # MACs of one vector step of each bare loop, for one-bit planes where the technique works on planes.
 MACS_PER_STEP = {"mul8": 32, "lut": 128, "ulppack_p1": 32, "ulppack_p2": 16, "bitserial": 256}
+MACS_PER_STEP_512 = {"dot512": 64, "dot256": 32, "lut512": 384, "bitserial512": 512}
+FLAGS_512 = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi", "avx512_vpopcntdq")  # as Linux spells them
+COMPILED_512 = tuple("-m" + flag.replace("512_", "512") for flag in FLAGS_512)
 CYCLES_PER_PASS = 64
 
 
@@ -31,19 +34,32 @@ class Ceiling:
     """The loaded native module. Construct it only where `why_unavailable()` is None."""
 
     def __init__(self) -> None:
-        library = native.load("ceiling.cpp", ("-mavx2",))
-        for name in (*MACS_PER_STEP, "cycles", "steps_per_pass", "read"):
-            getattr(library, f"ceiling_{name}").restype = ctypes.c_int64
-        for name in (*MACS_PER_STEP, "cycles"):
-            getattr(library, f"ceiling_{name}").argtypes = [ctypes.c_int64]
-        library.ceiling_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-        self._library: Any = library
-        self.steps_per_pass = int(library.ceiling_steps_per_pass())
+        self._library: Any = native.load("ceiling.cpp", ("-mavx2",))
+        for name in ("cycles", "read"):
+            getattr(self._library, f"ceiling_{name}").restype = ctypes.c_int64
+        self._library.ceiling_cycles.argtypes = [ctypes.c_int64]
+        self._library.ceiling_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        self._loops: dict[str, tuple[Any, int]] = {}  # the function of each loop, the MACs of one pass
+        self._add(self._library, MACS_PER_STEP)
+        if native.cpu_flags().issuperset(FLAGS_512):
+            self._add(native.load("ceiling512.cpp", COMPILED_512), MACS_PER_STEP_512)
+
+    def _add(self, library: Any, macs_per_step: dict[str, int]) -> None:
+        library.ceiling_steps_per_pass.restype = ctypes.c_int64
+        for name, macs in macs_per_step.items():
+            function = getattr(library, f"ceiling_{name}")
+            function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_int64]
+            self._loops[name] = function, int(library.ceiling_steps_per_pass()) * macs
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """The names of the loops that this core runs."""
+        return tuple(self._loops)
 
     def loop(self, technique: str, passes: int) -> tuple[Callable[[], object], int]:
-        """A call that runs the bare loop of `technique` (a key of MACS_PER_STEP) and the MACs that one call does."""
-        function = getattr(self._library, f"ceiling_{technique}")
-        return (lambda: function(passes)), passes * self.steps_per_pass * MACS_PER_STEP[technique]
+        """A call that runs the bare loop of that name and the MACs that one call does."""
+        function, macs = self._loops[technique]
+        return functools.partial(function, passes), passes * macs
 
     def cycles_per_ns(self, passes: int = 100_000, samples: int = 5) -> float:
         """The clock in GHz: the best of `samples`, since an interruption can only make it look slower."""
@@ -82,15 +98,18 @@ def of_kernel(technique: str, isa: str, a_bits: int, b_bits: int) -> RowCeiling 
     """The ceiling of one row of the kernel table at one bit pair; None where there is no bare loop for the technique or the ISA.
 
     mul8 does 32 MACs per multiply-and-add, half of that at 8 x 8 bits, where it must split an operand. mul16 widens operands to 16 bits,
-    half as many in a register. trim takes 3 operations for 32 MACs at 8 x 8 bits, else 2.5, where mul8 takes 2. rowpair does 64 where mul8
-    does 32. Lookups do 128 one-bit MACs each, once per plane of the operand that is cut into planes, at best the narrower one. bitserial
-    pays for every pair of planes.
+    half as many in a register. dot does 32 or 64 straight to 32 bits. trim takes 3 operations for 32 MACs at 8 x 8 bits, else
+    2.5, where mul8 takes 2. rowpair does 64 where mul8 does 32. Lookups do 128 one-bit MACs each (AVX-512: 384), once per plane of the
+    operand that is cut into planes, at best the narrower one. bitserial pays for every pair of planes.
     """
+    planes = float(min(a_bits, b_bits))
+    if isa.startswith("avx512") or isa == "avxvnni":
+        wide = {"lut": RowCeiling("lut512", planes), "bitserial": RowCeiling("bitserial512", float(a_bits * b_bits))}
+        return RowCeiling("dot256" if isa == "avxvnni" else "dot512", 1.0) if technique == "dot" else wide.get(technique)
     if isa != "avx2":
         return None
     if technique == "mul8":
         return RowCeiling("mul8", 2.0 if a_bits + b_bits == 16 else 1.0)
-    planes = float(min(a_bits, b_bits))
     known = {
         "mul16": RowCeiling("mul8", 2.0),
         "trim": RowCeiling("mul8", 1.5 if a_bits + b_bits == 16 else 1.25),

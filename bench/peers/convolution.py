@@ -18,7 +18,7 @@ from bench.subjects import convolutions, operands
 from bench.subjects.convolutions import Convolution
 from bench.subjects.interface import Check, Library, compare, counted
 
-from . import openvino, ort
+from . import openvino, ort, xnnpack
 from .torch_quantized import _torch
 
 ROUNDING = 1  # levels of 255
@@ -366,6 +366,46 @@ class TorchFloat32(ConvPeer):
         return _levels(out.numpy(), state.step)
 
 
+class Xnnpack(xnnpack.LiteRt, ConvPeer):
+    """CONV_2D or DEPTHWISE_CONV_2D with RELU; a PAD in front of strides, whose SAME would pad the other side."""
+
+    name = "XNNPACK"
+    kind = "int8"
+    exact = True
+    note = "LiteRT, int8 in and out"
+
+    def prepare(self, layer: Convolution, a: operands.U8, w: operands.S8, step: float) -> xnnpack.State:
+        schema = xnnpack.schema_module()
+        model = xnnpack.Model()
+        same = layer.stride == 1
+        source = x = model.tensor((1, *a.shape), "INT8", [1.0], xnnpack.ZERO)
+        if not same and layer.padding:
+            edges = np.array([[0, 0], [layer.padding] * 2, [layer.padding] * 2, [0, 0]], np.int32)
+            sides = model.tensor(edges.shape, "INT32", [], 0, edges)
+            x = model.tensor((1, *(side + 2 * layer.padding for side in a.shape[:2]), a.shape[2]), "INT8", [1.0], xnnpack.ZERO)
+            model.operator("PAD", [source, sides], x, 2, schema.PadOptionsT(), "PadOptions")
+        taps = w[..., 0].transpose(1, 2, 0)[None] if layer.depthwise else w
+        weights = model.tensor(taps.shape, "INT8", [1.0] * layer.filters, 0, taps, 3 if layer.depthwise else 0)
+        bias = model.tensor((layer.filters,), "INT32", [1.0] * layer.filters, 0, np.zeros(layer.filters, np.int32))
+        y = model.tensor((1, *layer.out, layer.filters), "INT8", [step], xnnpack.ZERO)
+        kind = "DepthwiseConv2DOptions" if layer.depthwise else "Conv2DOptions"
+        options = getattr(schema, kind + "T")(
+            padding=schema.Padding.SAME if same else schema.Padding.VALID, strideW=layer.stride, strideH=layer.stride,
+            fusedActivationFunction=schema.ActivationFunctionType.RELU,
+        )  # fmt: skip
+        if layer.depthwise:
+            options.depthMultiplier = 1
+        model.operator("DEPTHWISE_CONV_2D" if layer.depthwise else "CONV_2D", [x, weights, bias], y, 3, options, kind)
+        return xnnpack.opened(model.bytes(source, y), xnnpack.signed(a)[None], step)
+
+    def run(self, state: xnnpack.State) -> object:
+        return state.invoke()
+
+    def result(self, state: xnnpack.State) -> npt.NDArray[Any]:
+        state.invoke()
+        return (state.output()[0].astype(np.int16) + 128).astype(np.uint8)
+
+
 ALL: tuple[type[ConvPeer], ...] = (
-    Qnnpack, Fbgemm, OneDnn, OrtU8S8, OrtU8U8, OrtQdq, OpenVino, TorchFloat32, OrtFloat32, OpenVinoFloat32,
+    Qnnpack, Fbgemm, OneDnn, OrtU8S8, OrtU8U8, OrtQdq, OpenVino, Xnnpack, TorchFloat32, OrtFloat32, OpenVinoFloat32,
 )  # fmt: skip

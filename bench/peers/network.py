@@ -278,20 +278,22 @@ def float_onnx(model: Model, directory: Path) -> Path:
     """The float model's file, written once per directory."""
     path: Path = directory / f"{model.name}.onnx"
     if not path.exists():
-        path.write_bytes(to_onnx(model.graph, model.weights).SerializeToString())
+        path.write_bytes(to_onnx(model.graph, model.weights, model.batch).SerializeToString())
     return path
 
 
 class _Images:
-    """Calibration data in the form that onnxruntime's tool requires."""
+    """Calibration data in the form that onnxruntime's tool requires: the same images whatever the batch, filled up by repetition."""
 
     def __init__(self, model: Model) -> None:
-        self.images = iter(model.images(CALIBRATION_IMAGES, seed=2))
+        images = model.images(CALIBRATION_IMAGES, seed=2)
+        size = max(1, model.batch)
+        self.images = iter(np.resize(images, (-(-len(images) // size), size, *images.shape[1:])))
 
     def get_next(self) -> dict[str, F32] | None:
-        """The next image or None."""
+        """The next batch or None."""
         image = next(self.images, None)
-        return None if image is None else {"x": image[None]}
+        return None if image is None else {"x": image}
 
 
 def quantized_onnx(model: Model, directory: Path) -> Path:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bench.subjects import operands
 
-from .base import Peer
+from .base import Peer, requantization_step, requantized
 
 OPSET = 17
 IR_VERSION = 9
@@ -135,6 +135,35 @@ class OrtU8U8(_Ort):
         shifted = (b.astype(np.int16) + 128).astype(np.uint8)
         constants = {"b": shifted, "a_zero": np.array(0, np.uint8), "b_zero": np.array(128, np.uint8)}
         return _bound(node, np.ascontiguousarray(a), constants, out, b)
+
+
+class OrtQLinear(_Ort):
+    """QLinearMatMul with int8 weights: requantized to uint8 in the same operator."""
+
+    name = "onnxruntime QLinear"
+    kind = "int8"
+    exact = False
+    max_activation = 127
+    output = "uint8"
+
+    def prepare(self, a: operands.U8, b: operands.S8) -> _State:
+        onnx, _ = _modules()
+        step = requantization_step(operands.reference(a, b))
+        node = onnx.helper.make_node("QLinearMatMul", ["a", "sa", "za", "b", "sb", "zb", "sy", "zy"], ["y"])
+        out = np.zeros((a.shape[0], b.shape[1]), dtype=np.uint8)
+        one = np.array(1, np.float32)
+        constants = {
+            "b": np.ascontiguousarray(b), "sa": one, "sb": one, "sy": np.array(step, np.float32), "za": np.array(0, np.uint8),
+            "zb": np.array(0, np.int8), "zy": np.array(operands.ZERO, np.uint8),
+        }  # fmt: skip
+        return _bound(node, np.ascontiguousarray(a), constants, out, b)
+
+    def expected(self, state: _State, accumulators: operands.I64) -> npt.NDArray[Any]:
+        return requantized(accumulators, self.step(state, accumulators))
+
+    def step(self, state: _State, accumulators: operands.I64 | None = None) -> float:
+        sums = operands.reference(state.keep[0], state.weights) if accumulators is None else accumulators
+        return requantization_step(sums)
 
 
 class OrtFloat32(_Ort):

@@ -7,7 +7,7 @@ import functools
 from bench.peers import chosen, convolution
 from bench.subjects import convolutions, ulp_networks
 from bench.subjects.convolutions import Convolution
-from bench.subjects.interface import WrongResultError
+from bench.subjects.interface import EXACT, WrongResultError
 
 from . import timing
 from .options import Options
@@ -23,18 +23,21 @@ CHECKED = Convolution("check", 14, 14, 64, 64, 3)
 def conv(options: Options) -> Result:
     """Layers of well-known networks, uint8 NHWC in and out; every bit pair of `ulp` and every peer alternate at each layer."""
     run = Run(options, "conv")
-    with timing.pinned(options.core) as core:
+    layers = {f"{layer.network} {layer.name}": layer for layer in (convolutions.QUICK if options.quick else convolutions.LAYERS)}
+    run.plan(list(layers))
+    with timing.pinned(options.core) as run.core:
         peers = _admitted(run)
-        for layer in convolutions.QUICK if options.quick else convolutions.LAYERS:
+        for title, layer in layers.items():
+            if not run.wants(title):
+                continue
             contestants = []
             if run.ulp is not None and ulp_networks.has_plans():
                 for bits in options.pairs or CONV_PAIRS:
                     call = ulp_networks.layer(layer, bits)
-                    name, info = f"ulp W{bits[1]}A{bits[0]}", {"kernel": call.method}
+                    name, info = f"ulp W{bits[1]}A{bits[0]}", {"kernel": call.method, "check": EXACT.as_dict()}
                     contestants.append(Contestant(name, "ulp", call, layer.macs, call.nbytes, bits, info=info))
-            contestants += _conv_peers(peers, layer)
-            run.measure(f"{layer.network} {layer.name}", layer.gemm, contestants + run.ceilings())
-    return run.result("thread", core)
+            run.measure(title, layer.gemm, contestants + _conv_peers(peers, layer) + run.ceilings(("mul8", "dot512")))
+    return run.result()
 
 
 def _admitted(run: Run) -> list[convolution.ConvPeer]:

@@ -18,7 +18,7 @@ from bench.subjects import installed
 PACKAGES = ("numpy", "torch", "onnxruntime", "onnx", "openvino", "scikit-learn", "matplotlib")
 # Features that decide which kernels of anybody run.
 ISA_FLAGS = (
-    "sse2", "ssse3", "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_vbmi",
+    "sse2", "ssse3", "sse4_1", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi",
     "avx512_vpopcntdq", "gfni", "amx_int8", "asimd", "asimddp", "i8mm", "sve",
 )  # fmt: skip
 

@@ -1,8 +1,9 @@
-"""`python -m bench run networks`: whole networks on one image, alternating like the products."""
+"""`python -m bench run networks` and `run batches`: whole networks on one image or several, alternating like the products."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -21,10 +22,15 @@ from bench.subjects.models import F32
 
 from . import memory, results, timing
 from .options import Options
+from .progress import bar
 from .results import Result
-from .session import Run, progress
+from .session import Run
 from .timing import Contestant
 
+QUICK = "SqueezeNet 1.1"
+QUICK_PEERS = ("onnxruntime fp32",)  # of `batches`; `networks` runs all
+BATCHED = ("SqueezeNet 1.1", "MobileNetV2", "ResNet-18")
+BATCHES = (8, 64)
 # Smallest cosine of the angle between a runtime's scores and float32's. A float runtime differs by its order of summation, an 8-bit one by
 # its rounding and by ReLU in place of ReLU6; a wrongly wired network is near 0.
 MIN_COSINE = {"fp32": 0.9999, "int8": 0.7}
@@ -38,7 +44,7 @@ class _Built:
 
 
 def whole(options: Options) -> Result:
-    """Networks on one 224 x 224 image: `ulp` at each width and every peer alternate; one group per count of threads.
+    """Networks on one 224 x 224 image: `ulp` at each width and every peer alternate; one group per network and count of threads.
 
     Each of several counts is measured in a separate process: thread pools keep the cores and the count that they started with.
     """
@@ -46,61 +52,89 @@ def whole(options: Options) -> Result:
         parts = [_in_a_process(options, threads) for threads in options.threads]
         for part in parts[1:]:
             parts[0].groups.extend(part.groups)
+            parts[0].settings["not_run"] += part.settings["not_run"]
+            parts[0].settings["seconds"] |= part.settings["seconds"]
         parts[0].settings["threads"] = list(options.threads)
         parts[0].settings["clock"] = "; ".join(dict.fromkeys(part.settings["clock"] for part in parts))
         parts[0].environment["command"] = " ".join(["python -m bench", *options.arguments])
         return parts[0]
-    threads = options.threads[0]
-    run = Run(options, "networks")
-    wanted = networks.named(options.networks or (("SqueezeNet 1.1",) if options.quick else None))
-    runtimes: list[NetworkRuntime] = list(ulp_networks.at_all_bits(options.pairs or ulp_networks.PAIRS))
+    wanted = networks.named(options.networks or ((QUICK,) if options.quick else None))
+    return _measured(options, "networks", [(name, 1) for name in wanted], options.threads[0])
+
+
+def batches(options: Options) -> Result:
+    """The smaller networks on several images at once, one core."""
+    wanted = networks.named(options.networks or ((QUICK,) if options.quick else BATCHED))
+    several = options.batches or ((2,) if options.quick else BATCHES)
+    options = dataclasses.replace(options, memory=False)
+    if options.quick and options.peers is None:
+        options = dataclasses.replace(options, peers=QUICK_PEERS)
+    return _measured(options, "batches", [(name, batch) for batch in several for name in wanted], 1)
+
+
+def _measured(options: Options, what: str, wanted: list[tuple[str, int]], threads: int) -> Result:
+    """One group per network and batch, all with this many threads."""
+    run = Run(options, what, clock="thread" if threads == 1 else "wall")
+    run.notes = {
+        "threads": threads,
+        "peer_operands": "float32 images (batch, 3, 224, 224); random weights, the same for all, He's scaling",
+    }
+    run.plan([_title(name, batch, threads) for name, batch in wanted])
+    pairs = options.pairs or (ulp_networks.PAIRS[-2:-1] if options.quick else ulp_networks.PAIRS)
+    runtimes: list[NetworkRuntime] = list(ulp_networks.at_all_bits(pairs))
     runtimes += chosen(network.ALL, options.peers)
     runtimes = [peer for peer in runtimes if run.record(peer)["why_unavailable"] is None]
-    clock: timing.Clock = "thread" if threads == 1 else "wall"
-    with timing.pinned(options.core) if threads == 1 else contextlib.nullcontext() as core:
-        for name in wanted:
-            _measure_network(run, name, runtimes, threads, clock)
+    with timing.pinned(options.core) if threads == 1 else contextlib.nullcontext() as run.core:
+        for name, batch in wanted:
+            if run.wants(_title(name, batch, threads)):
+                _measure_network(run, name, batch, runtimes, threads)
     if run.ulp is not None:
         run.ulp.set_num_threads(1)
-    result = run.result(clock, core)
-    result.settings["threads"] = threads
-    result.settings["peer_operands"] = "float32 images (1, 3, 224, 224); random weights, the same for all, He's scaling"
-    return result
+    return run.result()
 
 
-def _measure_network(run: Run, name: str, runtimes: list[NetworkRuntime], threads: int, clock: timing.Clock) -> None:
+def _title(name: str, batch: int, threads: int) -> str:
+    return name + (f", batch {batch}" if batch > 1 else "") + (f", {threads} threads" if threads > 1 else "")
+
+
+def _measure_network(run: Run, name: str, batch: int, runtimes: list[NetworkRuntime], threads: int) -> None:
     """One group. A separate function, so that gigabytes of loaded models are freed before the next."""
     with tempfile.TemporaryDirectory() as directory:
-        model = models.model(name)
+        model = dataclasses.replace(models.model(name), batch=batch)
         contestants = _network_contestants(model, _built(run, model, runtimes, Path(directory)), threads)
         channels, height, width = model.graph.nodes[0].shape
         # Fewer rounds where a run is long; a MAC takes less time here than in a bare product.
-        rounds = run.options.rounds_for(model.graph.macs() // 8)
-        title = name if threads == 1 else f"{name}, {threads} threads"
-        run.measure(title, (channels, height, width), contestants, clock, rounds)
+        rounds = run.options.rounds_for(model.graph.macs() * batch // 8)
+        run.measure(_title(name, batch, threads), (channels, height, width), contestants, rounds)
 
 
 def _in_a_process(options: Options, threads: int) -> Result:
-    """The benchmark `networks` with one count of threads, in a separate process."""
-    with tempfile.TemporaryDirectory() as directory:
-        given = [*options.arguments, "--threads", str(threads), "--out", directory]
+    """The benchmark `networks` with one count of threads, in a separate process, whose groups outlast an interruption."""
+    with contextlib.ExitStack() as stack:
+        if options.directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            directory = options.directory / "parts" / f"threads-{threads}"
+        given = [*options.arguments, "--threads", str(threads), "--out", str(directory)]
         given[given.index("run") + 1] = "networks"  # it may be `all`
+        if (left := options.seconds_left()) is not None:
+            given += ["--minutes", f"{left / 60:.2f}"]
         if threads > 1:
             given.append("--no-memory")
         done = subprocess.run([sys.executable, "-m", "bench", *given], check=False, cwd=ROOT, stdout=subprocess.DEVNULL)
         if done.returncode:
             raise RuntimeError(f"the process for {threads} threads failed, see above")
-        return results.load(Path(directory) / "networks.json")
+        return results.load(directory / "networks.json")
 
 
 def _built(run: Run, model: models.Model, runtimes: list[NetworkRuntime], directory: Path) -> list[_Built]:
     """Each runtime's model file, with the memory that a fresh process needs for it."""
     made = []
-    with progress(f"{run.what} {model.name}", len(runtimes), "model") as tick:
+    with bar(f"{run.progress.title(model.name)}, models", len(runtimes), "model") as tick:
         for peer in runtimes:
             path = peer.build(model, directory)
             info: dict[str, Any] = {"file_bytes": path.stat().st_size}
-            if isinstance(peer, ulp_networks.UlpNetwork) and run.options.threads == (1,):
+            if isinstance(peer, ulp_networks.UlpNetwork) and run.clock == "thread" and model.batch == 1:
                 info["tensors_checked"] = peer.check(model.name, path, model.images())
             if run.options.memory and memory.why_unavailable() is None:
                 info["memory"] = memory.of(peer, model.name, path)
@@ -126,7 +160,7 @@ def _network_contestants(model: models.Model, built: list[_Built], threads: int)
     made = []
     for one, state, own in zip(built, states, scores, strict=True):
         peer = one.peer
-        info = {**one.info, "threads": threads, "kernels": peer.precision(state)}
+        info = {**one.info, "threads": threads, "batch": model.batch, "kernels": peer.precision(state)}
         if nbytes := peer.model_bytes(state):
             info["model_bytes"] = nbytes
         if truth is not None:
@@ -136,5 +170,7 @@ def _network_contestants(model: models.Model, built: list[_Built], threads: int)
         before = functools.partial(peer.before, threads)
         bits = peer.bits if isinstance(peer, ulp_networks.UlpNetwork) else None
         call = functools.partial(peer.run, state)
-        made.append(Contestant(peer.name, peer.kind, call, model.graph.macs(), one.info["file_bytes"], bits, before, info=info))
+        made.append(
+            Contestant(peer.name, peer.kind, call, model.graph.macs() * model.batch, one.info["file_bytes"], bits, before, info=info)
+        )
     return made

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ import numpy as np
 import ulp
 from bench.subjects.models import model
 
-from . import machine, results
+from . import machine, parts, results
 from .timing import Contestant, measure, pinned
 
+QUICK_ROUNDS = 2
 # What another Python runs: the median time of a call in ms.
 QONNX = """
 import sys, time, numpy as np
@@ -77,20 +78,24 @@ def _group(name: str, batch: int, contestants: list[Contestant], rounds: int, in
     contestants[0].info.update(info)
     samples = measure(contestants, rounds=rounds)
     group = results.group(name, (batch, 0, 0), contestants, samples)
-    for cell in group.cells:
+    for cell in group.cells if rounds > QUICK_ROUNDS else ():
         print(f"{name:28} {cell.name:26} {cell.time.median / 1e6:9.3f} ms  {group.cells[0].over(cell).median:6.2f}x", flush=True)
     return group
 
 
-def _digits(brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | None) -> list[results.Group]:
+def _digits(
+    brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | None, batches: Sequence[int], *, quick: bool
+) -> Iterator[results.Group]:
     torch.manual_seed(0)
     network = brevitas.convolutional(3, 3)
-    brevitas.train(network)
     images = brevitas.digits()[0]
+    if quick:
+        brevitas.settle(network, images[:64])
+    else:
+        brevitas.train(network)
     files = {kind: brevitas.export(network, kind, images[:1]) for kind in ("qonnx", "qcdq")}
     loaded, session = ulp.load(files["qonnx"], strict=True), _session(files["qcdq"])
-    groups = []
-    for batch in (1, 64):
+    for batch in batches:
         x = images[:batch].numpy()
         if (loaded(x).argmax(axis=1) != session.run(None, {"x": x})[0].argmax(axis=1)).any():
             raise RuntimeError("digits: the predictions differ")
@@ -102,8 +107,7 @@ def _digits(brevitas: Any, torch: Any, folder: Path, rounds: int, qonnx: str | N
             command = [qonnx, "-W", "ignore", "-c", QONNX, str(folder / "digits.onnx"), str(folder / "x.npy"), "15"]
             info["qonnx_executor_ms"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
             print(f"digits, batch {batch}: qonnx's executor {info['qonnx_executor_ms']:.2f} ms")
-        groups.append(_group(f"digits CNN W3A3, batch {batch}", batch, contestants, rounds, info))
-    return groups
+        yield _group(f"digits CNN W3A3, batch {batch}", batch, contestants, rounds, info)
 
 
 def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make: Callable[[int], Any]) -> results.Group:
@@ -139,26 +143,41 @@ def _large(brevitas: Any, torch: Any, folder: Path, rounds: int, name: str, make
     return _group(f"{name} W3A3, batch 1", 1, contestants, rounds, info)
 
 
-def main(arguments: list[str]) -> int:
-    """Measure and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m bench onnx", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--qonnx", help="a Python that has qonnx with its onnx")
-    parser.add_argument("--core", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=results.DIRECTORY, help="the directory of onnx.json")
-    args = parser.parse_args(arguments)
-    warnings.simplefilter("ignore")  # what Brevitas and torch say of each other
+def _groups(args: argparse.Namespace, measured: set[str]) -> Iterator[results.Group]:
+    """What is not measured yet."""
     import torch
 
     from bench.subjects import brevitas_networks as brevitas
 
-    ulp.set_num_threads(1)
+    rounds = QUICK_ROUNDS if args.quick else args.rounds
     with pinned(args.core), tempfile.TemporaryDirectory() as folder:
-        groups = _digits(brevitas, torch, Path(folder), args.rounds, args.qonnx)
-        for name, make in (("ResNet-18", brevitas.resnet18), ("MobileNetV2", brevitas.mobilenet_v2)):
-            groups.append(_large(brevitas, torch, Path(folder), args.rounds, name, make))
+        batches = [batch for batch in ((1,) if args.quick else (1, 64)) if f"digits CNN W3A3, batch {batch}" not in measured]
+        if batches:
+            yield from _digits(brevitas, torch, Path(folder), rounds, args.qonnx, batches, quick=args.quick)
+        for name, make in () if args.quick else (("ResNet-18", brevitas.resnet18), ("MobileNetV2", brevitas.mobilenet_v2)):
+            if f"{name} W3A3, batch 1" not in measured:
+                yield _large(brevitas, torch, Path(folder), rounds, name, make)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write the file, group by group."""
+    parser = argparse.ArgumentParser(prog="python -m bench onnx", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--qonnx", help="a Python that has qonnx with its onnx")
+    parser.add_argument("--core", type=int, default=None)
+    parser.add_argument("--quick", action="store_true", help="one small model, to see that all is right")
+    parser.add_argument("--resume", action="store_true", help="keep the groups measured at this commit")
+    parser.add_argument("--out", type=Path, default=results.DIRECTORY, help="the directory of onnx.json")
+    args = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")  # what Brevitas and torch say of each other
+    ulp.set_num_threads(1)
     # The path of the Python that has qonnx stays out of the result file.
     shown = ["PYTHON" if argument == args.qonnx else argument for argument in arguments]
     environment = machine.describe(shown) | {"command": " ".join(["python -m bench onnx", *shown])}
-    results.save(results.Result("onnx", environment, {"rounds": args.rounds}, None, {}, groups), args.out)
+    settings = {"rounds": args.rounds, "quick": args.quick, "options": {"qonnx": bool(args.qonnx)}}
+    earlier = parts.found("onnx", args.out, environment, settings) if args.resume else None
+    groups = list(earlier.groups) if earlier else []
+    for group in _groups(args, {group.name for group in groups}):
+        groups.append(group)
+        results.save(results.Result("onnx", environment, settings, None, {}, groups), args.out)
     return 0

@@ -22,7 +22,10 @@ from .timing import Contestant, Samples, Summary, gmacs, speedup, summarise
 
 SCHEMA = 1
 DIRECTORY = ROOT / "bench" / "results"
-WHATS = ("gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "onnx", "quantize", "stages", "cuda", "cuda_kernels")
+WHATS = (
+    "gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "batches", "layers", "ablation", "paper", "onnx",
+    "quantize", "stages", "cuda", "cuda_kernels",
+)  # fmt: skip
 
 
 class SchemaError(ValueError):

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def build_info() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Product:
-    """One call of `ulp.gemm` with its operands bound: a (m, k) uint8 of a_bits, packed weights (k, n) of b_bits, into `out` where given."""
+    """One call of `ulp.gemm` with its operands bound: a (m, k) uint8 of a_bits, packed weights (k, n) of b_bits, into `out` where given.
+
+    finish: arguments that requantize the result, or none.
+    """
 
     gemm: Any
     a: operands.U8
@@ -70,24 +74,42 @@ class Product:
     bits: tuple[int, int]
     kernel: str | None
     out: npt.NDArray[np.int32] | None
+    finish: dict[str, Any] = field_of(default_factory=dict)
+
+    @property
+    def output(self) -> str:
+        """The dtype of the result."""
+        return "uint8" if self.finish else "int32"
 
     def __call__(self) -> object:
         """The product, as a user would write the call."""
+        if self.finish:
+            return self.gemm(self.a, self.packed, bits=self.bits, kernel=self.kernel, **self.finish)
         if self.out is None and self.kernel is None:
             return self.gemm(self.a, self.packed, bits=self.bits)
         return self.gemm(self.a, self.packed, bits=self.bits, kernel=self.kernel, out=self.out)
 
 
-def product(ulp: Any, m: int, n: int, k: int, bits: tuple[int, int], *, kernel: str | None = None, out: bool = False) -> Product:
+def product(
+    ulp: Any, m: int, n: int, k: int, bits: tuple[int, int], *, kernel: str | None = None, out: bool = False, requantized: bool = False
+) -> Product:
     """A checked call for uniform random operands of the pair `bits` (a_bits, b_bits).
+
+    requantized: the result is uint8 with zero point 128, by a power of two, as the peers' that requantize.
 
     Raises WrongResultError unless the result is the exact product.
     """
     a_bits, b_bits = bits
     a, b = operands.activations(m, k, a_bits), operands.weights(k, n, b_bits)
     target = np.full((m, n), -1, dtype=np.int32) if out else None
-    call = Product(ulp.gemm, a, ulp.pack(b, bits=b_bits), bits, kernel, target)
-    verdict = compare(np.asarray(call()), operands.reference(a, b))
+    expected = operands.reference(a, b)
+    finish: dict[str, Any] = {}
+    if requantized:
+        step = operands.requantization_step(expected)
+        finish = {"scale": 1 / step, "out_bits": 8, "out_zero": operands.ZERO}
+        expected = operands.requantized(expected, step)
+    call = Product(ulp.gemm, a, ulp.pack(b, bits=b_bits), bits, kernel, target, finish)
+    verdict = compare(np.asarray(call()), expected)
     if not verdict.exact:
         what = f"ulp W{b_bits}A{a_bits} {m}x{n}x{k}" + (f" with {kernel}" if kernel else "")
         raise WrongResultError(f"{what} is {verdict.words()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
@@ -52,6 +53,9 @@ class Check:
         )
 
 
+EXACT = Check(True, 0.0, 0.0, 1.0)
+
+
 def compare(result: npt.NDArray[Any], expected: npt.NDArray[Any], step: float = 1.0) -> Check:
     """Element by element; ValueError when the shapes differ, since a broadcast would hide it. A NaN counts as an infinite error."""
     if result.shape != expected.shape:
@@ -86,6 +90,12 @@ class Library(ABC):
         """None when the peer can run here, else the reason and what to install."""
         missing = [p for p in self.packages if importlib.util.find_spec(p) is None]
         return f"not installed: pip install {' '.join(missing)}" if missing else None
+
+    def how_to_get(self) -> str | None:
+        """The one command that installs what is missing; None where nothing is, or no command helps."""
+        reason = self.why_unavailable()
+        found = re.search(r"(?:pip|apt-get) install .+", reason or "")
+        return found[0] if found else None
 
     def version(self) -> str:
         """The version of the package that does the work."""

@@ -36,14 +36,16 @@ def random_weights(graph: Graph, seed: int = 0) -> dict[str, F32]:
 
 @dataclass(frozen=True)
 class Model:
-    """A network with random weights, drawn once: what every runtime gets."""
+    """A network with random weights, drawn once: what every runtime gets. batch: images of one call."""
 
     name: str
     graph: Graph
     weights: dict[str, F32]
+    batch: int = 1
 
-    def images(self, count: int = 1, seed: int = 1) -> F32:
-        """Random images (count, 3, 224, 224), normalised as torchvision's are: zero mean, unit deviation."""
+    def images(self, count: int | None = None, seed: int = 1) -> F32:
+        """Random images (count, 3, 224, 224), normalised as torchvision's are: zero mean, unit deviation. count None: the batch."""
+        count = self.batch if count is None else count
         return np.random.default_rng(seed).standard_normal((count, *self.graph.nodes[0].shape), dtype=np.float32)
 
 
@@ -64,8 +66,8 @@ def _folded(node: Node, norm: Node | None, weights: dict[str, F32]) -> tuple[F32
     return weight * factor[:, None, None, None], (bias - mean) * factor + beta
 
 
-def to_onnx(graph: Graph, weights: dict[str, F32], opset: int = 17, ir_version: int = 9) -> Any:
-    """The network as an onnx.ModelProto, batch 1, "x" in and "y" out, batch norms folded into the convolutions before them."""
+def to_onnx(graph: Graph, weights: dict[str, F32], batch: int = 1, opset: int = 17, ir_version: int = 9) -> Any:
+    """The network as an onnx.ModelProto, "x" in and "y" out, batch norms folded into the convolutions before them."""
     onnx = importlib.import_module("onnx")
     nodes: list[Any] = []
     constants: list[Any] = []
@@ -101,7 +103,7 @@ def to_onnx(graph: Graph, weights: dict[str, F32], opset: int = 17, ir_version: 
             more |= {"strides": [at["stride"]] * 2, "pads": [at["padding"]] * 4}
         nodes.append(onnx.helper.make_node(_ONNX[node.op], inputs, [name_of[i]], name=name_of[i], **more))
     ends = [("x", graph.nodes[0].shape), ("y", graph.output)]
-    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, *shape]) for name, shape in ends)
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *shape]) for name, shape in ends)
     made = onnx.helper.make_graph(nodes, "network", [x], [y], constants)
     result = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir_version)
     onnx.checker.check_model(result)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 SEED = 20220829
+ZERO = 128  # zero point of requantized results
 
 U8 = npt.NDArray[np.uint8]
 S8 = npt.NDArray[np.int8]
@@ -36,3 +37,14 @@ def reference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> I64:
     if a.shape[-1] >= 2**37:
         raise ValueError(f"k is {a.shape[-1]}; the float64 sums are exact below 2**37")
     return np.rint(a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+
+
+def requantization_step(accumulators: I64) -> float:
+    """The power of two by which accumulators must be divided to fit -127 .. 127; as a power of two it divides without rounding."""
+    largest = int(np.abs(accumulators).max(initial=0))
+    return float(2 ** max(0, int(np.ceil(np.log2(max(largest, 1) / 127)))))
+
+
+def requantized(accumulators: I64, step: float, zero: int = ZERO) -> I64:
+    """clamp(rint(accumulators / step) + zero, 0, 255), half to even: what quantized linear layers compute."""
+    return np.clip(np.rint(accumulators / step).astype(np.int64) + zero, 0, 255)
