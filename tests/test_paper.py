@@ -39,14 +39,19 @@ def gemm(ulp_ns: float = 1e6) -> Result:
     return Result("gemm", ENVIRONMENT, {}, 3.0, peers, [Group("512x512x512", (512, 512, 512), cells)])
 
 
+@pytest.fixture(scope="module")
+def kept() -> paper_sources.Sources:
+    return paper_sources.load()
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> paper_sources.Sources:
     results.save(gemm(), tmp_path)
     return paper_sources.load(tmp_path)
 
 
-def test_text_of_the_paper() -> None:
-    keys = frozenset(paper_values.values(paper_sources.load()))
+def test_text_of_the_paper(kept: paper_sources.Sources) -> None:
+    keys = frozenset(paper_values.values(kept))
     assert paper_text.complaints(PAPER, keys) == []
 
 
@@ -64,16 +69,16 @@ def test_numbers_come_from_the_samples(sources: paper_sources.Sources) -> None:
     assert not paper_values.flags(sources)["has.conv"]
 
 
-def test_keys_do_not_depend_on_what_was_measured(sources: paper_sources.Sources, tmp_path: Path) -> None:
+def test_keys_do_not_depend_on_what_was_measured(kept: paper_sources.Sources, sources: paper_sources.Sources, tmp_path: Path) -> None:
     nothing = paper_sources.load(tmp_path / "empty")
-    assert paper_values.values(nothing).keys() == paper_values.values(sources).keys() == paper_values.values(paper_sources.load()).keys()
+    assert paper_values.values(nothing).keys() == paper_values.values(sources).keys() == paper_values.values(kept).keys()
     assert set(paper.texts(nothing)) == set(paper.texts(sources))
     assert r"\ulpmissing{gemm.W3A3.rate}" in paper.numbers(nothing)
     assert "Not measured" in paper_tables.tables(nothing)["gemm"]
 
 
-def test_tables_have_rows_of_equal_length(sources: paper_sources.Sources) -> None:
-    for found in (sources, paper_sources.load()):
+def test_tables_have_rows_of_equal_length(kept: paper_sources.Sources, sources: paper_sources.Sources) -> None:
+    for found in (sources, kept):
         for name, text in paper_tables.tables(found).items():
             widths = {line.count(" & ") for line in text.splitlines() if line.endswith(r"\\")}
             assert len(widths) <= 1, name
@@ -116,7 +121,7 @@ def test_other_numbers_are_not(line: str) -> None:
         (r"\PlotFigure{sizes}", r"\PlotFigure{size}", "no such plot"),
     ],
 )
-def test_what_the_check_finds(old: str, new: str, complaint: str, tmp_path: Path) -> None:
+def test_what_the_check_finds(old: str, new: str, complaint: str, kept: paper_sources.Sources, tmp_path: Path) -> None:
     copy = tmp_path / "paper"
     shutil.copytree(PAPER, copy, ignore=shutil.ignore_patterns("build"))
     changed = 0
@@ -125,7 +130,7 @@ def test_what_the_check_finds(old: str, new: str, complaint: str, tmp_path: Path
         changed += text.count(old)
         path.write_text(text.replace(old, new), encoding="utf-8")
     assert changed
-    found = paper_text.complaints(copy, frozenset(paper_values.values(paper_sources.load())))
+    found = paper_text.complaints(copy, frozenset(paper_values.values(kept)))
     assert any(complaint in text for text in found), found
 
 

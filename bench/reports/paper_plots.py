@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.runs.results import Group
+from bench.runs.results import Cell
 
 from .paper_sources import Sources
-from .paper_values import NETWORK_PAIRS, main_group, of_label, one_core, short
+from .paper_values import NETWORK_PAIRS, main_group, of_label, of_one_isa, one_core, short
 
 WIDTH = 3.35  # inches, one column
 SMALL = 6.5
@@ -59,7 +59,7 @@ def _pairs(sources: Sources) -> Any:
     for c in group.of_kind("ulp"):
         if c.bits:
             grid[c.bits[1] - 1, c.bits[0] - 1] = c.over(peer).median
-    figure, axes = _axes(2.9)
+    figure, axes = _axes(2.5)
     limit = min(float(np.nanmax(np.abs(np.log2(grid)), initial=0.1)), float(np.log2(COLOUR_LIMIT)))
     axes.imshow(np.log2(grid), cmap="RdBu", vmin=-limit, vmax=limit, origin="lower", aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
@@ -104,7 +104,7 @@ def _conv(sources: Sources) -> Any:
     rows = [(g, peer) for g in conv.groups if (peer := g.fastest("int8"))] if conv else []
     if not rows:
         return None
-    figure, axes = _axes(0.13 * len(rows) + 0.75)
+    figure, axes = _axes(0.115 * len(rows) + 0.7)
     places = np.arange(len(rows))[::-1]
     for label, mark in zip(NETWORK_PAIRS, "v^os", strict=True):
         found = [(c.over(peer).median, y) for (g, peer), y in zip(rows, places, strict=True) if (c := of_label(g, label))]
@@ -130,7 +130,7 @@ def _networks(sources: Sources) -> Any:
             heights = [c.over(p).median if c and p else 0.0 for c, p in pairs]
             axes.bar(places + (i - 1.5) * width, heights, width, color=COLOURS[label], alpha=shade, label=label if kind == "int8" else None)
     axes.axhline(1, color="0.3", linewidth=0.8)
-    axes.set_xticks(places, [short(g.name) for g in groups])
+    axes.set_xticks(places, [short(g.name) for g in groups], fontsize=5.8)
     axes.set(ylabel="speed over the fastest\nint8 (solid), FP32 (pale)")
     axes.legend(ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
@@ -153,7 +153,11 @@ def _roofline(sources: Sources) -> Any:
         axes.plot(intensity, np.minimum(bandwidth * intensity, top), linewidth=0.9, color="crimson" if name == "mul8" else "0.4")
         axes.text(intensity[0], top * 1.06, f"bare {name} loop", ha="left", fontsize=SMALL)
     for group, mark in ((square, "o"), *((g, m) for g, m in zip(cold, "^s", strict=False))):
-        points = [(c.macs / c.nbytes, c.rate.median, c.label) for c in group.of_kind("ulp") if c.nbytes]
+        # All of few rows have 8-bit activations.
+        points = [
+            (c.macs / c.nbytes, c.rate.median, c.label if group is square else c.label.removesuffix("A8"))
+            for c in group.of_kind("ulp") if c.nbytes
+        ]  # fmt: skip
         if not points:
             continue
         name = group.name.removesuffix(" cold").replace("x", "\u00d7")
@@ -174,28 +178,28 @@ def _roofline(sources: Sources) -> Any:
 
 
 def _accuracy(sources: Sources) -> Any:
-    quantize = sources.results.get("quantize")
-    groups = [g for g in quantize.groups if g.name.startswith(("resnet", "mobilenet"))][:2] if quantize else []
+    groups = of_one_isa(sources.results.get("quantize"))
     if not groups:
         return None
-    figure, all_axes = _pyplot().subplots(1, len(groups), figsize=(WIDTH, 2.2), squeeze=False)
-    for axes, group in zip(all_axes[0], groups, strict=True):
-        _accuracy_of(axes, group)
-    all_axes[0][0].set_ylabel(str(groups[0].cells[0].info["metric"]))
-    figure.tight_layout(pad=0.3)
+    group = groups[0]
+    figure, axes = _axes(2.3)
+    kinds = {"one pair throughout": ("o", "tab:blue"), "bits by the clock": ("s", "crimson"), "other tools": ("^", "0.5")}
+    for kind, (mark, colour) in kinds.items():
+        cells = [c for c in group.cells if kind == _kind(c)]
+        axes.plot([c.time.median / 1e6 for c in cells], [c.info["accuracy"] for c in cells], mark, color=colour, markersize=3.2, label=kind)
+    for i, c in enumerate(sorted(group.cells, key=lambda c: c.time.median)):
+        name = c.name.replace("float in onnxruntime", "float").replace("auto, ", "").replace("onnxruntime", "ort")
+        place = {"xytext": (3, -6)} if i % 2 else {"xytext": (-3, 3), "ha": "right"}
+        axes.annotate(name, (c.time.median / 1e6, c.info["accuracy"]), textcoords="offset points", fontsize=5, **place)
+    axes.set(xlabel=f"ms, {group.name}", ylabel=str(group.cells[0].info["metric"]))
+    axes.margins(x=0.2, y=0.12)
+    axes.grid(visible=True, alpha=0.3, linewidth=0.4)
+    axes.legend(ncol=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), handletextpad=0.2, columnspacing=1.0)
     return figure
 
 
-def _accuracy_of(axes: Any, group: Group) -> None:
-    for c in group.cells:
-        colour = "tab:blue" if c.kind == "ulp" and c.bits else "crimson" if c.kind == "ulp" else "0.5"
-        axes.plot(c.time.median / 1e6, c.info["accuracy"], "o", color=colour, markersize=3)
-        name = c.name.replace("float in onnxruntime", "float").replace("auto, ", "")
-        axes.annotate(name, (c.time.median / 1e6, c.info["accuracy"]), xytext=(2, 2), textcoords="offset points", fontsize=5)
-    axes.set_title(group.name)
-    axes.set(xlabel="ms")
-    axes.margins(x=0.25, y=0.12)
-    axes.grid(visible=True, alpha=0.3, linewidth=0.4)
+def _kind(cell: Cell) -> str:
+    return "other tools" if cell.kind != "ulp" else "one pair throughout" if cell.bits else "bits by the clock"
 
 
 # By name: what draws it, the results that it shows, and the command that measures them.

@@ -31,7 +31,7 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed as an object, for a cache of what is calculated from it
 class Sources:
     """directory: of the result files. results: by what they measured. plain: the files of PLAIN, as parsed."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.runs.results import Group
-
 from . import modelled
 from .paper_sources import Age, Sources, ages
 from .paper_values import (
@@ -19,6 +17,7 @@ from .paper_values import (
     escaped,
     main_group,
     of_label,
+    of_one_isa,
     one_core,
     peers_of,
     short,
@@ -173,33 +172,16 @@ def _arm(sources: Sources) -> str:
     return tabular(("", *pairs, "gemmlowp", r"\texttt{smlal}", r"\texttt{sdot}"), rows)
 
 
-def _claims(sources: Sources) -> str:
-    found = values(sources)
-    peers = (("gemmlowp", "gemmlowp", "gemmlowp"), ("QNNPACK's scheme", "qnnpack", "smlal"), ("bit-serial", "bitserial", "bitserial"))
-    rows = [
-        (called, _stated(PUBLISHED_GEMM[key]), *(found[f"modelled.{core}.p1.{peer}"] or "--" for core in modelled.CLAIM_CORES))
-        for called, key, peer in peers
-    ]
-    if not sources.plain.get("modelled"):
-        return missing("python -m bench model")
-    return tabular(("P1 over", "published", *(core.partition("-")[2].upper() for core in modelled.CLAIM_CORES)), rows)
-
-
-def _quantize_rows(group: Group) -> list[Row]:
-    rows = [(rf"\midrule \emph{{{escaped(group.name)}}}", rf"\emph{{{escaped(str(group.cells[0].info['metric']))}}}", "", "")]
-    for c in group.cells:
-        rows.append((escaped(c.name), f"{c.info['accuracy']:.2f}", digits(c.time.median / 1e6), digits(c.nbytes / 1e6)))
-    return list(rows)
-
-
 def _quantize(sources: Sources) -> str:
-    quantize = sources.results.get("quantize")
-    if not quantize or not quantize.groups:
+    groups = of_one_isa(sources.results.get("quantize"))
+    if not groups:
         return missing("python -m bench quantize")
-    shown = [g for g in quantize.groups if g.name.startswith(("resnet", "mobilenet", "ocr"))][:3] or quantize.groups[:3]
-    rows = [row for group in shown for row in _quantize_rows(group)]
-    rows[0] = (rows[0][0].removeprefix(r"\midrule "), *rows[0][1:])
-    return tabular(("", "score", "ms", "MB"), rows)
+    names = list(dict.fromkeys(c.name for g in groups for c in g.cells))
+    rows = []
+    for name in names:
+        cells = [g.find(name) for g in groups]
+        rows.append((escaped(name), *(f"{c.info['accuracy']:.1f} / {digits(c.time.median / 1e6)}" if c else "--" for c in cells)))
+    return tabular(("score / ms", *(escaped(g.name.partition(",")[0]) for g in groups)), rows)
 
 
 def _stages(sources: Sources) -> str:
@@ -235,7 +217,7 @@ def _ages(sources: Sources) -> str:
 TABLES: dict[str, tuple[Callable[[Sources], str], tuple[str, ...]]] = {
     "bounds": (_bounds, ()), "gemm": (_gemm, ("gemm",)), "published": (_published, ("gemm", "kernels", "networks")),
     "kernels": (_kernels, ("kernels",)), "gemv": (_gemv, ("gemv",)), "networks": (_networks, ("networks",)),
-    "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)), "arm": (_arm, ("modelled",)), "claims": (_claims, ("modelled",)),
+    "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)), "arm": (_arm, ("modelled",)),
     "quantize": (_quantize, ("quantize",)), "stages": (_stages, ("stages",)), "ages": (_ages, ()),
 }  # fmt: skip
 

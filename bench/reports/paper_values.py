@@ -6,6 +6,7 @@ an error, and one that lacks its result is not.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -224,6 +225,12 @@ def one_core(networks: Result | None) -> list[Group]:
     return [g for g in networks.groups if int(g.cells[0].info.get("threads", 1)) == 1] if networks else []
 
 
+def of_one_isa(quantize: Result | None) -> list[Group]:
+    """The groups of `bench quantize` at the first instruction set that it ran, one per model."""
+    groups = quantize.groups if quantize else []
+    return [g for g in groups if g.name.rpartition(", ")[2] == groups[0].name.rpartition(", ")[2]]
+
+
 def _networks(sources: Sources) -> Values:
     groups = one_core(sources.results.get("networks"))
     values: Values = {"networks.count": str(len(groups)) if groups else None}
@@ -314,6 +321,7 @@ _PARTS: tuple[Callable[[Sources], Values], ...] = (
 )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4)
 def values(sources: Sources) -> Values:
     """Every number of the paper."""
     found: Values = dict(_bounds())
