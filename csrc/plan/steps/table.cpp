@@ -5,7 +5,7 @@ namespace ulp {
 
 using MakeStep = std::unique_ptr<Step>();
 MakeStep make_input_floats, make_input_codes, make_conv, make_depthwise, make_linear, make_max_pool, make_window_mean, make_rescale,
-    make_gather, make_rearrange, make_lookup, make_combine, make_output;
+    make_gather, make_rearrange, make_lookup, make_combine, make_rows, make_product, make_dynamic_linear, make_output;
 
 const std::vector<StepKind>& step_kinds() {
   // Never destroyed, as threads may still run plans while the process ends.
@@ -22,6 +22,9 @@ const std::vector<StepKind>& step_kinds() {
       {"rearrange", "rearrange", make_rearrange},
       {"lookup", "lookup", make_lookup},
       {"combine", "combine", make_combine},
+      {"rows", "rows", make_rows},
+      {"product", "product", make_product},
+      {"dynamic_linear", "dynamic_linear", make_dynamic_linear},
       {"output", "output", make_output},
   };
   return kinds;
