@@ -2,13 +2,17 @@
 #pragma once
 
 #include "ops.h"
+#include "rows.h"
 
 namespace ulp {
 
 const Ops& scalar_ops();
+const RowOps& scalar_row_ops();
 
 #if defined(ULP_X86)
 const Ops& avx2_ops();
+const RowOps& avx2_row_ops();
+const RowOps& avx512_row_ops();
 
 namespace ops_avx2 {
 
@@ -37,6 +41,7 @@ void lookup_pairs(const uint8_t* a, const uint8_t* b, int64_t count, const uint8
 }  // namespace ops_avx512vbmi
 #elif defined(ULP_ARM64)
 const Ops& neon_ops();
+const RowOps& neon_row_ops();
 
 namespace ops_neon {
 

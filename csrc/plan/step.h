@@ -11,6 +11,7 @@
 
 #include "../conv/conv.h"
 #include "../gemm/range.h"
+#include "../ops/rows.h"
 #include "checks.h"
 #include "fields.h"
 
@@ -60,6 +61,7 @@ struct Context {
   Tasks tasks;
   const Ops& ops;
   uint8_t* scratch = nullptr;  // of the step that runs
+  const RowOps& row_ops = ulp::row_ops(current_isa());
 
   const Tensor& tensor(int id) const { return tensors[static_cast<size_t>(id)]; }
   // The images of a tensor from a channel on. Precondition: it holds codes, or floats.

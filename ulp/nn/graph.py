@@ -167,6 +167,48 @@ class Combine:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """A function of the channels of each pixel, in groups, of the inputs' sum, in float32: `_core.Plan.rows`.
+
+    quantizers: of each input; None: it comes as floats. Inputs but the first may be one pixel, or have the channels of one group.
+    gamma, beta: float32 (channels of a group,), of normalizations; None: 1 and 0.
+    """
+
+    function: str
+    quantizers: tuple[Quantizer | None, ...]
+    groups: int = 1
+    gamma: npt.NDArray[np.float32] | None = None
+    beta: npt.NDArray[np.float32] | None = None
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """scale times the product of two computed inputs, for each of a batch: `_core.Plan.product`.
+
+    sizes: batch, rows, depth, columns; steps, channels: where the inputs' elements lie. The result has batch * columns channels and a row
+    of pixels. quantizers: as for Rows; two of codes are multiplied as integers.
+    """
+
+    sizes: tuple[int, int, int, int]
+    steps: Indices
+    channels: tuple[int, int]
+    quantizers: tuple[Quantizer | None, Quantizer | None]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicLinear:
+    """A product of each pixel's channels with integers (O, C), quantized in the call to 8 bits: `_core.Plan.dynamic_linear`.
+
+    per_row: whether each pixel has a scale of its own, or one is for the image. The weights' scale and bias are float32 numbers.
+    """
+
+    weights: Weights
+    per_row: bool
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """The input as an output of the network, of the node's shape: the image's elements in the order (C, H, W), or (H, W, C)."""
 
@@ -216,6 +258,9 @@ Op: TypeAlias = (
     | Rearrange
     | Table
     | Combine
+    | Rows
+    | Product
+    | DynamicLinear
     | View
     | Add
     | Concat
@@ -294,7 +339,7 @@ class Graph:
 def layout(node: Node) -> tuple[int, int, int]:
     """(height, width, channels) of the image in which a plan holds the node's result. A flattened image is still an image."""
     passed = []
-    passes = (Flatten, Identity, Clamp, Curve, Quantize, Table, Combine, Add)
+    passes = (Flatten, Identity, Clamp, Curve, Quantize, Table, Combine, Rows, Add)
     while isinstance(node.op, passes) and len(node.shape) == 1 and node.held_as is None:
         passed.append(node)
         node = node.inputs[0]

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from . import graph as ir
 from .curves import through
 from .finish import finish_of, finish_of_sums
+from .lower_rows import ROW_RULES
 from .lowering import MAX_TARGETS, Lowering, Step
 from .request import FREE, Group, Request, Slot, Tensor
 from .shapes import LayerError
@@ -22,16 +23,19 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
     bases: list[Slot] = []
     for request in requests:
         lowering.no_residual(node, request)
-        if request.quantizer is None:
-            raise LayerError("the network's result is its own input: there is nothing to compile")
-        if request.quantizer.of_sums:
+        if request.quantizer is None and (lowering.codes_in or node in lowering.graph.outputs):
+            what = "is asked for floats, and gives codes (codes_in=True)" if lowering.codes_in else "is its result: there is nothing to compile"
+            raise LayerError(f"the network's input {what}")
+        if request.quantizer is not None and request.quantizer.of_sums:
             what = "codes of -1 and +1" if request.quantizer.bipolar else "codes by thresholds"
             raise LayerError(f"{what} come from a Conv2d's or a Linear's sums only, not from the input")
         if request.slot.whole and not request.clamps:
             bases.append(request.slot)
     direct = Group(*FREE, None, bases)
     for request in requests:
-        if request.clamps:
+        if request.quantizer is None and (request.clamps or not request.slot.whole):
+            lowering.combine(node, [lowering.base(direct, request.slot)], False, *request.clamp, request.slot)
+        elif request.clamps:
             lowering.rescale(node, lowering.base(direct, request.slot), Group(*request.clamp, None, [request.slot]))
         elif not request.slot.whole:
             lowering.copy(node, lowering.base(direct, request.slot), request.slot)
@@ -222,8 +226,10 @@ def _rearrange(lowering: Lowering, node: ir.Node, op: ir.Rearrange, requests: li
         lowering.plan.rearrange(source=source.place[0], target=target.place, rows=op.rows, columns=op.columns, channels=op.channels)
 
     for request in requests:
-        source = lowering.request(node.inputs[0], lowering.codes_only(node, request), request.low, request.high)
-        lowering.add_step(node, partial(emit, source, request.slot), [source], [request.slot])
+        target = lowering.unadded(node, request)
+        low, high = (request.low, request.high) if request.residual is None else FREE
+        source = lowering.request(node.inputs[0], target.tensor.quantizer, low, high)
+        lowering.add_step(node, partial(emit, source, target), [source], [target])
 
 
 def _table(lowering: Lowering, node: ir.Node, op: ir.Table, requests: list[Request]) -> None:
@@ -306,4 +312,5 @@ RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Add: _add,
     ir.Concat: _concat,
     ir.Flatten: _flatten,
+    **ROW_RULES,
 }

@@ -22,8 +22,10 @@ from .graph import (
     Linear,
     MaxPool,
     Node,
+    Product,
     Quantize,
     Rearrange,
+    Rows,
     Weights,
 )
 from .shapes import LayerError
@@ -35,6 +37,7 @@ def optimize(graph: Graph) -> None:
     _rewrite(graph, lambda node: node.inputs[0] if isinstance(node.op, Identity) else node)
     _rewrite(graph, _fold_batch_norm)
     _rewrite(graph, _add_floats)
+    _sum_in_rows(graph)
     _rewrite(graph, _quantize_after_pool)
     _read_pixels(graph)
 
@@ -68,6 +71,9 @@ def _fold_batch_norm(node: Node) -> Node:
         ones = Weights(np.ones((channels, 1, 1, 1), np.int8), 2, norm.scale, norm.shift)
         op = Conv(ones, source.op.quantizer, (1, 1), (0, 0, 0, 0), (1, 1), channels)
         return Node(op, source.inputs, node.shape, node.name, node.kind)
+    if isinstance(source.op, Product) and (norm.scale == norm.scale[0]).all() and not norm.shift.any():
+        scaled = replace(source.op, scale=float(np.float32(source.op.scale * norm.scale[0])))
+        return Node(scaled, source.inputs, node.shape, source.name, source.kind)
     raise LayerError(
         f"{node} follows {source}: batch normalisation becomes part of a Conv2d right before it. "
         f"Put ulp.nn.Quantize() in front of it, and it works on codes by itself"
@@ -95,6 +101,18 @@ def _add_floats(node: Node) -> Node:
         if isinstance(source.op, (Flatten, Concat, BatchNorm)):
             stack.extend(source.inputs)
     return node
+
+
+def _sum_in_rows(graph: Graph) -> None:
+    """A sum that only one function of rows reads is part of that."""
+    users = graph.users()
+    for node in graph.nodes:
+        if not isinstance(node.op, Rows) or len(node.inputs) != 1 or node.op.quantizers != (None,):
+            continue
+        source = node.inputs[0]
+        if isinstance(source.op, Combine) and not source.op.multiply and users[id(source)] == 1:
+            node.op, node.inputs = replace(node.op, quantizers=source.op.quantizers), source.inputs
+    graph.sort()
 
 
 def transposition(channels: int, length: int) -> Rearrange:

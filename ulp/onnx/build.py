@@ -26,6 +26,7 @@ from ulp.nn.lower import Mode, lower
 from ulp.nn.shapes import LayerError
 
 from . import rules, views
+from .chains import Chain, chains
 from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
@@ -133,6 +134,7 @@ class Builder:
         self.folded_bytes = 0
         self.operations = 0
         self.call_operations = 0
+        self.chains = {id(node): chain for chain in chains(model) for node in chain.nodes}
         # Constants that hold a 0 in place of the batch size, and the Shape that it came from.
         self.markers: dict[str, str] = {}
         self.used: Counter[str] = Counter(name for node in model.nodes for name in node.reads)
@@ -142,8 +144,9 @@ class Builder:
         """All nodes, then all plans; None if a node in an integer part cannot run in integers."""
         try:
             for node in progress_bar(self.model.nodes, self.compilation.progress, "load", "node"):
-                if any(self.used[name] for name in node.outputs) and not self.fold(node):
-                    self.place(node)
+                chain = self.chains.get(id(node))
+                if chain is None or node is chain.nodes[-1]:
+                    self.visit(chain, node)
         except OnnxError:
             if not self.wrong:  # else a wrong node may be the cause
                 raise
@@ -151,6 +154,24 @@ class Builder:
         for port in self.model.outputs:
             self.float_tensor(port.name)
         return None if self.wrong else self.finish()
+
+    def visit(self, chain: Chain | None, node: Node) -> None:
+        """A node behind all that it reads; or the nodes of an activation, as one function of floats or else one after another."""
+        if chain is not None and self.activate(chain):
+            return
+        for each in (node,) if chain is None else chain.nodes:
+            if any(self.used[name] for name in each.outputs) and not self.fold(each):
+                self.place(each)
+
+    def activate(self, chain: Chain) -> bool:
+        """Put an activation of floats into their part. False where that is not possible, and where it would be a table of codes."""
+        if any(node.name in self.floats for node in chain.nodes):
+            return False
+        try:
+            self.scope.values[chain.nodes[-1].outputs[0]] = rules.activation(self.scope, chain.nodes, chain.source, chain.function)
+        except NotInteger:
+            return False
+        return True
 
     # Constants.
 

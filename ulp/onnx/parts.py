@@ -88,8 +88,8 @@ def comes_from_sums(node: ir.Node) -> bool:
 
 def without_floats(node: ir.Node) -> ir.Node | None:
     """The node that keeps a result from being had as floats, if there is one: it works on codes, and nothing says on which."""
-    ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat, ir.View))
-    return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather, ir.Rearrange))), None)
+    ends = _ends(node, (ir.Clamp, ir.Flatten, ir.Concat, ir.View, ir.Rearrange))
+    return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather))), None)
 
 
 def is_elementwise(results: Sequence[ir.Node]) -> bool:

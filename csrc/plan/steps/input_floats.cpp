@@ -3,9 +3,11 @@
 //
 //     code = clamp(rint(x * (1 / scale)) + zero, 0, max_code)
 //
-// halves to even; with `divide` by x / scale, as ONNX defines it. NotFinite where x holds a NaN or an infinity.
+// halves to even; with `divide` by x / scale, as ONNX defines it. Targets of floats take the values. NotFinite where x holds a NaN or an
+// infinity.
 #include <atomic>
-#include <limits>
+#include <cassert>
+#include <cstring>
 
 #include "../../gemm/scratch.h"
 #include "../step.h"
@@ -33,7 +35,7 @@ struct InputFloatsStep final : Step {
       plan.refuse(": expected 1.." + std::to_string(kMaxTargets) + " targets, got " + std::to_string(targets.size()));
     Effects e;
     for (const int id : targets) {
-      const int has = plan.codes(id).channels;
+      const int has = plan.tensor(id).channels;
       if (has != channels) {
         plan.refuse(": target " + std::to_string(id) + " has " + std::to_string(has) + " channels, expected " + std::to_string(channels));
       }
@@ -55,64 +57,74 @@ struct InputFloatsStep final : Step {
           if (!quantize_pixels(c, x + (i * height + y) * width * channels, i, y)) finite.store(false);
           continue;
         }
-        Target row_of[kMaxTargets] = {};
-        for (size_t t = 0; t < targets.size(); ++t) {
-          const Tensor& to = c.tensor(targets[t]);
-          row_of[t].codes = c.codes(targets[t]).row(i, y);
-          row_of[t].pixel = to.strides.pixel;
-          row_of[t].inverse = divide ? 1.0f : 1.0f / to.scale;
-          row_of[t].zero = to.zero;
-          row_of[t].max_code = to.max_code();
-        }
         const float* row = x + i * channels * plane + y * width;
-        const int count = static_cast<int>(targets.size());
-        if (!(divide ? quantize_divided(c, row, row_of) : c.ops.quantize(row, plane, width, channels, row_of, count))) finite.store(false);
+        Target row_of[kMaxTargets] = {};
+        int count = 0;
+        for (const int id : targets) {
+          const Tensor& to = c.tensor(id);
+          if (!to.is_codes) {
+            copy_planes(row, plane, c.floats({id, 0}).row(i, y));
+            continue;
+          }
+          row_of[count].codes = c.codes(id).row(i, y);
+          row_of[count].pixel = to.strides.pixel;
+          row_of[count].inverse = divide ? 1.0f : 1.0f / to.scale;
+          row_of[count].zero = to.zero;
+          row_of[count++].max_code = to.max_code();
+        }
+        if (!(divide ? quantize_divided(c, row, row_of, count) : c.ops.quantize(row, plane, width, channels, row_of, count))) finite.store(false);
       }
     });
     if (!finite.load()) throw NotFinite("the input holds a NaN or an infinity");
+  }
+
+  // Channel after channel of one row of the image becomes pixel after pixel.
+  void copy_planes(const float* row, int64_t plane, float* to) const {
+    for (int64_t x = 0; x < width; ++x) {
+      for (int64_t n = 0; n < channels; ++n) to[x * channels + n] = row[n * plane + x];
+    }
   }
 
   // One row of an image whose channels lie side by side.
   bool quantize_pixels(const Context& c, const float* row, int64_t i, int64_t y) const {
     const int64_t count = int64_t{width} * channels;
     bool finite = true;
-    for (int64_t j = 0; j < count; ++j) finite &= row[j] - row[j] == 0;
     for (const int id : targets) {
       const Tensor& t = c.tensor(id);
+      if (!t.is_codes) {
+        std::memcpy(c.floats({id, 0}).row(i, y), row, static_cast<size_t>(count) * sizeof(float));
+        continue;
+      }
       Target to{};
       to.codes = c.codes(id).row(i, y);
-      to.pixel = t.strides.pixel;
       to.inverse = 1.0f / t.scale;
       to.zero = t.zero;
       to.max_code = t.max_code();
-      const bool dense = to.pixel == channels;
-      Combination f{};
-      f.operands[0].floats = row;
-      f.operands[0].pixel = channels;
-      f.operand_count = 1;
-      f.pixels = dense ? 1 : width;
-      f.channels = dense ? count : channels;
-      f.low = -std::numeric_limits<float>::infinity();
-      f.high = std::numeric_limits<float>::infinity();
-      f.targets = &to;
-      f.divisors = divide ? &t.scale : nullptr;
-      f.target_count = 1;
-      c.ops.combine(f);
+      const float divisor = divide ? t.scale : 0.0f;
+      if (t.strides.pixel == channels) {
+        finite &= c.row_ops.quantize(row, count, to, divisor);
+        continue;
+      }
+      for (int64_t x = 0; x < width; ++x, to.codes += t.strides.pixel) finite &= c.row_ops.quantize(row + x * channels, channels, to, divisor);
     }
     return finite;
   }
 
   // One row of the image, divided by each target's scale before it is quantized.
-  bool quantize_divided(const Context& c, const float* row, const Target* row_of) const {
+  bool quantize_divided(const Context& c, const float* row, const Target* row_of, int count) const {
     thread_local Scratch memory;
     float* quotients;
     memory.lay_out(scratch_array(quotients, int64_t{channels} * width));
     bool finite = true;
-    for (size_t t = 0; t < targets.size(); ++t) {
-      const float scale = c.tensor(targets[t]).scale;
-      for (int64_t n = 0; n < channels; ++n) divide_row(row + n * height * width, scale, quotients + n * width);
-      finite &= c.ops.quantize(quotients, width, width, channels, row_of + t, 1);
+    int t = 0;
+    for (const int id : targets) {
+      const Tensor& to = c.tensor(id);
+      if (!to.is_codes) continue;
+      for (int64_t n = 0; n < channels; ++n) divide_row(row + n * height * width, to.scale, quotients + n * width);
+      finite &= c.ops.quantize(quotients, width, width, channels, row_of + t++, 1);
     }
+    assert(t == count);
+    static_cast<void>(count);
     return finite;
   }
 

@@ -2,8 +2,9 @@
 //
 //     target[y][x][c] = source[rows[y] + columns[x] + channels[c]]
 //
-// Each index is a place (y, x, c) of the source, and the three are added. source: codes; rows: H' x 3, columns: W' x 3, channels: C' x 3,
-// none negative and every sum inside the source; target: H' x W' x C' from its channel on, of the same quantizer.
+// Each index is a place (y, x, c) of the source, and the three are added. source: codes or floats; rows: H' x 3, columns: W' x 3,
+// channels: C' x 3, none negative and every sum inside the source; target: H' x W' x C' from its channel on, of the same quantizer, or of
+// floats, too.
 #include <algorithm>
 #include <cstring>
 
@@ -17,7 +18,7 @@ struct RearrangeStep final : Step {
   Slice target{-1, 0};
   Windows rows, columns, channels;
 
-  // Bytes from pixel (0, 0), set by bind.
+  // Elements from pixel (0, 0), set by bind.
   std::vector<int64_t> row_at{}, column_at{}, channel_at{};
   int64_t run_length = 1;  // channels in a row that lie side by side in the source, too
 
@@ -28,7 +29,7 @@ struct RearrangeStep final : Step {
   std::string method() const override { return "copy"; }
 
   Effects check(const Checks& plan) override {
-    const Tensor& t = plan.readable_codes(source);
+    const Tensor& t = plan.readable({source, 0}, plan.tensor(source).channels);
     const int64_t sides[] = {t.height, t.width, t.channels};
     int64_t high[3] = {};
     for (const Windows* places : {&rows, &columns, &channels}) {
@@ -55,15 +56,17 @@ struct RearrangeStep final : Step {
   }
 
   int64_t bind(const std::vector<Tensor>& tensors, int64_t /*group*/) override {
-    const ImageStrides& s = tensors[static_cast<size_t>(source)].strides;
-    const auto bytes = [&s](const Windows& places) {
+    const Tensor& t = tensors[static_cast<size_t>(source)];
+    const int64_t size = t.element_bytes();
+    const auto elements = [&](const Windows& places) {
       std::vector<int64_t> at;
-      for (int64_t i = 0; i < places.size(); i += 3) at.push_back(places[i] * s.row + places[i + 1] * s.pixel + places[i + 2]);
+      for (int64_t i = 0; i < places.size(); i += 3)
+        at.push_back(places[i] * t.strides.row / size + places[i + 1] * t.strides.pixel / size + places[i + 2]);
       return at;
     };
-    row_at = bytes(rows);
-    column_at = bytes(columns);
-    channel_at = bytes(channels);
+    row_at = elements(rows);
+    column_at = elements(columns);
+    channel_at = elements(channels);
     run_length = common_run(channel_at);
     return 0;
   }
@@ -81,24 +84,28 @@ struct RearrangeStep final : Step {
   }
 
   void run(const Context& c) const override {
-    const ImageView<uint8_t> from = c.codes(source);
-    const ImageView<uint8_t> to = c.codes(target);
+    c.tensor(source).is_codes ? move(c, c.codes(source), c.codes(target)) : move(c, c.floats({source, 0}), c.floats(target));
+  }
+
+  template <class T>
+  void move(const Context& c, const ImageView<T>& from, const ImageView<T>& to) const {
     const int64_t width = columns.shape[0], count = channels.shape[0];
     for_rows(c, rows.shape[0], rows.shape[0] * width * count, [&](int64_t i, int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y) {
-        const uint8_t* row = from.row(i, 0) + row_at[static_cast<size_t>(y)];
+        const T* row = from.row(i, 0) + row_at[static_cast<size_t>(y)];
         for (int64_t x = 0; x < width; ++x) copy_pixel(row + column_at[static_cast<size_t>(x)], count, to.pixel(i, y, x));
       }
     });
   }
 
-  void copy_pixel(const uint8_t* a, int64_t count, uint8_t* out) const {
+  template <class T>
+  void copy_pixel(const T* a, int64_t count, T* out) const {
     const int64_t* at = channel_at.data();
     if (run_length == 1) {
       for (int64_t n = 0; n < count; ++n) out[n] = a[at[n]];
       return;
     }
-    for (int64_t n = 0; n < count; n += run_length) std::memcpy(out + n, a + at[n], static_cast<size_t>(run_length));
+    for (int64_t n = 0; n < count; n += run_length) std::memcpy(out + n, a + at[n], static_cast<size_t>(run_length) * sizeof(T));
   }
 };
 

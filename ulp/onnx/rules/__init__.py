@@ -11,13 +11,14 @@ from ulp.onnx.model import Node
 from ulp.onnx.parts import Value
 from ulp.onnx.scope import Scope
 
-from . import elementwise, layers, moves, pooling, quantizers, resizing, steps
+from . import elementwise, layers, moves, pooling, quantizers, resizing, sequences, steps
 from .functions import ACTIVATIONS, function, function_or, or_function
 from .layers import small_product
 from .moves import moved_constant
 from .operands import through_views
+from .sequences import activation
 
-__all__ = ["RULES", "Rule", "moved_constant", "quantizers", "small_product"]
+__all__ = ["RULES", "Rule", "activation", "moved_constant", "quantizers", "small_product"]
 
 Rule = Callable[[Scope, Node], Value | list[Value]]
 
@@ -36,6 +37,11 @@ RULES: dict[str, Rule] = {
     "Gemm": layers.gemm,
     "MatMul": layers.matmul,
     "MatMulNBits": layers.matmul_nbits,
+    "LayerNormalization": sequences.layer_normalization,
+    "SimplifiedLayerNormalization": sequences.rms_normalization,
+    "RMSNormalization": sequences.rms_normalization,
+    "Softmax": sequences.softmax,
+    "Gelu": function_or(sequences.gelu),
     "BatchNormalization": elementwise.batch_normalization,
     "Mul": or_function(elementwise.multiply),
     "Div": or_function(elementwise.divide),

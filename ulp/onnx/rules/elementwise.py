@@ -17,6 +17,7 @@ from ulp.onnx.weights import NotInteger
 
 from . import quantizers
 from .operands import alike, floats_of, known, on_grid, per_channel
+from .sequences import together
 
 
 def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
@@ -42,7 +43,8 @@ def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, s
     while isinstance(source.op, ir.MaxPool) or (isinstance(source.op, ir.Clamp) and keeps_signs and _is_relu(source.op)):
         passed.append((source.op, source.shape))
         source = source.inputs[0]
-    if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)):
+    by_one_factor = isinstance(source.op, ir.Product) and bool((scale == scale[0]).all()) and not shift.any()
+    if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)) and not by_one_factor:
         raise NotInteger("no layer whose weights it could become part of comes right before it")
     made = scope.add(node, op, [source], x.part, source.shape)
     for before, shape in reversed(passed):
@@ -149,9 +151,7 @@ def add(scope: Scope, node: Node) -> Value:
     if any(scope.is_constant(name) for name in node.inputs):
         x, constant, _ = _operands(scope, node)
         return affine(scope, node, x, np.ones_like(constant), constant)
-    one, other = alike([floats_of(scope, name, viewed=True) for name in node.inputs])
-    if one.part is not other.part:
-        raise NotInteger("its operands come from different integer parts")
+    one, other = alike(together(scope, list(node.inputs)))
     if one.node.shape != other.node.shape:
         raise NotInteger("its operands have different shapes")
     if other.grid is None:

@@ -26,6 +26,7 @@ from .operands import (
     window_geometry,
     windowed,
 )
+from .sequences import product
 
 
 def conv(scope: Scope, node: Node) -> Value:
@@ -183,7 +184,9 @@ def small_product(scope: Scope, node: Node) -> Value:
 
 
 def matmul(scope: Scope, node: Node) -> Value:
-    """MatMul of codes with integers."""
+    """MatMul of codes with integers, or of two computed tensors."""
+    if not any(scope.is_constant(name) for name in node.inputs):
+        return product(scope, node)
     weights = quantized_weights(scope, node.inputs[1])
     if weights.integers.ndim != 2:
         raise NotInteger("only matrices are multiplied by in integers, not stacks of them")

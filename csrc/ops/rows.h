@@ -1,0 +1,64 @@
+// Work on rows of floats, between the products of a transformer: normalizations, softmax, activations, quantizers; and products of floats.
+//
+// Results are the same bits on every ISA: elements are computed by the same operations (a fused multiply-add rounds once everywhere), and
+// sums over a row have 16 partial sums, of the elements c, c + 16, c + 32, ..., which are added by halves: lane c and lane c + 8, then 4, 2, 1.
+#pragma once
+
+#include "ops.h"
+
+namespace ulp {
+
+enum class RowFunction { identity, layer_norm, rms_norm, softmax, gelu, gelu_tanh, silu, sigmoid, tanh };
+
+// Per row and group of `channels` channels: v = the sum of the operands in their order, then the function, then each target.
+//
+//     layer_norm    (v - mean) / sqrt(mean of (v - mean)^2 + epsilon) * gamma[c] + beta[c]
+//     rms_norm      v / sqrt(mean of v^2 + epsilon) * gamma[c] + beta[c]
+//     softmax       exp(v - max) / sum
+//     gelu          v * (1 + erf(v / sqrt(2))) / 2                     gelu_tanh: its approximation by tanh
+//     silu, sigmoid, tanh
+//
+// Of operands `pixel` is from a row to the next, and values of floats, too, are multiplied by `scale`. The groups of a target lie side by side.
+struct RowWork {
+  Operand operands[kMaxOperands];
+  int64_t group_step[kMaxOperands];
+  int operand_count;
+  int64_t rows;
+  int64_t groups;
+  int64_t channels;
+  RowFunction function;
+  const float* gamma;  // `channels` values, or nullptr: 1
+  const float* beta;   // likewise, or nullptr: 0
+  float epsilon;
+  float* buffer;  // `channels` rounded up to 16
+  const Target* targets;
+  const float* divisors;  // as for Combination
+  int target_count;
+};
+
+inline constexpr int kProductColumns = 16;
+
+// out[m][n] = the sum over k, in its order, of fma(a[m][k], b[k][n]). b: k x 16, dense. out: rows of 16, `out_row` apart.
+struct FloatProduct {
+  const float* a;
+  int64_t a_row, a_step;  // elements from a row, and a k, to the next
+  const float* b;
+  int64_t rows;
+  int64_t depth;
+  float* out;
+  int64_t out_row;
+};
+
+// A function per kind of work, as in Ops, of which the table is a part.
+struct RowOps {
+  void (*rows)(const RowWork& w);
+  // code = clamp(rint(x / divisor) + zero), or with a divisor of 0 rint(x * inverse). False if a value is not finite; codes are in range.
+  bool (*quantize)(const float* x, int64_t count, const Target& target, float divisor);
+  void (*product)(const FloatProduct& p);
+  // Least and largest of the values and 0.
+  void (*range)(const float* x, int64_t count, float* low, float* high);
+};
+
+const RowOps& row_ops(Isa isa);
+
+}  // namespace ulp

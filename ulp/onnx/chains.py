@@ -1,0 +1,137 @@
+"""Activations that a file writes as several operators: found by what they compute, so that any way of writing them will do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .model import Model, Node
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Nodes, in their order, that together make one activation of `source`; only the last one's result is used elsewhere."""
+
+    function: str
+    source: str
+    nodes: tuple[Node, ...]
+
+
+_SAMPLES: Doubles = np.array([-4.5, -3.0, -1.7, -0.9, -0.3, -0.01, 0.0, 0.02, 0.4, 1.1, 1.9, 3.2, 5.0])
+
+
+def _erf(x: Doubles) -> Doubles:
+    return np.array([math.erf(v) for v in x])
+
+
+def _sigmoid(x: Doubles) -> Doubles:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+_KNOWN: dict[str, Doubles] = {
+    "gelu": _SAMPLES * (1 + _erf(_SAMPLES / math.sqrt(2))) / 2,
+    "gelu_tanh": _SAMPLES * (1 + np.tanh(math.sqrt(2 / math.pi) * (_SAMPLES + 0.044715 * _SAMPLES**3))) / 2,
+    "silu": _SAMPLES * _sigmoid(_SAMPLES),
+}
+
+_OPERATORS: dict[str, Any] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Pow": np.power,
+    "Erf": _erf,
+    "Tanh": np.tanh,
+    "Sigmoid": _sigmoid,
+}
+_SEEDS = ("Erf", "Tanh", "Sigmoid")
+_MAX_NODES = 12
+
+
+class _Finder:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.makers = {name: node for node in model.nodes for name in node.outputs}
+        self.users: dict[str, list[Node]] = {}
+        for node in model.nodes:
+            for name in dict.fromkeys(node.reads):
+                self.users.setdefault(name, []).append(node)
+        self.shown = {port.name for port in model.outputs}
+        self.order = {id(node): i for i, node in enumerate(model.nodes)}
+
+    def chain(self, seed: Node) -> Chain | None:
+        """The activation that the node is part of."""
+        for source in self.sources(seed):
+            name = seed.outputs[0]
+            for _ in range(_MAX_NODES):
+                found: dict[str, Node] = {}
+                value = self.value(name, source, found)
+                if value is None:
+                    break
+                function = next((key for key, known in _KNOWN.items() if np.allclose(value, known, rtol=1e-5, atol=1e-6)), None)
+                if function is not None:
+                    return self.closed(function, source, list(found.values()), name)
+                behind = [node for node in self.users.get(name, []) if node.op_type in _OPERATORS]
+                if len(behind) != 1 or name in self.shown:
+                    break
+                name = behind[0].outputs[0]
+        return None
+
+    def sources(self, seed: Node) -> Iterator[str]:
+        """Tensors that the node is computed from, the nearest first."""
+        waiting, seen = [seed.inputs[0]], set()
+        while waiting and len(seen) < _MAX_NODES:
+            name = waiting.pop(0)
+            if name in seen or name in self.model.constants:
+                continue
+            seen.add(name)
+            yield name
+            maker = self.makers.get(name)
+            if maker is not None and maker.op_type in _OPERATORS:
+                waiting += maker.inputs
+
+    def value(self, name: str, source: str, found: dict[str, Node]) -> Doubles | None:
+        """What a tensor is for samples of the source, and the nodes that make it so; None where other tensors or operators take part."""
+        if name == source:
+            return _SAMPLES
+        constant = self.model.constants.get(name)
+        if constant is not None:
+            return np.full(_SAMPLES.shape, constant.reshape(-1)[0], np.float64) if constant.size == 1 and constant.dtype.kind in "fi" else None
+        node = self.makers.get(name)
+        if node is None or node.op_type not in _OPERATORS or node.domain or node.problem or len(found) > _MAX_NODES:
+            return None
+        arrays = [self.value(read, source, found) for read in node.inputs]
+        if any(array is None for array in arrays):
+            return None
+        found[node.name] = node
+        with np.errstate(all="ignore"):
+            return np.asarray(_OPERATORS[node.op_type](*arrays), np.float64)
+
+    def closed(self, function: str, source: str, nodes: list[Node], result: str) -> Chain | None:
+        """The chain, unless one of its inner results is used elsewhere."""
+        inside = {id(node) for node in nodes}
+        for node in nodes:
+            name = node.outputs[0]
+            if name != result and (name in self.shown or any(id(user) not in inside for user in self.users.get(name, []))):
+                return None
+        return Chain(function, source, tuple(sorted(nodes, key=lambda node: self.order[id(node)])))
+
+
+def chains(model: Model) -> list[Chain]:
+    """GELU, its approximation by tanh, and SiLU, written in elementwise operators with constants of one element."""
+    finder = _Finder(model)
+    found = [finder.chain(node) for node in model.nodes if node.op_type in _SEEDS and not node.problem]
+    taken: set[int] = set()
+    kept = []
+    for chain in found:
+        if chain is not None and not taken & {id(node) for node in chain.nodes}:
+            taken |= {id(node) for node in chain.nodes}
+            kept.append(chain)
+    return kept

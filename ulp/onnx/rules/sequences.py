@@ -1,0 +1,166 @@
+"""What lies between the products of transformers: normalizations, softmax, GELU, and products of two computed tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ulp.nn import graph as ir
+from ulp.onnx import views
+from ulp.onnx.model import Array, Node
+from ulp.onnx.parts import Value, without_floats
+from ulp.onnx.scope import Scope
+from ulp.onnx.weights import NotInteger
+
+
+def together(scope: Scope, names: list[str]) -> list[Value]:
+    """Tensors of one part as floats; one of them may be what the part reads. NotInteger where there is no such part."""
+    parts = [scope.viewed(name).part for name in names if name in scope.values or name in scope.grids]
+    if not parts:
+        raise NotInteger("its input is not quantized")
+    found = []
+    for name in names:
+        if name == parts[0].root and name not in scope.values and name not in scope.grids:
+            found.append(Value(parts[0], parts[0].graph.input, view=views.root_view(parts[0].graph.input)))
+            continue
+        value = scope.viewed(name)
+        if value.integers is not None:
+            raise NotInteger("it computes with integers that nothing dequantizes")
+        if value.part is not parts[0]:
+            raise NotInteger("its operands come from different integer parts")
+        found.append(value)
+    return found
+
+
+def _floats(scope: Scope, name: str) -> Value:
+    (value,) = together(scope, [name])
+    if value.grid is None and without_floats(value.node) is not None:
+        raise NotInteger("its input is neither floats nor quantized")
+    return value
+
+
+def _rows_of(scope: Scope, name: str) -> Value:
+    """A tensor whose last side is the image's channels."""
+    value = _floats(scope, name)
+    return views.image(value) if len(views.shape_of(value)) == 1 else views.tokens(value)
+
+
+def _parameter(scope: Scope, name: str, what: str, channels: int) -> Array | None:
+    """float32 (channels,); None where it is left out."""
+    if not name:
+        return None
+    array = scope.array(name, what)
+    if array.dtype != np.float32 or array.size not in (1, channels) or array.size != max(array.shape, default=1):
+        raise NotInteger(f"its {what} has shape {list(array.shape)}, expected [{channels}]")
+    if not np.isfinite(array).all():
+        raise NotInteger(f"its {what} is not finite")
+    return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (channels,)))
+
+
+def _normalization(scope: Scope, node: Node, function: str) -> Value:
+    sides = len(views.shape_of(_floats(scope, node.inputs[0])))
+    if int(node.attributes.get("axis", -1)) not in (-1, sides):
+        raise NotInteger("it normalizes over more than the last side")
+    x = _rows_of(scope, node.inputs[0])
+    channels = x.node.shape[0]
+    gamma = _parameter(scope, node.inputs[1], "scale", channels)
+    beta = _parameter(scope, node.input(2), "bias", channels)
+    default = 1e-5 if node.op_type != "SimplifiedLayerNormalization" else 1e-6
+    op = ir.Rows(function, (x.grid,), 1, gamma, beta, float(node.attributes.get("epsilon", default)))
+    return Value(x.part, scope.add(node, op, [x.node], x.part, x.node.shape), view=x.view)
+
+
+def layer_normalization(scope: Scope, node: Node) -> Value:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, over the last side."""
+    return _normalization(scope, node, "layer_norm")
+
+
+def rms_normalization(scope: Scope, node: Node) -> Value:
+    """x / sqrt(mean of squares + epsilon) * scale, over the last side."""
+    return _normalization(scope, node, "rms_norm")
+
+
+def activation(scope: Scope, nodes: Sequence[Node], source: str, function: str) -> Value:
+    """A function of floats that the nodes make together. NotInteger of codes, whose functions are tables."""
+    x = _floats(scope, source)
+    if x.grid is not None or x.function is not None:
+        raise NotInteger("it is a function of codes")
+    made = scope.add(nodes[-1], ir.Rows(function, (None,)), [x.node], x.part, x.node.shape)
+    for node in nodes:
+        scope.layers[node.name] = (made.op, made.shape)
+    return Value(x.part, made, view=x.view)
+
+
+def gelu(scope: Scope, node: Node) -> Value:
+    """x P(X <= x), X normal, or its approximation by tanh."""
+    approximate = node.attributes.get("approximate", "none") in ("tanh", b"tanh")
+    return activation(scope, [node], node.inputs[0], "gelu_tanh" if approximate else "gelu")
+
+
+def softmax(scope: Scope, node: Node) -> Value:
+    """Softmax over the last side of a tensor of two sides or more, whose rows lie side by side in the image's channels."""
+    x = _floats(scope, node.inputs[0])
+    shape = views.shape_of(x)
+    axis = int(node.attributes.get("axis", -1 if scope.opset >= 13 else 1))
+    if axis not in (-1, len(shape)):
+        raise NotInteger("it is over another side than the last")
+    if len(shape) < 2:
+        raise NotInteger("it is over the features of a vector, at the end of a network")
+    y, column, channel = _coordinates(x)
+    length = shape[-1]
+    beside = (channel == channel[..., :1] + np.arange(length)).all() and not (channel[..., 0] % length).any()
+    if not views.is_whole(x) or not beside or (y != y[..., :1]).any() or (column != column[..., :1]).any():
+        raise NotInteger("the elements of its rows do not lie side by side")
+    op = ir.Rows("softmax", (x.grid,), x.node.shape[0] // length)
+    return Value(x.part, scope.add(node, op, [x.node], x.part, x.node.shape), view=x.view)
+
+
+def _coordinates(value: Value) -> tuple[Array, Array, Array]:
+    """Where each element of a tensor lies: row, column and channel of the image."""
+    places = views.places_of(value)
+    height, width, _ = ir.layout(value.node)
+    return places // width % height, places % width, places // (height * width)
+
+
+def product(scope: Scope, node: Node) -> Value:
+    """MatMul of two computed tensors (..., M, K) and (..., K, N)."""
+    a, b = together(scope, list(node.inputs[:2]))
+    for value in (a, b):
+        if value.grid is None and without_floats(value.node) is not None:
+            raise NotInteger("one of its operands is neither floats nor quantized")
+    one, other = views.shape_of(a), views.shape_of(b)
+    if len(one) < 2 or len(one) != len(other) or one[:-2] != other[:-2] or one[-1] != other[-2]:
+        raise NotInteger(f"its operands have shapes [N, {', '.join(map(str, one))}] and [N, {', '.join(map(str, other))}]")
+    batch, rows, depth, columns = math.prod(one[:-2]), one[-2], one[-1], other[-1]
+    (of_a, channel_a), (of_b, channel_b) = _affine_places(a), _affine_places(b)
+    of_result = [[0, 0, columns], [0, 1, 0], [0, 0, 1]]
+    steps = np.array([*of_a, *of_b, *of_result], np.int32)
+    op = ir.Product((batch, rows, depth, columns), steps, (channel_a, channel_b), (a.grid, b.grid))
+    made = scope.add(node, op, [a.node, b.node], a.part, (batch * columns, 1, rows))
+    # (batch, columns, rows) is the image; the tensor is (batch, rows, columns).
+    view = views.ordered(batch * columns, rows).reshape(batch, columns, rows).transpose(0, 2, 1).reshape(*one[:-1], columns)
+    return Value(a.part, made, view=np.ascontiguousarray(view))
+
+
+def _affine_places(value: Value) -> tuple[list[list[int]], int]:
+    """The step (y, x, c) of each index of (batch, i, j), and the channel of the first element. NotInteger where steps differ."""
+    shape = views.shape_of(value)
+    where = np.stack(_coordinates(value), axis=-1).reshape(-1, *shape[-2:], 3)
+    first = where[0, 0, 0]
+    if first[:2].any():
+        raise NotInteger("it multiplies a part of an image")
+    expected = np.broadcast_to(first, where.shape)
+    steps = []
+    for axis in range(3):
+        step = where.take(1, axis)[(0,) * 2] - first if where.shape[axis] > 1 else np.zeros(3, np.int64)
+        if (step < 0).any():
+            raise NotInteger("it multiplies elements in reverse order")
+        steps.append([int(n) for n in step])
+        sides = [1, 1, 1, 1]
+        sides[axis] = -1
+        expected = expected + step * np.arange(where.shape[axis]).reshape(sides)
+    if (where != expected).any():
+        raise NotInteger("the elements of its operands do not lie in equal steps")
+    return steps, int(first[2])
