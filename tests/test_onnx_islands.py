@@ -13,6 +13,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402  # only where there is onnx
+from onnx_models import Writer  # noqa: E402
 
 import ulp  # noqa: E402
 from ulp.onnx import session  # noqa: E402
@@ -269,3 +270,17 @@ def test_functions_of_codes_between_floats_divide_no_island() -> None:
     assert not any("could not be told" in row.why for row in network.layers)
     ids = np.array([3, 1, 9])
     np.testing.assert_allclose(network(ids), ulp.load(source, floats="numpy")(ids), rtol=1e-6)
+
+
+def test_two_quantizers_one_behind_the_other_stay_two() -> None:
+    """onnxruntime's optimizations would make one of them, with other results."""
+    w, x = Writer((4, 6), opset=15), "x"
+    for scale, zero in ((0.125, 0), (1.0, 3), (0.0625, -44)):
+        parameters = w.constant(np.float32(scale)), w.constant(np.int8(zero))
+        x = w.add("DequantizeLinear", w.add("QuantizeLinear", x, *parameters), *parameters)
+    given = np.random.default_rng(0).standard_normal((3, 4, 6)).astype(np.float32) * 4
+    network = ulp.load(w.model(x))
+    assert not any(row.integer for row in network.layers)
+    steps = np.clip(np.rint(given * 8), -128, 127) / 8
+    steps = np.clip(np.rint(steps) + 3, -128, 127) - 3
+    np.testing.assert_array_equal(network(given), (np.clip(np.rint(steps * 16) - 44, -128, 127) + 44) / 16)

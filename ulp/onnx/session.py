@@ -123,7 +123,8 @@ def _open(model: bytes, what: str, threads: int, *, folds: bool, alone: bool, op
     except ImportError as error:
         raise ImportError(f'{what}: running it needs the package onnxruntime: pip install "ulp-gemm[onnx]"') from error
 
-    disabled = [] if folds else ["ConstantFolding"]
+    # Of two quantizers one behind the other it makes one, which rounds elsewhere.
+    disabled = ["DoubleQDQPairsRemover", *([] if folds else ["ConstantFolding"])]
 
     def session(**entries: str) -> Any:
         options = onnxruntime.SessionOptions()
