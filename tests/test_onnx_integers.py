@@ -365,6 +365,13 @@ def test_moves_of_codes(name: str, tmp_path: Path) -> None:
         check(w, a, tmp_path)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_transposed_image_is_a_result(channels: int, tmp_path: Path) -> None:
+    """With one channel it looks like rows whose features are the channels."""
+    w = Quantized((channels, 3, 4))
+    check(w, w.add("Transpose", w.codes(w.layer(w.codes("x"), channels, channels), 0.25), perm=[0, 3, 1, 2]), tmp_path)
+
+
 def test_split_and_concat(tmp_path: Path) -> None:
     w = Quantized((8, 6, 8))
     w.nodes.append(onnx.helper.make_node("Split", [w.codes("x"), w.shape_of(3, 5)], ["one", "other"], name="split", axis=1))

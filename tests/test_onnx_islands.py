@@ -284,3 +284,11 @@ def test_two_quantizers_one_behind_the_other_stay_two() -> None:
     steps = np.clip(np.rint(given * 8), -128, 127) / 8
     steps = np.clip(np.rint(steps) + 3, -128, 127) - 3
     np.testing.assert_array_equal(network(given), (np.clip(np.rint(steps * 16) - 44, -128, 127) + 44) / 16)
+
+
+def test_a_relu_in_front_of_a_quantizer_of_4_bits_stays() -> None:
+    w = Writer((4, 6), opset=21)
+    w.constants.append(helper.make_tensor("zero", TensorProto.UINT4, (), [5]))
+    s, x = w.constant(np.float32(0.25)), w.add("Relu", w.add("Mul", "x", w.constant(np.array([-1, 1, 2, -2, 1, 1], np.float32))))
+    model = w.model(w.add("DequantizeLinear", w.add("QuantizeLinear", x, s, "zero"), s, "zero"))
+    assert ulp.load(model)(np.full((2, 4, 6), -1, np.float32)).min() == 0

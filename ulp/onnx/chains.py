@@ -103,7 +103,9 @@ class _Finder:
             return _SAMPLES
         constant = self.model.constants.get(name)
         if constant is not None:
-            return np.full(_SAMPLES.shape, constant.reshape(-1)[0], np.float64) if constant.size == 1 and constant.dtype.kind in "fi" else None
+            return (
+                np.full(_SAMPLES.shape, constant.reshape(-1)[0], np.float64) if constant.size == 1 and constant.dtype.kind in "fi" else None
+            )
         node = self.makers.get(name)
         if node is None or node.op_type not in _OPERATORS or node.domain or node.problem or len(found) > _MAX_NODES:
             return None

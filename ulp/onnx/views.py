@@ -53,8 +53,11 @@ def in_order(places: Places) -> bool:
     return bool((places.reshape(-1) == np.arange(places.size)).all())
 
 
-def is_tokens(places: Places) -> bool:
+def is_tokens(value: Value) -> bool:
     """Whether the tensor's last side is the image's channels, and the others are its pixels in their order."""
+    places = value.view
+    if places is None or not is_whole(value) or value.node.shape[0] != places.shape[-1]:
+        return False
     rows = places.reshape(-1, places.shape[-1])
     return bool((rows == np.arange(rows.shape[1]) * len(rows) + np.arange(len(rows))[:, None]).all())
 
@@ -73,7 +76,7 @@ def channel_axis(value: Value) -> int | None:
     channels = value.node.shape[0]
     if value.view.shape[0] == channels and in_order(value.view):
         return 0
-    return value.view.ndim - 1 if value.view.shape[-1] == channels and is_tokens(value.view) else None
+    return value.view.ndim - 1 if is_tokens(value) else None
 
 
 def moved(value: Value, places: Places) -> Value:
@@ -116,7 +119,7 @@ def tokens(value: Value) -> Value:
     """A tensor (..., C) whose image has C channels, and the other sides as its pixels."""
     places = places_of(value)
     channels = places.shape[-1]
-    if value.view is not None and is_whole(value) and value.node.shape[0] == channels and is_tokens(places):
+    if is_tokens(value):
         return value
     rows = places.reshape(-1, channels)
     made = _moved_image(value, rows.T[:, None])
@@ -129,7 +132,7 @@ def result(value: Value) -> ir.Node:
     if value.view is None:
         return value.node
     part, shape = value.part, value.view.shape
-    if not is_whole(value) or not (in_order(value.view) or is_tokens(value.view)):
+    if not is_whole(value) or not (in_order(value.view) or is_tokens(value)):
         flat = value.view.reshape(-1, 1, 1) if len(shape) != 3 else value.view
         value = Value(part, _moved_image(value, flat), value.grid, view=ordered(*shape))
     assert value.view is not None
