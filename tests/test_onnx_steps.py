@@ -161,6 +161,13 @@ def test_rising_activations_are_thresholds(name: str, attributes: dict[str, Any]
     check(w, layer(w, quant(w, pooled, 0.0625, 6, signed=1), 4, 5), images(2, 3, 24, 24) * 2)
 
 
+@pytest.mark.parametrize("kernel", [[1, 4], [5, 3]])
+def test_rising_activations_of_one_average_per_row(kernel: list[int]) -> None:
+    w = Writer((4, 5, 5), opset=13)
+    y = w.add("AveragePool", quant(w, "x", 0.25, 4, signed=1), kernel_shape=kernel, strides=[1, 2])
+    check(w, quant(w, w.add("LeakyRelu", y, alpha=0.25), 0.0625, 6, signed=1), images(2, 4, 5, 5))
+
+
 def test_a_rising_activation_whose_floats_are_needed_runs_in_floats() -> None:
     w, y = sums()
     activated = w.add("Sigmoid", y)

@@ -87,22 +87,24 @@ def sums_of(scope: Scope, node: Node, value: Value) -> ir.Node:
     if comes_from_sums(value.node):
         return value.node
     if isinstance(value.node.op, ir.WindowMean):
-        return scope.add(node, _averages(value.node.op, value.node.shape[0]), value.node.inputs, value.part, value.node.shape)
+        return scope.add(node, _averages(value.node.op, value.node.inputs[0].shape), value.node.inputs, value.part, value.node.shape)
     if value.grid is None or ir.layout(value.node)[2] != value.node.shape[0]:
         raise NotInteger("its thresholds are of what is no result of a convolution or linear layer, and not quantized")
     ones = np.ones(value.node.shape[0])
     return scope.add(node, ir.BatchNorm(ones, np.zeros_like(ones)), [on_grid(scope, node, value)], value.part, value.node.shape)
 
 
-def _averages(op: ir.WindowMean, channels: int) -> ir.Conv:
-    """An average as a depthwise convolution of ones. NotInteger where windows differ."""
-    kernel, strides = [], []
-    for edges in (op.rows, op.columns):
+def _averages(op: ir.WindowMean, image: ir.Shape) -> ir.Conv:
+    """An average over an image (C, H, W) as a depthwise convolution of ones. NotInteger where windows differ."""
+    kernel, strides, channels = [], [], image[0]
+    for edges, side in zip((op.rows, op.columns), image[1:], strict=True):
         sizes, starts = edges[:, 1] - edges[:, 0], np.diff(edges[:, 0])
         if (sizes != sizes[0]).any() or (starts != starts[:1]).any() or edges[0, 0] or (starts < 1).any():
             raise NotInteger("its thresholds are of averages over windows of different sizes")
         kernel.append(int(sizes[0]))
-        strides.append(int(starts[0]) if len(starts) else 1)
+        strides.append(int(starts[0]) if len(starts) else side)
+        if (side - kernel[-1]) // strides[-1] + 1 != len(edges):
+            raise NotInteger("its thresholds are of averages over a part of the image")
     if (op.divisor != op.divisor.flat[0]).any():
         raise NotInteger("its thresholds are of averages over windows of different sizes")
     scale = np.full(channels, 1 / np.float64(op.divisor.flat[0]))
