@@ -25,7 +25,7 @@ struct PlanHolder {
   Plan plan;
   bool busy = false;
   bool ready = false;
-  py::object input_dtype;
+  std::vector<py::object> input_dtypes;
   std::vector<py::object> output_dtypes;
 
   Plan& open() {
@@ -65,7 +65,7 @@ struct PlanHolder {
     const auto dtype = [](const ulp::Port& port) -> py::object {
       return port.is_codes ? py::dtype::of<uint8_t>() : py::dtype::of<float>();
     };
-    input_dtype = dtype(plan.input_port());
+    for (const ulp::Port& port : plan.input_ports()) input_dtypes.push_back(dtype(port));
     for (const ulp::Port& port : plan.output_ports()) output_dtypes.push_back(dtype(port));
     ready = true;
   }
@@ -88,13 +88,28 @@ void check_array(const py::array& x, const py::object& dtype, int64_t images, co
     throw py::value_error(std::string(name) + " must be aligned");
 }
 
-py::list run(const PlanHolder& h, const py::object& input, const py::object& outputs, int64_t* step_ns) {
+// The arrays of a call: of a plan with one input, x itself; of one with several, the items of x.
+std::vector<py::array> inputs_of(const PlanHolder& h, const py::object& x) {
+  const auto& ports = h.plan.input_ports();
+  const bool one = ports.size() == 1;
+  if (!one && sequence_of(x, "x", "arrays").size() != ports.size()) {
+    throw py::value_error("x has " + std::to_string(py::len(x)) + " arrays, expected " + std::to_string(ports.size()));
+  }
+  std::vector<py::array> inputs;
+  for (size_t i = 0; i < ports.size(); ++i) {
+    const py::object item = one ? x : py::object(x[py::int_(i)]);
+    if (!py::isinstance<py::array>(item)) throw py::type_error("x: expected a numpy array, got " + type_name(item));
+    inputs.push_back(py::reinterpret_borrow<py::array>(item));
+    check_array(inputs[i], h.input_dtypes[i], i == 0 ? -1 : static_cast<int64_t>(inputs[0].shape(0)), ports[i].shape, "x");
+  }
+  return inputs;
+}
+
+py::list run(const PlanHolder& h, const py::object& x, const py::object& outputs, int64_t* step_ns) {
   if (!h.ready) throw py::value_error("the plan is not finalized");
-  if (!py::isinstance<py::array>(input)) throw py::type_error("x: expected a numpy array, got " + type_name(input));
-  const auto x = py::reinterpret_borrow<py::array>(input);
-  check_array(x, h.input_dtype, -1, h.plan.input_port().shape, "x");
+  const std::vector<py::array> inputs = inputs_of(h, x);
   const auto& ports = h.plan.output_ports();
-  const int64_t images = x.shape(0);
+  const int64_t images = inputs[0].shape(0);
   py::list results;
   std::vector<void*> data;
   const bool given = !outputs.is_none();
@@ -114,7 +129,9 @@ py::list run(const PlanHolder& h, const py::object& input, const py::object& out
       result = py::reinterpret_borrow<py::array>(item);
       check_array(result, h.output_dtypes[i], images, ports[i].shape, "outputs");
       if (!result.writeable()) throw py::value_error("outputs: an array is read-only");
-      if (share(result, x)) throw py::value_error("outputs: an array shares memory with x, which is still read when it is written");
+      for (const py::array& input : inputs) {
+        if (share(result, input)) throw py::value_error("outputs: an array shares memory with x, which is still read when it is written");
+      }
       for (const py::handle& other : results) {
         if (share(result, py::reinterpret_borrow<py::array>(other))) throw py::value_error("outputs: two arrays share memory");
       }
@@ -126,10 +143,11 @@ py::list run(const PlanHolder& h, const py::object& input, const py::object& out
     data.push_back(result.mutable_data());
     results.append(result);
   }
-  const void* from = x.data();
+  std::vector<const void*> from;
+  for (const py::array& input : inputs) from.push_back(input.data());
   {
     const WithoutGil release;
-    h.plan.run({from, images}, data.data(), step_ns);
+    h.plan.run({from.data(), images}, data.data(), step_ns);
   }
   return results;
 }

@@ -91,6 +91,31 @@ def test_trunc_is_qonnxs(mode: str) -> None:
         np.testing.assert_array_equal(network(x), trunc.trunc_v1(given, *arguments, mode))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_trunc_with_a_zero_point_is_qonnxs(mode: str) -> None:
+    trunc = pytest.importorskip("qonnx.custom_op.general.trunc")
+    x = np.arange(-512, 512, dtype=np.float32).reshape(1, 1, 1, -1) / 8
+    integer = 0
+    for zero, out_bits, second in itertools.product((4, 16, 100), (2, 4), (False, True)):
+        w = Writer((1, 1, x.shape[-1]), opset=13)
+        codes = quant(w, "x", 0.125, 8, signed=0, zero=zero)
+        out_scale = np.float32(0.125 * 2 ** (8 - out_bits))
+        head, last = [np.float32(v) for v in (0.125, zero, 8)], np.float32(out_bits)
+        numbers = [*head, out_scale, last] if second else [*head, last]
+        extra = {"signed": 0, "narrow": 0} if second else {}
+        inputs = [w.constant(np.asarray(a)) for a in numbers]
+        model = w.model(w.add("Trunc", codes, *inputs, domain="onnx.brevitas", rounding_mode=mode, **extra))
+        network = ulp.load(model, tune=False)
+        given = (np.clip(np.rint(x * 8 + np.float32(zero)), 0, 255).astype(np.float32) - zero) / 8
+        if second:
+            want = trunc.trunc_v2(given, *head, 0, 0, out_scale, last, mode)
+        else:
+            want = trunc.trunc_v1(given, *head, last, mode)
+        np.testing.assert_array_equal(network(x), want, err_msg=f"{zero} {out_bits} {second}\n{network}")
+        integer += network.integer
+    assert integer >= 3
+
+
 def test_thresholds_of_one_channel_or_each() -> None:
     multithreshold = pytest.importorskip("qonnx.custom_op.general.multithreshold").multithreshold
     x = images(1, 3, 24, 24) * 2

@@ -193,12 +193,6 @@ CASES: dict[str, Case] = {
     "infinite scale": (lambda p: p.codes(4, 4, 4, 3, 0, 1e300), VALUE, "scale = inf"),
     "denormal scale": (lambda p: p.codes(4, 4, 4, 3, 0, 1e-40), VALUE, "scale"),
     "text scale": (lambda p: p.codes(4, 4, 4, 3, 0, "1"), TYPE, "scale: expected a float, got str"),
-    "second input": (lambda p: p.input_codes(tensor=UNWRITTEN, nhwc=True), VALUE, "the input must be the first step"),
-    "second input of floats": (
-        lambda p: p.input_floats(channels=6, height=4, width=4, targets=[UNWRITTEN]),
-        VALUE,
-        "the input must be the first step",
-    ),
     "no such tensor": (conv(source=99), VALUE, "conv: there is no tensor 99; the plan has 7"),
     "negative tensor": (conv(source=-1), VALUE, "conv: there is no tensor -1"),
     "source of floats": (conv(source=FLOATS), VALUE, "conv: tensor 2 holds floats, not codes"),
@@ -535,6 +529,41 @@ CASES: dict[str, Case] = {
     "run too early": (lambda p: p.run(np.zeros((1, 6, 4, 4), F32)), VALUE, "the plan is not finalized"),
     "profile too early": (lambda p: p.profile(np.zeros((1, 6, 4, 4), F32)), VALUE, "the plan is not finalized"),
 }
+
+
+def two_inputs() -> Any:
+    """Codes and floats, each handed out as codes."""
+    plan = _core.Plan()
+    ids = [plan.codes(2, 2, 3, 8, 0, 1.0), plan.codes(2, 2, 3, 8, 128, 1.0)]
+    plan.input_codes(tensor=ids[0], nhwc=False)
+    plan.input_floats(channels=3, height=2, width=2, targets=[ids[1]])
+    for i in (0, 1):
+        plan.output(tensor=ids[i], nhwc=False)
+    return plan
+
+
+def test_a_plan_of_two_inputs() -> None:
+    plan = two_inputs()
+    with pytest.raises(ValueError, match="inputs come before all other steps"):
+        plan.input_codes(tensor=plan.codes(2, 2, 3, 8, 0, 1.0), nhwc=False)
+    plan.finalize(2, True)
+    rng = np.random.default_rng(0)
+    codes, floats = rng.integers(0, 256, (5, 3, 2, 2)).astype(np.uint8), rng.integers(-128, 128, (5, 3, 2, 2)).astype(F32)
+    first, second = plan.run((codes, floats))
+    assert (first == codes).all()
+    assert (second == floats + 128).all()
+    for wrong, kind, message in [
+        (codes, ValueError, "x has 5 arrays, expected 2"),
+        ([codes], ValueError, "x has 1 arrays, expected 2"),
+        (None, TypeError, "x"),
+        ([codes, None], TypeError, "x: expected a numpy array, got NoneType"),
+        ([codes, codes], TypeError, "dtype"),
+        ([codes, floats[:4]], ValueError, r"expected \(5, 3, 2, 2\)"),
+    ]:
+        with pytest.raises(kind, match=message):
+            plan.run(wrong)
+    with pytest.raises(ValueError, match="shares memory with x"):
+        plan.run([codes, floats], outputs=[codes, second])
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), CASES.values(), ids=CASES.keys())

@@ -4,7 +4,7 @@ Arrays that cross this border are numpy uint8 (unsigned codes) or int8 (two's co
 brought to one of the two by `ulp._validate` first. Strides are free.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -163,7 +163,7 @@ class Plan:
     """A network as a list of steps over images of codes (csrc/plan/plan.h). Shapes are of one image, (height, width, channels).
 
     A tensor of codes holds unsigned bytes u of `bits` bits: u = clamp(rint(v * (1 / scale)) + zero, 0, 2^bits - 1) in float32, halves to
-    even; u stands for (u - zero) * scale. The input is the first step; steps run in the order in which they are added, and each tensor is
+    even; u stands for (u - zero) * scale. The inputs are the first steps; steps run in the order in which they are added, and each tensor is
     written before it is read. A target is (tensor, first channel).
 
     A step is added by the method of its kind, whose arguments are its fields (csrc/plan/steps/*.cpp, where more is said about each).
@@ -326,13 +326,13 @@ class Plan:
         tuned: called behind each step that was looked at; what it raises ends the tuning, and the plan stays open.
         """
 
-    def run(self, x: npt.NDArray[Any], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:
-        """Any number of images, C-contiguous; one array per output. Any number of threads at once; releases the GIL.
+    def run(self, x: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:
+        """Any number of images, C-contiguous, of several inputs an array each; one array per output. Any number of threads at once; releases the GIL.
 
         Raises NotFinite, CodeOutOfRange, TypeError (dtype) and ValueError (shape).
         """
 
-    def profile(self, x: npt.NDArray[Any]) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
+    def profile(self, x: npt.NDArray[Any] | Sequence[npt.NDArray[Any]]) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
         """What `run` gives, and the nanoseconds of each step."""
 
     def steps(self) -> list[dict[str, Any]]:

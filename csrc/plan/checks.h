@@ -24,9 +24,11 @@ bool positive_normal(float x);
 // All members throw std::invalid_argument, with a message that begins with the step's name.
 class Checks {
  public:
-  // outputs: how many the plan has.
-  Checks(const char* step, const std::vector<Tensor>& tensors, size_t outputs) : step_(step), tensors_(tensors), outputs_(outputs) {}
+  // inputs, outputs: how many the plan has.
+  Checks(const char* step, const std::vector<Tensor>& tensors, size_t inputs, size_t outputs)
+      : step_(step), tensors_(tensors), inputs_(inputs), outputs_(outputs) {}
 
+  size_t inputs() const { return inputs_; }
   size_t outputs() const { return outputs_; }
 
   [[noreturn]] void refuse(const std::string& what) const;
@@ -53,6 +55,7 @@ class Checks {
  private:
   const char* step_;
   const std::vector<Tensor>& tensors_;
+  size_t inputs_;
   size_t outputs_;
 };
 

@@ -42,8 +42,9 @@ int Plan::floats(int64_t height, int64_t width, int64_t channels) {
 
 void Plan::add(const StepKind& kind, std::unique_ptr<Step> step) {
   check_open();
-  Effects e = step->check(Checks(kind.shown, tensors_, output_ports_.size()));
-  if (e.input && !steps_.empty()) refuse("the input must be the first step, and there is one");
+  Effects e = step->check(Checks(kind.shown, tensors_, input_ports_.size(), output_ports_.size()));
+  if (e.input && steps_.size() > input_ports_.size()) refuse("inputs come before all other steps");
+  make_room(input_ports_, 1);
   make_room(output_ports_, 1);
   for (const Slice& s : e.writes) tensors_[static_cast<size_t>(s.tensor)].written.make_room(e.writes.size());
   steps_.push_back({&kind, std::move(step), std::move(e)});
@@ -53,7 +54,7 @@ void Plan::add(const StepKind& kind, std::unique_ptr<Step> step) {
 
 void Plan::take_effect(PlannedStep& added) {
   Effects& e = added.effects;
-  if (e.input) input_port_ = std::move(e.input);
+  if (e.input) input_ports_.push_back(*std::move(e.input));
   if (e.output) {
     added.port = static_cast<int>(output_ports_.size());
     output_ports_.push_back(*std::move(e.output));
@@ -74,7 +75,7 @@ void Plan::take_effect(PlannedStep& added) {
 
 void Plan::finalize(int64_t group, bool throughput, bool tune, const std::function<void()>& tuned) {
   check_open();
-  if (!input_port_) refuse("the plan has no input");
+  if (input_ports_.empty()) refuse("the plan has no input");
   if (output_ports_.empty()) refuse("the plan has no output");
   check_range("group", group, 1, 1 << 16);
   arena_bytes_ = lay_out(tensors_, steps_, group);

@@ -17,9 +17,9 @@
 
 namespace ulp {
 
-// One array of a call.
-struct Input {
-  const void* data;  // contiguous
+// The arrays of a call: one per input, contiguous, each of so many images.
+struct Inputs {
+  const void* const* data;
   int64_t images;
 };
 
@@ -53,12 +53,12 @@ class Plan {
   void finalize(int64_t group, bool throughput, bool tune, const std::function<void()>& tuned = {});
 
   // What a caller must bring, once the plan is finalized.
-  const Port& input_port() const { return *input_port_; }
+  const std::vector<Port>& input_ports() const { return input_ports_; }
   const std::vector<Port>& output_ports() const { return output_ports_; }
 
   // outputs: one array per port, images x its shape. step_ns: where not nullptr, the ns of each step are added there.
   // Throws NotFinite or CodeOutOfRange for the input's values.
-  void run(const Input& input, void* const* outputs, int64_t* step_ns) const;
+  void run(const Inputs& inputs, void* const* outputs, int64_t* step_ns) const;
 
   const std::vector<PlannedStep>& steps() const { return steps_; }
   const std::vector<Tensor>& tensors() const { return tensors_; }
@@ -75,7 +75,7 @@ class Plan {
 
   std::vector<Tensor> tensors_;
   std::vector<PlannedStep> steps_;
-  std::optional<Port> input_port_;
+  std::vector<Port> input_ports_;
   std::vector<Port> output_ports_;
   bool finalized_ = false;
   bool throughput_ = false;

@@ -81,21 +81,21 @@ void Plan::run_group(const Context& group, int64_t* step_ns, InterruptChecks* in
   }
 }
 
-void Plan::run(const Input& input, void* const* outputs, int64_t* step_ns) const {
+void Plan::run(const Inputs& inputs, void* const* outputs, int64_t* step_ns) const {
   const int threads = num_threads();
-  const int64_t groups = ceil_div(input.images, group_);
+  const int64_t groups = ceil_div(inputs.images, group_);
   const bool split = throughput_ && threads > 1 && groups > 1 && !step_ns;
   const Tasks over_groups{split, threads};
   const Ops& table = ops(current_isa());
   // Small calls are spared the looks at the clock. Where the groups go to threads, parallel_for asks between them.
   std::optional<InterruptChecks> checks;
-  if (!split && input.images * (macs_ + arena_bytes_) > kLongRun) checks.emplace();
+  if (!split && inputs.images * (macs_ + arena_bytes_) > kLongRun) checks.emplace();
   InterruptChecks* const interrupt = checks ? &*checks : nullptr;
   over_groups.run(groups, [&](int64_t g) {
     std::unique_ptr<AlignedBytes> arena = arenas_.take();
     if (!arena) arena = new_arena();
     const int64_t first = g * group_;
-    run_group({tensors_, arena->data(), std::min(group_, input.images - first), first, input.data, outputs,
+    run_group({tensors_, arena->data(), std::min(group_, inputs.images - first), first, inputs.data, outputs,
                Tasks{!split && threads > 1, threads}, table},
               step_ns, interrupt);
     if (interrupt) interrupt->check();

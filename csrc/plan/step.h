@@ -56,7 +56,7 @@ struct Context {
   uint8_t* arena;
   int64_t images;
   int64_t first_image;  // in the arrays of the call
-  const void* input;
+  const void* const* inputs;
   void* const* outputs;
   Tasks tasks;
   const Ops& ops;

@@ -94,26 +94,27 @@ class CompiledNetwork(Printed):
         self._run = lowered.runner()
         self._pack = pack
         self._dtype = np.dtype(np.uint8) if codes_in else _FLOAT32
-        self.input_shape = lowered.input_shape
+        self.input_shapes = tuple(lowered.input_shapes)
+        self.input_shape = self.input_shapes[0]
         self.output_shapes = tuple(lowered.output_shapes)
         self.input_quantizer: Quantizer | None = lowered.input_quantizer
         self.mode: Mode = mode
         self.hint: Hint = hint
         self.group: int = lowered.script.group
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, *others: Any) -> Any:
         """The network's result for x, float32 (N, *input_shape), or uint8 codes of that shape with codes_in; any N.
 
         Results are float32 (N, *output_shape), uint8 with codes_out, in the tuple, list or dict that forward returned, if it did. A torch
         tensor gives tensors; floats of 16 bits, also bfloat16, give such.
         Raises LayerError for another shape, TypeError for another dtype, ValueError for a NaN, an infinity, or a code out of range.
         """
-        if type(x) is np.ndarray and x.dtype == self._dtype and x.shape[1:] == self.input_shape:
+        if not others and type(x) is np.ndarray and x.dtype == self._dtype and x.shape[1:] == self.input_shape:
             flags = x.flags
-            if flags.c_contiguous and flags.aligned:
+            if flags.c_contiguous and flags.aligned and len(self.input_shapes) == 1:
                 return self._pack(self._run(x))
-        array, back = self._input(x)
-        results = self._run(array)
+        arrays, back = self._inputs(x, *others)
+        results = self._run(*arrays)
         return self._pack([back(result) for result in results])
 
     run = __call__
@@ -126,11 +127,10 @@ class CompiledNetwork(Printed):
         runs = integer(runs, "runs", 1, 2**16)
         return measured(lambda: self.timed(x), runs)
 
-    def timed(self, x: Any) -> list[ProfileRow]:
+    def timed(self, x: Any, *others: Any) -> list[ProfileRow]:
         """The steps of one run."""
-        array, _ = self._input(x)
-        array = array.reshape(len(array), *self._lowered.ports[0])
-        _, times = self._plan.profile(array)
+        arrays, _ = self._inputs(x, *others)
+        _, times = self._plan.profile(self._lowered.shaped(arrays))
         return [
             ProfileRow(
                 label.name,
@@ -139,7 +139,7 @@ class CompiledNetwork(Printed):
                 step["method"],
                 (label.w_bits if step["macs"] else 0, step["a_bits"]),
                 tuple(step["out_shape"]),
-                step["macs"] * len(array),
+                step["macs"] * len(arrays[0]),
                 int(ns) * 1e-6,
                 0.0,
                 "floats" if step["kind"] == "linear_floats" else "integers",
@@ -212,7 +212,7 @@ class CompiledNetwork(Printed):
             bits = bits_text((label.w_bits if step["macs"] else 0, step["a_bits"]))
             rows.append((label.name, label.kind, step["name"], step["method"], bits, reads, writes, size_text(step["out_shape"])))
         title = (
-            f"CompiledNetwork: {shape_text(self.input_shape)} -> {', '.join(shape_text(s) for s in self.output_shapes)}, "
+            f"CompiledNetwork: {', '.join(map(shape_text, self.input_shapes))} -> {', '.join(shape_text(s) for s in self.output_shapes)}, "
             f"mode={self.mode!r}, hint={self.hint!r}, {self.macs / 1e6:.1f} MMAC, {self.nbytes / 1e6:.2f} MB of weights, "
             f"{self.memory / 1e6:.2f} MB of activations"
         )
@@ -221,7 +221,16 @@ class CompiledNetwork(Printed):
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"
 
-    def _input(self, x: Any) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
+    def _inputs(self, *given: Any) -> tuple[list[npt.NDArray[Any]], Callable[[Any], Any]]:
+        """The arrays of a call, and what turns a result into what the first of them was."""
+        if len(given) != len(self.input_shapes):
+            raise TypeError(f"{len(given)} inputs: the network has {len(self.input_shapes)}")
+        arrays, backs = zip(*(self._input(x, shape) for x, shape in zip(given, self.input_shapes, strict=True)), strict=True)
+        if any(len(array) != len(arrays[0]) for array in arrays):
+            raise LayerError(f"inputs of {', '.join(str(len(array)) for array in arrays)} images: expected as many of each")
+        return list(arrays), backs[0]
+
+    def _input(self, x: Any, shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
         if self._dtype == _FLOAT32:
             array, back = as_input(x, "x")
         else:
@@ -229,9 +238,9 @@ class CompiledNetwork(Printed):
             if array.dtype != self._dtype:
                 raise TypeError(f"x has dtype {array.dtype}: the network was compiled with codes_in=True, expected uint8 codes")
             array = np.ascontiguousarray(array)
-        if array.shape[1:] != self.input_shape or array.ndim == 0:
+        if array.shape[1:] != shape or array.ndim == 0:
             raise LayerError(
-                f"the network was compiled for input of shape [N, {shape_text(self.input_shape)[1:]}, but got {shape_text(array.shape)}: "
+                f"the network was compiled for input of shape [N, {shape_text(shape)[1:]}, but got {shape_text(array.shape)}: "
                 f"compile it again for another size"
             )
         return array, back

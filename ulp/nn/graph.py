@@ -291,9 +291,9 @@ class Node:
 
 @dataclass
 class Graph:
-    """A network of one input. `nodes` is in an order in which they can run; `add` keeps it so."""
+    """A network. `nodes` is in an order in which they can run; `add` keeps it so. Only graphs of ONNX models have several inputs."""
 
-    input: Node
+    inputs: list[Node]
     outputs: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
 
@@ -302,7 +302,17 @@ class Graph:
         """A graph with nothing but its input, of two dimensions the only row of an image (shape[0], 1, shape[1])."""
         line = len(shape) == 2
         node = Node(Input(shape if line else None), [], (shape[0], 1, shape[1]) if line else shape, "input", "Input")
-        return cls(node, nodes=[node])
+        return cls([node], nodes=[node])
+
+    @property
+    def input(self) -> Node:
+        """The first input."""
+        return self.inputs[0]
+
+    def join(self, other: Graph) -> None:
+        """Take in the nodes and inputs of another graph."""
+        self.inputs += other.inputs
+        self.nodes += other.nodes
 
     def add(self, op: Op, inputs: list[Node], shape: Shape, name: str, kind: str) -> Node:
         """A new node behind all others."""
@@ -311,9 +321,9 @@ class Graph:
         return node
 
     def sort(self) -> None:
-        """Drop nodes that no output needs (never the input), and order the others so that they can run."""
-        order: list[Node] = [self.input]
-        seen = {id(self.input)}
+        """Drop nodes that no output needs (never an input), and order the others so that they can run."""
+        order: list[Node] = [*self.inputs]
+        seen = {id(node) for node in self.inputs}
         stack = [(node, False) for node in reversed(self.outputs)]
         while stack:
             node, done = stack.pop()

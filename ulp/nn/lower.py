@@ -64,10 +64,11 @@ def lower(
     for node in reversed(graph.nodes):
         requests = lowering.requests[id(node)]
         lowering.steps.append([])
-        if requests or node is graph.input:
+        if requests or isinstance(node.op, ir.Input):
             RULES[type(node.op)](lowering, node, node.op, requests)
     labels = []
     steps = [step for of_node in reversed(lowering.steps) for step in of_node]
+    steps.sort(key=lambda step: bool(step.reads))  # a plan begins with its inputs
     for step in progress_bar(_ordered(fused(steps, outputs)), progress, "compile", "step"):
         for slot in step.writes:
             lowering.declare(slot.tensor.find())
@@ -78,10 +79,8 @@ def lower(
         lowering.plan.output(tensor=slot.tensor.find().id, nhwc=isinstance(node.op, ir.View) and node.op.channels_last)
         labels.append(Label("output", "Output"))
     script.finalize(group, throughput, tune, progress)
-    assert isinstance(graph.input.op, ir.Input)
-    return Lowered(
-        script, labels, graph.input.op.shape or graph.input.shape, [node.shape for node in graph.outputs], lowering.input_quantizer
-    )
+    inputs = [node.op.shape or node.shape for node in graph.inputs if isinstance(node.op, ir.Input)]
+    return Lowered(script, labels, inputs, [node.shape for node in graph.outputs], lowering.input_quantizer)
 
 
 def _ordered(steps: list[Step]) -> list[Step]:

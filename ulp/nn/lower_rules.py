@@ -54,7 +54,7 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
             targets, divide = [slot.place[0] for slot in bases], lowering.mode == "requantize"
             lowering.plan.input_floats(channels=channels, height=height, width=width, targets=targets, divide=divide, nhwc=op.channels_last)
 
-    lowering.input_quantizer = bases[0].tensor.quantizer if len(bases) == 1 else None
+    lowering.input_quantizer = bases[0].tensor.quantizer if len(bases) == len(lowering.graph.inputs) == 1 else None
     lowering.steps[-1].insert(0, Step(node, emit, [], bases))
 
 

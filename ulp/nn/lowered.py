@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,21 +23,26 @@ class Label:
 
 
 class Lowered:
-    """A finished plan. labels: one per step; input_shape, output_shapes: of one image."""
+    """A finished plan. labels: one per step; input_shapes, output_shapes: of one image."""
 
     def __init__(
-        self, script: Script, labels: list[Label], input_shape: ir.Shape, output_shapes: list[ir.Shape], input_quantizer: Quantizer | None
+        self,
+        script: Script,
+        labels: list[Label],
+        input_shapes: list[ir.Shape],
+        output_shapes: list[ir.Shape],
+        input_quantizer: Quantizer | None,
     ) -> None:
         self.script = script
         self.plan = script.plan
         self.labels = labels
-        self.input_shape = input_shape
+        self.input_shapes = input_shapes
         self.output_shapes = output_shapes
         self.input_quantizer = input_quantizer
 
     @property
     def ports(self) -> list[ir.Shape]:
-        """The shapes, for one image, of the plan's input and its outputs as the plan has them: of three sides."""
+        """The shapes, for one image, of the plan's inputs and its outputs as the plan has them: of three sides."""
         steps = iter(self.plan.steps())
         found: list[ir.Shape] = []
         for name, fields in self.script.calls:
@@ -47,19 +52,27 @@ class Lowered:
                 found.append((height, width, channels) if fields.get("nhwc") else (channels, height, width))
         return found
 
-    def runner(self) -> Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]:
-        """A function from (N, *input shape) to the list of (N, *output shape)."""
-        run: Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]] = self.plan.run
+    def shaped(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+        """Arrays (N, *input shape) as the plan takes them: one array, or a list of several."""
+        made = [x.reshape(x.shape[0], *port) for x, port in zip(arrays, self.ports, strict=False)]
+        return made if len(made) > 1 else made[0]
+
+    def runner(self) -> Callable[..., list[npt.NDArray[Any]]]:
+        """A function from (N, *input shape), of several inputs each, to the list of (N, *output shape)."""
+        run: Callable[..., list[npt.NDArray[Any]]] = self.plan.run
         shapes = self.output_shapes  # not the script: it holds what only `save` needs
-        port, *ports = self.ports
-        reshapes = port != tuple(self.input_shape)
+        count = len(self.input_shapes)
+        inputs, ports = self.ports[:count], self.ports[count:]
+        reshapes = inputs != [tuple(shape) for shape in self.input_shapes]
         others = [i for i, shape in enumerate(shapes) if tuple(shape) != ports[i]]
-        if not reshapes and not others:
+        if count == 1 and not reshapes and not others:
             return run
 
-        def reshaping(x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-            images = x.shape[0]
-            results = run(x.reshape(images, *port) if reshapes else x)
+        def reshaping(*arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+            images = arrays[0].shape[0]
+            if reshapes:
+                arrays = tuple(x.reshape(images, *port) for x, port in zip(arrays, inputs, strict=True))
+            results = run(arrays if count > 1 else arrays[0])
             for i in others:
                 results[i] = results[i].reshape(images, *shapes[i])
             return results

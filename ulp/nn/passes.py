@@ -39,7 +39,8 @@ def optimize(graph: Graph) -> None:
     _rewrite(graph, _add_floats)
     _sum_in_rows(graph)
     _rewrite(graph, _quantize_after_pool)
-    _read_pixels(graph)
+    for node in graph.inputs:
+        _read_pixels(graph, node)
 
 
 def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
@@ -123,11 +124,11 @@ def transposition(channels: int, length: int) -> Rearrange:
     return Rearrange(rows, columns, picked)
 
 
-def _read_pixels(graph: Graph) -> None:
-    """Where all that reads the input transposes it first, it is read so in the first place."""
-    op, shape = graph.input.op, graph.input.shape
+def _read_pixels(graph: Graph, source: Node) -> None:
+    """Where all that reads an input transposes it first, it is read so in the first place."""
+    op, shape = source.op, source.shape
     assert isinstance(op, Input)
-    readers = [node for node in graph.nodes if graph.input in node.inputs]
+    readers = [node for node in graph.nodes if source in node.inputs]
     if op.shape is None or len(op.shape) != 2 or op.channels_last or not readers:
         return
     wanted = transposition(shape[0], shape[2])
@@ -138,6 +139,6 @@ def _read_pixels(graph: Graph) -> None:
             for a, b in ((moves.rows, wanted.rows), (moves.columns, wanted.columns), (moves.channels, wanted.channels))
         ):
             return
-    graph.input.op = Input(op.shape, channels_last=True)
-    graph.input.shape = (shape[2], 1, shape[0])
-    _rewrite(graph, lambda node: graph.input if node in readers else node)
+    source.op = Input(op.shape, channels_last=True)
+    source.shape = (shape[2], 1, shape[0])
+    _rewrite(graph, lambda node: source if node in readers else node)

@@ -98,7 +98,7 @@ def lowered_document(lowered: Lowered, arrays: Arrays, prefix: str = "") -> dict
     return {
         "plan": lowered.script.document(arrays, prefix),
         "labels": [[label.name, label.kind, label.w_bits] for label in lowered.labels],
-        "input_shape": list(lowered.input_shape),
+        "input_shape": _input_shapes_document(lowered.input_shapes),
         "output_shapes": [list(shape) for shape in lowered.output_shapes],
         "input_quantizer": None if lowered.input_quantizer is None else _quantizer_document(lowered.input_quantizer),
     }
@@ -118,16 +118,24 @@ def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int
     found = [step["out_shape"] for step in steps if step["kind"] == "output"]
     if len(shapes) != len(found):
         raise ValueError(f"{len(shapes)} output shapes for {len(found)} outputs")
-    input_shape = _shape(known["input_shape"])
+    several = known["input_shape"] and isinstance(known["input_shape"][0], list)
+    inputs = [_shape(shape) for shape in known["input_shape"]] if several else [_shape(known["input_shape"])]
+    if len(inputs) != sum(step["kind"].startswith("input") for step in steps):
+        raise ValueError(f"{len(inputs)} input shapes for a plan of other inputs")
     quantizer = known["input_quantizer"]
-    lowered = Lowered(script, labels, input_shape, shapes, None if quantizer is None else _quantizer_from(quantizer))
-    for shape, port in zip((input_shape, *shapes), lowered.ports, strict=True):
+    lowered = Lowered(script, labels, inputs, shapes, None if quantizer is None else _quantizer_from(quantizer))
+    for shape, port in zip((*inputs, *shapes), lowered.ports, strict=True):
         if math.prod(shape) != math.prod(port):
             raise ValueError(f"shape {shape} for an image of {' x '.join(map(str, port))}")
-    port = lowered.ports[0]
-    if len(input_shape) == 1 and port[0] != input_shape[0]:
-        raise ValueError(f"an input of shape {input_shape} for an image of several pixels")
+    for shape, port in zip(inputs, lowered.ports, strict=False):
+        if len(shape) == 1 and port[0] != shape[0]:
+            raise ValueError(f"an input of shape {shape} for an image of several pixels")
     return lowered
+
+
+def _input_shapes_document(shapes: list[tuple[int, ...]]) -> list[Any]:
+    """The shape of an only input, or a list of shapes."""
+    return [list(shape) for shape in shapes] if len(shapes) > 1 else list(shapes[0])
 
 
 def members(document: object, what: str, **types: type | None) -> dict[str, Any]:

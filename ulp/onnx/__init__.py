@@ -17,7 +17,7 @@ from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
-from .inference import Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch
+from .inference import Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch, with_batches
 from .islands import Maker, form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
@@ -102,15 +102,21 @@ def load(
     normal = normalise(model, in_islands)
     one = infer(normal, one_shape, limits)
     many = infer(normal, many_shapes, limits)
-    if any(port.shape and port.shape[0] == 1 for port in model.inputs):
-        model, many = (_any_batch(model), many) if takes_any_batch(normal, one, many, _BATCH) else (model, one)
+    fixed = {port.name for port in model.inputs if port.shape and port.shape[0] == 1}
+    if fixed and takes_any_batch(normal, one, many, _BATCH):
+        model = _any_batch(model)
+    elif fixed and len(fixed) == len(one_shape):
+        many = one
+    elif fixed:
+        many_shapes |= {name: one_shape[name] for name in fixed}
+        many = infer(normal, many_shapes, limits)
     elif shapes and has_no_batch(normal, one, many):  # then shapes= says how long sequences are
         model = replace(model, inputs=[_as_given(port, one_shape[port.name]) for port in model.inputs])
         many = one = replace(one, fixed=True)
     check_sides(one, many)
     # Islands take any sides that the file leaves open, whatever shapes= says.
     free = infer(normal, _left_open(model, one_shape if many is one else many_shapes), limits) if shapes else many
-    inside = batch_inside(one, many)
+    inside, one = batch_inside(one, many), with_batches(one, many)
     built = build(normal, one, inside, compilation, limits)
     if strict:
         _check_strict(normal, built)

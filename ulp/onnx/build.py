@@ -10,6 +10,7 @@ Types and shapes of float tensors come from shape inference, for a batch of one 
 
 from __future__ import annotations
 
+import heapq
 import math
 import warnings
 from collections import Counter
@@ -110,6 +111,29 @@ def _unforeseen(what: str, error: Exception) -> None:
     """Tell of a mistake of ours: no rule foresaw this error. The model runs nevertheless, in floats."""
     text = f"{what} runs in floats, as ulp cannot make integers of it: {type(error).__name__}: {error}. Please report this model"
     warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _ordered(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages in an order in which they can run: each plan as soon as all that it reads is there."""
+    makers = {name: i for i, stage in enumerate(stages) for name in stage.makes}
+    missing = [len({makers[name] for name in stage.reads if name in makers}) for stage in stages]
+    users: list[set[int]] = [set() for _ in stages]
+    for i, stage in enumerate(stages):
+        for name in stage.reads:
+            if name in makers:
+                users[makers[name]].add(i)
+    ready = [i for i, count in enumerate(missing) if not count]
+    heapq.heapify(ready)
+    order: list[Stage] = []
+    while ready:
+        i = heapq.heappop(ready)
+        order.append(stages[i])
+        for user in users[i]:
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    assert len(order) == len(stages)
+    return order
 
 
 def constants_of(stages: Sequence[Stage], model: Model, scope: Scope) -> dict[str, Array]:
@@ -322,12 +346,16 @@ class Builder:
         """The stages that outputs need, each plan right behind its root. None if a part has no plan."""
         scope = self.scope
         needed: set[str] = set()
-        of_result = {name: part for part in scope.parts.values() for name in part.results}
+        parts = list({id(part.graph): part for part in scope.parts.values()}.values())
+        of_result = {name: part for part in parts for name in part.results}
 
         def need(name: str) -> None:
-            while name not in needed:
-                needed.add(name)
-                name = of_result[name].root if name in of_result else name
+            stack = [name]
+            while stack:
+                name = stack.pop()
+                if name not in needed:
+                    needed.add(name)
+                    stack += of_result[name].roots if name in of_result else ()
 
         for port in self.model.outputs:
             need(port.name)
@@ -337,8 +365,8 @@ class Builder:
                 kept.append(step)
                 for name in step.reads:
                     need(name)
-        plans: dict[str, IntegerStage] = {}
-        for part in scope.parts.values():
+        plans: list[Stage] = []
+        for part in parts:
             names = tuple(name for name in part.results if name in needed)
             # Of a part that begins with floats that hold codes, the graph has a quantizer that is no node of the model.
             layers = [node.name for node in part.graph.nodes] + [node.name for node in scope.nodes_of(part, self.model)]
@@ -347,22 +375,24 @@ class Builder:
                     # A plan would only divide what is around it.
                     self.wrong.update((name, "no layer with weights reads its codes") for name in layers)
                 elif names:
-                    plans[part.root] = self.stage(part, names)
+                    plans.append(self.stage(part, names))
             except ValueError as error:
                 if not isinstance(error, LayerError):
-                    _unforeseen(f"the integer part that reads {part.root!r}", error)
+                    _unforeseen(f"the integer part that reads {', '.join(map(repr, part.roots))}", error)
                 self.wrong.update((name, str(error)) for name in layers)
         if self.wrong:
             return None
-        stages: list[Stage] = [plans.pop(port.name) for port in self.model.inputs if port.name in plans]
-        for step in reversed(kept):
-            stages.append(step)
-            stages += [plans.pop(name) for name in step.node.outputs if name in plans]
+        stages = _ordered([*plans, *reversed(kept)])
         return Built(stages, constants_of(stages, self.model, scope), scope)
 
     def stage(self, part: Part, names: tuple[str, ...]) -> IntegerStage:
         """The plan of a part that makes these results. ValueError where integers cannot do it after all."""
-        part.graph.outputs = [part.results[name] for name in names]
+        graph = part.graph
+        graph.outputs = [part.results[name] for name in names]
+        graph.sort()
+        used = {id(source) for node in graph.nodes for source in node.inputs}
+        roots = [root for root, node in zip(part.roots, graph.inputs, strict=True) if id(node) in used]
+        graph.inputs = [node for node in graph.inputs if id(node) in used] or graph.inputs[:1]
         how = self.compilation
         lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune, progress=how.progress)
-        return IntegerStage(part.root, names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))
+        return IntegerStage(tuple(roots), names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))

@@ -75,7 +75,7 @@ def direct(inputs: Sequence[Port], outputs: Sequence[Port], stages: Sequence[Sta
 
 
 def _plan(inputs: Sequence[Port], outputs: Sequence[Port], stage: IntegerStage) -> Direct | None:
-    if len(inputs) != 1 or len(outputs) != 1 or stage.source != inputs[0].name or stage.results != (outputs[0].name,):
+    if len(inputs) != 1 or len(outputs) != 1 or stage.sources != (inputs[0].name,) or stage.results != (outputs[0].name,):
         return None
     compiled, source, result = stage.compiled, inputs[0], outputs[0]
 

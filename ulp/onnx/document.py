@@ -116,7 +116,8 @@ def _port(port: object) -> Port:
 
 def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, Any]:
     if isinstance(stage, IntegerStage):
-        return {"source": stage.source, "results": list(stage.results), "compiled": stage.compiled.document(arrays, prefix)}
+        source = stage.sources[0] if len(stage.sources) == 1 else list(stage.sources)
+        return {"source": source, "results": list(stage.results), "compiled": stage.compiled.document(arrays, prefix)}
     if isinstance(stage, IslandStage):
         session = stage.session
         model = encode(np.frombuffer(session.model, np.uint8), arrays, f"{prefix}island", {})
@@ -135,11 +136,14 @@ def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: s
 
 def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits: Limits, alone: bool) -> Stage:
     if isinstance(document, dict) and "compiled" in document:
-        known = members(document, "a stage of integers", source=str, results=list, compiled=dict)
+        known = members(document, "a stage of integers", source=None, results=list, compiled=dict)
+        sources = _texts(known["source"] if isinstance(known["source"], list) else [known["source"]])
         compiled = CompiledNetwork.from_document(known["compiled"], arrays, tune=tune, max_bytes=limits.tensor_bytes)
         if len(compiled.output_shapes) != len(known["results"]):
             raise ValueError(f"{len(known['results'])} names for {len(compiled.output_shapes)} results")
-        return IntegerStage(known["source"], _texts(known["results"]), compiled)
+        if len(compiled.input_shapes) != len(sources):
+            raise ValueError(f"{len(sources)} names for {len(compiled.input_shapes)} inputs")
+        return IntegerStage(sources, _texts(known["results"]), compiled)
     if isinstance(document, dict) and "island" in document:
         return _island(members(document, "an island", reads=list, makes=list, island=None, name=str, folds=bool), decode, limits, alone)
     known = members(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -56,6 +56,8 @@ class Inferred:
     """Results with a side below 0: the node, and the side"""
     fixed: bool = False
     """Whether no call has other shapes"""
+    batched: frozenset[str] = frozenset()
+    """Tensors whose first side follows the batch"""
 
 
 def infer(model: Model, shapes: Mapping[str, Sides | None], limits: Limits) -> Inferred:
@@ -270,6 +272,12 @@ def batch_inside(one: Inferred, many: Inferred) -> frozenset[str]:
     """Tensors of which another side than the first follows the batch, by inferences as for `takes_any_batch`."""
     pairs = ((name, tensor.shape, many.tensors[name].shape) for name, tensor in one.tensors.items() if name in many.tensors)
     return frozenset(name for name, a, b in pairs if a is not None and b is not None and a[1:] != b[1:])
+
+
+def with_batches(one: Inferred, many: Inferred) -> Inferred:
+    """The first inference, with `batched` by both."""
+    pairs = ((name, tensor.shape, many.tensors[name].shape) for name, tensor in one.tensors.items() if name in many.tensors)
+    return replace(one, batched=frozenset(name for name, a, b in pairs if a and b and a[0] != b[0]))
 
 
 def _follows(one: Tensor | None, many: Tensor | None, batch: int) -> bool:

@@ -74,7 +74,12 @@ class OnnxNetwork(Printed):
     @property
     def integer(self) -> bool:
         """Whether one plan is all that runs, without a layer in floats."""
-        return self._one_stage is not None and isinstance(self.stages[0], IntegerStage) and not self.stages[0].compiled.has_floats
+        return (
+            len(self.stages) == 1
+            and isinstance(self.stages[0], IntegerStage)
+            and not self.constants
+            and not self.stages[0].compiled.has_floats
+        )
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +139,7 @@ class OnnxNetwork(Printed):
         now = clock_ns()
         for stage, runner in zip(self.stages, self._runners, strict=True):
             if isinstance(stage, IntegerStage):
-                rows += stage.compiled.timed(tensors[stage.source])
+                rows += stage.compiled.timed(*(tensors[name] for name in stage.sources))
                 runner(tensors)
                 continue
             begin = now()
@@ -197,13 +202,13 @@ def _port_text(port: Port) -> str:
 def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Any]], None]:
     """The stage as a function that puts its results beside its inputs."""
     if isinstance(stage, IntegerStage):
-        compiled, source, names = stage.compiled, stage.source, stage.results
+        compiled, sources, names = stage.compiled, stage.sources, stage.results
 
         def run_plan(tensors: dict[str, Any]) -> None:
             try:
-                results = compiled(_widened(tensors[source]))
+                results = compiled(*[_widened(tensors[name]) for name in sources])
             except LayerError as error:
-                raise OnnxError(f"the integer part that reads {source!r}: {error}") from error
+                raise OnnxError(f"the integer part that reads {', '.join(map(repr, sources))}: {error}") from error
             for name, result in zip(names, results, strict=True):
                 tensors[name] = result
 

@@ -15,11 +15,27 @@ from ulp.nn.quantizer import Quantizer
 
 @dataclass(eq=False)
 class Part:
-    """A graph of integer layers that depends on one tensor. results: nodes whose floats are used outside, by the name of the tensor."""
+    """A graph of integer layers. roots: the tensors that it reads, as the graph's inputs. results: nodes whose floats are used outside, by
+    the name of the tensor. Parts that were joined have all of this in common.
+    """
 
-    root: str
+    roots: list[str]
     graph: ir.Graph
     results: dict[str, ir.Node] = field(default_factory=dict)
+
+    def input(self, root: str) -> ir.Node:
+        """The graph's input that reads a root."""
+        return self.graph.inputs[self.roots.index(root)]
+
+    def is_same(self, other: Part) -> bool:
+        """Whether it is the other part, or was joined with it."""
+        return self.graph is other.graph
+
+    def unite(self, other: Part) -> None:
+        """Take in another part."""
+        self.graph.join(other.graph)
+        self.roots += other.roots
+        self.results.update(other.results)
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,7 +50,7 @@ _FUSED = frozenset({"Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "
 
 def may_be_left(built: Built, maker: Maker) -> bool:
     """Whether onnxruntime may have integer operators for a part, so that it is worth measuring."""
-    parts = [built.scope.parts[stage.source] for stage in built.stages if isinstance(stage, IntegerStage)]
+    parts = [built.scope.parts[stage.sources[0]] for stage in built.stages if isinstance(stage, IntegerStage)]
     return any(_may_be_integer(built.scope.nodes_of(part, maker.model)) for part in parts)
 
 
@@ -60,7 +60,7 @@ def left_to_onnxruntime(built: Built, maker: Maker) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage in built.stages:
         if isinstance(stage, IntegerStage):
-            nodes = scope.nodes_of(scope.parts[stage.source], maker.model)
+            nodes = scope.nodes_of(scope.parts[stage.sources[0]], maker.model)
             if _may_be_integer(nodes) and _is_faster(stage, nodes, maker):
                 found.update((node.name, REASON) for node in nodes)
     return found
@@ -74,8 +74,8 @@ def _may_be_integer(nodes: Sequence[Node]) -> bool:
 
 def _is_faster(stage: IntegerStage, nodes: list[Node], maker: Maker) -> bool:
     made = {name for node in nodes for name in node.outputs}
-    if not made.issuperset(stage.results):
-        return False  # integers leave the part
+    if not made.issuperset(stage.results) or len(stage.sources) > 1:
+        return False  # integers leave the part; or its tensors are drawn each for itself
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         try:
@@ -83,7 +83,7 @@ def _is_faster(stage: IntegerStage, nodes: list[Node], maker: Maker) -> bool:
         except OnnxError:
             return False
         operators = {node.op_type for node in maker.onnx.load(path, load_external_data=False).graph.node}
-    if not session.exact or reads != [stage.source] or not operators <= _MOVES | _INTEGERS | {"MatMulIntegerToFloat"}:
+    if not session.exact or reads != list(stage.sources) or not operators <= _MOVES | _INTEGERS | {"MatMulIntegerToFloat"}:
         return False
     compiled = stage.compiled
     arrays = [_draw(compiled, seed) for seed in range(_DRAWS)]

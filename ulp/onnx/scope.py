@@ -20,6 +20,10 @@ from .tensors import dtype_of, known_type
 from .weights import NotInteger, QuantizedConstant
 
 
+# Tensors that are looked at to find which parts may be joined, over all.
+_MAX_WALKED = 2**20
+
+
 class Scope:
     """Tensors by name, each as what it is.
 
@@ -44,6 +48,9 @@ class Scope:
         self.samples: dict[str, Array] = {}
         self.types = inferred.tensors
         self.inside = inside
+        self.batched = inferred.batched
+        self.makers = {name: node for node in model.nodes for name in node.outputs}
+        self._walked = 0
         self.inexact: set[str] = set(model.inexact)
         self.samples.update(inferred.values)
         self.true_samples: set[str] = set(inferred.values)
@@ -106,8 +113,9 @@ class Scope:
             raise NotInteger("its input is not quantized")
         part = self.part(name)
         quantizer = self.grids[name]
-        node = part.graph.add(ir.Quantize(quantizer), [part.graph.input], part.graph.input.shape, name, "Quantize")
-        self.values[name] = Value(part, node, quantizer, view=views.root_view(part.graph.input))
+        source = part.input(name)
+        node = part.graph.add(ir.Quantize(quantizer), [source], source.shape, name, "Quantize")
+        self.values[name] = Value(part, node, quantizer, view=views.root_view(source))
         return self.values[name]
 
     def part(self, root: str) -> Part:
@@ -125,12 +133,54 @@ class Scope:
                 views.ordered(*shape)  # small enough to be a view
             if len(shape) not in (1, 2, 3) or 0 in shape:
                 raise NotInteger(f"its input has shape {list(sample.shape)}, and only images, sequences and vectors become integers")
-            self.parts[root] = Part(root, ir.Graph.start(tuple(shape)))
+            self.parts[root] = Part([root], ir.Graph.start(tuple(shape)))
         return self.parts[root]
+
+    def join(self, values: Sequence[Value]) -> Part:
+        """The part of values that are computed with each other, from now on if they lie in several.
+
+        NotInteger where one part needs results of another, or the batch of their roots may differ: the first sides are those of the batch
+        for all of them, or for none.
+        """
+        part = values[0].part
+        others: dict[int, Part] = {id(value.part.graph): value.part for value in values if not part.is_same(value.part)}
+        joined = [part]
+        for other in others.values():
+            roots = [*other.roots, *(root for each in joined for root in each.roots)]
+            if len({(root in self.batched, self.samples[root].shape[:1]) for root in roots}) > 1:
+                raise NotInteger("its operands come from tensors of different batches")
+            if any(self._needs(each.roots, other) or self._needs(other.roots, each) for each in joined):
+                raise NotInteger("its operands come from different integer parts, one of which needs the other")
+            joined.append(other)
+        for other in others.values():
+            handles = [handle for handle in self.parts.values() if handle.is_same(other)]
+            part.unite(other)
+            for handle in handles:
+                handle.graph, handle.roots, handle.results = part.graph, part.roots, part.results
+        return part
+
+    def _needs(self, names: Sequence[str], part: Part) -> bool:
+        """Whether tensors cannot be computed before the part, perhaps by way of other parts."""
+        seen: set[str] = set()
+        stack = list(names)
+        while stack:
+            name = stack.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            self._walked += 1
+            value = self.values.get(name) if name not in self.grids else None
+            if value is not None and part.is_same(value.part):
+                return True
+            if self._walked > _MAX_WALKED:
+                return True  # for all that is known
+            maker = self.makers.get(name)
+            stack += value.part.roots if value is not None else maker.reads if maker is not None else ()
+        return False
 
     def nodes_of(self, part: Part, model: Model) -> list[Node]:
         """The model's nodes of which a result lies in the part."""
-        return [node for node in model.nodes if any(name in self.values and self.values[name].part is part for name in node.outputs)]
+        return [node for node in model.nodes if any(name in self.values and self.values[name].part.is_same(part) for name in node.outputs)]
 
     def add(self, node: Node, op: ir.Op, inputs: Sequence[ir.Node], part: Part, shape: ir.Shape) -> ir.Node:
         """A graph node for an ONNX node. NotInteger where its result is empty."""
@@ -181,6 +231,6 @@ class Scope:
                 raise NotInteger("the shape of its input is known only in a call: shapes= gives those of the model's inputs")
             value = self.values[name]
             dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
-            batch = self.samples[value.part.root].shape[0]
+            batch = self.samples[value.part.roots[0]].shape[0]
             self.samples[name] = np.broadcast_to(np.zeros((), dtype), (batch, *views.shape_of(value)))
         return self.samples[name]

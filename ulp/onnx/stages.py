@@ -16,16 +16,16 @@ from .session import Session
 
 @dataclass(frozen=True)
 class IntegerStage:
-    """One plan: from `source`, float32 (N, ...), to `results`, float32 (N, ...)."""
+    """One plan: from `sources`, float32 (N, ...) each, to `results`, float32 (N, ...)."""
 
-    source: str
+    sources: tuple[str, ...]
     results: tuple[str, ...]
     compiled: CompiledNetwork
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The tensors that have to be there before."""
-        return (self.source,)
+        return self.sources
 
     @property
     def makes(self) -> tuple[str, ...]:

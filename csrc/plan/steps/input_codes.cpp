@@ -1,4 +1,4 @@
-// The input, uint8 codes (images, height, width, channels) with `nhwc`, else (images, channels, height, width), goes into a tensor of
+// An input, uint8 codes (images, height, width, channels) with `nhwc`, else (images, channels, height, width), goes into a tensor of
 // height x width x channels. CodeOutOfRange where one is above 2^bits - 1.
 #include <atomic>
 #include <cstring>
@@ -11,6 +11,8 @@ namespace {
 struct InputCodesStep final : Step {
   int tensor = -1;
   bool nhwc = false;
+  // Found by check:
+  size_t port = 0;
 
   FieldList fields() override { return {{"tensor", &tensor}, {"nhwc", &nhwc}}; }
 
@@ -22,6 +24,7 @@ struct InputCodesStep final : Step {
     e.writes = {{tensor, 0}};
     e.channels = t.channels;
     plan.writable(e.writes, t.channels, t.height, t.width);
+    port = plan.inputs();
     e.input = Port(t, nhwc);
     return e;
   }
@@ -29,7 +32,7 @@ struct InputCodesStep final : Step {
   void run(const Context& c) const override {
     const Tensor& t = c.tensor(tensor);
     const ImageView<uint8_t> to = c.codes(tensor);
-    const uint8_t* x = static_cast<const uint8_t*>(c.input) + c.first_image * t.elements();
+    const uint8_t* x = static_cast<const uint8_t*>(c.inputs[port]) + c.first_image * t.elements();
     std::atomic<bool> in_range{true};
     for_rows(c, t.height, t.elements(), [&](int64_t i, int64_t begin, int64_t end) {
       uint8_t seen = 0;

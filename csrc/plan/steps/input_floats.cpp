@@ -1,4 +1,4 @@
-// The input, float32 (images, channels, height, width), or with `nhwc` (images, height, width, channels), becomes the codes of 1 to 4
+// An input, float32 (images, channels, height, width), or with `nhwc` (images, height, width, channels), becomes the codes of 1 to 4
 // tensors of height x width x channels:
 //
 //     code = clamp(rint(x * (1 / scale)) + zero, 0, max_code)
@@ -20,6 +20,8 @@ struct InputFloatsStep final : Step {
   std::vector<int> targets;
   bool divide = false;
   bool nhwc = false;
+  // Found by check:
+  size_t port = 0;
 
   FieldList fields() override {
     constexpr bool optional = true;
@@ -43,13 +45,14 @@ struct InputFloatsStep final : Step {
     }
     e.channels = channels;
     plan.writable(e.writes, channels, height, width);
+    port = plan.inputs();
     e.input = Port(Tensor{height, width, channels, false, 0, 0, 1.0f}, nhwc);
     return e;
   }
 
   void run(const Context& c) const override {
     const int64_t plane = int64_t{height} * width;
-    const float* x = static_cast<const float*>(c.input) + c.first_image * channels * plane;
+    const float* x = static_cast<const float*>(c.inputs[port]) + c.first_image * channels * plane;
     std::atomic<bool> finite{true};
     for_rows(c, height, channels * plane, [&](int64_t i, int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y) {
@@ -72,7 +75,8 @@ struct InputFloatsStep final : Step {
           row_of[count].zero = to.zero;
           row_of[count++].max_code = to.max_code();
         }
-        if (!(divide ? quantize_divided(c, row, row_of, count) : c.ops.quantize(row, plane, width, channels, row_of, count))) finite.store(false);
+        if (!(divide ? quantize_divided(c, row, row_of, count) : c.ops.quantize(row, plane, width, channels, row_of, count)))
+          finite.store(false);
       }
     });
     if (!finite.load()) throw NotFinite("the input holds a NaN or an infinity");
@@ -105,7 +109,8 @@ struct InputFloatsStep final : Step {
         finite &= c.row_ops.quantize(row, count, to, divisor);
         continue;
       }
-      for (int64_t x = 0; x < width; ++x, to.codes += t.strides.pixel) finite &= c.row_ops.quantize(row + x * channels, channels, to, divisor);
+      for (int64_t x = 0; x < width; ++x, to.codes += t.strides.pixel)
+        finite &= c.row_ops.quantize(row + x * channels, channels, to, divisor);
     }
     return finite;
   }

@@ -100,19 +100,13 @@ def _combined(scope: Scope, node: Node, operands: list[Value], multiply: bool) -
     for value in operands:
         if value.grid is None and without_floats(value.node) is not None:
             raise NotInteger("one of its operands is neither floats nor quantized")
-    op = ir.Combine(multiply, quantizers)
-    return Value(
-        operands[0].part,
-        scope.add(node, op, [value.node for value in operands], operands[0].part, operands[0].node.shape),
-        view=operands[0].view,
-    )
+    op, part, first = ir.Combine(multiply, quantizers), scope.join(operands), operands[0]
+    return Value(part, scope.add(node, op, [value.node for value in operands], part, first.node.shape), view=first.view)
 
 
 def _product(scope: Scope, node: Node) -> Value:
     """x * y, both computed; one may be a pixel that counts for all, as in squeeze and excitation."""
     one, other = alike([floats_of(scope, name, viewed=True) for name in node.inputs])
-    if one.part is not other.part:
-        raise NotInteger("its operands come from different integer parts")
     if one.node.shape[1:] == (1, 1):
         one, other = other, one
     if one.node.shape != other.node.shape and (len(one.node.shape) != 3 or other.node.shape != (one.node.shape[0], 1, 1)):
@@ -160,7 +154,8 @@ def add(scope: Scope, node: Node) -> Value:
         raise NotInteger("it adds a flattened image to what never was one")
     if one.grid is not None or other.grid is None or not takes_sum(one.node):
         return _combined(scope, node, [one, other], False)
-    return Value(one.part, scope.add(node, ir.Add(other.grid), [one.node, other.node], one.part, one.node.shape), view=one.view)
+    part = scope.join([one, other])
+    return Value(part, scope.add(node, ir.Add(other.grid), [one.node, other.node], part, one.node.shape), view=one.view)
 
 
 def total(scope: Scope, node: Node) -> Value:

@@ -75,12 +75,9 @@ def identity(scope: Scope, node: Node) -> Value:
 def concat(scope: Scope, node: Node) -> Value:
     """The channels of several images, sequences or vectors of features."""
     values = alike_but(node, [scope.viewed(name) for name in node.inputs])
-    part = values[0].part
     integers = {(value.integers and (value.integers.dtype, value.integers.low), value.integers and value.grid) for value in values}
     if len(integers) > 1:
         raise NotInteger("it joins integers of different quantizers")
-    if any(value.part is not part for value in values):
-        raise NotInteger("its inputs come from different integer parts")
     shapes = [views.shape_of(value) for value in values]
     axis = int(node.attributes.get("axis", 0))
     axis = axis - 1 if axis > 0 else axis + len(shapes[0])
@@ -94,7 +91,7 @@ def concat(scope: Scope, node: Node) -> Value:
         raise NotInteger("it joins images of different sizes")
     if len(shapes[0]) == 1 and any(ir.layout(value.node)[:2] != (1, 1) for value in values):
         raise NotInteger("it joins flattened images")
-    nodes = [value.node for value in values]
+    nodes, part = [value.node for value in values], scope.join(values)
     made = scope.add(node, ir.Concat(), nodes, part, (sum(n.shape[0] for n in nodes), *nodes[0].shape[1:]))
     grids = {value.grid for value in values}
     view = values[0].view

@@ -125,8 +125,11 @@ def through_views(rule: Callable[[Scope, Node], Value]) -> Callable[[Scope, Node
             finally:
                 scope.values.update(given)
         made = rule(scope, node)
-        if not found and made.view is None and made.node.shape == made.part.graph.input.shape:  # it began a part
-            return replace(made, view=views.root_view(made.part.graph.input))
+        begin = made.node
+        while not found and len(begin.inputs) == 1:
+            begin = begin.inputs[0]
+        if not found and made.view is None and isinstance(begin.op, ir.Input) and made.node.shape == begin.shape:  # it began a part
+            return replace(made, view=views.root_view(begin))
         return made
 
     return applied

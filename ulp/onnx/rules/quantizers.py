@@ -55,7 +55,7 @@ def _quantize(scope: Scope, node: Node, quantizer: Quantizer, highest: float, dt
         part, source = value.part, value.node
     else:
         part = scope.part(x)
-        source = part.graph.input
+        source = part.input(x)
     integers = None if dtype is None else Integers(dtype, low, source)
     return Value(part, _codes_of(scope, node, part, source, quantizer, highest), quantizer, integers)
 

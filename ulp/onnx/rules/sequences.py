@@ -16,20 +16,16 @@ from ulp.onnx.weights import NotInteger
 
 
 def together(scope: Scope, names: list[str]) -> list[Value]:
-    """Tensors of one part as floats; one of them may be what the part reads. NotInteger where there is no such part."""
-    parts = [scope.viewed(name).part for name in names if name in scope.values or name in scope.grids]
-    if not parts:
-        raise NotInteger("its input is not quantized")
+    """Tensors of parts that may be joined, as floats; some of them may be what a part reads. NotInteger where there is no such part."""
     found = []
     for name in names:
-        if name == parts[0].root and name not in scope.values and name not in scope.grids:
-            found.append(Value(parts[0], parts[0].graph.input, view=views.root_view(parts[0].graph.input)))
+        part = scope.parts.get(name)
+        if part is not None and name not in scope.values and name not in scope.grids:
+            found.append(Value(part, part.input(name), view=views.root_view(part.input(name))))
             continue
         value = scope.viewed(name)
         if value.integers is not None:
             raise NotInteger("it computes with integers that nothing dequantizes")
-        if value.part is not parts[0]:
-            raise NotInteger("its operands come from different integer parts")
         found.append(value)
     return found
 
@@ -138,10 +134,11 @@ def product(scope: Scope, node: Node) -> Value:
     of_result = [[0, 0, columns], [0, 1, 0], [0, 0, 1]]
     steps = np.array([*of_a, *of_b, *of_result], np.int32)
     op = ir.Product((batch, rows, depth, columns), steps, (channel_a, channel_b), (a.grid, b.grid))
-    made = scope.add(node, op, [a.node, b.node], a.part, (batch * columns, 1, rows))
+    part = scope.join([a, b])
+    made = scope.add(node, op, [a.node, b.node], part, (batch * columns, 1, rows))
     # (batch, columns, rows) is the image; the tensor is (batch, rows, columns).
     view = views.ordered(batch * columns, rows).reshape(batch, columns, rows).transpose(0, 2, 1).reshape(*one[:-1], columns)
-    return Value(a.part, made, view=np.ascontiguousarray(view))
+    return Value(part, made, view=np.ascontiguousarray(view))
 
 
 def _affine_places(value: Value) -> tuple[list[list[int]], int]:

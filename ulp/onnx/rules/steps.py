@@ -130,8 +130,6 @@ def truncated(scope: Scope, node: Node, reach: tuple[float, float] | None = None
     mode = rounding_of(node, "FLOOR")
     parameters = [scope.scalar(name, what) for name, what in zip(node.inputs[1:], _TRUNC_INPUTS, strict=False)]
     scale, zero, in_bits, fifth = parameters[:4]
-    if zero:
-        raise NotInteger(f"its zero point is {zero:g}")
     with np.errstate(all="ignore"):
         shift = np.log2(np.float32(fifth) / np.float32(scale)) if len(parameters) > 4 else np.float32(in_bits - fifth)
     if not (scale > 0 and 1 <= in_bits <= 32 and fifth > 0 and abs(shift) <= 64):
@@ -139,23 +137,25 @@ def truncated(scope: Scope, node: Node, reach: tuple[float, float] | None = None
     if len(parameters) > 4:
         steps = 2.0 ** round(float(shift))
         low, high = interval_of(node, parameters[4], 0, mode)
-        out_scale = fifth
+        out_scale, out_zero = fifth, zero / steps
     else:
         steps = 2.0 ** (in_bits - fifth)
         # Nothing is clamped, and whether the input is signed, only the input says.
-        ends = (-(2 ** (in_bits - 1)), 2**in_bits - 1) if reach is None else (np.rint(reach[0] / scale), np.rint(reach[1] / scale))
+        ends = (-(2 ** (in_bits - 1)), 2**in_bits - 1) if reach is None else tuple(np.rint(end / scale + zero) for end in reach)
         if not all(map(math.isfinite, ends)):
             raise NotInteger(f"its scale {scale:g} is out of range")
         low, high = (int(rounding(mode)(np.float64(end / steps))) for end in ends)
-        out_scale = scale
+        out_scale, out_zero = scale, zero
     if high - low > 255 or not low <= 0 <= high:
         raise NotInteger(f"its integers from {low} to {high} do not fit 8 bits")
+    if out_zero % 1 or not low <= out_zero <= high:
+        raise NotInteger(f"its zero point {zero:g} is none of its results' integers from {low} to {high}")
     try:
         plain = Quantizer(max(1, (high - low).bit_length()), 1.0, -low)
         by_mode = by_rounding(plain, low, high, mode)
-        divisor, factor = np.float32(scale), np.float32(steps)
-        made = through(by_mode, lambda x: np.rint(x.astype(np.float32) / divisor) / factor, -math.inf, math.inf)
-        return replace(made, scale=out_scale)
+        divisor, offset, factor = np.float32(scale), np.float32(zero), np.float32(steps)
+        made = through(by_mode, lambda x: np.rint(x.astype(np.float32) / divisor + offset) / factor, -math.inf, math.inf)
+        return replace(made, scale=out_scale, zero=int(out_zero) - low)
     except ValueError as error:
         raise NotInteger(str(error)) from error
 
