@@ -113,7 +113,7 @@ def test_trunc_with_a_zero_point_is_qonnxs(mode: str) -> None:
             want = trunc.trunc_v1(given, *head, last, mode)
         np.testing.assert_array_equal(network(x), want, err_msg=f"{zero} {out_bits} {second}\n{network}")
         integer += network.integer
-    assert integer >= 3
+    assert integer
 
 
 def test_thresholds_of_one_channel_or_each() -> None:
