@@ -170,6 +170,25 @@ def test_last_layers_in_floats_that_are_no_small_product_are_left_to_onnxruntime
     assert [type(stage).__name__ for stage in ulp.load(float_tail()[0]).stages] == ["IntegerStage"]
 
 
+@pytest.mark.parametrize(("shares", "stages"), [((1, 0.5), 1), ((1, 1), 2)])
+def test_a_model_that_onnxruntime_runs_faster_whole_is_left_to_it(monkeypatch: pytest.MonkeyPatch, shares: Any, stages: int) -> None:
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    models = pytest.importorskip("onnx_models")
+    w = models.Writer((3, 8, 8))
+    first = w.add("Relu", w.conv("x", 3, 16, stride=2))
+    source = w.model(w.conv(w.add("Relu", w.conv(first, 16, 16)), 16, 8))
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    int8 = models.quantized(source, x, nodes_to_exclude=["Conv_0"], weight_type=quantization.QuantType.QInt8)
+    answers = iter(shares)  # first of the integer part, then of the whole
+    monkeypatch.setattr("ulp.onnx.rivals.ratio", lambda _ours, _theirs: next(answers))
+    network = ulp.load(int8, floats="onnxruntime")
+    assert len(network.stages) == stages
+    assert next(answers, None) is None
+    whole = {row.why for row in network.layers if row.type == "Conv"} == {"onnxruntime is faster whole, measured at load"}
+    assert whole == (stages == 1)
+    np.testing.assert_array_equal(network(x), ulp.load(int8, floats="onnxruntime", tune=False)(x))
+
+
 def test_what_onnxruntime_rounds_otherwise_is_not_left_to_it(asked: list[float]) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     how = {"quant_format": quantization.QuantFormat.QDQ, "weight_type": quantization.QuantType.QInt8}

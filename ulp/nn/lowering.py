@@ -286,7 +286,7 @@ class Lowering:
             pads = -rows.shape[2] % 4
             # Binary weights have no zero: they may only be padded where the codes are zero, behind the tensor's last channel.
             binary = w.bits == 1 and not (tight and pads)
-            padded = np.pad(rows, ((0, 0), (0, 0), (0, pads), (0, 0)), constant_values=1 if binary else w.zero)
+            padded = np.pad(rows, ((0, 0), (0, 0), (0, pads), (0, 0)), constant_values=1 if binary else w.zero) if pads else rows
             bits = w.bits if binary else max(2, w.bits)
             self.packed[key] = _core.pack(np.ascontiguousarray(padded.reshape(-1, len(integers))), bits)
         return self.packed[key]

@@ -1,4 +1,4 @@
-"""Integer parts that onnxruntime runs faster than a plan, measured while a model is loaded: they are left to it.
+"""Integer parts, or all of a model, that onnxruntime runs faster than plans do, measured while a model is loaded: they are left to it.
 
 Only what gives the same bits can be left: onnxruntime must have integer operators for all of a part (its optimized model says so), which do
 not saturate on this CPU, and both must give the same results. Quantizers of QONNX, of fewer than 8 bits, and what onnxruntime would compute
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ulp.nn.profile import clock_ns, counts_cpu_time
 
 from .build import Built
 from .islands import Maker
-from .model import Array, Node, OnnxError
+from .model import Array, Node, OnnxError, Port
 from .stages import IntegerStage
 
 REASON = "onnxruntime is faster whole, measured at load"
@@ -34,36 +34,83 @@ _CLEAR = 1.3
 _SAMPLE_SECONDS = 0.0005
 _DRAWS = 3
 
-# What onnxruntime may compute a part by. Floats can then only be at its ends.
+# What onnxruntime may compute a part by. Floats can then only be at its ends, and nothing rounds them.
 # fmt: off
 _MOVES = frozenset({
-    "Concat", "DepthToSpace", "DequantizeLinear", "Flatten", "Identity", "MaxPool", "NhwcMaxPool", "Pad", "QuantizeLinear", "Reshape",
+    "Concat", "DepthToSpace", "DequantizeLinear", "Flatten", "Identity", "MaxPool", "NhwcMaxPool", "Pad", "QuantizeLinear", "Relu", "Reshape",
     "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose", "Unsqueeze",
 })
 _INTEGERS = frozenset({
     "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QLinearMul",
 })
 # What it makes these of.
-_FUSED = frozenset({"Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul", "Relu"})
+_FUSED = frozenset({"Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul"})
 # fmt: on
 
 
 def may_be_left(built: Built, maker: Maker) -> bool:
     """Whether onnxruntime may have integer operators for a part, so that it is worth measuring."""
-    parts = [built.scope.parts[stage.sources[0]] for stage in built.stages if isinstance(stage, IntegerStage)]
-    return any(_may_be_integer(built.scope.nodes_of(part, maker.model)) for part in parts)
+    return any(_may_be_integer(_nodes_of(stage, built, maker)) for stage in built.stages if isinstance(stage, IntegerStage))
 
 
-def left_to_onnxruntime(built: Built, maker: Maker) -> dict[str, str]:
-    """The nodes of parts that onnxruntime runs faster, by name, with the reason."""
-    scope = built.scope
+def _nodes_of(stage: IntegerStage, built: Built, maker: Maker) -> list[Node]:
+    """The nodes of a part, with a Relu that its first quantizer took in."""
+    nodes = built.scope.nodes_of(built.scope.parts[stage.sources[0]], maker.model)
+    made = {name for node in nodes for name in node.outputs}
+    read = {name for node in nodes for name in node.reads if name not in made}
+    before = [node for node in maker.model.nodes if node.op_type == "Relu" and node.inputs[0] in stage.sources and node.outputs[0] in read]
+    return before + nodes
+
+
+def left_to_onnxruntime(built: Built, maker: Maker) -> tuple[dict[str, str], bool]:
+    """The nodes of parts that onnxruntime runs faster, by name, with the reason; and whether it gives the same bits in all other parts."""
     found: dict[str, str] = {}
+    same = True
     for stage in built.stages:
         if isinstance(stage, IntegerStage):
-            nodes = scope.nodes_of(scope.parts[stage.sources[0]], maker.model)
-            if _may_be_integer(nodes) and _is_faster(stage, nodes, maker):
+            nodes = _nodes_of(stage, built, maker)
+            shares = _share(stage, nodes, maker) if _may_be_integer(nodes) else None
+            if shares is None:
+                same = False
+            elif shares < margin():
                 found.update((node.name, REASON) for node in nodes)
-    return found
+    return found, same
+
+
+def is_faster_whole(parts: Callable[..., Any], whole: Callable[..., Any], inputs: Sequence[Port], shapes: Mapping[str, Any]) -> bool:
+    """Whether all of a model in one session gives what it gives in parts, and faster.
+
+    parts, whole: networks of which the parts are known to give the same bits as onnxruntime. inputs: their inputs; shapes: of these, for
+    one image.
+    """
+    draws = []
+    for seed in range(_DRAWS):
+        rng = np.random.default_rng(seed)
+        arrays = {}
+        for port in inputs:
+            shape = shapes.get(port.name)
+            if shape is None or None in shape or port.dtype != np.float32:
+                return False  # nobody knows which values mean something
+            arrays[port.name] = rng.standard_normal(shape).astype(np.float32)
+        draws.append(arrays)
+    try:
+        pairs = [(parts(**arrays), whole(**arrays)) for arrays in draws]
+    except ValueError:
+        return False
+    if not all(_same(a, b) for a, b in pairs):
+        return False
+    return ratio(lambda: parts(**draws[0]), lambda: whole(**draws[0])) < margin()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return all(np.array_equal(a[name], b[name]) for name in a)
+    return bool(np.array_equal(a, b))
+
+
+def margin() -> float:
+    """The share of our time that onnxruntime has to stay below."""
+    return _CPU_MARGIN if counts_cpu_time() else _ELAPSED_MARGIN
 
 
 def _may_be_integer(nodes: Sequence[Node]) -> bool:
@@ -72,29 +119,30 @@ def _may_be_integer(nodes: Sequence[Node]) -> bool:
     return kinds <= _MOVES | _FUSED | _INTEGERS and bool(kinds & {"Conv", "Gemm", "MatMul", "QGemm", "QLinearConv", "QLinearMatMul"})
 
 
-def _is_faster(stage: IntegerStage, nodes: list[Node], maker: Maker) -> bool:
+def _share(stage: IntegerStage, nodes: list[Node], maker: Maker) -> float | None:
+    """How long onnxruntime takes as a share of the plan's time; None where it does not give the same bits."""
     made = {name for node in nodes for name in node.outputs}
     if not made.issuperset(stage.results) or len(stage.sources) > 1:
-        return False  # integers leave the part; or its tensors are drawn each for itself
+        return None  # integers leave the part; or its tensors are drawn each for itself
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         try:
             reads, session = maker.session(nodes, list(stage.results), optimized=path)
         except OnnxError:
-            return False
+            return None
         operators = {node.op_type for node in maker.onnx.load(path, load_external_data=False).graph.node}
     if not session.exact or reads != list(stage.sources) or not operators <= _MOVES | _INTEGERS | {"MatMulIntegerToFloat"}:
-        return False
+        return None
     compiled = stage.compiled
     arrays = [_draw(compiled, seed) for seed in range(_DRAWS)]
     for x in arrays:
         try:
             theirs = session([x])
         except OnnxError:
-            return False
+            return None
         if not all(np.array_equal(a, b) for a, b in zip(compiled(x), theirs, strict=True)):
-            return False
-    return ratio(lambda: compiled(arrays[0]), lambda: session(arrays[:1])) < (_CPU_MARGIN if counts_cpu_time() else _ELAPSED_MARGIN)
+            return None
+    return ratio(lambda: compiled(arrays[0]), lambda: session(arrays[:1]))
 
 
 def _draw(compiled: CompiledNetwork, seed: int) -> Array:

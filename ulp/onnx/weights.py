@@ -106,7 +106,8 @@ def layer_weights(q: QuantizedConstant, x: Quantizer, bias: QuantizedConstant | 
     """The weights (O, ...) of a layer that reads codes of x. NotInteger where they are no 8-bit integers, or their zero points differ."""
     scale, zeros = q.per_output(0)
     shape = (-1,) + (1,) * (q.integers.ndim - 1)
-    centred = q.integers.astype(np.int32) - zeros.astype(np.int32).reshape(shape)
+    # Of millions of weights every array counts: none is made where there is nothing to subtract.
+    centred = q.integers.astype(np.int32) - zeros.astype(np.int32).reshape(shape) if zeros.any() else q.integers
     zero = 0
     low, high = (int(centred.min()), int(centred.max())) if centred.size else (0, 0)
     if low < -128 or high > 127:
@@ -114,11 +115,11 @@ def layer_weights(q: QuantizedConstant, x: Quantizer, bias: QuantizedConstant | 
             raise NotInteger("its weights, less their zero points, do not fit 8 bits")
         # uint8 with a zero point for all channels.
         zero = -128 - low if low < -128 else 127 - high
-        centred += zero
+        centred = centred.astype(np.int32) + zero
         low, high = low + zero, high + zero
         if low < -128 or high > 127:
             raise NotInteger("its weights, less their zero points, do not fit 8 bits")
-    integers = centred.astype(np.int8)
+    integers = centred.astype(np.int8, copy=False)
     if low == -1 and high == 1 and zero == 0 and bool(integers.all()):
         bits = 1
     else:

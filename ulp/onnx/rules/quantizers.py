@@ -214,12 +214,16 @@ def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedC
     if (arrays[2] % 1 != 0).any():
         return None  # less such a zero point, the values are no integers times the scale
     scale = scale.astype(np.float32)
-    steps = scope.run(node, arrays)[0] / scale  # scale times integers, so this is next to them
+    values = scope.run(node, arrays)[0]
+    steps = np.divide(values, scale, out=values if values.dtype == np.float32 else None)  # scale times integers, so this is next to them
     np.rint(steps, out=steps)
-    if not (np.abs(steps) <= 255).all():
+    low, high = steps.min(initial=0), steps.max(initial=0)  # NaN where there is one
+    if not (low >= -255 and high <= 255):
         return None
     broadcast = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
-    return QuantizedConstant(steps.astype(np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64))
+    return QuantizedConstant(
+        steps.astype(np.int8 if low >= -128 and high <= 127 else np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64)
+    )
 
 
 def _constant_bipolar(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
