@@ -140,7 +140,7 @@ def ocr() -> Task:
     model = onnx.load(model_file("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", CACHE))
     characters = ["", *next(p.value for p in model.metadata_props if p.key == "character").splitlines(), " "]
     fit_x, _ = lines(64, seed=1)
-    tests = lines(160, seed=2)
+    tests = lines(640, seed=2)
 
     def right(run: Run, images: F32, texts: list[str]) -> float:
         read = [text for i in range(0, len(images), 16) for text in _decoded(run(images[i : i + 16]), characters)]
