@@ -110,7 +110,8 @@ def paths(form: str) -> list[Path]:
         found += [Path(form, k["name"], best) for k in _core.kernels() if k["isa"] in isas]
         found.append(Path(form, "direct", best))
     if form == "padded" and "avx2" in isas:
-        found.append(Path(form, "winograd", best))
+        # Each row of the technique under the ISA that takes it.
+        found += [Path(form, "winograd", isa) for isa in ("avx512vnni", "avx2") if isa in isas]
     return found
 
 

@@ -10,6 +10,9 @@ namespace ulp {
 namespace winograd_avx2 {
 const WinogradKernels& kernels();
 }
+namespace winograd_avx512vnni {
+const WinogradKernels& kernels();
+}
 namespace depthwise_avx2 {
 void run(const Depthwise& d);
 }
@@ -31,12 +34,18 @@ namespace {
 std::unique_ptr<Conv> make_winograd_avx2(const ConvMethod& m, const ConvProblem& p) {
   return make_winograd(p, winograd_avx2::kernels(), m.name);
 }
+std::unique_ptr<Conv> make_winograd_avx512vnni(const ConvMethod& m, const ConvProblem& p) {
+  return make_winograd(p, winograd_avx512vnni::kernels(), m.name);
+}
 #else
 constexpr auto make_winograd_avx2 = nullptr;
+constexpr auto make_winograd_avx512vnni = nullptr;
 #endif
 
-// name, technique, ISA, reach, why_not, prospect, make
+// name, technique, ISA, reach, why_not, prospect, make; of a technique the best first
 const ConvMethod kMethods[] = {
+    {"winograd_avx512vnni_2x2", "winograd", Isa::avx512vnni, kWinogradReach, why_not_winograd, prospect_of_dot_winograd,
+     make_winograd_avx512vnni},
     {"winograd_avx2_2x2", "winograd", Isa::avx2, kWinogradReach, why_not_winograd, prospect_of_winograd, make_winograd_avx2},
 };
 
@@ -64,10 +73,12 @@ int reach_of_methods(const ConvProblem& p) {
 }
 
 const ConvMethod* find_conv_method(const std::string& name) {
+  const ConvMethod* found = nullptr;
   for (const ConvMethod& m : conv_methods()) {
-    if (name == m.technique || name == m.name) return &m;
+    if (name == m.name) return &m;
+    if (name == m.technique && !(found && isa_runs(found->isa))) found = &m;
   }
-  return nullptr;
+  return found;
 }
 
 std::string why_not(const ConvMethod& m, const ConvProblem& p) {

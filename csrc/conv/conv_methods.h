@@ -32,7 +32,7 @@ ConvMethods conv_methods();
 // The most rows and columns that a method which can compute this, on whatever CPU, reads behind the last window.
 int reach_of_methods(const ConvProblem& problem);
 
-// The row of this name or technique; nullptr if there is none.
+// The row of this name, or of this technique the first whose ISA may be used now, else the last; nullptr if there is none.
 const ConvMethod* find_conv_method(const std::string& name);
 
 // Empty where it can compute this here, else why not.

@@ -9,26 +9,17 @@
 //   for two. Others take their taps as they come.
 //
 // Ceiling on Sapphire Rapids, 3 x 3 at stride 1: 11 shuffles on one port and 12 vpdpbusd on two give a pixel of 64 channels in 11.5 cycles.
-#include "../gemm/bitpacked_avx512.h"
+#include "../gemm/dot_avx512vnni.h"
 #include "depthwise.h"
 
 namespace ulp::depthwise_avx512vnni {
 namespace {
 
 constexpr int kChannels = 64;
-constexpr int kTogether = 4;   // taps
-constexpr int kPart = 16;      // groups of taps whose weights are interleaved at a time
-constexpr int kMaxSide = 5;    // of kernels that slide
+constexpr int kTogether = 4;  // taps
+constexpr int kPart = 16;     // groups of taps whose weights are interleaved at a time
+constexpr int kMaxSide = 5;   // of kernels that slide
 constexpr int kMaxVecs = kChannels / kVecCols;
-
-// sums += four products each; in assembly, and volatile, for the reason given in gemm/dot_avx512vnni.cpp. The weights pass by in memory.
-#if defined(__GNUC__)
-ULP_INLINE void dot_add(Vec& sums, Vec codes, const uint8_t* weights) {
-  __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(codes), "m"(*reinterpret_cast<const __m512i*>(weights)));
-}
-#else
-ULP_INLINE void dot_add(Vec& sums, Vec codes, const uint8_t* weights) { sums = _mm512_dpbusd_epi32(sums, codes, load(weights)); }
-#endif
 
 // The channels of a block, `vecs` vectors of sums: all 16 of each, or n channels.
 template <int vecs_, bool whole>
@@ -292,7 +283,7 @@ void run_block(const Depthwise& d, const B& block, int64_t c) {
 // n channels from c on.
 template <int vecs>
 void run_block(const Depthwise& d, int64_t c, int64_t n) {
-  n == vecs * kVecCols ? run_block(d, Block<vecs, true>(n), c) : run_block(d, Block<vecs, false>(n), c);
+  n == vecs* kVecCols ? run_block(d, Block<vecs, true>(n), c) : run_block(d, Block<vecs, false>(n), c);
 }
 
 }  // namespace

@@ -19,9 +19,6 @@ constexpr int64_t kInputBytes = 300 * 1024;
 // Sums of a block of tiles on their way to the finish.
 constexpr int64_t kSumBytes = 32 * 1024;
 
-// Tiles that share each part's weights on their way through the first-level cache.
-constexpr int64_t kGroupTiles = 9;
-
 constexpr int kGrowth[4] = {2, 3, 3, 2};  // of a weight by 2G
 
 int64_t part_steps(int a_bits, Encoding w, int part) {
@@ -49,6 +46,7 @@ class Winograd final : public Conv {
   // every panel is looked at once more after the last that made runs shorter.
   int64_t bind(const ImageStrides&) override {
     std::fill_n(steps_, kWinogradParts, shape_.channels / 4);
+    if (!kernels_.largest_sum) return 0;
     AlignedBytes u(static_cast<size_t>(kWinogradParts * u_part()));
     AlignedBytes raw(static_cast<size_t>(raw_bytes()));
     const int64_t panels = weights_.layout.panels();
@@ -166,6 +164,7 @@ class Winograd final : public Conv {
     const int64_t v_part = round_up(block_tiles * v_tile_, 256) + 64;
     const int64_t steps = shape_.channels / 4;
     const int64_t u_part = this->u_part();
+    const int64_t m_part = kernels_.group_tiles * kPanelCols;
     constexpr int64_t kRowSums = 2 * 2 * kPanelCols;  // of a tile, in elements
     const int64_t sub_rows = std::clamp<int64_t>(kSumBytes / (tiles_x_ * kRowSums * 4), 1, tile_rows.size());
 
@@ -176,7 +175,7 @@ class Winograd final : public Conv {
     int32_t* m;    // products of u and v
     int32_t* sums;
     scratch.lay_out(scratch_array(v, kWinogradParts * v_part), scratch_array(u, kWinogradParts * u_part), scratch_array(raw, raw_bytes()),
-                    scratch_array(m, kWinogradParts * kGroupTiles * kPanelCols), scratch_array(sums, sub_rows * tiles_x_ * kRowSums));
+                    scratch_array(m, kWinogradParts * m_part), scratch_array(sums, sub_rows * tiles_x_ * kRowSums));
 
     for (int64_t ty = tile_rows.begin; ty < tile_rows.end; ++ty) {
       kernels_.transform_input(windows.row(image, 2 * ty), windows.strides.row, windows.strides.pixel, tiles_x_, shape_.channels, added_,
@@ -194,17 +193,19 @@ class Winograd final : public Conv {
         const int64_t rows = std::min(sub_rows, tile_rows.end - ty);
         const int64_t first = (ty - tile_rows.begin) * tiles_x_;
         const int64_t tiles = rows * tiles_x_;
-        for (int64_t t = 0; t < tiles; t += kGroupTiles) {
-          const int64_t group = std::min(kGroupTiles, tiles - t);
-          for (int i = 0; i < kWinogradParts; ++i) {
-            kernels_.multiply(v + i * v_part + (first + t) * v_tile_, v_tile_, group, u + i * u_part, units, steps, steps_[i],
-                              m + i * kGroupTiles * kPanelCols, kPanelCols);
+        const int64_t groups = ceil_div(tiles, kernels_.group_tiles);
+        for (int64_t i = 0; i < groups; ++i) {
+          const int64_t t = part(tiles, groups, i).begin;
+          const int64_t group = part(tiles, groups, i).size();
+          for (int p = 0; p < kWinogradParts; ++p) {
+            kernels_.multiply(v + p * v_part + (first + t) * v_tile_, v_tile_, group, u + p * u_part, units, steps, steps_[p],
+                              m + p * m_part, kPanelCols);
           }
           for (int64_t g = 0; g < group; ++g) {
             const int64_t y = (t + g) / tiles_x_;
             const int64_t x = (t + g) % tiles_x_;
-            kernels_.transform_output(m + g * kPanelCols, kGroupTiles * kPanelCols, int64_t{units} * kUnitCols, constants_.data() + n0,
-                                      constants_ld, sums + 2 * y * out_row + 2 * x * kPanelCols, out_row, kPanelCols);
+            kernels_.transform_output(m + g * kPanelCols, m_part, int64_t{units} * kUnitCols, constants_.data() + n0, constants_ld,
+                                      sums + 2 * y * out_row + 2 * x * kPanelCols, out_row, kPanelCols);
           }
         }
         const int64_t end = std::min<int64_t>(2 * rows, shape_.out_height - 2 * ty);
@@ -255,6 +256,11 @@ Prospect prospect_of_winograd(const ConvProblem& p) {
   if (w_bits == 1 && p.a_bits <= 4) return Prospect::unclear;
   const bool few = p.shape.channels < 64 || p.shape.pixels() < 180;
   return w_bits == 2 && p.a_bits <= 2 && few ? Prospect::unclear : Prospect::wins;
+}
+
+Prospect prospect_of_dot_winograd(const ConvProblem& p) {
+  if (p.shape.channels < 16) return Prospect::loses;
+  return p.shape.channels < 32 ? Prospect::unclear : Prospect::wins;
 }
 
 std::unique_ptr<Conv> make_winograd(const ConvProblem& p, const WinogradKernels& kernels, const char* name) {

@@ -14,8 +14,9 @@ inline constexpr int kWinogradReach = 1;
 // Empty where it can convolve this, given an ISA with kernels; else why not.
 std::string why_not_winograd(const ConvProblem& problem);
 
-// Where it can convolve this.
+// Where it can convolve this: with products in 16 bits, and by vpdpbusd on 64 bytes.
 Prospect prospect_of_winograd(const ConvProblem& problem);
+Prospect prospect_of_dot_winograd(const ConvProblem& problem);
 
 // Precondition: why_not_winograd(problem) is empty.
 std::unique_ptr<Conv> make_winograd(const ConvProblem& problem, const WinogradKernels& kernels, const char* name);

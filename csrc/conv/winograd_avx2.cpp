@@ -1,111 +1,24 @@
-// Winograd's transforms and products with AVX2; the algebra and its bounds are in winograd_kernels.h.
+// Winograd's transforms and products with AVX2.
 #include "../gemm/multiply_avx2.h"
-#include "winograd_kernels.h"
 
 namespace ulp {
 namespace {
 
-__m256i add(__m256i a, __m256i b) { return _mm256_add_epi8(a, b); }
-__m256i sub(__m256i a, __m256i b) { return _mm256_sub_epi8(a, b); }
+inline Vec add(Vec a, Vec b) { return _mm256_add_epi8(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm256_sub_epi8(a, b); }
+inline Vec same_bytes(int x) { return _mm256_set1_epi8(static_cast<char>(x)); }
+inline Vec load_part(const uint8_t* p, int) { return load(p); }
+inline void store_part(uint8_t* p, Vec x, int) { store(p, x); }
+inline Vec subtract_sums(Vec x, Vec y) { return _mm256_sub_epi32(x, y); }
+inline Vec quarter(Vec x) { return _mm256_srai_epi32(x, 2); }
 
-void transform_input(const uint8_t* a, int64_t row, int64_t pixel, int64_t tiles, int64_t channels, int added, uint8_t* v, int64_t v_part,
-                     int64_t v_tile) {
-  const __m256i offset = _mm256_set1_epi8(static_cast<char>(added));
-  for (int64_t t = 0; t < tiles; ++t, a += 2 * pixel, v += v_tile) {
-    for (int64_t c = 0; c < channels; c += kVector) {
-      __m256i r[4][4];  // B' d: modulo 256, as are all sums until the offset makes them unsigned
-      ULP_UNROLL for (int x = 0; x < 4; ++x) {
-        const uint8_t* d = a + x * pixel + c;
-        const __m256i d0 = load(d), d1 = load(d + row), d2 = load(d + 2 * row), d3 = load(d + 3 * row);
-        r[0][x] = sub(d0, d2);
-        r[1][x] = add(d1, d2);
-        r[2][x] = sub(d2, d1);
-        r[3][x] = sub(d1, d3);
-      }
-      ULP_UNROLL for (int y = 0; y < 4; ++y) {
-        uint8_t* to = v + 4 * y * v_part + c;
-        const __m256i second = add(r[y][1], r[y][2]);
-        store(to, add(sub(r[y][0], r[y][2]), offset));
-        store(to + v_part, y == 1 ? second : add(second, offset));
-        store(to + 2 * v_part, add(sub(r[y][2], r[y][1]), offset));
-        store(to + 3 * v_part, add(sub(r[y][1], r[y][3]), offset));
-      }
-    }
-  }
-}
+}  // namespace
+}  // namespace ulp
 
-// (x, y, z) -> 2G (x, y, z)
-ULP_INLINE void grow(const __m256i& x, const __m256i& y, const __m256i& z, __m256i (&out)[4]) {
-  const __m256i ends = add(x, z);
-  out[0] = add(x, x);
-  out[1] = add(ends, y);
-  out[2] = sub(ends, y);
-  out[3] = add(z, z);
-}
+#include "winograd_x86.h"
 
-// The 16 parts of one vector of weights; tap(Int<t>) gives its values at tap t.
-template <class Tap>
-ULP_INLINE void transform_taps(Tap tap, uint8_t* u, int64_t u_part) {
-  __m256i rows[4][3];
-  unrolled<3>([&](auto x) {
-    __m256i column[4];
-    grow(tap(x), tap(Int<x.value + 3>{}), tap(Int<x.value + 6>{}), column);
-    ULP_UNROLL for (int y = 0; y < 4; ++y) rows[y][x.value] = column[y];
-  });
-  ULP_UNROLL for (int y = 0; y < 4; ++y) {
-    __m256i parts[4];
-    grow(rows[y][0], rows[y][1], rows[y][2], parts);
-    ULP_UNROLL for (int x = 0; x < 4; ++x) store(u + (4 * y + x) * u_part, parts[x]);
-  }
-}
-
-// Bipolar weights: -1 and 0 stand for -1 and +1.
-template <bool bipolar>
-ULP_INLINE __m256i weights_of(__m256i x) {
-  return bipolar ? add(add(x, x), _mm256_set1_epi8(1)) : x;
-}
-
-template <bool bipolar>
-void transform_vectors(const uint8_t* raw, int64_t raw_tap, int64_t vectors, uint8_t* u, int64_t u_part) {
-  for (int64_t i = 0; i < vectors; ++i, raw += kVector, u += kVector) {
-    transform_taps([&](auto t) { return weights_of<bipolar>(load(raw + t.value * raw_tap)); }, u, u_part);
-  }
-}
-
-void transform_weights(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part) {
-  if (bipolar) return transform_vectors<true>(raw, raw_tap, vectors, u, u_part);
-  transform_vectors<false>(raw, raw_tap, vectors, u, u_part);
-}
-
-void expand_raw(const BitpackedSlice& s, uint8_t* raw) { expand_signed_codes(static_cast<int>(s.unit_bytes / kVector))(s, raw); }
-
-template <int bits, bool bipolar>
-void expand_blocks(const BitpackedSlice& s, int64_t blocks, uint8_t* u, int64_t u_part) {
-  const __m256i centre = _mm256_set1_epi8(1 << (bits - 1));
-  for (int64_t b = 0; b < blocks; ++b) {
-    for (int n = 0; n < s.units; ++n) {
-      const uint8_t* taps[9];
-      ULP_UNROLL for (int t = 0; t < 9; ++t) taps[t] = bitpacked_unit(s, t * blocks + b, n);
-      unrolled<8>([&](auto j) {
-        const auto tap = [&](auto t) { return weights_of<bipolar>(sub(code_vector<bits, j.value>(taps[t.value]), centre)); };
-        transform_taps(tap, u + ((8 * b + j.value) * s.units + n) * kVector, u_part);
-      });
-    }
-  }
-}
-
-void expand(const BitpackedSlice& s, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part) {
-  switch (s.unit_bytes / kVector) {
-    case 1:
-      return bipolar ? expand_blocks<1, true>(s, blocks, u, u_part) : expand_blocks<1, false>(s, blocks, u, u_part);
-    case 2:
-      return expand_blocks<2, false>(s, blocks, u, u_part);
-    case 3:
-      return expand_blocks<3, false>(s, blocks, u, u_part);
-    default:
-      return expand_blocks<4, false>(s, blocks, u, u_part);
-  }
-}
+namespace ulp {
+namespace {
 
 int64_t largest_sum(const uint8_t* u, int units, int64_t steps, int64_t run) {
   const __m256i ones = _mm256_set1_epi8(1);
@@ -179,31 +92,11 @@ void multiply_part(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_
   }
 }
 
-__m256i load32(const int32_t* p) { return load(reinterpret_cast<const uint8_t*>(p)); }
+// As the notes say: bench/NOTES.md, "Convolutions".
+constexpr int64_t kGroupTiles = 9;
 
-void transform_output(const int32_t* m, int64_t m_part, int64_t columns, const int32_t* constants, int64_t constants_ld, int32_t* out,
-                      int64_t row, int64_t pixel) {
-  for (int64_t n = 0; n < columns; n += 8) {
-    __m256i upper[4], lower[4];  // A' m
-    ULP_UNROLL for (int x = 0; x < 4; ++x) {
-      const int32_t* at = m + x * m_part + n;
-      const __m256i m1 = load32(at + 4 * m_part);
-      const __m256i m2 = load32(at + 8 * m_part);
-      upper[x] = _mm256_add_epi32(_mm256_add_epi32(load32(at), m1), m2);
-      lower[x] = _mm256_sub_epi32(_mm256_sub_epi32(m1, m2), load32(at + 12 * m_part));
-    }
-    const auto put = [&](int p, int32_t* to, __m256i sum) {
-      sum = _mm256_srai_epi32(_mm256_add_epi32(sum, load32(constants + p * constants_ld + n)), 2);
-      store(reinterpret_cast<uint8_t*>(to + n), sum);
-    };
-    put(0, out, _mm256_add_epi32(_mm256_add_epi32(upper[0], upper[1]), upper[2]));
-    put(1, out + pixel, _mm256_sub_epi32(_mm256_sub_epi32(upper[1], upper[2]), upper[3]));
-    put(2, out + row, _mm256_add_epi32(_mm256_add_epi32(lower[0], lower[1]), lower[2]));
-    put(3, out + row + pixel, _mm256_sub_epi32(_mm256_sub_epi32(lower[1], lower[2]), lower[3]));
-  }
-}
-
-constexpr WinogradKernels kKernels{transform_input, expand_raw, transform_weights, expand, largest_sum, multiply_part, transform_output};
+constexpr WinogradKernels kKernels{transform_input, expand_raw,    transform_weights, expand,
+                                   largest_sum,     multiply_part, transform_output,  kGroupTiles};
 
 }  // namespace
 

@@ -43,16 +43,19 @@ struct WinogradKernels {
   void (*transform_weights)(const uint8_t* raw, int64_t raw_tap, int64_t vectors, bool bipolar, uint8_t* u, int64_t u_part);
   // The same from the bitpacked data of all columns in the slice, where channels are `blocks` times 32.
   void (*expand)(const BitpackedSlice& slice, int64_t blocks, bool bipolar, uint8_t* u, int64_t u_part);
-  // Of a part's lanes of two weights per step, the largest sum in any run of the positive weights, or of |w| of the negative ones. Runs are
-  // of `run` steps, from step 0 on.
+  // nullptr where products add up in 32 bits, for any number of steps. Else of a part's lanes of two weights per step, the largest sum in
+  // any run of the positive weights, or of |w| of the negative ones. Runs are of `run` steps, from step 0 on.
   int64_t (*largest_sum)(const uint8_t* u, int units, int64_t steps, int64_t run);
-  // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels.
+  // One part, some tiles, 8 * units columns: out[tile * ld + column] = sum over 4 * steps channels, of which `spill_every` may add up in 16
+  // bits.
   void (*multiply)(const uint8_t* v, int64_t v_tile, int64_t tiles, const uint8_t* u, int units, int64_t steps, int64_t spill_every,
                    int32_t* out, int64_t ld);
   // One tile: m + part * m_part + column to the 2 x 2 pixels at out, (row, pixel) elements apart: (A' m A + constants[pixel]) >> 2.
   // constants: 4 x constants_ld.
   void (*transform_output)(const int32_t* m, int64_t m_part, int64_t columns, const int32_t* constants, int64_t constants_ld, int32_t* out,
                            int64_t row, int64_t pixel);
+  // Tiles that share each part's weights on their way through the first-level cache.
+  int64_t group_tiles;
 };
 
 }  // namespace ulp

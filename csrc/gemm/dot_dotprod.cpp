@@ -16,6 +16,7 @@ struct Dot {
   static constexpr int kVecs = kPanelUnits;
   static constexpr int kStepK = 4;
   static constexpr bool kSpills = false;
+  static constexpr bool kAdds = false;
 
   using Acc = Vec;
 

@@ -21,11 +21,18 @@ struct Dot {
   static constexpr int kVecs = vecs;
   static constexpr int kStepK = 4;
   static constexpr bool kSpills = false;
+  static constexpr bool kAdds = true;
 
   template <int r_count, int v_count>
   static ULP_INLINE void multiply(const uint8_t* const (&a)[r_count], const uint8_t*& b, int64_t stride, const Piece* pieces, int64_t count,
                                   Vec (&acc)[r_count][v_count]) {
     ULP_UNROLL for (int r = 0; r < r_count; ++r) { ULP_UNROLL for (int v = 0; v < v_count; ++v) acc[r][v] = zero(); }
+    add(a, b, stride, pieces, count, acc);
+  }
+
+  template <int r_count, int v_count>
+  static ULP_INLINE void add(const uint8_t* const (&a)[r_count], const uint8_t*& b, int64_t stride, const Piece* pieces, int64_t count,
+                             Vec (&acc)[r_count][v_count]) {
     for (const Piece* piece = pieces; piece != pieces + count; ++piece) {
       const int64_t end = piece->a + 4 * piece->steps;
       for (int64_t at = piece->a; at < end; at += 4, b += stride) {

@@ -19,6 +19,7 @@ struct Mla {
   static constexpr int kVecs = 2;
   static constexpr int kStepK = 4;
   static constexpr bool kSpills = true;
+  static constexpr bool kAdds = false;
 
   using Local = Vec;
   struct Acc {

@@ -17,6 +17,7 @@ struct Mull {
   static constexpr int kVecs = 1;
   static constexpr int kStepK = 4;
   static constexpr bool kSpills = false;
+  static constexpr bool kAdds = false;
 
   struct Local {
     int16x8_t columns[4];  // two columns each

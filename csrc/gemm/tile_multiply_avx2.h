@@ -13,6 +13,7 @@ struct Op : M {
   static constexpr int kRows = 3;
   static constexpr int kVecs = kPanelUnits;
   static constexpr bool kSpills = M::kStepK == 4;  // mul16 sums in int32
+  static constexpr bool kAdds = false;
 
   template <int rows, int units>
   static ULP_INLINE void multiply(const uint8_t* const (&a)[rows], const uint8_t*& b, int64_t, const Piece* pieces, int64_t count,

@@ -34,6 +34,7 @@ struct Steps {
   static constexpr int kRows = 2;
   static constexpr int kVecs = kPanelUnits;
   static constexpr bool kSpills = false;
+  static constexpr bool kAdds = false;
   static constexpr int kStepK = 4 * steps;
 
   // acc += sums over kStepK of a row, whose codes are in x, and of 8 columns from b on, the steps `stride` apart.

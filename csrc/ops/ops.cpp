@@ -9,6 +9,8 @@ const Ops& avx512_ops() {
   static const Ops table = [] {
     Ops all = avx2_ops();
     all.finish = ops_avx512::finish;
+    all.window_max = ops_avx512::window_max;
+    all.quantize = ops_avx512::quantize;
     return all;
   }();
   return table;

@@ -1,37 +1,10 @@
 // The AVX2 table, and the smaller functions in it.
 #include "ops_avx2.h"
 
+#include "window_max_x86.h"
+
 namespace ulp {
 namespace {
-
-// f(codes of `channel` on) for every pixel of the window.
-template <class F>
-ULP_INLINE void for_window(const Window& w, int64_t channel, F f) {
-  const uint8_t* first = w.a + channel;
-  for (int y = w.y0; y < w.y1; y += w.y_step) {
-    for (int x = w.x0; x < w.x1; x += w.x_step) f(first + y * w.row + x * w.pixel);
-  }
-}
-
-template <int vectors>
-ULP_INLINE void max_of(const Window& w, int64_t channel, uint8_t* out) {
-  __m256i largest[vectors];
-  ULP_UNROLL for (int i = 0; i < vectors; ++i) largest[i] = _mm256_setzero_si256();
-  for_window(w, channel, [&](const uint8_t* a) {
-    ULP_UNROLL for (int i = 0; i < vectors; ++i) largest[i] = _mm256_max_epu8(largest[i], load(a + i * kVector));
-  });
-  ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-    const int64_t left = w.channels - channel - i * kVector;
-    store_first(out + channel + i * kVector, largest[i], left < kVector ? left : kVector);
-  }
-}
-
-void window_max(const Window& args, uint8_t* out) {
-  const Window w = args;  // a copy that no store can alias
-  int64_t c = 0;
-  for (; c + 3 * kVector < w.channels; c += 4 * kVector) max_of<4>(w, c, out);
-  for (; c < w.channels; c += kVector) max_of<1>(w, c, out);
-}
 
 // Codes gather in 16 bits for 257 pixels: 257 * 255 = 65535.
 constexpr int kSumPixels = 257;

@@ -160,6 +160,9 @@ ULP_INLINE void store_codes(uint8_t* p, Vec codes, const Lanes& lanes) {
 
 ULP_INLINE Vec smaller_bytes(Vec x, Vec y) { return _mm256_min_epu8(x, y); }
 ULP_INLINE Vec larger_bytes(Vec x, Vec y) { return _mm256_max_epu8(x, y); }
+// The first n <= kVecBytes; what lies behind them is read, too.
+ULP_INLINE Vec load_first_bytes(const uint8_t* p, int64_t) { return load(p); }
+ULP_INLINE void store_first_bytes(uint8_t* p, Vec x, int64_t n) { store_first(p, x, n); }
 ULP_INLINE Vec plus_bytes(Vec x, Vec y) { return _mm256_add_epi8(x, y); }
 
 // What turns values into the codes of a target.

@@ -60,6 +60,9 @@ ULP_INLINE void store_codes(uint8_t* p, Vec codes, const Lanes& lanes) {
 
 ULP_INLINE Vec smaller_bytes(Vec x, Vec y) { return _mm512_min_epu8(x, y); }
 ULP_INLINE Vec larger_bytes(Vec x, Vec y) { return _mm512_max_epu8(x, y); }
+// The first n <= kVecBytes.
+ULP_INLINE Vec load_first_bytes(const uint8_t* p, int64_t n) { return _mm512_maskz_loadu_epi8(first_bytes(n), p); }
+ULP_INLINE void store_first_bytes(uint8_t* p, Vec x, int64_t n) { _mm512_mask_storeu_epi8(p, first_bytes(n), x); }
 ULP_INLINE Vec plus_bytes(Vec x, Vec y) { return _mm512_add_epi8(x, y); }
 
 // As in ops_avx2.h.

@@ -30,6 +30,8 @@ namespace ops_avx512 {
 
 using ops_avx2::finish_thresholds;
 void finish(const Finish& f);
+void window_max(const Window& w, uint8_t* out);
+bool quantize(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
 
 }  // namespace ops_avx512
 

@@ -27,8 +27,8 @@ inline float largest_magnitude(const float* x, int64_t count) {
 
 // How far the values of an epilogue reach from 0, for Target::fits_int32: sums up to 2^31 in magnitude, and what is added to them.
 struct ValueReach {
-  float scale;     // largest_magnitude of the scales
-  float added;     // likewise, of what is added
+  float scale;  // largest_magnitude of the scales
+  float added;  // likewise, of what is added
   float sum = 2147483648.0f;
 
   // Half of int32's range leaves room for the roundings on the way. False where anything is a NaN.

@@ -65,8 +65,8 @@ struct FinishSpec {
     int64_t height, width, channels;
     int source;
     bool has_scale = true;
-    int64_t largest_sum = int64_t{1} << 31;                       // |sum| is at most this, `start` included
-    float own_scale = std::numeric_limits<float>::infinity();     // of a step without has_scale: at most this in magnitude
+    int64_t largest_sum = int64_t{1} << 31;                    // |sum| is at most this, `start` included
+    float own_scale = std::numeric_limits<float>::infinity();  // of a step without has_scale: at most this in magnitude
   };
   // Throws std::invalid_argument.
   void check(const Checks& plan, const Shape& shape);

@@ -1,12 +1,10 @@
 // How a plan runs.
-#include <time.h>
-
-#include <chrono>
 #include <cstring>
 #include <optional>
 
 #include "../gemm/threads.h"
 #include "arena.h"
+#include "clock.h"
 
 namespace ulp {
 
@@ -14,15 +12,6 @@ namespace {
 
 // Multiply-accumulates and bytes of a call that takes some milliseconds.
 constexpr int64_t kLongRun = int64_t{1} << 26;
-
-// What steps are timed by: of a single thread its CPU time, which whatever else the machine does leaves alone; of several the elapsed time.
-int64_t clock_ns([[maybe_unused]] bool one_thread) {
-#if defined(CLOCK_THREAD_CPUTIME_ID)
-  timespec t;
-  if (one_thread && clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0) return int64_t{t.tv_sec} * 1000000000 + t.tv_nsec;
-#endif
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 

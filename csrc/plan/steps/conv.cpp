@@ -12,7 +12,6 @@
 // method: empty, and the fastest is taken, by rule or by measurement; "direct"; the technique or the name of a row of
 // conv_methods(), such as "winograd"; or a kernel's name.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -20,6 +19,7 @@
 #include "../../conv/conv_methods.h"
 #include "../../gemm/gemm.h"
 #include "../../gemm/threads.h"
+#include "../clock.h"
 #include "../conv_shape.h"
 #include "../finish_spec.h"
 #include "../step.h"
@@ -30,8 +30,10 @@ namespace {
 // How often each way to compute a convolution is timed.
 constexpr int kMinRounds = 4;
 constexpr int kMaxRounds = 24;
-constexpr double kTuneSeconds = 0.01;
+constexpr int64_t kTuneNs = 10'000'000;
 constexpr double kTuneMargin = 0.97;
+// A second kernel that is expected to take so many times as long as the first is not timed.
+constexpr double kHopeless = 2;
 
 struct ConvStep final : Step {
   int source = -1, source_channel = 0;
@@ -135,23 +137,35 @@ struct ConvStep final : Step {
 
   void tune(const Context& c) override {
     if (ways.size() < 2) return;
-    using Clock = std::chrono::steady_clock;
-    const auto seconds_since = [](Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); };
-    std::vector<double> best(ways.size(), std::numeric_limits<double>::infinity());
-    const Clock::time_point start = Clock::now();
+    std::vector<int64_t> best(ways.size(), std::numeric_limits<int64_t>::max());
+    time_ways(c, best);
+    size_t fastest = fastest_of(best);
+    if (fastest != 0) {  // again, lest something else on the machine has decided
+      time_ways(c, best);
+      fastest = fastest_of(best);
+    }
+    std::swap(ways[0], ways[fastest]);
+    ways.resize(1);
+  }
+
+  // The least time of each way, and of what was there.
+  void time_ways(const Context& c, std::vector<int64_t>& best) const {
+    const bool one_thread = c.tasks.threads <= 1;
+    const int64_t start = clock_ns(one_thread);
     // The first round warms up; small layers, which other processes disturb most, get more of them.
-    for (int round = 0; round < kMinRounds || (round < kMaxRounds && seconds_since(start) < kTuneSeconds); ++round) {
+    for (int round = 0; round < kMinRounds || (round < kMaxRounds && clock_ns(one_thread) - start < kTuneNs); ++round) {
       for (size_t i = 0; i < ways.size(); ++i) {
-        const Clock::time_point begin = Clock::now();
+        const int64_t begin = clock_ns(one_thread);
         run_way(*ways[i], c);
-        if (round > 0) best[i] = std::min(best[i], seconds_since(begin));
+        if (round > 0) best[i] = std::min(best[i], clock_ns(one_thread) - begin);
       }
     }
-    auto fastest = std::min_element(best.begin(), best.end()) - best.begin();
-    // The first is what the rule chose: it stays unless another one is clearly faster.
-    if (best[static_cast<size_t>(fastest)] > kTuneMargin * best[0]) fastest = 0;
-    std::swap(ways[0], ways[static_cast<size_t>(fastest)]);
-    ways.resize(1);
+  }
+
+  // The first is what the rule chose: it stays unless another one is clearly faster.
+  static size_t fastest_of(const std::vector<int64_t>& best) {
+    const size_t fastest = static_cast<size_t>(std::min_element(best.begin(), best.end()) - best.begin());
+    return static_cast<double>(best[fastest]) < kTuneMargin * static_cast<double>(best[0]) ? fastest : 0;
   }
 
   void run(const Context& c) const override { run_way(*ways[0], c); }
@@ -183,8 +197,10 @@ struct ConvStep final : Step {
       ulp::check(*named, *problem);  // again: the ISA may have been limited since the step was added
       found.push_back(named->make(*named, *problem));
     } else if (any || requested == "direct") {
-      const std::vector<const Kernel*> kernels = direct_kernels(gemm_shape());
-      for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) found.push_back(make_direct(*problem, *kernels[i]));
+      const std::vector<Likely> kernels = direct_kernels(gemm_shape());
+      for (size_t i = 0; i < std::min<size_t>(kernels.size(), any ? 2 : 1); ++i) {
+        if (kernels[i].seconds < kHopeless * kernels[0].seconds || i == 0) found.push_back(make_direct(*problem, *kernels[i].kernel));
+      }
       if (any) add_methods(found);
     } else {
       found.push_back(make_direct(*problem, requested_kernel()));
@@ -200,20 +216,23 @@ struct ConvStep final : Step {
     }
   }
 
+  struct Likely {
+    double seconds;  // expected
+    const Kernel* kernel;
+  };
+
   // Kernels that can convolve this, the likeliest to be the fastest first: by the measured costs, as if the last columns were whole
   // vectors.
-  std::vector<const Kernel*> direct_kernels(const Shape& shape) const {
-    std::vector<std::pair<double, const Kernel*>> found;
+  std::vector<Likely> direct_kernels(const Shape& shape) const {
+    std::vector<Likely> found;
     for (const Ranked& r : rank_kernels(shape)) {
       if (!r.why_not.empty() || !takes_gather(*r.kernel)) continue;
       const int64_t vector = r.kernel->nr > kPanelCols ? kPanelCols : kUnitCols;
       const double waste = static_cast<double>(round_up(shape.n, vector)) / static_cast<double>(shape.n);
-      found.emplace_back(std::isnan(r.estimate.seconds) ? std::numeric_limits<double>::max() : r.estimate.seconds * waste, r.kernel);
+      found.push_back({std::isnan(r.estimate.seconds) ? std::numeric_limits<double>::max() : r.estimate.seconds * waste, r.kernel});
     }
-    std::stable_sort(found.begin(), found.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
-    std::vector<const Kernel*> kernels;
-    for (const auto& f : found) kernels.push_back(f.second);
-    return kernels;
+    std::stable_sort(found.begin(), found.end(), [](const Likely& x, const Likely& y) { return x.seconds < y.seconds; });
+    return found;
   }
 
   bool takes_gather(const Kernel& kernel) const {
