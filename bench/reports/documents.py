@@ -15,7 +15,7 @@ from bench.cuda import report as cuda
 from bench.runs.options import GEMM_PAIRS
 from bench.runs.results import Cell, Group, Result
 
-from . import modelled, networks, onnx_models, products, quantize
+from . import modelled, networks, onnx_models, products, quantize, techniques
 from .tables import Table
 
 BEGIN = "<!-- speed:begin -->"
@@ -30,8 +30,9 @@ PERFORMANCE = "docs/performance.md"
 FULL_REPORT = "REPORT.md"
 # Of all tables those that docs/performance.md shows; every table is in the full report.
 SHOWN = (
-    "512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Convolutions at W3A3",
-    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Models from ONNX", "Quantized after training", "Exactness",
+    "512x512x512, one core", "512x512x512, uint8", "GMAC/s by size", "Few rows", "1024x1024x1024, two threads", "Techniques on and off",
+    "The ULPPACK paper's experiments", "Convolutions at W3A3", "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB",
+    "Models from ONNX", "Quantized after training", "Exactness",
 )  # fmt: skip
 
 
@@ -56,10 +57,11 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
     made: list[Table] = []
     if gemm := results.get("gemm"):
         if main := _main_group(gemm):
-            made += [products.speed_table(gemm, main), products.peers_table(gemm, main)]
+            made += [products.speed_table(gemm, main), products.requantized_table(gemm, main), products.peers_table(gemm, main)]
         if len(gemm.groups) > 1:
             made.append(products.sizes_table(gemm))
     if gemv := results.get("gemv"):
+        made += [products.few_rows_table(gemv, rows) for rows in sorted({g.shape[0] for g in gemv.groups})]
         for g in gemv.groups:
             made += [products.gemv_table(gemv, g), products.peers_table(gemv, g)]
     if small := results.get("small"):
@@ -73,6 +75,14 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += networks.conv_tables(conv)
     if of_networks := results.get("networks"):
         made += networks.network_tables(of_networks)
+    if batches := results.get("batches"):
+        made += networks.network_tables(batches)
+    if ablation := results.get("ablation"):
+        made.append(techniques.ablation_table(ablation))
+    if paper := results.get("paper"):
+        made += [techniques.published_table(paper, results.get("networks")), techniques.products_table(paper)]
+    if layers := results.get("layers"):
+        made += [techniques.layers_table(g) for g in layers.groups]
     if onnx := results.get("onnx"):
         made += onnx_models.tables(onnx)
     if of_quantize := results.get("quantize"):

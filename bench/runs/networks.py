@@ -31,6 +31,7 @@ QUICK = "SqueezeNet 1.1"
 QUICK_PEERS = ("onnxruntime fp32",)  # of `batches`; `networks` runs all
 BATCHED = ("SqueezeNet 1.1", "MobileNetV2", "ResNet-18")
 BATCHES = (8, 64)
+FIRST_SHARE = 0.65  # of the time for networks, of the first count of threads
 # Smallest cosine of the angle between a runtime's scores and float32's. A float runtime differs by its order of summation, an 8-bit one by
 # its rounding and by ReLU in place of ReLU6; a wrongly wired network is near 0.
 MIN_COSINE = {"fp32": 0.9999, "int8": 0.7}
@@ -118,7 +119,8 @@ def _in_a_process(options: Options, threads: int) -> Result:
         given = [*options.arguments, "--threads", str(threads), "--out", str(directory)]
         given[given.index("run") + 1] = "networks"  # it may be `all`
         if (left := options.seconds_left()) is not None:
-            given += ["--minutes", f"{left / 60:.2f}"]
+            share = 1.0 if threads == options.threads[-1] else FIRST_SHARE
+            given += ["--minutes", f"{left * share / 60:.2f}"]
         if threads > 1:
             given.append("--no-memory")
         done = subprocess.run([sys.executable, "-m", "bench", *given], check=False, cwd=ROOT, stdout=subprocess.DEVNULL)
