@@ -47,11 +47,12 @@ def roofline_plot(gemm: Result, gemv: Result, directory: Path) -> Path | None:
     widths = sorted({c.bits[1] for _, g in groups for c in g.of_kind("ulp") if c.bits})
     colours = dict(zip(widths, plt.get_cmap("viridis")(np.linspace(0, 0.9, len(widths))), strict=True))
     for (label, g), mark in zip(groups, "o^Dsvp", strict=False):
-        for i, c in enumerate(one for one in g.of_kind("ulp") if one.bits):
-            look = {"color": colours[c.bits[1]] if c.bits else "0.5", "markersize": 5, "linestyle": ""}
-            axes.plot(_intensity(c, g), c.rate.median, mark, label=label if i == 0 else None, **look)
+        for c in g.of_kind("ulp"):
+            if c.bits:
+                axes.plot(_intensity(c, g), c.rate.median, mark, color=colours[c.bits[1]], markersize=5)
+        axes.plot([], [], mark, color="0.5", markersize=5, linestyle="", label=label)
     for width in widths:
-        axes.plot([], [], "s", color=colours[width], markersize=6, linestyle="", label=f"{width}-bit weights")
+        axes.add_patch(plt.Rectangle((1, 1), 0, 0, color=colours[width], label=f"{width}-bit weights"))
     axes.set_xscale("log")
     axes.set_yscale("log")
     ticks_as_numbers(axes)
@@ -86,7 +87,7 @@ def ablation_plot(result: Result, directory: Path) -> Path | None:
         axes.text(right, row, f"  {gain.median:.2f}x" + (" (bar cut)" if gain.median > GAIN_SHOWN else ""), va="center", fontsize=7)
     axes.set_yticks(range(len(gains)), [name for name, _ in gains], fontsize=7)
     axes.axvline(1, color="0.3", linewidth=0.8)
-    axes.set(xlabel="times faster with it than without", title="Techniques on and off", xlim=(0.4, GAIN_SHOWN * 1.15))
+    axes.set(xlabel="times faster with it than without", title="Techniques on and off", xlim=(0.4, GAIN_SHOWN * 1.25))
     axes.margins(y=0.01)
     axes.grid(visible=True, axis="x", alpha=0.3)
     caption(axes, result, "lines: p10-p90 over rounds")
