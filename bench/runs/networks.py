@@ -20,7 +20,7 @@ from bench.subjects import models, networks, ulp_networks
 from bench.subjects.interface import NetworkRuntime, WrongResultError
 from bench.subjects.models import F32
 
-from . import memory, results, timing
+from . import machine, memory, results, timing
 from .options import Options
 from .progress import bar
 from .results import Result
@@ -57,7 +57,7 @@ def whole(options: Options) -> Result:
             parts[0].settings["seconds"] |= part.settings["seconds"]
         parts[0].settings["threads"] = list(options.threads)
         parts[0].settings["clock"] = "; ".join(dict.fromkeys(part.settings["clock"] for part in parts))
-        parts[0].environment["command"] = " ".join(["python -m bench", *options.arguments])
+        parts[0].environment["command"] = machine.command(options.arguments)
         return parts[0]
     wanted = networks.named(options.networks or ((QUICK,) if options.quick else None))
     return _measured(options, "networks", [(name, 1) for name in wanted], options.threads[0])
