@@ -229,7 +229,7 @@ def _provenances(results: dict[str, Result]) -> list[str]:
         elif env["machine"] != first.environment["machine"]:
             made.append(names + provenance(group[0]))
         else:
-            made.append(f"{names}on the same machine, {env['date'][:10]}, `{env['command']}`, commit {_commit(env)}.")
+            made.append(f"{names}on the same machine, {env['date'][:10]}, commit {_commit(env)}.")
     return made
 
 
