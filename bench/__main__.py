@@ -168,13 +168,12 @@ def _report(args: argparse.Namespace) -> int:
     from . import ROOT
     from .reports import documents, plots
     from .reports import modelled as modelled_tables
-    from .runs import modelled, results
+    from .runs import results
 
     directory = args.results or results.DIRECTORY
     readme, performance = args.readme or ROOT / "README.md", args.performance or ROOT / documents.PERFORMANCE
     choosing = ROOT / documents.CHOOSING if args.readme is None else None
-    path = directory / modelled.PRODUCTS.name
-    sources = documents.Sources(results.load_all(directory), modelled.load(path) if path.exists() else None)
+    sources = documents.read(directory)
     if args.check:
         outdated = documents.outdated(readme, performance, sources, choosing)
         for path in outdated:

@@ -403,7 +403,8 @@ class Xnnpack(xnnpack.LiteRt, ConvPeer):
 
     def result(self, state: xnnpack.State) -> npt.NDArray[Any]:
         state.invoke()
-        return (state.output()[0].astype(np.int16) + 128).astype(np.uint8)
+        codes: operands.U8 = (state.output()[0].astype(np.int16) + 128).astype(np.uint8)
+        return codes
 
 
 ALL: tuple[type[ConvPeer], ...] = (

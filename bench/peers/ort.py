@@ -152,7 +152,7 @@ class OrtQLinear(_Ort):
         node = onnx.helper.make_node("QLinearMatMul", ["a", "sa", "za", "b", "sb", "zb", "sy", "zy"], ["y"])
         out = np.zeros((a.shape[0], b.shape[1]), dtype=np.uint8)
         one = np.array(1, np.float32)
-        constants = {
+        constants: dict[str, npt.NDArray[Any]] = {
             "b": np.ascontiguousarray(b), "sa": one, "sb": one, "sy": np.array(step, np.float32), "za": np.array(0, np.uint8),
             "zb": np.array(0, np.int8), "zy": np.array(operands.ZERO, np.uint8),
         }  # fmt: skip

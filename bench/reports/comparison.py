@@ -12,8 +12,8 @@ def text(found: Comparison) -> str:
     own = [shift for shift in found.shifts if shift.kind in OWN]
     lines = [f"note: {note}" for note in found.notes]
     words = (
-        f"{found.what}: {len(own)} cells of ulp, {len(found.moved)} moved. Between the runs the peers and bare loops, the same code in "
-        f"both, differ by up to {found.noise:.2f}x."
+        f"{found.what}: {len(own)} cells of ulp, {len(found.moved)} moved. By what the peers and bare loops, the same code in both runs, "
+        f"seem to move, noise is up to {found.noise:.2f}x."
     )
     lines.append(words)
     if found.moved:

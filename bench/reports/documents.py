@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.cuda import report as cuda
+from bench.runs import modelled as modelled_runs
+from bench.runs import parts
 from bench.runs.options import GEMM_PAIRS
-from bench.runs.results import Cell, Group, Result
+from bench.runs.results import Cell, Group, Result, load_all
 
-from . import modelled, networks, onnx_models, products, quantize
+from . import modelled, networks, onnx_models, products, quantize, techniques
 from .tables import Table
 
 BEGIN = "<!-- speed:begin -->"
@@ -30,9 +32,12 @@ PERFORMANCE = "docs/performance.md"
 FULL_REPORT = "REPORT.md"
 # Of all tables those that docs/performance.md shows; every table is in the full report.
 SHOWN = (
-    "512x512x512, one core", "GMAC/s by size", "1x4096x4096, one core", "1024x1024x1024, two threads", "Convolutions at W3A3",
-    "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB", "Models from ONNX", "Quantized after training", "Exactness",
+    "512x512x512, one core", "512x512x512, uint8", "GMAC/s by size", "Few rows", "1024x1024x1024, two threads", "Techniques on and off",
+    "The ULPPACK paper's experiments", "Convolutions at W3A3", "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB",
+    "Models from ONNX", "Quantized after training", "Exactness",
 )  # fmt: skip
+# Of another machine's.
+SHOWN_OF_OTHERS = ("512x512x512, one core", "Few rows: 1x", "Convolutions at W3A3", "Networks at W3A3", "Exactness")
 
 
 class ReportError(RuntimeError):
@@ -41,10 +46,23 @@ class ReportError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sources:
-    """What the documents are made from: the result files by what they measured, and the modelled figures of ARM where there are any."""
+    """What the documents are made from: the result files by what they measured, and the modelled figures of ARM where there are any.
+
+    others: result files of other machines, by the name of their folder in bench/results.
+    """
 
     results: dict[str, Result]
     modelled: dict[str, Any] | None = None
+    others: dict[str, dict[str, Result]] = field(default_factory=dict)
+
+
+def read(directory: Path) -> Sources:
+    """The sources in a directory: its own result files, those of its folders, and the modelled figures."""
+    path = directory / modelled_runs.PRODUCTS.name
+    left_out = {"quick", "plots", parts.FOLDER}
+    folders = sorted(one for one in directory.glob("*/") if one.name not in left_out) if directory.exists() else []
+    others = {one.name: found for one in folders if (found := load_all(one))}
+    return Sources(load_all(directory), modelled_runs.load(path) if path.exists() else None, others)
 
 
 def _main_group(gemm: Result) -> Group | None:
@@ -56,10 +74,11 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
     made: list[Table] = []
     if gemm := results.get("gemm"):
         if main := _main_group(gemm):
-            made += [products.speed_table(gemm, main), products.peers_table(gemm, main)]
+            made += [products.speed_table(gemm, main), products.requantized_table(gemm, main), products.peers_table(gemm, main)]
         if len(gemm.groups) > 1:
             made.append(products.sizes_table(gemm))
     if gemv := results.get("gemv"):
+        made += [products.few_rows_table(gemv, rows) for rows in sorted({g.shape[0] for g in gemv.groups})]
         for g in gemv.groups:
             made += [products.gemv_table(gemv, g), products.peers_table(gemv, g)]
     if small := results.get("small"):
@@ -73,6 +92,14 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += networks.conv_tables(conv)
     if of_networks := results.get("networks"):
         made += networks.network_tables(of_networks)
+    if batches := results.get("batches"):
+        made += networks.network_tables(batches)
+    if ablation := results.get("ablation"):
+        made.append(techniques.ablation_table(ablation))
+    if paper := results.get("paper"):
+        made += [techniques.published_table(paper, results.get("networks")), techniques.products_table(paper)]
+    if layers := results.get("layers"):
+        made += [techniques.layers_table(g) for g in layers.groups]
     if onnx := results.get("onnx"):
         made += onnx_models.tables(onnx)
     if of_quantize := results.get("quantize"):
@@ -93,24 +120,28 @@ def provenance(result: Result) -> str:
     where = env["machine"]
     caches = ", ".join(f"{name} {size}" for name, size in where.get("caches", {}).items())
     versions = ", ".join(f"{name} {version}" for name, version in env["packages"].items())
-    commit = (env.get("commit") or "unknown")[:12] + (" with local changes" if env.get("dirty") else "")
     clock = f" at {result.clock_ghz:.2f} GHz" if result.clock_ghz else ""
     compiler = env["ulp"].get("compiler", env.get("bench_compiler", ""))
     return (
         f"Measured {env['date'][:10]} by `{env['command']}` on {where['cpu']} ({where.get('family', '')}){clock}; {caches}; {env['os']}; "
-        f"{compiler}; {versions}; commit {commit}."
+        f"{compiler}; {versions}; commit {_commit(env)}."
     )
 
 
-def readme_section(results: dict[str, Result]) -> str:
-    """README.md's table: the usual bit pairs at 512x512x512, each with its rate and its ratios to four peers.
+def readme_section(results: dict[str, Result], others: dict[str, dict[str, Result]] | None = None) -> str:
+    """README.md's table: the usual bit pairs at 512x512x512, each with its rate and its ratios to four peers; one table per machine.
 
     ReportError where `run gemm` has left no result file.
     """
-    gemm = results.get("gemm")
-    main = gemm and _main_group(gemm)
-    if not gemm or not main:
+    machines = [found for found in (results, *(others or {}).values()) if (gemm := found.get("gemm")) and _main_group(gemm)]
+    if not machines:
         raise ReportError("no result file of products: python -m bench run gemm")
+    return "\n\n".join(_readme_table(found["gemm"], named=len(machines) > 1) for found in machines)
+
+
+def _readme_table(gemm: Result, *, named: bool) -> str:
+    main = _main_group(gemm)
+    assert main is not None
     peers = (main.fastest("int8"), main.find("QNNPACK"), main.find("gemmlowp"), main.fastest("fp32"))
     header = ("", "GMAC/s", "over the fastest int8", "over QNNPACK", "over gemmlowp", "over the fastest FP32")
     rows = [
@@ -120,41 +151,90 @@ def readme_section(results: dict[str, Result]) -> str:
     ]
     env = gemm.environment
     fastest = {"int8": peers[0], "FP32": peers[3]}
-    named = "".join(f"; the fastest {kind} is {peer.name}, {peer.rate.median:.0f} GMAC/s" for kind, peer in fastest.items() if peer)
-    note = f"Medians on one core of {env['machine']['cpu']}, {env['date'][:10]}{named}."
-    return Table(main.name, header, rows, note).markdown()
+    words = "".join(f"; the fastest {kind} is {peer.name}, {peer.rate.median:.0f} GMAC/s" for kind, peer in fastest.items() if peer)
+    note = f"Medians on one core of {env['machine']['cpu']}, {env['date'][:10]}{words}."
+    return Table(f"{main.name}, {kind_of(gemm)}" if named else main.name, header, rows, note).markdown()
+
+
+def kind_of(result: Result) -> str:
+    """What decides between kernels on the machine of a result: as in "AVX-512 with VNNI"."""
+    flags = set(result.environment["machine"]["isa"])
+    for needed, words in (
+        ({"avx512_vnni"}, "AVX-512 with VNNI"), ({"avx_vnni"}, "AVX-VNNI"), ({"avx512f"}, "AVX-512 without VNNI"),
+        ({"avx2"}, "AVX2 without VNNI"), ({"asimddp"}, "ARM with dot products"), ({"asimd"}, "ARM"),
+    ):  # fmt: skip
+        if needed <= flags:
+            return words
+    return "no vector instructions known here"
 
 
 def _times(cell: Cell, peer: Cell | None) -> str:
     return f"{cell.over(peer).median:.1f}x" if peer else "-"
 
 
-def performance_section(results: dict[str, Result]) -> str:
-    """The measured tables of docs/performance.md."""
+def performance_section(results: dict[str, Result], others: dict[str, dict[str, Result]] | None = None) -> str:
+    """The measured tables of docs/performance.md: this machine's, then a shorter choice of each other machine's."""
     chosen = [t for t in tables(results) if t.title.startswith(SHOWN)]
     path = f"bench/results/{FULL_REPORT}"
     more = f"Peers' own figures, more shapes, every kernel at every pair: [{path}](../{path}); plots beside it."
-    return _document(results, chosen, more)
+    found = [_document(results, chosen, more)] if results or not others else []
+    for of_machine in (others or {}).values():
+        shown = [t for t in tables(of_machine) if t.title.startswith(SHOWN_OF_OTHERS)]
+        found.append(f"### {_machine(of_machine)}\n\n" + _document(of_machine, shown, "", legend=False))
+    return "\n\n".join(found)
+
+
+def _machine(results: dict[str, Result]) -> str:
+    first = results.get("gemm") or next(iter(results.values()))
+    return f"On another machine: {first.environment['machine']['cpu']}, {kind_of(first)}"
 
 
 def full_report(sources: Sources) -> str:
     """All tables, as a page of its own."""
     closing = "Written by `python -m bench report` from the JSON beside it."
-    parts = ["# Benchmark report", _document(sources.results, tables(sources.results), closing)]
+    chapters = ["# Benchmark report"]
+    if sources.results or not sources.others:
+        chapters.append(_document(sources.results, tables(sources.results), closing))
+    for name, results in sources.others.items():
+        chapters += [f"## {_machine(results)} ({name})", _document(results, tables(results), "", legend=False)]
     if sources.modelled:
-        parts += ["## ARM, modelled", modelled.section(sources.modelled)]
-    return "\n\n".join(parts) + "\n"
+        chapters += ["## ARM, modelled", modelled.section(sources.modelled)]
+    return "\n\n".join(chapters) + "\n"
 
 
-def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str) -> str:
+def _document(results: dict[str, Result], chosen: Sequence[Table], closing: str, *, legend: bool = True) -> str:
     if not results:
         raise ReportError("no result files: python -m bench run all")
-    legend = (
+    words = (
         "Ratios are medians over rounds of the ratio within a round, [p10-p90]; rates are medians (best decile). The int8 peers get "
         "activations of 0..127, where the saturating ones are exact; `ulp` is exact everywhere."
     )
+    body = [*(t.markdown() for t in chosen), words if legend else "", *_provenances(results), closing]
+    return "\n\n".join(filter(None, body))
+
+
+def _provenances(results: dict[str, Result]) -> list[str]:
+    """Where the result files come from: one sentence for those of the first's machine and commit, shorter ones for what differs."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results.values():
+        key = (str(result.environment["machine"]), str(result.environment.get("commit")))
+        groups.setdefault(key, []).append(result)
     first = results.get("gemm") or next(iter(results.values()))
-    return "\n\n".join([*(t.markdown() for t in chosen), legend, provenance(first), closing])
+    made = []
+    for group in sorted(groups.values(), key=lambda group: first not in group):
+        names = f"{', '.join(one.what for one in group)}: " if len(groups) > 1 else ""
+        env = group[0].environment
+        if first in group:
+            made.append(names + provenance(first))
+        elif env["machine"] != first.environment["machine"]:
+            made.append(names + provenance(group[0]))
+        else:
+            made.append(f"{names}on the same machine, {env['date'][:10]}, commit {_commit(env)}.")
+    return made
+
+
+def _commit(environment: dict[str, Any]) -> str:
+    return (environment.get("commit") or "unknown")[:12] + (" with local changes" if environment.get("dirty") else "")
 
 
 def with_section(text: str, body: str, begin: str = BEGIN, end: str = END, name: str = "the document") -> str:
@@ -165,11 +245,11 @@ def with_section(text: str, body: str, begin: str = BEGIN, end: str = END, name:
 
 
 def _new_readme(path: Path, sources: Sources) -> str:
-    return with_section(_read(path), readme_section(sources.results), name=path.name)
+    return with_section(_read(path), readme_section(sources.results, sources.others), name=path.name)
 
 
 def _new_performance(path: Path, sources: Sources) -> str:
-    text = with_section(_read(path), performance_section(sources.results), name=path.name)
+    text = with_section(_read(path), performance_section(sources.results, sources.others), name=path.name)
     if sources.modelled:
         text = with_section(text, modelled.section(sources.modelled), MODELLED_BEGIN, MODELLED_END, path.name)
     return text

@@ -57,8 +57,13 @@ def _threads(group: Group) -> int:
     return int(group.cells[0].info.get("threads", 1))
 
 
-def _on(threads: int) -> str:
-    return "one core" if threads == 1 else f"{threads} threads"
+def _batch(group: Group) -> int:
+    return int(group.cells[0].info.get("batch", 1))
+
+
+def _on(group: Group) -> str:
+    batch = f", {_batch(group)} images at once" if _batch(group) > 1 else ""
+    return ("one core" if _threads(group) == 1 else f"{_threads(group)} threads") + batch
 
 
 def _network(group: Group) -> str:
@@ -82,8 +87,9 @@ def network_table(groups: list[Group], label: str) -> Table:
     if len(rows) > 1:
         rows.append(("geometric mean", "", "", *(f"{geomean(values):.2f}x" if values else "-" for values in medians.values())))
     header = ("", "ms", "GMAC/s", "over the fastest FP32", "over the fastest int8", "over QNNPACK")
-    note = "One image of 224 x 224, float32 in and out; the first layer has 8-bit weights and activations, everything else the low width."
-    return Table(f"Networks at {label}, {_on(_threads(groups[0]))}", header, rows, note)
+    images = "One image" if _batch(groups[0]) == 1 else f"{_batch(groups[0])} images"
+    note = f"{images} of 224 x 224, float32 in and out; the first layer has 8-bit weights and activations, everything else the low width."
+    return Table(f"Networks at {label}, {_on(groups[0])}", header, rows, note)
 
 
 def milliseconds_table(result: Result, groups: list[Group]) -> Table:
@@ -94,7 +100,7 @@ def milliseconds_table(result: Result, groups: list[Group]) -> Table:
         cells = [g.find(name) for g in groups]
         times = (f"{c.time.median / 1e6:.2f}" if c else "-" for c in cells)
         rows.append((name, *times, result.peers.get(name, {}).get("note") or "-"))
-    return Table(f"Networks, milliseconds, {_on(_threads(groups[0]))}", ("", *map(_network, groups), "note"), rows)
+    return Table(f"Networks, milliseconds, {_on(groups[0])}", ("", *map(_network, groups), "note"), rows)
 
 
 def memory_table(groups: list[Group]) -> Table:
@@ -118,10 +124,10 @@ def memory_table(groups: list[Group]) -> Table:
 def network_tables(result: Result) -> list[Table]:
     """Every table of networks."""
     made: list[Table] = []
-    for threads in sorted({_threads(g) for g in result.groups}):
-        groups = [g for g in result.groups if _threads(g) == threads]
+    for threads, batch in sorted({(_threads(g), _batch(g)) for g in result.groups}):
+        groups = [g for g in result.groups if (_threads(g), _batch(g)) == (threads, batch)]
         made += [network_table(groups, label) for label in _labels(groups)]
         made.append(milliseconds_table(result, groups))
-        if threads == 1:
+        if threads == 1 and batch == 1:
             made.append(memory_table(groups))
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,43 +10,25 @@ import numpy as np
 
 from bench.runs.results import Group, Result
 
-DPI = 130
+from . import more_plots
+from .plotting import caption, pyplot, save, ticks_as_numbers
+
 SHOWN_PEERS = 5
 PEER_STYLES: tuple[Any, ...] = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
 # The heat map's colours end at this ratio, so that one very slow cell does not take the contrast from all others.
 COLOUR_LIMIT = 8.0
 
 
-def _pyplot() -> Any:
-    importlib.import_module("matplotlib").use("Agg")
-    return importlib.import_module("matplotlib.pyplot")
-
-
-def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without metadata the same data gives the same file.
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-    _pyplot().close(figure)
-    return path
-
-
-def _caption(axes: Any, result: Result) -> None:
-    env = result.environment
-    axes.annotate(
-        f"{env['machine']['cpu']}, one core, {env['date'][:10]}, bars: p10-p90 over rounds",
-        (0, -0.16), xycoords="axes fraction", fontsize=7, color="0.4",
-    )  # fmt: skip
-
-
 def size_plot(result: Result, directory: Path) -> Path:
     """GMAC/s against size: every pair of `ulp`, the peers, and the core's bare mul8 and lut loops as the top lines."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 5))
     groups = [g for g in result.groups if g.shape[0] == g.shape[1] == g.shape[2]]
     names = list(dict.fromkeys(c.name for g in groups for c in g.of_kind("ulp", "int8", "fp32")))
     ulp_names = [n for n in names if any((c := g.find(n)) and c.kind == "ulp" for g in groups)]
     colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, max(1, len(ulp_names))))
-    greys = iter(plt.get_cmap("Greys")(np.linspace(0.35, 0.8, max(1, len(names) - len(ulp_names)))))
+    floats = {c.name for g in groups for c in g.of_kind("fp32")}
+    greys = {kind: iter(plt.get_cmap(name)(np.linspace(0.4, 0.85, len(names)))) for kind, name in (("int8", "Greys"), ("fp32", "Oranges"))}
     styles = itertools.cycle(PEER_STYLES)
     for name in names:
         found = [(g.shape[0], c.rate) for g in groups if (c := g.find(name))]
@@ -57,26 +38,26 @@ def size_plot(result: Result, directory: Path) -> Path:
         if name in ulp_names:
             look = {"color": colours[ulp_names.index(name)], "linestyle": "-", "linewidth": 1.8}
         else:
-            look = {"color": next(greys), "linestyle": next(styles), "linewidth": 1.1}
+            look = {"color": next(greys["fp32" if name in floats else "int8"]), "linestyle": next(styles), "linewidth": 1.1}
         axes.errorbar(sizes, middle, yerr=spread, label=name, capsize=2, **look)
-    for loop, style, label in (("lut", (0, (4, 2)), "bare lut loop, W1A1"), ("mul8", "-", "bare mul8 loop")):
+    loops = (("lut", (0, (4, 2)), "bare lut loop, W1A1"), ("dot512", "-.", "bare vpdpbusd loop"), ("mul8", "-", "bare mul8 loop"))
+    for loop, style, label in loops:
         tops = [(g.shape[0], c.rate.median) for g in groups if (c := g.find(f"ceiling {loop}"))]
         if tops:
             axes.plot(*zip(*tops, strict=True), color="crimson", linestyle=style, linewidth=1.5, label=f"this core's {label}")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(importlib.import_module("matplotlib.ticker").FormatStrFormatter("%g"))
+    ticks_as_numbers(axes)
     axes.set(xlabel="M = N = K", ylabel="GMAC/s", title="Exact integer GEMM by size")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _caption(axes, result)
-    return _save(figure, directory / "size.png")
+    caption(axes, result)
+    return save(figure, directory / "size.png")
 
 
 def pair_plot(result: Result, group: Group, directory: Path) -> Path:
     """Speed-up over the fastest int8 of the group by bit pair, an 8 x 8 heat map."""
-    plt = _pyplot()
+    plt = pyplot()
     peer = group.fastest("int8")
     if peer is None:
         raise ValueError(f"group {group.name} has no int8 peer to compare with")
@@ -99,13 +80,13 @@ def pair_plot(result: Result, group: Group, directory: Path) -> Path:
     bar = figure.colorbar(image, ax=axes, shrink=0.85)
     ticks = np.linspace(-limit, limit, 5)
     bar.set_ticks(ticks, labels=[f"{2**t:.2f}x" for t in ticks])
-    _caption(axes, result)
-    return _save(figure, directory / "pairs.png")
+    caption(axes, result)
+    return save(figure, directory / "pairs.png")
 
 
 def gemv_plot(result: Result, group: Group, directory: Path) -> Path:
     """Time against weight bits for few rows, with the time of reading that many bytes as the lower limit."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.8, 4.6))
     for kind, style, label in (("ulp", "o-", "ulp"), ("ceiling", "--", "plain read of the weights' bytes")):
         cells = [c for c in group.of_kind(kind) if c.bits or c.name.startswith("read")]
@@ -124,13 +105,13 @@ def gemv_plot(result: Result, group: Group, directory: Path) -> Path:
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _caption(axes, result)
-    return _save(figure, directory / f"gemv_{m}{'_cold' if group.name.endswith('cold') else ''}.png")
+    caption(axes, result)
+    return save(figure, directory / f"gemv_{m}{'_cold' if group.name.endswith('cold') else ''}.png")
 
 
 def network_plot(result: Result, group: Group, directory: Path) -> Path:
     """Milliseconds of every runtime on one network, the fastest at the top."""
-    plt = _pyplot()
+    plt = pyplot()
     cells = sorted(group.of_kind("ulp", "int8", "fp32"), key=lambda c: -c.time.median)
     colours = {"ulp": "tab:blue", "int8": "0.55", "fp32": "0.8"}
     figure, axes = plt.subplots(figsize=(6.8, 0.3 * len(cells) + 1.2))
@@ -147,12 +128,12 @@ def network_plot(result: Result, group: Group, directory: Path) -> Path:
     where = "one core" if threads == 1 else f"{threads} threads"
     figure.text(0.01, -0.02, f"{env['machine']['cpu']}, {where}, {env['date'][:10]}, bars: p10-p90 over rounds", fontsize=7, color="0.4")
     name = "".join(c if c.isalnum() else "_" for c in group.name.lower())
-    return _save(figure, directory / f"network_{name}.png")
+    return save(figure, directory / f"network_{name}.png")
 
 
 def conv_plot(result: Result, directory: Path) -> Path:
     """GMAC/s of each layer: `ulp` at each width, the fastest int8 peer, the fastest FP32 one."""
-    plt = _pyplot()
+    plt = pyplot()
     groups = result.groups
     figure, axes = plt.subplots(figsize=(7.5, 0.42 * len(groups) + 1.5))
     rows = np.arange(len(groups))[::-1]
@@ -167,11 +148,11 @@ def conv_plot(result: Result, directory: Path) -> Path:
             axes.plot(*zip(*points, strict=True), marker, color="0.4", label=f"the fastest {kind}", markersize=4, linestyle="")
     axes.set_yticks(rows, labels=[g.name for g in groups], fontsize=7)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(importlib.import_module("matplotlib.ticker").FormatStrFormatter("%g"))
+    ticks_as_numbers(axes, y=False)
     axes.set(xlabel="GMAC/s", title="Convolutions, one core")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7)
-    return _save(figure, directory / "conv.png")
+    return save(figure, directory / "conv.png")
 
 
 def draw(results: dict[str, Result], directory: Path) -> list[Path]:
@@ -187,4 +168,4 @@ def draw(results: dict[str, Result], directory: Path) -> list[Path]:
         made.append(conv_plot(conv, directory))
     if networks := results.get("networks"):
         made += [network_plot(networks, g, directory) for g in networks.groups]
-    return made
+    return made + more_plots.draw(results, directory)

@@ -62,7 +62,8 @@ def peers_table(result: Result, group: Group) -> Table:
     for c in sorted(group.of_kind("int8", "fp32", "info"), key=lambda c: c.time.median):
         peer = result.peers.get(c.name, {})
         saturates = peer.get("kind") == "int8" and not peer.get("full_range", {}).get("exact", True)
-        notes = (peer.get("note"), "not exact over the full range" if saturates else None)
+        error = f"saturates: {Check(**peer['full_range']).words()} over the full range" if saturates else None
+        notes = (peer.get("output") and f"{peer['output']} out", peer.get("note"), error)
         note = "; ".join(filter(None, notes)) or "-"
         rows.append((c.name, rate(c.rate), f"{c.time.median / 1e3:.0f}", note))
     return Table(f"Peers at {group.name}, one core", ("", "GMAC/s", "microseconds", "note"), rows)
@@ -97,6 +98,50 @@ def gemv_table(result: Result, group: Group) -> Table:
         rows.append((c.label, f"{c.time.median / 1e3:.0f}", f"{c.nbytes / c.time.median:.1f}", share, *ratios))
     where = "weights from memory" if group.name.endswith("cold") else "weights in cache where they fit"
     return Table(f"{group.name.removesuffix(' cold')}, one core, {where}", header, rows)
+
+
+def requantized_table(result: Result, group: Group) -> Table:
+    """uint8 results beside the peers that give uint8, int32 results beside those that give int32."""
+    peers = {kind: [name for name, peer in result.peers.items() if peer.get("output") == kind] for kind in ("uint8", "int32")}
+    narrow, wide = (group.fastest("int8", only=peers[kind]) for kind in ("uint8", "int32"))
+    rows = []
+    for c in group.of_kind("ulp requantized"):
+        int32 = next((one for one in _ulp(group) if one.bits == c.bits), None)
+        rows.append((c.label, rate(c.rate), _over(c, narrow), rate(int32.rate) if int32 else "-", _over(int32, wide) if int32 else "-"))
+    header = (
+        "", "uint8, GMAC/s", _called("over the fastest int8 with uint8", narrow), "int32, GMAC/s",
+        _called("over the fastest int8 with int32", wide),
+    )  # fmt: skip
+    return Table(f"{group.name}, uint8 and int32 results like for like, one core", header, rows)
+
+
+def few_rows_table(result: Result, rows_of_a: int) -> Table:
+    """One count of rows with the weights from cache and from memory side by side."""
+    groups = {g.name.endswith("cold"): g for g in result.groups if g.shape[0] == rows_of_a}
+    warm, cold = groups.get(False), groups.get(True)
+    if warm is None or cold is None:
+        return Table("", (), [])
+    rows = []
+    for c in _ulp(warm):
+        other = cold.find(c.name)
+        cells = [(c, warm)] + ([(other, cold)] if other else [])
+        shown: list[str] = []
+        for cell, g in cells:
+            exact = g.fastest("int8", only=result.exact_peers())
+            shown += [f"{cell.time.median / 1e3:.0f}", _over(cell, g.fastest("int8")), _over(cell, exact)]
+        rows.append((c.label, f"{c.nbytes / 2**20:.1f}", *shown))
+    for peer in (warm.fastest("int8"), warm.fastest("int8", only=result.exact_peers())):
+        other = cold.find(peer.name) if peer else None
+        if peer and other and peer.name not in {row[0] for row in rows}:
+            times = [f"{one.time.median / 1e3:.0f}" for one in (peer, other)]
+            rows.append((peer.name, f"{peer.nbytes / 2**20:.1f}", times[0], "", "", times[1], "", ""))
+    header = (
+        "", "MiB of weights", "in cache, us", "over the fastest int8", "over the fastest exact int8", "from memory, us",
+        "over the fastest int8",
+        "over the fastest exact int8",
+    )  # fmt: skip
+    m, n, k = warm.shape
+    return Table(f"Few rows: {m}x{n}x{k}, one core", header, rows, "In cache: where the last call left them, if they fit.")
 
 
 def small_table(group: Group) -> Table:

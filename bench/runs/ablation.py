@@ -108,7 +108,7 @@ def _trim_on_normal(run: Run, quick: bool) -> tuple[Contestant, Contestant]:
 def _bit_packed(run: Run, quick: bool) -> tuple[Contestant, Contestant]:
     """One row times weights of 3 bits from memory, stored in 3 bits and in 8."""
     s = 256 if quick else 4096
-    flood = np.ones((1 << 20 if quick else 2 * machine.last_level_bytes()) // 8, dtype=np.int64)
+    flood = np.ones((1 << 20 if quick else round(1.25 * machine.last_level_bytes())) // 8, dtype=np.int64)
     a, b = operands.activations(1, s, 8), operands.weights(s, s, 3)
     expected, made = operands.reference(a, b), []
     for role, bits in (("with", 3), ("without", 8)):
@@ -161,12 +161,12 @@ def _layer(quick: bool, full: Convolution) -> Convolution:
     return Convolution("small", 12, 12, 32, 32, 3) if quick else full
 
 
-def _methods(layer: Convolution, bits: Pair) -> Callable[[Run, bool], tuple[Contestant, Contestant]]:
-    """One layer by Winograd's method and directly."""
+def _winograd(layer: Convolution, bits: Pair) -> Callable[[Run, bool], tuple[Contestant, Contestant]]:
+    """One layer by Winograd's method and directly, both on AVX2."""
 
-    def make(_run: Run, quick: bool) -> tuple[Contestant, Contestant]:
+    def make(run: Run, quick: bool) -> tuple[Contestant, Contestant]:
         shape, made = _layer(quick, layer), []
-        for role, method in (("with", "winograd"), ("without", "direct")):
+        for role, method in (("with", "winograd"), ("without", _row(run, "mul8", "avx2"))):
             call = ulp_networks.layer(shape, bits, method)
             made.append(_contestant(role, call.method, call, shape.macs, call.nbytes, bits))
         return made[0], made[1]
@@ -213,8 +213,8 @@ TECHNIQUES = (
     Technique("VNNI W3A3", "four products straight to 32 bits", _kernels(("dot", "avx512vnni"), ("mul8", "avx2"), (3, 3))),
     Technique("exact W8A8 by trim, normal weights", "what could overflow is taken off the weights", _trim_on_normal),
     Technique("exact W8A8 by trim, uniform weights", "the same, its worst case", _kernels(("trim", "avx2"), ("mul16", "avx2"), (8, 8))),
-    Technique("Winograd W3A3 56x56x64", "2.25 times fewer products", _methods(Convolution("ResNet-18", 56, 56, 64, 64, 3), (3, 3))),
-    Technique("Winograd W3A3 14x14x256", "2.25 times fewer products", _methods(Convolution("ResNet-18", 14, 14, 256, 256, 3), (3, 3))),
+    Technique("Winograd W3A3 56x56x64, AVX2", "2.25x fewer products", _winograd(Convolution("ResNet-18", 56, 56, 64, 64, 3), (3, 3))),
+    Technique("Winograd W3A3 14x14x256, AVX2", "2.25x fewer products", _winograd(Convolution("ResNet-18", 14, 14, 256, 256, 3), (3, 3))),
     Technique("indirection W3A3 28x28x128", "convolution without im2col", _indirection),
     Technique("fused finish W3A3", "requantized while the sums are in cache", _finish),
     Technique("prepacked weights, 8x1024x1024 W3A3", "packed once, not in each call", _prepacked),

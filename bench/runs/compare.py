@@ -7,7 +7,7 @@ The times of two runs differ because the machine does: its clock, its neighbours
 2. The spread within each run: a cell moves only if its medians differ by more than 4 standard errors, by the spread of the rounds
    (p90 - p10 is 2.56 deviations, a median of n rounds has an error of 1.25 deviations over the root of n).
 3. The spread between the runs: the peers and bare loops are the same code in both, so what they seem to move is noise. A cell moves only
-   if it does so by more than any of them, group by group and over the file, and by more than 5 %.
+   if it does so by 4 times the root mean square of theirs over the file, by more than any of them in its group, and by more than 5 %.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ ERRORS = 4.0
 FLOOR = 0.05
 FEW_CONTROLS = 4  # below so many in the whole file the noise between the runs is not known: UNKNOWN is assumed
 UNKNOWN = 0.15
-TAIL = 95  # percentile of the controls' shifts over the file
 
 
 class CompareError(ValueError):
@@ -130,7 +129,7 @@ def compare(a: Result, b: Result) -> Comparison:
         for ga, _, moves in both
     ]  # fmt: skip
     pooled = [s for of_group in control for s in of_group]
-    overall = float(np.percentile(pooled, TAIL)) if len(pooled) >= FEW_CONTROLS else UNKNOWN
+    overall = ERRORS * math.sqrt(float(np.mean(np.square(pooled)))) if len(pooled) >= FEW_CONTROLS else UNKNOWN
     shifts = []
     for (ga, gb, moves), of_group in zip(both, control, strict=True):
         between = max([overall, math.log1p(FLOOR), *of_group])

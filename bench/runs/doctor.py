@@ -105,7 +105,7 @@ def _loop(core: int | None) -> Finding:
     run, macs = made.loop("mul8", 100)
     with timing.pinned(core):
         loop = timing.Contestant("loop", "ceiling", run, macs)
-        ns = timing.measure([loop], rounds=40)["loop"].ns
+        ns = timing.measure([loop], rounds=25)["loop"].ns
         ghz = made.cycles_per_ns()
     spread = timing.summarise(ns).p90 / timing.summarise(ns).p10
     return Finding(spread <= SPREAD, f"a bare loop of 2 ms: p90 over p10 {spread:.2f} ({SPREAD:.2f} is fit), clock {ghz:.2f} GHz")

@@ -95,6 +95,14 @@ def _bench_compiler() -> str:
     return done.stdout.splitlines()[0] if done.stdout else Path(cxx).name
 
 
+def command(arguments: list[str]) -> str:
+    """The command line without the place of the result files, which differs from one reader to the next."""
+    shown = list(arguments)
+    while "--out" in shown:
+        del shown[shown.index("--out") : shown.index("--out") + 2]
+    return " ".join(["python -m bench", *shown])
+
+
 def describe(arguments: list[str]) -> dict[str, Any]:
     """Everything a reader needs to judge or repeat a result that `python -m bench <arguments>` made now.
 
@@ -103,7 +111,7 @@ def describe(arguments: list[str]) -> dict[str, Any]:
     status = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results", ":!README.md")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m bench", *arguments]),
+        "command": command(arguments),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
         "machine": {
@@ -116,7 +124,7 @@ def describe(arguments: list[str]) -> dict[str, Any]:
         },
         "os": _os_name(),
         "python": sys.version.split()[0],
-        "ulp": {"version": installed.version(), **installed.build_info()},
+        "ulp": {"version": installed.version(), **installed.build_info(), "core": installed.core_digest()},
         "bench_compiler": _bench_compiler(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }

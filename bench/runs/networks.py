@@ -20,7 +20,7 @@ from bench.subjects import models, networks, ulp_networks
 from bench.subjects.interface import NetworkRuntime, WrongResultError
 from bench.subjects.models import F32
 
-from . import memory, results, timing
+from . import machine, memory, results, timing
 from .options import Options
 from .progress import bar
 from .results import Result
@@ -31,6 +31,7 @@ QUICK = "SqueezeNet 1.1"
 QUICK_PEERS = ("onnxruntime fp32",)  # of `batches`; `networks` runs all
 BATCHED = ("SqueezeNet 1.1", "MobileNetV2", "ResNet-18")
 BATCHES = (8, 64)
+FIRST_SHARE = 0.65  # of the time for networks, of the first count of threads
 # Smallest cosine of the angle between a runtime's scores and float32's. A float runtime differs by its order of summation, an 8-bit one by
 # its rounding and by ReLU in place of ReLU6; a wrongly wired network is near 0.
 MIN_COSINE = {"fp32": 0.9999, "int8": 0.7}
@@ -56,7 +57,7 @@ def whole(options: Options) -> Result:
             parts[0].settings["seconds"] |= part.settings["seconds"]
         parts[0].settings["threads"] = list(options.threads)
         parts[0].settings["clock"] = "; ".join(dict.fromkeys(part.settings["clock"] for part in parts))
-        parts[0].environment["command"] = " ".join(["python -m bench", *options.arguments])
+        parts[0].environment["command"] = machine.command(options.arguments)
         return parts[0]
     wanted = networks.named(options.networks or ((QUICK,) if options.quick else None))
     return _measured(options, "networks", [(name, 1) for name in wanted], options.threads[0])
@@ -118,7 +119,8 @@ def _in_a_process(options: Options, threads: int) -> Result:
         given = [*options.arguments, "--threads", str(threads), "--out", str(directory)]
         given[given.index("run") + 1] = "networks"  # it may be `all`
         if (left := options.seconds_left()) is not None:
-            given += ["--minutes", f"{left / 60:.2f}"]
+            share = 1.0 if threads == options.threads[-1] else FIRST_SHARE
+            given += ["--minutes", f"{left * share / 60:.2f}"]
         if threads > 1:
             given.append("--no-memory")
         done = subprocess.run([sys.executable, "-m", "bench", *given], check=False, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -24,7 +24,9 @@ GEMV_PAIRS = ((8, 1), (8, 2), (8, 3), (8, 4), (8, 8))
 GEMV_ROWS = (1, 8, 64)
 THREADS_SIZES = (256, 512, 1024)
 SMALL_PAIRS = ((1, 1), (3, 3), (4, 4), (8, 8))
-SHOWN_CEILINGS = ("mul8", "lut", "dot512")
+SHOWN_CEILINGS = ("mul8", "lut", "dot512", "bitserial512")
+FLOOD = 1.25  # what is read to evict the weights, in sizes of the last cache
+COLD_ROUNDS = 11  # each with a flood for every contestant
 FEW_ROWS = 8  # up to here a product is bound by reading its weights
 
 
@@ -69,7 +71,7 @@ def gemv(options: Options) -> Result:
     """
     run = Run(options, "gemv")
     size = (options.sizes or ((256,) if options.quick else (4096,)))[0]
-    flood = np.ones((1 << 20 if options.quick else 2 * machine.last_level_bytes()) // 8, dtype=np.int64)
+    flood = np.ones((1 << 20 if options.quick else round(FLOOD * machine.last_level_bytes())) // 8, dtype=np.int64)
 
     def evict() -> object:
         return flood.sum()
@@ -89,7 +91,7 @@ def gemv(options: Options) -> Result:
             if run.wants(hot):
                 run.measure(hot, shape, contestants)
             if run.wants(cold):
-                run.measure(cold, shape, [_cold(c, evict) for c in contestants])
+                run.measure(cold, shape, [_cold(c, evict) for c in contestants], options.rounds or (3 if options.quick else COLD_ROUNDS))
     return run.result()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -59,6 +60,17 @@ def build_info() -> dict[str, str]:
     except ImportError:
         return {}
     return {key: str(value).replace(str(ROOT), ".") for key, value in info.items()}
+
+
+@functools.cache
+def core_digest() -> str:
+    """A digest of the native module, which tells builds of one commit apart; "" without one."""
+    try:
+        load()
+        path = importlib.import_module("ulp._core").__file__
+    except ImportError:
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else ""
 
 
 @dataclass(frozen=True)
