@@ -14,8 +14,9 @@ from bench.reports import paper, paper_plots, paper_sources, paper_tables, paper
 from bench.runs import results
 from bench.runs.results import Cell, Group, Result
 
-ROOT = Path(__file__).resolve().parents[1]
-PAPER = ROOT / "paper"
+PAPER = Path(__file__).resolve().parents[1] / "paper"
+if not PAPER.exists():
+    pytest.skip("a source distribution has no paper", allow_module_level=True)
 
 ENVIRONMENT: dict[str, Any] = {
     "date": "2026-01-02T03:04:05+00:00", "command": "python -m bench run gemm", "commit": "0123456789abcdef", "dirty": False,
