@@ -39,6 +39,12 @@ def _pyplot() -> Any:
     return plt
 
 
+def bare(loop: str) -> str:
+    """What a bare loop is called."""
+    called = {"dot512": "VNNI", "dot256": "AVX-VNNI", "lut512": "vpermb", "bitserial512": "popcount"}
+    return f"bare {called.get(loop, loop)} loop"
+
+
 def _axes(height: float) -> tuple[Any, Any]:
     figure, axes = _pyplot().subplots(figsize=(WIDTH, height))
     return figure, axes
@@ -88,7 +94,7 @@ def _sizes(sources: Sources) -> Any:
     for name, colour in (("mul8", "crimson"), ("dot512", "darkgreen"), ("lut", "purple")):
         tops = [(g.shape[0], c.rate.median) for g in groups if (c := g.find(f"ceiling {name}"))]
         if tops:
-            axes.plot(*zip(*tops, strict=True), color=colour, linewidth=0.7, label=f"bare {name} loop")
+            axes.plot(*zip(*tops, strict=True), color=colour, linewidth=0.7, label=bare(name))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     _plain_ticks(axes.xaxis)
@@ -151,7 +157,7 @@ def _roofline(sources: Sources) -> Any:
     bandwidth = max(reads)
     for name, top in loops.items():
         axes.plot(intensity, np.minimum(bandwidth * intensity, top), linewidth=0.9, color="crimson" if name == "mul8" else "0.4")
-        axes.text(intensity[0], top * 1.06, f"bare {name} loop", ha="left", fontsize=SMALL)
+        axes.text(intensity[0], top * 1.06, bare(name), ha="left", fontsize=SMALL)
     for group, mark in ((square, "o"), *((g, m) for g, m in zip(cold, "^s", strict=False))):
         # All of few rows have 8-bit activations.
         points = [

@@ -222,14 +222,19 @@ def _conv(sources: Sources) -> Values:
     return values
 
 
+def _having(result: Result | None, what: str, count: int) -> list[Group]:
+    groups = result.groups if result else []
+    return [g for g in groups if g.cells and int(g.cells[0].info.get(what, 1)) == count]
+
+
 def one_core(networks: Result | None) -> list[Group]:
     """The groups of `run networks` that were run in one thread."""
-    return [g for g in networks.groups if int(g.cells[0].info.get("threads", 1)) == 1] if networks else []
+    return _having(networks, "threads", 1)
 
 
 def of_one_isa(quantize: Result | None) -> list[Group]:
     """The groups of `bench quantize` at the first instruction set that it ran, one per model."""
-    groups = quantize.groups if quantize else []
+    groups = [g for g in quantize.groups if g.cells] if quantize else []
     return [g for g in groups if g.name.rpartition(", ")[2] == groups[0].name.rpartition(", ")[2]]
 
 
@@ -238,8 +243,8 @@ def _networks(sources: Sources) -> Values:
     found = sources.results.get("networks")
     batches = sources.results.get("batches")
     values: Values = {"networks.count": str(len(groups)) if groups else None}
-    two = [g for g in found.groups if int(g.cells[0].info.get("threads", 1)) == 2] if found else []
-    by_batch = {size: [g for g in batches.groups if int(g.cells[0].info.get("batch", 1)) == size] if batches else [] for size in (8, 64)}
+    two = _having(found, "threads", 2)
+    by_batch = {size: _having(batches, "batch", size) for size in (8, 64)}
     for label in NETWORK_PAIRS:
         for name in ("int8", "fp32", "qnnpack"):
             values[f"networks.{label}.over.{name}"] = _mean(_ratios(groups, label, name))
