@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -68,6 +69,19 @@ def test_numbers_come_from_the_samples(sources: paper_sources.Sources) -> None:
     assert values["bound.mul8.W3A3"] == "585"
     assert paper_values.flags(sources)["has.gemm"]
     assert not paper_values.flags(sources)["has.conv"]
+
+
+def test_bounds_are_those_that_the_kernels_assert(kept: paper_sources.Sources) -> None:
+    values = paper_values.values(kept)
+    kernels = PAPER.parent / "csrc" / "gemm"
+    asserted = 0
+    for key, file in (("mul8", "mul8_avx2.cpp"), ("rowpair", "rowpair_avx2.cpp")):
+        for a, b, steps in re.findall(r"spill_every\((\d), (\d)\) == (\d+)", (kernels / file).read_text(encoding="utf-8")):
+            if a == b:
+                assert values[f"bound.{key}.W{b}A{a}"] == steps
+                asserted += 1
+    assert asserted >= 8
+    assert [values[f"bound.winograd.{pair}"] for pair in ("W3A3", "W4A4", "W4A5", "W3A6", "W4A6")] == ["16", "3", "1", "1", "0"]
 
 
 def test_keys_do_not_depend_on_what_was_measured(kept: paper_sources.Sources, sources: paper_sources.Sources, tmp_path: Path) -> None:

@@ -359,6 +359,8 @@ def _bounds() -> Values:
         values[f"bound.rowpair.{label}"] = steps(2**spacing - 1, 2, full * full)
         values[f"bound.int32.{label}"] = f"{(2**31 - 1) // (full * half):,}".replace(",", "{,}")
         values[f"bound.trim.{label}"] = steps(32767, 1, full)
+    for a, b in ((3, 3), (4, 4), (5, 4), (6, 3), (6, 4)):
+        values[f"bound.winograd.W{b}A{a}"] = steps(32767, 2, 4 * (2**a - 1) * 9 * 2 ** (b - 1))
     return values
 
 
