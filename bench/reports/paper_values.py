@@ -123,6 +123,8 @@ def _gemm(sources: Sources) -> Values:
         peer = peers.get(name)
         values[f"gemm.fastest.{name}"] = escaped(peer.name) if peer else None
         values[f"gemm.fastest.{name}.rate"] = digits(peer.rate.median) if peer else None
+    for name in ("int8", "fp32"):
+        values[f"gemm.names.{name}"] = _names(group.of_kind(name)) if group else None
     loops = {c.name.removeprefix("ceiling "): c for c in group.of_kind("ceiling")} if group else {}
     best = max(loops.values(), key=lambda c: c.rate.median, default=None)
     values["gemm.ceiling.mul8"] = digits(loops["mul8"].rate.median) if "mul8" in loops else None
@@ -143,6 +145,10 @@ def _gemm(sources: Sources) -> Values:
     values["gemm.saturating"] = str(len(wrong)) if gemm else None
     values["gemm.saturating.names"] = (escaped(", ".join(wrong)) or "none") if gemm else None
     return values
+
+
+def _names(cells: list[Cell]) -> str | None:
+    return escaped(", ".join(c.name.removesuffix(" fp32") for c in cells)) or None
 
 
 def _pairs(sources: Sources) -> Values:
@@ -243,6 +249,8 @@ def _networks(sources: Sources) -> Values:
     found = sources.results.get("networks")
     batches = sources.results.get("batches")
     values: Values = {"networks.count": str(len(groups)) if groups else None}
+    for name in ("int8", "fp32"):
+        values[f"networks.names.{name}"] = _names(groups[0].of_kind(name)) if groups else None
     two = _having(found, "threads", 2)
     by_batch = {size: _having(batches, "batch", size) for size in (8, 64)}
     for label in NETWORK_PAIRS:
