@@ -39,6 +39,12 @@ def _pyplot() -> Any:
     return plt
 
 
+def bare(loop: str) -> str:
+    """What a bare loop is called."""
+    called = {"dot512": "VNNI", "dot256": "AVX-VNNI", "lut512": "vpermb", "bitserial512": "popcount"}
+    return f"bare {called.get(loop, loop)} loop"
+
+
 def _axes(height: float) -> tuple[Any, Any]:
     figure, axes = _pyplot().subplots(figsize=(WIDTH, height))
     return figure, axes
@@ -85,10 +91,10 @@ def _sizes(sources: Sources) -> Any:
         found = [(g.shape[0], c.rate.median) for g in groups if (c := g.fastest(kind))]
         if found:
             axes.plot(*zip(*found, strict=True), style, color=shade, linewidth=1.1, label=f"fastest {kind}")
-    for name, colour in (("mul8", "crimson"), ("dot", "crimson"), ("lut", "purple")):
+    for name, colour in (("mul8", "crimson"), ("dot512", "darkgreen"), ("lut", "purple")):
         tops = [(g.shape[0], c.rate.median) for g in groups if (c := g.find(f"ceiling {name}"))]
         if tops:
-            axes.plot(*zip(*tops, strict=True), color=colour, linewidth=0.7, label=f"bare {name} loop")
+            axes.plot(*zip(*tops, strict=True), color=colour, linewidth=0.7, label=bare(name))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     _plain_ticks(axes.xaxis)
@@ -151,7 +157,7 @@ def _roofline(sources: Sources) -> Any:
     bandwidth = max(reads)
     for name, top in loops.items():
         axes.plot(intensity, np.minimum(bandwidth * intensity, top), linewidth=0.9, color="crimson" if name == "mul8" else "0.4")
-        axes.text(intensity[0], top * 1.06, f"bare {name} loop", ha="left", fontsize=SMALL)
+        axes.text(intensity[0], top * 1.06, bare(name), ha="left", fontsize=SMALL)
     for group, mark in ((square, "o"), *((g, m) for g, m in zip(cold, "^s", strict=False))):
         # All of few rows have 8-bit activations.
         points = [
@@ -165,7 +171,8 @@ def _roofline(sources: Sources) -> Any:
             [p[0] for p in points], [p[1] for p in points], mark, markersize=3.2, label=name + (", cold" if group is not square else "")
         )
         for i, (x, y, label) in enumerate(sorted(points)):
-            place = {"xytext": (2.5, -5)} if i % 2 else {"xytext": (-2.5, 2.5), "ha": "right"}
+            left = mark == "^" or (group is square and i % 2 == 0)
+            place = {"xytext": (-2.5, 2.5), "ha": "right"} if left else {"xytext": (2.5, -5)}
             axes.annotate(label, (x, y), textcoords="offset points", fontsize=5, **place)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -187,9 +194,10 @@ def _accuracy(sources: Sources) -> Any:
     for kind, (mark, colour) in kinds.items():
         cells = [c for c in group.cells if kind == _kind(c)]
         axes.plot([c.time.median / 1e6 for c in cells], [c.info["accuracy"] for c in cells], mark, color=colour, markersize=3.2, label=kind)
-    for i, c in enumerate(sorted(group.cells, key=lambda c: c.time.median)):
+    middle = sum(c.time.median for c in group.cells) / len(group.cells)
+    for c in group.cells:
         name = c.name.replace("float in onnxruntime", "float").replace("auto, ", "").replace("onnxruntime", "ort")
-        place = {"xytext": (3, -6)} if i % 2 else {"xytext": (-3, 3), "ha": "right"}
+        place = {"xytext": (3, -6)} if c.time.median < middle else {"xytext": (-3, 3), "ha": "right"}
         axes.annotate(name, (c.time.median / 1e6, c.info["accuracy"]), textcoords="offset points", fontsize=5, **place)
     axes.set(xlabel=f"ms, {group.name}", ylabel=str(group.cells[0].info["metric"]))
     axes.margins(x=0.2, y=0.12)

@@ -25,6 +25,7 @@ _MODEL = (*_LAYER, "ulp/nn", "ulp/onnx")
 DEPENDS: dict[str, tuple[str, ...]] = {
     "gemm": _PRODUCT, "pairs": _PRODUCT, "gemv": _PRODUCT, "small": _PRODUCT, "threads": _PRODUCT, "kernels": _PRODUCT,
     "conv": _LAYER, "networks": _MODEL, "onnx": _MODEL, "field": _MODEL,
+    "batches": _MODEL, "layers": _MODEL, "ablation": _LAYER, "paper": _PRODUCT,
     "quantize": (*_MODEL, "ulp/quantize"), "stages": (*_MODEL, "ulp/quantize"),
     "modelled": ("csrc/gemm/*_neon*", "csrc/gemm/*_dotprod*", "csrc/gemm/*_i8mm*", "csrc/gemm/panel_loop*", "csrc/pack"),
     "cuda": ("csrc/cuda",), "cuda_kernels": ("csrc/cuda",),

@@ -77,9 +77,9 @@ def _published(sources: Sources) -> str:
         return found[key] or "not measured"
 
     rows = [
-        ("gemmlowp", _stated(PUBLISHED_GEMM["gemmlowp"]), shown("gemm.W3A3.over.gemmlowp")),
-        ("QNNPACK", _stated(PUBLISHED_GEMM["qnnpack"]), shown("gemm.W3A3.over.qnnpack")),
-        ("bit-serial", _stated(PUBLISHED_GEMM["bitserial"]), shown("kernels.W3A3.over.bitserial")),
+        ("gemmlowp", _stated(PUBLISHED_GEMM["gemmlowp"]), shown("published.gemmlowp")),
+        ("QNNPACK", _stated(PUBLISHED_GEMM["qnnpack"]), shown("published.qnnpack")),
+        ("bit-serial", _stated(PUBLISHED_GEMM["bitserial"]), shown("published.bitserial")),
         (r"\midrule CNNs, FP32", _stated(PUBLISHED_NETWORKS["fp32"]), shown("networks.W3A3.over.fp32")),
         ("CNNs, QNNPACK", _stated(PUBLISHED_NETWORKS["qnnpack"]), shown("networks.W3A3.over.qnnpack")),
     ]
@@ -99,8 +99,19 @@ def _kernels(sources: Sources) -> str:
             cell, best = group.find(name), group.fastest("ulp")
             text = digits(cell.rate.median) if cell else "--"
             shown.append(rf"\textbf{{{text}}}" if cell is best else text)
-        rows.append((code(name), *shown))
+        rows.append((escaped(name.rpartition("_")[0]), *shown))
     return tabular(("kernel", *groups), rows)
+
+
+def _ablation(sources: Sources) -> str:
+    ablation = sources.results.get("ablation")
+    rows = []
+    for group in ablation.groups if ablation else ():
+        roles = {str(c.info.get("role")): c for c in group.cells}
+        if {"with", "without"} <= set(roles):
+            gain = roles["with"].over(roles["without"])
+            rows.append((escaped(group.name), times(gain.median), f"{gain.p10:.2f}--{gain.p90:.2f}"))
+    return tabular(("technique", "gain", "p10--p90"), rows) if rows else missing("python -m bench run ablation")
 
 
 def _gemv(sources: Sources) -> str:
@@ -216,7 +227,8 @@ def _ages(sources: Sources) -> str:
 # By name: what makes it, and the results that it shows.
 TABLES: dict[str, tuple[Callable[[Sources], str], tuple[str, ...]]] = {
     "bounds": (_bounds, ()), "gemm": (_gemm, ("gemm",)), "published": (_published, ("gemm", "kernels", "networks")),
-    "kernels": (_kernels, ("kernels",)), "gemv": (_gemv, ("gemv",)), "networks": (_networks, ("networks",)),
+    "kernels": (_kernels, ("kernels",)), "ablation": (_ablation, ("ablation",)), "gemv": (_gemv, ("gemv",)),
+    "networks": (_networks, ("networks",)),
     "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)), "arm": (_arm, ("modelled",)),
     "quantize": (_quantize, ("quantize",)), "stages": (_stages, ("stages",)), "ages": (_ages, ()),
 }  # fmt: skip

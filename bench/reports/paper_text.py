@@ -13,7 +13,7 @@ from .paper_tables import TABLES
 # What may hold numbers: keys and generated numbers, references, names of files and kernels, lengths, and two marked kinds. \published{..}
 # is quoted from the work that is cited beside it, \derived{..} follows from the arithmetic in the text.
 _OPAQUE = re.compile(
-    r"\\(?:N|IfHas|IfVnni|published|derived|cite|ref|label|input|url|texttt|vspace|hspace|setlength|usepackage|documentclass|bibliography\w*)"
+    r"\\(?:N|IfNumber|IfHas|IfVnni|published|derived|cite|ref|label|input|url|texttt|vspace|hspace|setlength|usepackage|documentclass|bibliography\w*)"
     r"(?:\[[^\]]*\])?\{[^{}]*\}(?:\{[^{}]*(?:pt|em|mm)\})?"
 )
 _COMMENT = re.compile(r"(?<!\\)%.*")
@@ -25,7 +25,7 @@ _DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.]*[a-z])")
 _MEASURE = re.compile(rf"(?<![\w.^{{]){{1}}\d[\d,{{}}]*\$?(?:\\[,;: ]|~|\s|-)*(?:{_UNITS})".replace("{1}", ""))
 _RATIO = re.compile(r"\d\s*\\times(?!\s*\d|\s*[A-Za-z(])")
 # In ulp.tex the argument of a definition, #1, is none.
-_KEY = re.compile(r"\\N\{([^}#]*)\}")
+_KEY = re.compile(r"\\(?:N|IfNumber)\{([^}#]*)\}")
 _RESULT = re.compile(r"\\If(?:Has|Vnni)\{([^}#]*)\}")
 _FLOAT = re.compile(r"\\(PlotFigure|TableFigure|WideTable)\{(\w+)\}\{")
 _MODELLED = frozenset({"modelled"})

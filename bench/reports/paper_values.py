@@ -123,6 +123,8 @@ def _gemm(sources: Sources) -> Values:
         peer = peers.get(name)
         values[f"gemm.fastest.{name}"] = escaped(peer.name) if peer else None
         values[f"gemm.fastest.{name}.rate"] = digits(peer.rate.median) if peer else None
+    for name in ("int8", "fp32"):
+        values[f"gemm.names.{name}"] = _names(group.of_kind(name)) if group else None
     loops = {c.name.removeprefix("ceiling "): c for c in group.of_kind("ceiling")} if group else {}
     best = max(loops.values(), key=lambda c: c.rate.median, default=None)
     values["gemm.ceiling.mul8"] = digits(loops["mul8"].rate.median) if "mul8" in loops else None
@@ -134,6 +136,8 @@ def _gemm(sources: Sources) -> Values:
         values[f"gemm.{label}.kernel"] = code(str(cell.info.get("kernel", ""))) if cell else None
         for name in ("int8", "exact", "qnnpack", "gemmlowp", "fp32"):
             values[f"gemm.{label}.over.{name}"] = _over(cell, peers.get(name))
+        requantized = next((c for c in group.of_kind("ulp requantized") if c.label == label), None) if group else None
+        values[f"gemm.{label}.requantized.over.int8"] = _over(requantized, peers.get("int8"))
     described = gemm.peers if gemm else {}
     checked = {name: peer["full_range"] for name, peer in described.items() if peer["kind"] == "int8" and "full_range" in peer}
     wrong = {name: check for name, check in checked.items() if not check["exact"]}
@@ -141,6 +145,10 @@ def _gemm(sources: Sources) -> Values:
     values["gemm.saturating"] = str(len(wrong)) if gemm else None
     values["gemm.saturating.names"] = (escaped(", ".join(wrong)) or "none") if gemm else None
     return values
+
+
+def _names(cells: list[Cell]) -> str | None:
+    return escaped(", ".join(c.name.removesuffix(" fp32") for c in cells)) or None
 
 
 def _pairs(sources: Sources) -> Values:
@@ -192,7 +200,7 @@ def _gemv(sources: Sources) -> Values:
 
 def _threads(sources: Sources) -> Values:
     threads = sources.results.get("threads")
-    group = threads.groups[0] if threads and threads.groups else None
+    group = threads.find("1024x1024x1024") if threads else None
     values: Values = {}
     for label in ("W1A1", "W3A3", "W4A4", "W8A8"):
         one, two = (group.find(f"ulp {label} {t}") if group else None for t in ("1 thread", "2 threads"))
@@ -220,30 +228,76 @@ def _conv(sources: Sources) -> Values:
     return values
 
 
+def _having(result: Result | None, what: str, count: int) -> list[Group]:
+    groups = result.groups if result else []
+    return [g for g in groups if g.cells and int(g.cells[0].info.get(what, 1)) == count]
+
+
 def one_core(networks: Result | None) -> list[Group]:
     """The groups of `run networks` that were run in one thread."""
-    return [g for g in networks.groups if int(g.cells[0].info.get("threads", 1)) == 1] if networks else []
+    return _having(networks, "threads", 1)
 
 
 def of_one_isa(quantize: Result | None) -> list[Group]:
     """The groups of `bench quantize` at the first instruction set that it ran, one per model."""
-    groups = quantize.groups if quantize else []
+    groups = [g for g in quantize.groups if g.cells] if quantize else []
     return [g for g in groups if g.name.rpartition(", ")[2] == groups[0].name.rpartition(", ")[2]]
 
 
 def _networks(sources: Sources) -> Values:
     groups = one_core(sources.results.get("networks"))
+    found = sources.results.get("networks")
+    batches = sources.results.get("batches")
     values: Values = {"networks.count": str(len(groups)) if groups else None}
+    for name in ("int8", "fp32"):
+        values[f"networks.names.{name}"] = _names(groups[0].of_kind(name)) if groups else None
+    two = _having(found, "threads", 2)
+    by_batch = {size: _having(batches, "batch", size) for size in (8, 64)}
     for label in NETWORK_PAIRS:
-        found: dict[str, list[float]] = {"int8": [], "fp32": [], "qnnpack": []}
-        for g in groups:
-            cell, peers = of_label(g, label), peers_of(g, [])
-            for name, ratios in found.items():
-                peer = peers[name]
-                if cell and peer:
-                    ratios.append(cell.over(peer).median)
-        for name, ratios in found.items():
-            values[f"networks.{label}.over.{name}"] = _mean(ratios)
+        for name in ("int8", "fp32", "qnnpack"):
+            values[f"networks.{label}.over.{name}"] = _mean(_ratios(groups, label, name))
+        values[f"networks.two.{label}.over.int8"] = _mean(_ratios(two, label, "int8"))
+        for size, of_size in by_batch.items():
+            values[f"batches.{size}.{label}.over.int8"] = _mean(_ratios(of_size, label, "int8"))
+    return values
+
+
+def _ratios(groups: list[Group], label: str, name: str) -> list[float]:
+    pairs = [(of_label(g, label), peers_of(g, [])[name]) for g in groups]
+    return [cell.over(peer).median for cell, peer in pairs if cell and peer]
+
+
+def _layers(sources: Sources) -> Values:
+    """Of a network's time, the share of steps that multiply matrices."""
+    layers = sources.results.get("layers")
+    values: Values = {}
+    for network in ("ResNet-18", "MobileNetV2"):
+        group = layers.find(f"{network} W3A3") if layers else None
+        whole = sum(c.time.median for c in group.cells) if group else 0.0
+        products = sum(c.time.median for c in group.cells if c.macs) if group else 0.0
+        values[f"layers.{network}.products"] = f"{products / whole:.0%}".replace("%", r"\%") if whole else None
+    return values
+
+
+def _paper(sources: Sources) -> Values:
+    """The published experiments, repeated: from `run paper`, or from the runs that hold the same comparison."""
+    paper = sources.results.get("paper")
+    group = paper.find(f"W3A3 {SIZE}") if paper else None
+    other = _gemm(sources) | _kernels(sources)
+    values: Values = {}
+    for key, fallback in (
+        ("gemmlowp", "gemm.W3A3.over.gemmlowp"), ("qnnpack", "gemm.W3A3.over.qnnpack"),
+        ("bitserial", "kernels.W3A3.over.bitserial"), ("ulppack_p1", "kernels.W3A3.over.ulppack_p1"),
+    ):  # fmt: skip
+        cell = of_label(group, "W3A3")
+        forced = [c for c in group.of_kind("technique") if c.info.get("technique") == key] if group else []
+        peer = group.find({"gemmlowp": "gemmlowp", "qnnpack": "QNNPACK"}.get(key, "")) if group else None
+        peer = peer or min(forced, key=lambda c: c.time.median, default=None)
+        values[f"published.{key}"] = _over(cell, peer) or other[fallback]
+    energy = (paper.settings.get("energy") or {}) if paper else {}
+    joules = (energy.get("joules_per_call") or {}).get(f"W3A3 {SIZE}") or {}
+    ours, theirs = joules.get("ulp W3A3"), joules.get("QNNPACK")
+    values["published.energy"] = times(theirs / ours) if ours and theirs else None
     return values
 
 
@@ -313,11 +367,13 @@ def _bounds() -> Values:
         values[f"bound.rowpair.{label}"] = steps(2**spacing - 1, 2, full * full)
         values[f"bound.int32.{label}"] = f"{(2**31 - 1) // (full * half):,}".replace(",", "{,}")
         values[f"bound.trim.{label}"] = steps(32767, 1, full)
+    for a, b in ((3, 3), (4, 4), (5, 4), (6, 3), (6, 4)):
+        values[f"bound.winograd.W{b}A{a}"] = steps(32767, 2, 4 * (2**a - 1) * 9 * 2 ** (b - 1))
     return values
 
 
 _PARTS: tuple[Callable[[Sources], Values], ...] = (
-    _environment, _gemm, _pairs, _kernels, _gemv, _threads, _conv, _networks, _models, _quantize, _modelled,
+    _environment, _gemm, _pairs, _kernels, _gemv, _threads, _conv, _networks, _layers, _paper, _models, _quantize, _modelled,
 )  # fmt: skip
 
 
