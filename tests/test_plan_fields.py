@@ -81,6 +81,8 @@ def test_fields_without_a_default_must_be_there(name: str) -> None:
 def valid(plan: Any) -> dict[str, dict[str, Any]]:
     """Fields that the plan of `begin` takes, but for the inputs, which need an empty one."""
     vector = plan.floats(1, 1, 4)
+    floats = plan.floats(4, 4, 6)
+    plan.combine(operands=[(SOURCE, 0)], channels=6, multiply=False, low=-math.inf, high=math.inf, targets=[(floats, 0)], divide=True)
     window = {"stride": ONES, "padding": NONE, "dilation": ONES}
     windows = {"rows": ROWS, "columns": ROWS}
     indices = {"rows": np.arange(4, dtype=np.int32), "columns": np.arange(4, dtype=np.int32)}
@@ -114,6 +116,34 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "high": math.inf,
             "targets": [(UNWRITTEN, 0)],
             "divide": True,
+        },
+        "rows": {
+            "operands": [(SOURCE, 0), (OTHER, 0)],
+            "channels": 6,
+            "groups": 1,
+            "function": "layer_norm",
+            "gamma": np.ones(6, np.float32),
+            "beta": np.zeros(6, np.float32),
+            "epsilon": 1e-5,
+            "targets": [(UNWRITTEN, 0)],
+            "divide": True,
+        },
+        "product": {
+            "a": (SOURCE, 0),
+            "b": (OTHER, 0),
+            "target": (UNWRITTEN, 0),
+            "sizes": (4, 4, 4, 6),
+            "steps": np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.int32),
+            "scale": 0.5,
+            "in_units": True,
+        },
+        "dynamic_linear": {
+            "source": floats,
+            "weights": _core.pack(np.ones((8, 6), np.int8), 2),
+            "weight_zero": 0,
+            "per_row": True,
+            "finish": entries(targets=[(UNWRITTEN, 0)], scale=np.ones(6, np.float32), bias=np.ones(6, np.float32)),
+            "kernel": None,
         },
         "output": {"tensor": OTHER, "nhwc": True},
     }

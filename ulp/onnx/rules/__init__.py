@@ -15,9 +15,9 @@ from . import elementwise, layers, moves, pooling, quantizers, resizing, sequenc
 from .functions import ACTIVATIONS, function, function_or, or_function
 from .moves import moved_constant
 from .operands import through_views
-from .sequences import activation
+from .sequences import activation, dynamic_product
 
-__all__ = ["RULES", "Rule", "activation", "moved_constant", "quantizers"]
+__all__ = ["RULES", "Rule", "activation", "dynamic_product", "moved_constant", "quantizers"]
 
 Rule = Callable[[Scope, Node], Value | list[Value]]
 
