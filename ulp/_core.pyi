@@ -316,6 +316,51 @@ class Plan:
     ) -> None:
         """weights (H * W * C, N) in the order (y, x, c), bias (N,): a product of floats, summed in that order in float32; 1 x 1 x N."""
 
+    def rows(
+        self,
+        *,
+        operands: list[tuple[int, int]],
+        channels: int,
+        groups: int,
+        function: str,
+        gamma: npt.NDArray[np.float32] | None = ...,
+        beta: npt.NDArray[np.float32] | None = ...,
+        epsilon: float | None = ...,
+        targets: list[tuple[int, int]],
+        divide: bool,
+    ) -> None:
+        """The function of the sum of 1 to 4 operands, for each group of `channels` channels of a pixel; 1 to 4 targets.
+
+        Operands have groups * channels channels, or those of one group, which count for all; H x W, all but the first also 1 x 1.
+        function: identity, layer_norm, rms_norm (with gamma and beta (channels,), and epsilon), softmax, gelu, gelu_tanh, silu, sigmoid or
+        tanh. divide: codes by v / scale, rounded once. The same bits on every instruction set.
+        """
+
+    def product(
+        self,
+        *,
+        a: tuple[int, int],
+        b: tuple[int, int],
+        target: tuple[int, int],
+        sizes: tuple[int, int, int, int],
+        steps: npt.NDArray[np.int32],
+        scale: float,
+        in_units: bool,
+    ) -> None:
+        """target[b][m][n] = scale * sum over k of a[b][m][k] * b[b][k][n]; sizes: batch, rows, depth, columns.
+
+        steps (9, 3): how far an index moves (y, x, c), of a for b, m, k; of b for b, k, n; of the target for b, m, n, all of which is
+        written. Two operands of codes are multiplied exactly, as integers less their zeros; in_units: `scale` gives units of the target.
+        """
+
+    def dynamic_linear(
+        self, *, source: int, weights: Packed, weight_zero: int, per_row: bool, finish: Finish, kernel: str | None
+    ) -> None:
+        """Floats, quantized in the call as ONNX's DynamicQuantizeLinear does it, times weights (Cp, N); the result is H x W x N.
+
+        v = float32(sum) * float32(scale of the call * finish scale) + bias. per_row: a scale for each pixel. NotFinite for a NaN.
+        """
+
     def output(self, *, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
 

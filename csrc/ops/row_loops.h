@@ -11,7 +11,7 @@ constexpr int kLanes = 16;
 
 ULP_INLINE Vector16 load_some(const float* p, int64_t n) { return n >= kLanes ? Vector16::load(p) : Vector16::load_first(p, n); }
 
-// The sum of the operands at n channels of a row and group.
+// The sum of the operands at n channels of a row and group; behind the last channel zeros, which sums may pass over.
 ULP_INLINE Vector16 operands_at(const RowWork& w, int64_t row, int64_t group, int64_t c, int64_t n) {
   Vector16 v = Vector16::all(0.0f);
   for (int i = 0; i < w.operand_count; ++i) {
@@ -19,7 +19,7 @@ ULP_INLINE Vector16 operands_at(const RowWork& w, int64_t row, int64_t group, in
     const int64_t at = row * o.pixel + group * w.group_step[i] + c;
     Vector16 x;
     if (o.codes) {
-      x = n >= kLanes ? Vector16::load_codes(o.codes + at, o.zero) : Vector16::load_first_codes(o.codes + at, n, o.zero);
+      x = n >= kLanes ? Vector16::load_codes(o.codes + at, o.zero) : Vector16::load_first_codes(o.codes + at, n, o.zero).first(n);
     } else {
       x = load_some(o.floats + at, n);
     }

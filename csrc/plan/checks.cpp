@@ -88,8 +88,8 @@ void Checks::writable(const std::vector<Slice>& slices, int64_t channels, int64_
 
 void Checks::copyable(int source, Slice target, int64_t channels, int64_t height, int64_t width) const {
   if (source == target.tensor) refuse(": the source cannot be the target");
-  const Tensor &from = tensor(source), &to = tensor(target.tensor);
-  if (from.is_codes != to.is_codes || !to.same_quantizer(from)) refuse(": source and target must share a quantizer");
+  const Tensor& to = tensor(source).is_codes ? codes(target.tensor) : tensor(target.tensor);
+  if (to.is_codes != tensor(source).is_codes || !to.same_quantizer(tensor(source))) refuse(": source and target must share a quantizer");
   writable({target}, channels, height, width);
 }
 

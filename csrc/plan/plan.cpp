@@ -69,6 +69,7 @@ void Plan::take_effect(PlannedStep& added) {
          std::max(b.right, e.border.right)};
     if (e.layout != PixelLayout::any) source.layout = e.layout;
   }
+  whole_batch_ |= e.whole_batch;
   weight_bytes_ += e.weight_bytes;
   macs_ += e.macs;
 }

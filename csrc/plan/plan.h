@@ -70,8 +70,11 @@ class Plan {
   int add_tensor(Tensor tensor);
   void take_effect(PlannedStep& added);
   void tune_steps(const std::function<void()>& tuned);
-  std::unique_ptr<AlignedBytes> new_arena() const;
-  void run_group(const Context& context, int64_t* step_ns, InterruptChecks* interrupt) const;
+  // factor: how many groups of images it holds.
+  std::unique_ptr<AlignedBytes> new_arena(int64_t factor = 1) const;
+  // factor: of the arena, where the group is larger than the plan's.
+  void run_group(const Context& context, int64_t* step_ns, InterruptChecks* interrupt, int64_t factor = 1) const;
+  void run_batch(const Context& context, int64_t* step_ns, InterruptChecks* interrupt) const;
 
   std::vector<Tensor> tensors_;
   std::vector<PlannedStep> steps_;
@@ -79,6 +82,7 @@ class Plan {
   std::vector<Port> output_ports_;
   bool finalized_ = false;
   bool throughput_ = false;
+  bool whole_batch_ = false;
   int64_t group_ = 1;
   int64_t arena_bytes_ = 0;
   int64_t weight_bytes_ = 0;

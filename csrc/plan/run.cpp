@@ -27,8 +27,8 @@ ImageView<float> Context::floats(Slice s) const {
   return {reinterpret_cast<float*>(bytes.data), {bytes.strides.pixel / size, bytes.strides.row / size, bytes.strides.image / size}};
 }
 
-std::unique_ptr<AlignedBytes> Plan::new_arena() const {
-  auto arena = std::make_unique<AlignedBytes>(static_cast<size_t>(arena_bytes_) + 64);
+std::unique_ptr<AlignedBytes> Plan::new_arena(int64_t factor) const {
+  auto arena = std::make_unique<AlignedBytes>(static_cast<size_t>(arena_bytes_ * factor) + 64);
   std::memset(arena->data(), 0, arena->size() + 64);
   return arena;
 }
@@ -50,17 +50,17 @@ void Plan::tune_steps(const std::function<void()>& tuned) {
   }
 }
 
-void Plan::run_group(const Context& group, int64_t* step_ns, InterruptChecks* interrupt) const {
+void Plan::run_group(const Context& group, int64_t* step_ns, InterruptChecks* interrupt, int64_t factor) const {
   const bool one_thread = group.tasks.threads <= 1;
   int64_t begin = step_ns ? clock_ns(one_thread) : 0;
   Context context = group;
   for (size_t i = 0; i < steps_.size(); ++i) {
     if (interrupt && i > 0) interrupt->check();
     for (const int id : steps_[i].fresh) {
-      const Tensor& t = tensors_[static_cast<size_t>(id)];
+      const Tensor& t = context.tensor(id);
       if (t.is_codes && t.port < 0) fill_border(t, context.arena, context.images);
     }
-    context.scratch = context.arena + steps_[i].scratch;
+    context.scratch = context.arena + factor * steps_[i].scratch;
     steps_[i].step->run(context);
     if (step_ns) {
       const int64_t end = clock_ns(one_thread);
@@ -70,17 +70,34 @@ void Plan::run_group(const Context& group, int64_t* step_ns, InterruptChecks* in
   }
 }
 
+// More images than a group has, all at once: each buffer that lies at x for one group lies at factor * x for so many of them.
+void Plan::run_batch(const Context& context, int64_t* step_ns, InterruptChecks* interrupt) const {
+  const int64_t factor = ceil_div(context.images, group_);
+  if (arena_bytes_ > (int64_t{1} << 46) / factor) refuse("a batch of " + std::to_string(context.images) + " is too large for one plan");
+  std::vector<Tensor> tensors = tensors_;
+  for (Tensor& t : tensors) {
+    t.first += (factor - 1) * t.begin;
+    t.begin *= factor;
+  }
+  const std::unique_ptr<AlignedBytes> arena = new_arena(factor);
+  run_group({tensors, arena->data(), context.images, 0, context.inputs, context.outputs, context.tasks, context.ops}, step_ns, interrupt,
+            factor);
+}
+
 void Plan::run(const Inputs& inputs, void* const* outputs, int64_t* step_ns) const {
   const int threads = num_threads();
   const int64_t groups = ceil_div(inputs.images, group_);
-  const bool split = throughput_ && threads > 1 && groups > 1 && !step_ns;
-  const Tasks over_groups{split, threads};
+  const bool split = throughput_ && !whole_batch_ && threads > 1 && groups > 1 && !step_ns;
   const Ops& table = ops(current_isa());
   // Small calls are spared the looks at the clock. Where the groups go to threads, parallel_for asks between them.
   std::optional<InterruptChecks> checks;
   if (!split && inputs.images * (macs_ + arena_bytes_) > kLongRun) checks.emplace();
   InterruptChecks* const interrupt = checks ? &*checks : nullptr;
-  over_groups.run(groups, [&](int64_t g) {
+  if (whole_batch_ && groups > 1) {
+    run_batch({tensors_, nullptr, inputs.images, 0, inputs.data, outputs, Tasks{threads > 1, threads}, table}, step_ns, interrupt);
+    return;
+  }
+  Tasks{split, threads}.run(groups, [&](int64_t g) {
     std::unique_ptr<AlignedBytes> arena = arenas_.take();
     if (!arena) arena = new_arena();
     const int64_t first = g * group_;

@@ -45,6 +45,7 @@ struct Effects {
   int a_bits = 0;
   int w_bits = 0;
   int64_t weight_bytes = 0;
+  bool whole_batch = false;  // all images of a call count for each, and have to be one group
   // Of steps that read the arrays of a call, or write them.
   std::optional<Port> input;
   std::optional<Port> output;

@@ -14,6 +14,7 @@ from .graph import (
     Combine,
     Concat,
     Conv,
+    DynamicLinear,
     Flatten,
     Gather,
     Graph,
@@ -63,7 +64,7 @@ def _fold_batch_norm(node: Node) -> Node:
     if not isinstance(node.op, BatchNorm):
         return node
     norm, source = node.op, node.inputs[0]
-    if isinstance(source.op, (Conv, Linear)):
+    if isinstance(source.op, (Conv, Linear, DynamicLinear)):
         w = source.op.weights
         folded = replace(w, scale=w.scale * norm.scale, bias=w.bias * norm.scale + norm.shift)
         return Node(replace(source.op, weights=folded), source.inputs, node.shape, source.name, source.kind)

@@ -1,4 +1,4 @@
-"""Activations that a file writes as several operators: found by what they compute, so that any way of writing them will do."""
+"""What a file writes as several operators: activations, found by what they compute, and products with codes of the call."""
 
 from __future__ import annotations
 
@@ -126,12 +126,56 @@ class _Finder:
         return Chain(function, source, tuple(sorted(nodes, key=lambda node: self.order[id(node)])))
 
 
-def chains(model: Model) -> list[Chain]:
-    """GELU, its approximation by tanh, and SiLU, written in elementwise operators with constants of one element."""
+@dataclass(frozen=True)
+class DynamicProduct:
+    """DynamicQuantizeLinear, of which the nodes are not, MatMulInteger, Cast, and the product with both scales. zero: "" where it is 0."""
+
+    source: str
+    weights: str
+    zero: str
+    scale: str
+    nodes: tuple[Node, ...]
+
+
+def _dynamic_product(finder: _Finder, node: Node) -> DynamicProduct | None:
+    quantize = finder.makers.get(node.inputs[0])
+    if quantize is None or quantize.op_type != "DynamicQuantizeLinear" or len(quantize.outputs) != 3:
+        return None
+    codes, step, zero = quantize.outputs
+    if (node.inputs[0], node.input(2)) != (codes, zero) or node.inputs[1] not in finder.model.constants:
+        return None
+    cast = _only_user(finder, node)
+    last = _only_user(finder, cast) if cast is not None and cast.op_type == "Cast" and int(cast.attributes.get("to", 0)) == 1 else None
+    if cast is None or last is None or last.op_type != "Mul":
+        return None
+    other = last.inputs[1] if last.inputs[0] == cast.outputs[0] else last.inputs[0]
+    scale = finder.makers.get(other)
+    if scale is None or scale.op_type != "Mul" or step not in scale.inputs or _only_user(finder, scale) is not last:
+        return None
+    weight_scale = scale.inputs[1] if scale.inputs[0] == step else scale.inputs[0]
+    nodes = tuple(sorted((node, cast, scale, last), key=lambda each: finder.order[id(each)]))
+    if weight_scale not in finder.model.constants or nodes[-1] is not last or any(each.problem for each in (*nodes, quantize)):
+        return None
+    return DynamicProduct(quantize.inputs[0], node.inputs[1], node.input(3), weight_scale, nodes)
+
+
+def _only_user(finder: _Finder, node: Node) -> Node | None:
+    (name,) = node.outputs[:1]
+    users = finder.users.get(name, [])
+    return users[0] if len(users) == 1 and name not in finder.shown and sum(read == name for read in users[0].reads) == 1 else None
+
+
+def chains(model: Model) -> list[Chain | DynamicProduct]:
+    """GELU, its approximation by tanh, and SiLU, in elementwise operators with constants of one element; products with codes of the call."""
     finder = _Finder(model)
-    found = [finder.chain(node) for node in model.nodes if node.op_type in _SEEDS and not node.problem]
+    found: list[Chain | DynamicProduct | None] = []
+    for node in model.nodes:
+        if node.op_type in _SEEDS and not node.problem:
+            found.append(finder.chain(node))
+        elif node.op_type == "MatMulInteger" and not node.problem:
+            found.append(_dynamic_product(finder, node))
     taken: set[int] = set()
-    kept = []
+    kept: list[Chain | DynamicProduct] = []
     for chain in found:
         if chain is not None and not taken & {id(node) for node in chain.nodes}:
             taken |= {id(node) for node in chain.nodes}

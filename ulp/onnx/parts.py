@@ -109,6 +109,11 @@ def without_floats(node: ir.Node) -> ir.Node | None:
 
 
 def is_elementwise(results: Sequence[ir.Node]) -> bool:
-    """Whether these are the part's input, quantized, moved, and functions of one value each: no work worth a plan between floats."""
-    passes = (ir.Quantize, ir.Clamp, ir.Table, ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
-    return all(isinstance(start.op, ir.Input) for result in results for start in _ends(result, passes))
+    """Whether these are the part's input, quantized, moved, and functions and sums of its floats: no work worth a plan between floats."""
+    passes = (ir.Quantize, ir.Clamp, ir.Table, ir.Rows, ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
+    starts = {id(start): start for result in results for start in _ends(result, passes)}
+    while sums := [key for key, start in starts.items() if isinstance(start.op, ir.Combine) and set(start.op.quantizers) == {None}]:
+        for key in sums:
+            inputs = starts.pop(key).inputs
+            starts.update((id(start), start) for source in inputs for start in _ends(source, passes))
+    return all(isinstance(start.op, ir.Input) for start in starts.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ulp.nn.graph import Conv, Linear, LinearFloats
+from ulp.nn.graph import Conv, DynamicLinear, Linear, LinearFloats
 
 from .build import Built
 from .model import Model
@@ -59,6 +59,8 @@ def layer_rows(model: Model, built: Built) -> list[LayerRow]:
                 w = op.weights
                 nbytes = (w.integers.size * w.bits + 7) // 8
                 rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.quantizer.bits), shape, nbytes))
+            elif isinstance(op, DynamicLinear) and node.op_type == "MatMulInteger":
+                rows.append(LayerRow(node.name, node.op_type, True, "", (op.weights.bits, 8), shape, op.weights.integers.size))
             else:
                 rows.append(LayerRow(node.name, node.op_type, True, "", (0, 0), shape))
     return rows

@@ -4,8 +4,8 @@
 //     u = clamp(rint(x / scale) + zero, 0, 255)
 //     out[n] = float(sum over c of (u[c] - zero) * (w[c][n] - weight_zero)) * (scale * weight_scale[n]) + bias[n]
 //
-// as ONNX's DynamicQuantizeLinear and MatMulInteger define it, each operation rounded to float32. source: H x W x C floats, of which one
-// scale is for an image, or with per_row one for a pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C padded to a
+// as ONNX's DynamicQuantizeLinear and MatMulInteger define it, each operation rounded to float32. source: H x W x C floats; one
+// scale is for all images of the call, or with per_row one for a pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C padded to a
 // multiple of 4 (of 32: K is not padded further). kernel: empty, or a kernel's name.
 #include <atomic>
 #include <cmath>
@@ -63,6 +63,7 @@ struct DynamicLinearStep final : Step {
     e.macs = rows * layout.k * layout.n;
     e.a_bits = kBits;
     e.w_bits = layout.bits;
+    e.whole_batch = !per_row;
     e.weight_bytes = static_cast<int64_t>(weights->data.size());
     return e;
   }
@@ -78,7 +79,16 @@ struct DynamicLinearStep final : Step {
   }
 
   void run(const Context& c) const override {
-    for (int64_t i = 0; i < c.images; ++i) run_image(c, i);
+    const Tensor& t = c.tensor(source);
+    float low = 0, high = 0;
+    for (int64_t i = 0; i < c.images && !per_row; ++i) {
+      float least, largest;
+      c.row_ops.range(c.floats({source, 0}).row(i, 0), t.elements(), &least, &largest);
+      low = std::min(low, least);
+      high = std::max(high, largest);
+    }
+    const Quantizer all = quantizer_of(low, high);
+    for (int64_t i = 0; i < c.images; ++i) run_image(c, i, all);
   }
 
   struct Quantizer {
@@ -93,7 +103,7 @@ struct DynamicLinearStep final : Step {
     return {scale, static_cast<int>(std::min(std::max(zero, 0.0f), 255.0f))};
   }
 
-  void run_image(const Context& c, int64_t i) const {
+  void run_image(const Context& c, int64_t i, const Quantizer& all) const {
     const Tensor& t = c.tensor(source);
     const ImageView<float> from = c.floats({source, 0});
     const int64_t k = weights->layout.k, n = weights->layout.n;
@@ -104,11 +114,8 @@ struct DynamicLinearStep final : Step {
     memory.lay_out(scratch_array(codes, count * k + 64), scratch_array(scales, n));
     const float* x = from.row(i, 0);  // rows of floats have no gaps
     if (!per_row) {
-      float low, high;
-      c.row_ops.range(x, count * t.channels, &low, &high);
-      const Quantizer q = quantizer_of(low, high);
-      quantize(c, x, count, q, codes);
-      multiply(c, i, 0, count, codes, q, scales);
+      quantize(c, x, count, all, codes);
+      multiply(c, i, 0, count, codes, all, scales);
       return;
     }
     for (int64_t row = 0; row < count; ++row) {

@@ -50,7 +50,7 @@ struct ProductStep final : Step {
     check_places(plan, tb, b.channel, 3, {batch, depth, columns});
     check_places(plan, to, target.channel, 6, {batch, rows, columns});
     if (step(8) != std::array<int, 3>{0, 0, 1}) plan.refuse(": columns must be channels of the target");
-    if (target.channel != 0 || int64_t{batch} * rows * columns != to.elements() || !covers(to)) plan.refuse(": the target is not covered");
+    if (target.channel != 0 || !covers(to)) plan.refuse(": the target is not covered");
     for (const Slice& s : {a, b}) {
       if (s.tensor == target.tensor) plan.refuse(": a tensor that is read cannot be a target");
       plan.readable({s.tensor, 0}, plan.tensor(s.tensor).channels);
@@ -83,6 +83,8 @@ struct ProductStep final : Step {
         if (n < 0) plan.refuse(": steps must not be negative");
         last[side] += int64_t{n} * (counts[static_cast<size_t>(i)] - 1);
       }
+      // Only a batch may be the same matrix again and again.
+      if (i > 0 && counts[static_cast<size_t>(i)] > 1 && step(first + i) == std::array<int, 3>{}) plan.refuse(": a step is 0");
     }
     if (last[0] >= t.height || last[1] >= t.width || last[2] >= t.channels) plan.refuse(": its indices leave a tensor");
   }
@@ -98,10 +100,11 @@ struct ProductStep final : Step {
     std::sort(strides.begin(), strides.end());
     int64_t below = 1;
     for (const auto& [stride, count] : strides) {
-      if (count > 1 && stride != below) return false;
+      if (count == 1) continue;
+      if (stride != below) return false;  // below is at most the elements of the tensor, for no index leaves it
       below *= count;
     }
-    return true;
+    return below == t.elements();
   }
 
   // Where the elements of a slice lie in memory, in elements from its first.

@@ -16,9 +16,9 @@ from .functions import ACTIVATIONS, function, function_or, or_function
 from .layers import small_product
 from .moves import moved_constant
 from .operands import through_views
-from .sequences import activation
+from .sequences import activation, dynamic_product
 
-__all__ = ["RULES", "Rule", "activation", "moved_constant", "quantizers", "small_product"]
+__all__ = ["RULES", "Rule", "activation", "dynamic_product", "moved_constant", "quantizers", "small_product"]
 
 Rule = Callable[[Scope, Node], Value | list[Value]]
 

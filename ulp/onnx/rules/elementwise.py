@@ -44,7 +44,8 @@ def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, s
         passed.append((source.op, source.shape))
         source = source.inputs[0]
     by_one_factor = isinstance(source.op, ir.Product) and bool((scale == scale[0]).all()) and not shift.any()
-    if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)) and not by_one_factor:
+    adds = isinstance(source.op, ir.DynamicLinear) and not source.op.weights.bias.any() and bool((scale == 1).all())
+    if not isinstance(source.op, (ir.Conv, ir.Linear, ir.BatchNorm)) and not by_one_factor and not adds:
         raise NotInteger("no layer whose weights it could become part of comes right before it")
     made = scope.add(node, op, [source], x.part, source.shape)
     for before, shape in reversed(passed):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ulp.nn import graph as ir
 from ulp.onnx import views
+from ulp.onnx.chains import DynamicProduct
 from ulp.onnx.model import Array, Node
 from ulp.onnx.parts import Value, without_floats
 from ulp.onnx.scope import Scope
@@ -93,6 +94,42 @@ def gelu(scope: Scope, node: Node) -> Value:
     """x P(X <= x), X normal, or its approximation by tanh."""
     approximate = node.attributes.get("approximate", "none") in ("tanh", b"tanh")
     return activation(scope, [node], node.inputs[0], "gelu_tanh" if approximate else "gelu")
+
+
+def dynamic_product(scope: Scope, chain: DynamicProduct) -> Value:
+    """A product of each row of a sequence with integers, quantized in the call; it may begin a part."""
+    name = chain.source
+    known = name in scope.values or name in scope.grids
+    x = _floats(scope, name) if known else Value(scope.part(name), scope.part(name).graph.input)
+    if not known:
+        x = Value(x.part, x.node, view=views.root_view(x.node))
+    shape = views.shape_of(x)
+    if len(shape) != 2 or x.grid is not None:
+        raise NotInteger("it multiplies no sequence of floats")
+    integers, scale = scope.array(chain.weights, "weight"), scope.array(chain.scale, "scale")
+    zero = scope.array(chain.zero, "zero point") if chain.zero else np.zeros((), np.int8)
+    if integers.ndim != 2 or len(integers) != shape[1] or integers.dtype.itemsize != 1:
+        raise NotInteger(f"its weights of shape {list(integers.shape)} do not fit {shape[1]} features")
+    outputs = integers.shape[1]
+    if scale.size not in (1, outputs) or scale.size != max(scale.shape, default=1) or not (np.isfinite(scale) & (scale > 0)).all():
+        raise NotInteger("the scale of its weights is not one per column, or one")
+    if zero.size == 0 or (zero != zero.reshape(-1)[0]).any():
+        raise NotInteger("its columns have zero points of their own")
+    less = int(zero.reshape(-1)[0])
+    first = 128 if integers.dtype == np.uint8 else 0  # integers of weights are int8
+    weights = ir.Weights(
+        np.ascontiguousarray((integers.T.astype(np.int16) - first).astype(np.int8)),
+        8,
+        np.broadcast_to(scale.astype(np.float64).reshape(-1), (outputs,)),
+        np.zeros(outputs),
+        less - first,
+    )
+    x = views.tokens(x)
+    node = chain.nodes[-1]
+    made = scope.add(node, ir.DynamicLinear(weights, False), [x.node], x.part, (outputs, 1, shape[0]))
+    for each in chain.nodes:
+        scope.layers[each.name] = (made.op, made.shape)
+    return Value(x.part, made, view=np.ascontiguousarray(views.ordered(outputs, shape[0]).T))
 
 
 def softmax(scope: Scope, node: Node) -> Value:

@@ -1,0 +1,237 @@
+"""Steps of sequences: functions of rows against float64, products of activations, products of floats quantized in the call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from test_plan import F32, Describe, expected, native
+
+import ulp
+from ulp import _core
+
+FUNCTIONS = ("identity", "layer_norm", "rms_norm", "softmax", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
+NORMS = ("layer_norm", "rms_norm")
+
+
+def on_every_isa(describe: Describe, x: Any) -> list[Any]:
+    """The results, which are the same bits on every ISA, and with two threads."""
+    isa, threads = ulp.get_isa(), ulp.get_num_threads()
+    results = []
+    try:
+        for name in ulp.available_isas():
+            ulp.set_isa(name)
+            results.append(native(describe).run(x))
+        ulp.set_num_threads(2)
+        results.append(native(describe).run(x))
+    finally:
+        ulp.set_isa(isa)
+        ulp.set_num_threads(threads)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one.view(np.uint8), two.view(np.uint8))
+    return results[0]
+
+
+def one_function(function: str, width: int, channels: int, groups: int = 1, inputs: int = 1) -> Describe:
+    def describe(plan: Any) -> None:
+        rng = np.random.default_rng(3)
+        parameters = {"gamma": rng.uniform(0.5, 2, channels).astype(F32), "beta": rng.standard_normal(channels).astype(F32), "epsilon": 1e-5}
+        x, floats = plan.floats(1, width, channels * groups), plan.floats(1, width, channels * groups)
+        codes = plan.codes(1, width, channels * groups, 8, 100, 0.0625)
+        operands = [x]
+        if inputs > 1:
+            operands.append(plan.codes(1, width, channels * groups, 5, 11, 0.25))
+        plan.input_floats(channels=channels * groups, height=1, width=width, targets=operands, nhwc=True)
+        plan.rows(
+            operands=[(tensor, 0) for tensor in operands],
+            channels=channels,
+            groups=groups,
+            function=function,
+            targets=[(floats, 0), (codes, 0)],
+            divide=True,
+            **(parameters if function in NORMS else {}),
+        )
+        for tensor in (floats, codes):
+            plan.output(tensor=tensor, nhwc=True)
+
+    return describe
+
+
+def ulps(got: Any, want: Any) -> Any:
+    return np.abs(got.astype(np.float64) - want) / np.spacing(np.abs(want).astype(F32)).astype(np.float64)
+
+
+# In float32, of the largest value of the row where a sum over it takes part: what docs/networks.md states.
+BOUNDS = {"identity": 0, "gelu": 6, "gelu_tanh": 24, "silu": 4, "sigmoid": 4, "tanh": 4}
+
+
+@pytest.mark.parametrize("function", sorted(BOUNDS))
+def test_elementwise_functions_are_within_their_ulps(function: str) -> None:
+    from tools.reference.plan import row_function
+
+    x = np.concatenate([np.linspace(-12, 12, 4001), np.linspace(-0.7, 0.7, 999), [0, -0.0, 87, -87, 60, -60]]).astype(F32)
+    floats, _ = on_every_isa(one_function(function, 2, 2503), x.reshape(1, 1, 2, 2503))
+    want = row_function(function, x.astype(np.float64), 1, 0, 0)
+    near = np.abs(x) <= 5 if function == "gelu_tanh" else np.abs(want) > 1e-30
+    assert ulps(floats.reshape(-1), want)[near].max() <= BOUNDS[function]
+    np.testing.assert_allclose(floats.reshape(-1), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(("width", "channels", "groups", "inputs"), [(3, 1, 1, 1), (5, 33, 1, 2), (2, 15, 6, 1), (7, 384, 1, 2), (1, 16, 3, 2)])
+def test_functions_of_rows(function: str, width: int, channels: int, groups: int, inputs: int) -> None:
+    x = (np.random.default_rng(channels).standard_normal((2, 1, width, channels * groups)) * 3).astype(F32)
+    describe = one_function(function, width, channels, groups, inputs)
+    floats, codes = on_every_isa(describe, x)
+    want, want_codes = expected(describe, x)
+    np.testing.assert_allclose(floats, want, rtol=2e-6, atol=2e-6)
+    assert np.abs(codes.astype(int) - want_codes).max() <= (0 if function == "identity" else 1)
+    assert (codes != want_codes).mean() < 0.01 + 1 / codes.size
+
+
+def test_a_mask_counts_for_all_heads_and_rows() -> None:
+    heads, width, length = 3, 4, 10
+
+    def describe(plan: Any) -> None:
+        x, mask, result = plan.floats(1, width, heads * length), plan.floats(1, 1, length), plan.floats(1, width, heads * length)
+        plan.input_floats(channels=heads * length, height=1, width=width, targets=[x], nhwc=True)
+        one = plan.floats(1, 1, heads * length)
+        rows = {"rows": np.zeros((1, 3), np.int32), "columns": np.zeros((1, 3), np.int32)}
+        for target, count in ((one, heads * length), (mask, length)):
+            channels = np.stack([np.zeros(count), np.zeros(count), np.arange(count)], axis=1).astype(np.int32)
+            plan.rearrange(source=x, target=(target, 0), **rows, channels=channels)
+        plan.rows(
+            operands=[(x, 0), (mask, 0), (one, 0)],
+            channels=length,
+            groups=heads,
+            function="softmax",
+            targets=[(result, 0)],
+            divide=False,
+        )
+        plan.output(tensor=result, nhwc=True)
+
+    x = np.random.default_rng(0).standard_normal((2, 1, width, heads * length)).astype(F32)
+    (got,) = on_every_isa(describe, x)
+    np.testing.assert_allclose(got, expected(describe, x)[0], rtol=2e-6)
+    np.testing.assert_allclose(got.reshape(2, width, heads, length).sum(axis=-1), 1, rtol=1e-6)
+
+
+def attention_product(codes: bool, transposed: bool, batch: int, rows: int, depth: int, columns: int, to_codes: bool) -> Describe:
+    """a (rows, batch * depth) times b, which lies as keys do (columns, batch * depth), or as values (depth, batch * columns)."""
+    size = (columns, batch * depth) if transposed else (depth, batch * columns)
+    width, channels = max(rows, size[0]), max(batch * depth, size[1])
+
+    def describe(plan: Any) -> None:
+        def operand(zero: int) -> int:
+            tensor: int = plan.codes(1, width, channels, 8, zero, 0.0625) if codes else plan.floats(1, width, channels)
+            return tensor
+
+        a, b = operand(255), operand(3)
+        out = plan.codes(1, rows, batch * columns, 8, 128, 0.5) if to_codes else plan.floats(1, rows, batch * columns)
+        plan.input_floats(channels=channels, height=1, width=width, targets=[a, b], divide=True, nhwc=True)
+        of_b = [[0, 0, depth], [0, 0, 1], [0, 1, 0]] if transposed else [[0, 0, columns], [0, 1, 0], [0, 0, 1]]
+        steps = [[0, 0, depth], [0, 1, 0], [0, 0, 1], *of_b, [0, 0, columns], [0, 1, 0], [0, 0, 1]]
+        plan.product(
+            a=(a, 0),
+            b=(b, 0),
+            target=(out, 0),
+            sizes=(batch, rows, depth, columns),
+            steps=np.array(steps, np.int32),
+            scale=0.015625 / depth,
+            in_units=to_codes and codes,
+        )
+        plan.output(tensor=out, nhwc=True)
+
+    describe.shape = (2, 1, width, channels)  # type: ignore[attr-defined]
+    return describe
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 7, 5, 17), (2, 50, 33, 16), (2, 13, 700, 3)])
+def test_products_of_activations(sizes: tuple[int, int, int, int], transposed: bool) -> None:
+    for codes in (False, True):
+        for to_codes in (False, True):
+            describe: Any = attention_product(codes, transposed, *sizes, to_codes)
+            x = (np.random.default_rng(1).standard_normal(describe.shape) * 8).astype(F32)
+            (got,), (want,) = on_every_isa(describe, x), expected(describe, x)
+            if codes:  # exact, also where sums leave 2^24
+                np.testing.assert_array_equal(got, want)
+            else:
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1 if to_codes else 1e-4)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:
+    rng = np.random.default_rng(5)
+    for width, channels, outputs, bits in ((1, 3, 5, 8), (9, 40, 33, 4), (30, 64, 70, 8)):
+        low = -(2 ** (bits - 1)) if signed else 0
+        w = rng.integers(low, low + 2**bits, (channels + -channels % 4, outputs)).astype(np.int8 if signed else np.uint8)
+        zero = 0 if signed else 2 ** (bits - 1)
+        w[channels:] = zero
+        terms = {"scale": rng.uniform(0.001, 0.1, outputs).astype(F32), "bias": rng.standard_normal(outputs).astype(F32)}
+
+        def describe(
+            plan: Any, w: Any = w, zero: int = zero, terms: Any = terms, width: int = width, channels: int = channels, bits: int = bits
+        ) -> None:
+            outputs = w.shape[1]
+            x, floats, codes = plan.floats(1, width, channels), plan.floats(1, width, outputs), plan.codes(1, width, outputs, 8, 99, 0.25)
+            plan.input_floats(channels=channels, height=1, width=width, targets=[x], nhwc=True)
+            targets = [(floats, 0), (codes, 0)]
+            finish = {"residual": None, "low": -math.inf, "high": math.inf, "targets": targets, "thresholds": [None] * 2, **terms}
+            weights = _core.pack(w, bits)
+            plan.dynamic_linear(source=x, weights=weights, weight_zero=zero, per_row=per_row, finish=finish, kernel=None)
+            for tensor in (floats, codes):
+                plan.output(tensor=tensor, nhwc=True)
+
+        x = rng.standard_normal((3, 1, width, channels)).astype(F32)
+        x[1] = 0
+        x[2] = np.abs(x[2])
+        for one in x[:, None]:
+            for got, want in zip(on_every_isa(describe, one), expected(describe, one), strict=True):
+                np.testing.assert_array_equal(got, want)
+        if width > 1 and not per_row:  # one scale for the whole call: as one image of all rows
+            together = native(lambda plan, d=describe, n=3 * width: d(plan, width=n)).run(x.reshape(1, 1, 3 * width, channels))
+            for got, want in zip(on_every_isa(describe, x), together, strict=True):
+                np.testing.assert_array_equal(got.reshape(want.shape), want)
+
+
+def refusals() -> list[tuple[str, Callable[[Any], None]]]:
+    def product(**changes: Any) -> Callable[[Any], None]:
+        steps = np.array([[0, 0, 2], [0, 1, 0], [0, 0, 1]] * 3, np.int32)
+        given = {"a": (0, 0), "b": (1, 0), "target": (2, 0), "sizes": (2, 2, 2, 2), "steps": steps, "scale": 1.0, "in_units": False}
+        return lambda plan: plan.product(**given | changes)
+
+    def rows(**changes: Any) -> Callable[[Any], None]:
+        given = {"operands": [(0, 0)], "channels": 4, "groups": 1, "function": "softmax", "targets": [(2, 0)], "divide": False}
+        return lambda plan: plan.rows(**given | changes)
+
+    at = np.array([[0, 0, 2], [0, 1, 0], [0, 0, 1]] * 3, np.int32)
+    return [
+        ("indices leave a tensor", product(sizes=(2, 3, 2, 2))),
+        ("is not covered", product(sizes=(1, 2, 2, 2))),
+        ("a step is 0", product(steps=np.where(np.arange(27).reshape(9, 3) // 3 == 2, 0, at).astype(np.int32))),
+        ("columns must be channels", product(steps=at[[0, 1, 2, 3, 4, 5, 6, 8, 7]])),
+        ("goes with codes only", product(in_units=True)),
+        ("must be finite", product(scale=math.inf)),
+        ("a tensor that is read", product(target=(1, 0))),
+        ("no function is called 'softmin'", rows(function="softmin")),
+        ("go with normalizations", rows(gamma=np.ones(4, F32))),
+        ("one value per channel", rows(function="rms_norm", gamma=np.ones(3, F32))),
+        ("epsilon must be finite", rows(function="layer_norm", epsilon=-1.0)),
+        ("groups", rows(groups=0)),
+    ]
+
+
+@pytest.mark.parametrize(("message", "call"), refusals())
+def test_refusals(message: str, call: Callable[[Any], None]) -> None:
+    plan = _core.Plan()
+    for _ in range(3):
+        plan.floats(1, 2, 4)
+    plan.input_floats(channels=4, height=1, width=2, targets=[0, 1], nhwc=True)
+    with pytest.raises(ValueError, match=message):
+        call(plan)
