@@ -135,7 +135,9 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "b": (OTHER, 0),
             "target": (UNWRITTEN, 0),
             "sizes": (4, 4, 4, 6),
-            "steps": np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.int32),
+            "steps": np.array(
+                [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.int32
+            ),
             "scale": 0.5,
             "in_units": True,
         },

@@ -39,7 +39,11 @@ def on_every_isa(describe: Describe, x: Any) -> list[Any]:
 def one_function(function: str, width: int, channels: int, groups: int = 1, inputs: int = 1) -> Describe:
     def describe(plan: Any) -> None:
         rng = np.random.default_rng(3)
-        parameters = {"gamma": rng.uniform(0.5, 2, channels).astype(F32), "beta": rng.standard_normal(channels).astype(F32), "epsilon": 1e-5}
+        parameters = {
+            "gamma": rng.uniform(0.5, 2, channels).astype(F32),
+            "beta": rng.standard_normal(channels).astype(F32),
+            "epsilon": 1e-5,
+        }
         x, floats = plan.floats(1, width, channels * groups), plan.floats(1, width, channels * groups)
         codes = plan.codes(1, width, channels * groups, 8, 100, 0.0625)
         operands = [x]
@@ -82,7 +86,9 @@ def test_elementwise_functions_are_within_their_ulps(function: str) -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize(("width", "channels", "groups", "inputs"), [(3, 1, 1, 1), (5, 33, 1, 2), (2, 15, 6, 1), (7, 384, 1, 2), (1, 16, 3, 2)])
+@pytest.mark.parametrize(
+    ("width", "channels", "groups", "inputs"), [(3, 1, 1, 1), (5, 33, 1, 2), (2, 15, 6, 1), (7, 384, 1, 2), (1, 16, 3, 2)]
+)
 def test_functions_of_rows(function: str, width: int, channels: int, groups: int, inputs: int) -> None:
     x = (np.random.default_rng(channels).standard_normal((2, 1, width, channels * groups)) * 3).astype(F32)
     describe = one_function(function, width, channels, groups, inputs)

@@ -353,9 +353,7 @@ class Plan:
         written. Two operands of codes are multiplied exactly, as integers less their zeros; in_units: `scale` gives units of the target.
         """
 
-    def dynamic_linear(
-        self, *, source: int, weights: Packed, weight_zero: int, per_row: bool, finish: Finish, kernel: str | None
-    ) -> None:
+    def dynamic_linear(self, *, source: int, weights: Packed, weight_zero: int, per_row: bool, finish: Finish, kernel: str | None) -> None:
         """Floats, quantized in the call as ONNX's DynamicQuantizeLinear does it, times weights (Cp, N); the result is H x W x N.
 
         v = float32(sum) * float32(scale of the call * finish scale) + bias. per_row: a scale for each pixel. NotFinite for a NaN.
@@ -371,7 +369,9 @@ class Plan:
         tuned: called behind each step that was looked at; what it raises ends the tuning, and the plan stays open.
         """
 
-    def run(self, x: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], outputs: list[npt.NDArray[Any]] | None = None) -> list[npt.NDArray[Any]]:
+    def run(
+        self, x: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], outputs: list[npt.NDArray[Any]] | None = None
+    ) -> list[npt.NDArray[Any]]:
         """Any number of images, C-contiguous, of several inputs an array each; one array per output. Any number of threads at once; releases the GIL.
 
         Raises NotFinite, CodeOutOfRange, TypeError (dtype) and ValueError (shape).

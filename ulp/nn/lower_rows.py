@@ -66,7 +66,9 @@ def _product(lowering: Lowering, node: ir.Node, op: ir.Product, requests: list[R
     target = slots[0]
     if len(slots) > 1 or not target.whole:
         height, width, channels = ir.layout(node)
-        target = next((s for s in slots if s.tensor.quantizer is None and s.whole), None) or Slot(Tensor(height, width, channels, None), 0, channels)
+        target = next((s for s in slots if s.tensor.quantizer is None and s.whole), None) or Slot(
+            Tensor(height, width, channels, None), 0, channels
+        )
         for slot in slots:
             if slot is not target:
                 lowering.combine(node, [target], False, *FREE, slot)

@@ -24,7 +24,11 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
     for request in requests:
         lowering.no_residual(node, request)
         if request.quantizer is None and (lowering.codes_in or node in lowering.graph.outputs):
-            what = "is asked for floats, and gives codes (codes_in=True)" if lowering.codes_in else "is its result: there is nothing to compile"
+            what = (
+                "is asked for floats, and gives codes (codes_in=True)"
+                if lowering.codes_in
+                else "is its result: there is nothing to compile"
+            )
             raise LayerError(f"the network's input {what}")
         if request.quantizer is not None and request.quantizer.of_sums:
             what = "codes of -1 and +1" if request.quantizer.bipolar else "codes by thresholds"
