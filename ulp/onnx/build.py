@@ -375,7 +375,8 @@ class Builder:
             # Of a part that begins with floats that hold codes, the graph has a quantizer that is no node of the model.
             layers = [node.name for node in part.graph.nodes] + [node.name for node in scope.nodes_of(part, self.model)]
             try:
-                if names and kept and self.compilation.islands and is_elementwise([part.results[name] for name in names]):
+                results = [part.results[name] for name in names]
+                if names and kept and self.compilation.islands and is_elementwise(results, len(part.roots) > 1):
                     # A plan would only divide what is around it.
                     self.wrong.update((name, "no layer with weights reads its codes") for name in layers)
                 elif names:

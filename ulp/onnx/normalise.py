@@ -264,7 +264,6 @@ def _unary(w: _Writer, node: Node) -> bool:
     attributes = dict(node.attributes)
     if not w.known(*(node.input(i) for i in range(1, 5))) or attributes.pop("channels_last", 0):
         return False
-    attributes.pop("opset", None)  # QLinearSoftmax's: which definition of the axis holds
     return w.compute(node.op_type[len("QLinear") :], node, [w.dequantize(node, 0)], node.input(3), node.input(4), **attributes)
 
 

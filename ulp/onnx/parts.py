@@ -108,9 +108,14 @@ def without_floats(node: ir.Node) -> ir.Node | None:
     return next((end for end in ends if isinstance(end.op, (ir.Curve, ir.MaxPool, ir.Gather))), None)
 
 
-def is_elementwise(results: Sequence[ir.Node]) -> bool:
-    """Whether these are the part's input, quantized, moved, and functions and sums of its floats: no work worth a plan between floats."""
-    passes = (ir.Quantize, ir.Clamp, ir.Table, ir.Rows, ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
+def is_elementwise(results: Sequence[ir.Node], several: bool) -> bool:
+    """Whether these are the part's input, quantized, moved, and functions and sums of its floats: no work worth a plan between floats.
+
+    several: whether the part has several inputs. Then sums of codes and concatenations are no such work, either.
+    """
+    passes: tuple[type, ...] = (ir.Quantize, ir.Clamp, ir.Table, ir.Rows, ir.Flatten, ir.View, ir.Rearrange, ir.Gather, ir.Identity)
+    if several:
+        passes = (*passes, ir.Add, ir.Combine, ir.Concat)
     starts = {id(start): start for result in results for start in _ends(result, passes)}
     while sums := [key for key, start in starts.items() if isinstance(start.op, ir.Combine) and set(start.op.quantizers) == {None}]:
         for key in sums:

@@ -144,6 +144,9 @@ def quantized_weights(scope: Scope, name: str) -> QuantizedConstant:
     if weights.dtype.kind == "f" and (np.abs(weights) <= 255).all() and (np.rint(weights) == weights).all():
         ones = (1,) * weights.ndim
         return QuantizedConstant(weights.astype(np.int16), np.ones(ones), np.zeros(ones, np.int64))
+    maker = scope.makers.get(name)
+    if maker is not None and maker.op_type == "Quant" and scope.is_constant(maker.input(3)):
+        raise NotInteger(f"its weights have {scope.scalar(maker.input(3), 'bit width'):g} bits, and integers have 1 to 8")
     raise NotInteger("its weights are not quantized")
 
 
