@@ -107,10 +107,7 @@ def test_trunc_with_a_zero_point_is_qonnxs(mode: str) -> None:
         model = w.model(w.add("Trunc", codes, *inputs, domain="onnx.brevitas", rounding_mode=mode, **extra))
         network = ulp.load(model, tune=False)
         given = (np.clip(np.rint(x * 8 + np.float32(zero)), 0, 255).astype(np.float32) - zero) / 8
-        if second:
-            want = trunc.trunc_v2(given, *head, 0, 0, out_scale, last, mode)
-        else:
-            want = trunc.trunc_v1(given, *head, last, mode)
+        want = trunc.trunc_v2(given, *head, 0, 0, out_scale, last, mode) if second else trunc.trunc_v1(given, *head, last, mode)
         np.testing.assert_array_equal(network(x), want, err_msg=f"{zero} {out_bits} {second}\n{network}")
         integer += network.integer
     assert integer

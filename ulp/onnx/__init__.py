@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ulp._options import check_options
 from ulp._validate import integer
@@ -17,7 +17,7 @@ from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation, build, constants_of
-from .inference import Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch, with_batches
+from .inference import Inferred, Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch, with_batches
 from .islands import Maker, form, runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
@@ -91,32 +91,14 @@ def load(
             strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
         )
     if is_saved(source):
-        network = load_saved(source, tune=bool(tune), limits=limits)
-        _check_saved(network, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
-        return network
+        again = load_saved(source, tune=bool(tune), limits=limits)
+        _check_saved(again, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
+        return again
     model = read(source, limits)
     how: Mode = "threshold" if mode == "threshold" else "requantize"
     in_islands = available() if floats is None else floats == "onnxruntime"
     compilation = Compilation(how, hint or "latency", int(group or 1), tune is None or bool(tune), progress, in_islands)
-    model, one_shape, many_shapes = _shapes(model, dict(shapes or {}))
-    normal = normalise(model, in_islands)
-    one = infer(normal, one_shape, limits)
-    many = infer(normal, many_shapes, limits)
-    fixed = {port.name for port in model.inputs if port.shape and port.shape[0] == 1}
-    if fixed and takes_any_batch(normal, one, many, _BATCH):
-        model = _any_batch(model)
-    elif fixed and len(fixed) == len(one_shape):
-        many = one
-    elif fixed:
-        many_shapes |= {name: one_shape[name] for name in fixed}
-        many = infer(normal, many_shapes, limits)
-    elif shapes and has_no_batch(normal, one, many):  # then shapes= says how long sequences are
-        model = replace(model, inputs=[_as_given(port, one_shape[port.name]) for port in model.inputs])
-        many = one = replace(one, fixed=True)
-    check_sides(one, many)
-    # Islands take any sides that the file leaves open, whatever shapes= says.
-    free = infer(normal, _left_open(model, one_shape if many is one else many_shapes), limits) if shapes else many
-    inside, one = batch_inside(one, many), with_batches(one, many)
+    model, normal, one, free, inside, one_shape = _shaped(model, dict(shapes or {}), limits, in_islands)
     built = build(normal, one, inside, compilation, limits)
 
     def maker(built: Built) -> Maker:
@@ -149,6 +131,43 @@ def load(
                 return whole
         return found
     return network(built)
+
+
+class _Shaped(NamedTuple):
+    """A model with what is known of its tensors: for a batch of one, and `free`, for a larger one and any sides that the file leaves open.
+
+    inside: see `batch_inside`. shapes: of the inputs, for a batch of one.
+    """
+
+    model: Model
+    normal: Model
+    one: Inferred
+    free: Inferred
+    inside: frozenset[str]
+    shapes: dict[str, Sides | None]
+
+
+def _shaped(model: Model, given: dict[str, Sequence[int]], limits: Limits, in_islands: bool) -> _Shaped:
+    """The model as read and as normalised, with its inputs' shapes and what follows from them."""
+    model, one_shape, many_shapes = _shapes(model, given)
+    normal = normalise(model, in_islands)
+    one = infer(normal, one_shape, limits)
+    many = infer(normal, many_shapes, limits)
+    fixed = {port.name for port in model.inputs if port.shape and port.shape[0] == 1}
+    if fixed and takes_any_batch(normal, one, many, _BATCH):
+        model = _any_batch(model)
+    elif fixed and len(fixed) == len(one_shape):
+        many = one
+    elif fixed:
+        many_shapes |= {name: one_shape[name] for name in fixed}
+        many = infer(normal, many_shapes, limits)
+    elif given and has_no_batch(normal, one, many):  # then shapes= says how long sequences are
+        model = replace(model, inputs=[_as_given(port, one_shape[port.name]) for port in model.inputs])
+        many = one = replace(one, fixed=True)
+    check_sides(one, many)
+    # Islands take any sides that the file leaves open, whatever shapes= says.
+    free = infer(normal, _left_open(model, one_shape if many is one else many_shapes), limits) if given else many
+    return _Shaped(model, normal, with_batches(one, many), free, batch_inside(one, many), one_shape)
 
 
 def _quantized(source: Any, bits: Any, calibrate: Any, limits: Limits | None, progress: bool, budget: dict[str, Any]) -> Quantized:

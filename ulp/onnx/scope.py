@@ -19,7 +19,6 @@ from .stages import bound
 from .tensors import dtype_of, known_type
 from .weights import NotInteger, QuantizedConstant
 
-
 # Tensors that are looked at to find which parts may be joined, over all.
 _MAX_WALKED = 2**20
 
