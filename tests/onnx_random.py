@@ -175,7 +175,7 @@ class RandomModel:
         name, shape = x.name, x.shape
         if len(shape) > 1 and self.rng.integers(2):
             name, shape = self.w.add("Flatten", name), (int(np.prod(shape)),)
-        if len(shape) == 1 and self.rng.integers(2):
+        if len(shape) == 1 and self.opset >= 11 and self.rng.integers(2):
             return self.behind(self.w.add("Gemm", name, self.weights(outputs, shape[0]), *self.bias(outputs), transB=1), (outputs,))
         y = self.w.add("MatMul", name, self.weights(shape[-1], outputs, axis=1))
         for bias in self.bias(outputs):
