@@ -507,3 +507,15 @@ def test_settings_page_names_every_variable() -> None:
     read = set(re.findall(r"\"(ULP_[A-Z_]+)\"", source))
     assert read >= {"ULP_NUM_THREADS", "ULP_MAX_CPU_ISA", "ULP_TUNE_CACHE", "ULP_VERBOSE", "ULP_CUDA_CHECK"}
     assert [name for name in sorted(read) if f"| `{name}` |" not in page] == []
+
+
+def test_the_gate_runs_every_test_that_needs_an_optional_package() -> None:
+    gate = ROOT / ".ci" / "run"
+    if not gate.exists():
+        pytest.skip("a source distribution")
+    found = re.search(r"^optional_tests=\(\n(.*?)^\)$", gate.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert found
+    run = {path for pattern in found[1].split() for path in ROOT.glob(pattern)}
+    needs = re.compile(r"importorskip\(\"(torch|onnx|scipy|brevitas|qonnx|ml_dtypes)")
+    asking = {path for path in (ROOT / "tests").glob("test_*.py") if needs.search(path.read_text(encoding="utf-8"))}
+    assert {path.name for path in asking - run} <= {"test_cuda_bench.py", "test_cuda_gpu.py"}  # which need a GPU, too

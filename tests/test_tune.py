@@ -208,6 +208,8 @@ def test_the_isa_is_limited_meanwhile(call: int, monkeypatch: pytest.MonkeyPatch
         return gemm(*args)
 
     monkeypatch.setattr(_core, "gemm", limited)
+    for name, value in {"HEIGHTS": (1, 4), "_ROUNDS": 2, "_SAMPLE_NS": 1000, "_FEW_SIDE": 64}.items():  # the portable kernel is slow
+        monkeypatch.setattr(_measure, name, value)
     try:
         explanation = ulp.tune(*SHAPE, bits=PAIR)
         assert explanation.kernel == "mul8_scalar_4x32"

@@ -16,18 +16,18 @@ from ulp.nn.compiled import Hint
 from ulp.nn.lower import Mode
 from ulp.nn.saved import is_saved
 
-from .build import Built, Compilation, build, constants_of
+from .build import Built, Compilation
+from .choice import Choice
 from .inference import Inferred, Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch, with_batches
-from .islands import Maker, form, runs_in_island
+from .islands import runs_in_island
 from .limits import Limits
 from .model import Model, OnnxError, Port
 from .network import OnnxNetwork, load_saved
 from .normalise import normalise
 from .reader import read
-from .rivals import REASON, is_faster_whole, left_to_onnxruntime, may_be_left
 from .session import available
 from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
-from .table import layer_rows, without_compute
+from .table import without_compute
 
 if TYPE_CHECKING:
     from ulp.quantize import Quantized
@@ -99,38 +99,13 @@ def load(
     in_islands = available() if floats is None else floats == "onnxruntime"
     compilation = Compilation(how, hint or "latency", int(group or 1), tune is None or bool(tune), progress, in_islands)
     model, normal, one, free, inside, one_shape = _shaped(model, dict(shapes or {}), limits, in_islands)
-    built = build(normal, one, inside, compilation, limits)
-
-    def maker(built: Built) -> Maker:
-        return Maker(built.scope, model, normal, one.tensors, free.tensors)
-
-    def network(built: Built) -> OnnxNetwork:
-        rows = layer_rows(normal, built)
-        stages, constants = built.stages, built.constants
-        if in_islands:
-            stages = form(stages, built.scope, model, normal, one.tensors, free.tensors)
-            constants = constants_of(stages, model, built.scope)
-        elif set(model.protos) - set(constants) & {name for stage in stages for name in stage.reads}:
-            raise OnnxError("the file has tensors of types that only onnxruntime knows: pip install onnxruntime")
-        return OnnxNetwork(model.inputs, model.outputs, stages, constants, rows, model.opset, limits)
-
+    choice = Choice(model, normal, one, free, inside, compilation, limits)
+    built = choice.built()
     if strict:
         _check_strict(normal, built)
     elif in_islands and compilation.tune and how == "requantize":
-        rival = built
-        if built.scope.reasons and may_be_left(built, maker(built)):  # a layer in floats does not give the same bits
-            rival = build(normal, one, inside, replace(compilation, small_floats=False), limits)
-        left, same = left_to_onnxruntime(rival, maker(rival))
-        if left:
-            built = build(normal, one, inside, compilation, limits, left)
-        found = network(built)
-        if same and len(found.stages) > 1 and any(isinstance(stage, IntegerStage) for stage in found.stages):
-            every = dict.fromkeys((node.name for node in normal.nodes), REASON)
-            whole = network(build(normal, one, inside, compilation, limits, every))
-            if len(whole.stages) == 1 and is_faster_whole(found, whole, model.inputs, one_shape):
-                return whole
-        return found
-    return network(built)
+        return choice.fastest(built, one_shape)
+    return choice.network(built)
 
 
 class _Shaped(NamedTuple):

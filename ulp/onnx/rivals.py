@@ -37,8 +37,8 @@ _DRAWS = 3
 # What onnxruntime may compute a part by. Floats can then only be at its ends, and nothing rounds them.
 # fmt: off
 _MOVES = frozenset({
-    "Concat", "DepthToSpace", "DequantizeLinear", "Flatten", "Identity", "MaxPool", "NhwcMaxPool", "Pad", "QuantizeLinear", "Relu", "Reshape",
-    "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "Concat", "DepthToSpace", "DequantizeLinear", "Flatten", "Identity", "MaxPool", "NhwcMaxPool", "Pad", "QuantizeLinear", "Relu",
+    "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose", "Unsqueeze",
 })
 _INTEGERS = frozenset({
     "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearConv", "QLinearGlobalAveragePool", "QLinearMatMul", "QLinearMul",
