@@ -22,8 +22,11 @@ with warnings.catch_warnings():
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     ulp_torch = importlib.import_module("ulp.torch")
+    attention = importlib.import_module("ulp._bridge.attention")
+    translations = importlib.import_module("ulp._bridge.translations")
 
-from onnx_models import quantized as by_onnxruntime  # needs onnx
+from onnx import numpy_helper
+from onnx_models import quantized as by_onnxruntime
 from onnx_models import small_network
 
 nn: Any = torch.nn
@@ -303,6 +306,79 @@ def test_any_memory_format_becomes_integers() -> None:
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert network.inputs[0].shape == ("batch", 1, 8, 8)
     np.testing.assert_allclose(network(_X), model(_X).detach(), atol=0.02)
+
+
+class _Uneven(Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.pool, self.last = nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.AdaptiveAvgPool2d((5, 3)), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Any) -> Any:
+        return self.last(self.pool(self.act(self.conv(x))))
+
+
+def test_windows_of_different_sizes_become_integers() -> None:
+    torch.manual_seed(0)
+    model, x = _Uneven().eval(), _random(16, 3, 14, 14)
+    network = ulp.compile(model, x[:2], bits=8, calibrate=x, progress=False)
+    assert network.integer
+    with torch.no_grad():
+        exact = model(x)
+    assert float((network(x) - exact).norm() / exact.norm()) < 0.03
+
+
+@pytest.mark.parametrize(("size", "outputs"), [(12, 5), (12, 4), (5, 7), (31, 13), (7, 7)])
+def test_windows_of_adaptive_pooling(size: int, outputs: int) -> None:
+    x = _random(1, 2, size)
+    exact = nn.functional.adaptive_avg_pool1d(x, outputs)
+    rows, kernel = translations._repeated(size, outputs)
+    torch.testing.assert_close(x[..., rows].unflatten(-1, (-1, kernel)).mean(-1), exact)
+    matrix = numpy_helper.to_array(translations._means(size, outputs))
+    torch.testing.assert_close(x @ torch.from_numpy(matrix).T, exact)
+
+
+_TRUE = torch.rand(6, 5, generator=torch.Generator().manual_seed(0)) > 0.5
+_TRUE[:, 0] = False  # a row of nothing would be NaN
+_OTHER: dict[str, Any] = {"kdim": 6, "vdim": 10}
+
+
+@pytest.mark.parametrize(
+    ("sides", "options", "call"),
+    [
+        ((5, 5), {}, {"attn_mask": _TRUE[:5], "need_weights": False}),
+        ((5, 6), _OTHER | {"batch_first": True}, {"key_padding_mask": torch.cat((_TRUE, _TRUE[:, :1]), 1)[:3]}),
+        ((6, 5), {"batch_first": True}, {"attn_mask": _TRUE.expand(12, 6, 5), "average_attn_weights": False}),
+        ((6, 5), {"bias": False}, {"attn_mask": _random(6, 5), "key_padding_mask": _TRUE[:3]}),
+        ((5, 5), {"add_bias_kv": True, "add_zero_attn": True}, {}),
+    ],
+)
+def test_attention_in_another_form(sides: tuple[int, int], options: dict[str, Any], call: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(16, 4, **options).eval()
+    x = _random(3, sides[0], 16)
+    key, value = (_random(3, sides[1], options.get(name, 16), seed=1) for name in ("kdim", "vdim"))
+    given: Any = (x, x, x) if sides[0] == sides[1] else (x, key, value)
+    given = given if options.get("batch_first") else tuple(x.transpose(0, 1) for x in given)
+    with torch.no_grad():
+        exact = model(*given, **call)
+        with attention.batch_first(model):
+            made = model(*given, **call)
+    assert "forward" not in vars(model)
+    torch.testing.assert_close(made, exact)
+
+
+def test_an_encoder_becomes_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval(), _random(16, 6, 16) - 0.5
+    network = ulp.compile(model, x[:2], bits="W4A8", calibrate=x, progress=False)
+    assert network.integer
+    assert {"self_attn", "self_attn.out_proj", "linear1", "linear2"} <= {row.name for row in network.layers}
+    with torch.no_grad():
+        exact = model(x)
+    y = network(x)
+    assert float((y - exact).norm() / exact.norm()) < 0.1
+    ulp.export(network, tmp_path / "model.onnx", format="qdq")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "model.onnx", tune=False, progress=False)(x.numpy()), y)
 
 
 class _Guarded(Module):

@@ -58,6 +58,18 @@ def test_one_integer_plan(model: Any, bits: Any) -> None:
     assert all(row.integer for row in network.layers)
 
 
+@pytest.mark.parametrize(("name", "attributes"), [("LeakyRelu", {"alpha": 0.1}), ("PRelu", {}), ("Sigmoid", {})])
+def test_sequences_with_curves_are_one_plan(name: str, attributes: dict[str, Any]) -> None:
+    w = Writer((4, 32))
+    slope = [w.constant(np.linspace(0, 1, 8, dtype=np.float32)[:, None])] if name == "PRelu" else []
+    y = w.add(name, w.add("Conv", "x", w.weights(8, 4, 3)), *slope, **attributes)
+    model = w.model(w.add("Conv", w.add("MaxPool", y, kernel_shape=[2], strides=[2]), w.weights(8, 8, 3)))
+    x = images(16, 4, 32)
+    network = ulp.load(model, bits=8, calibrate=x, tune=False)
+    assert network.integer
+    assert snr(FloatNetwork(model, x).outputs()[0][0], network(x)) > 30
+
+
 def gate() -> Any:
     """A block with hard-swish written as two operators, depthwise convolution, and a gate from a mean (squeeze and excitation)."""
     w = Writer((4, 8, 8), 3)

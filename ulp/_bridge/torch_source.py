@@ -29,7 +29,7 @@ from ulp.nn.compiled import Structure
 from ulp.onnx import OnnxError
 from ulp.torch import decompositions
 
-from . import names, translations
+from . import attention, names, translations
 from .calls import Call
 from .qdq import to_qdq
 
@@ -68,7 +68,8 @@ def exported(model: Any, example: Any) -> Exported:
             elif library == "torch_ao":
                 proto = _torchscript(flat, call, output_names)
             else:
-                proto = _dynamo(flat, call, output_names)
+                with attention.batch_first(model):
+                    proto = _dynamo(flat, call, output_names)
     if library == "ulp":
         proto = to_qdq(proto, odd_zeros_only=True)
     names.by_modules(proto, "model")

@@ -37,8 +37,8 @@ Doubles = npt.NDArray[np.float64]
 _ALPHAS = (0.25, 0.5, 0.75, 1.0)
 # Widths at which the error must not grow, and the share of it that must go: where that is little, as little is known from some inputs.
 _WIDTHS, _GAIN = (8, 4), 0.9
-# Inputs that are looked at, results of a layer, and multiplications of one trial.
-_INPUTS, _RESULTS, _OPERATIONS = 16, 1024, 2e8
+# Inputs that are looked at, results of a layer, multiplications of one trial, and values of which a range is found.
+_INPUTS, _RESULTS, _OPERATIONS, _COUNTED = 16, 512, 1e8, 2**14
 # How far a channel's factor may lie from the mean of all: beyond, float32 would lose what is small.
 _LARGEST = 1024.0
 # Operators through which a positive factor of a channel passes.
@@ -226,7 +226,8 @@ class _Trial:
         columns = s[self.channels][:, None]
         x = (self.x / columns).astype(np.float32)
         observer = Observer()
-        observer.add(x)
+        observer.add(np.array([x.min(), x.max()], np.float32))
+        observer.add(x.reshape(-1)[:: x.size // _COUNTED | 1])  # an odd step meets all channels
         codes = quantizer_of(observer, bits, "mse", 100).round_trip(x)
         rows = (self.weights * columns).reshape(-1, columns.shape[-1])
         scale = scales_by_error(rows, bits)

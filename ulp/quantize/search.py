@@ -42,7 +42,7 @@ _ATTEMPTS = 5
 _FRONT = 24
 # Operations of rounding a network (`FloatNetwork.rounding_work`) that every trial may take: some seconds; where it takes more, seconds for
 # rounding the best ones anew, and how many there are at least: so many are compared again whatever it takes.
-_QUICK, _FINAL_SECONDS, _FINALISTS = 2e11, 40.0, 2
+_QUICK, _FINAL_SECONDS, _FINALISTS = 5e10, 40.0, 2
 # Uniform networks that are tried beside the program's: those with the least predicted error within the budget.
 _UNIFORM = 6
 

@@ -19,7 +19,7 @@ from ulp.onnx.parts import Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger
 
-from .operands import floats_of, on_grid
+from .operands import floats_of, on_grid, per_channel
 
 # Of each rounding: what it rounds to n or more, for n > 0 and for n <= 0: numbers from n + offset on, and whether that one is among them.
 _ROUNDINGS: dict[str, tuple[tuple[float, bool | None], tuple[float, bool | None]]] = {
@@ -264,23 +264,21 @@ def _refuse() -> Function:
 
 def curve(scope: Scope, node: Node) -> Value:
     """An activation function that never falls: thresholds on the sums before it decide the codes behind it."""
-    return _curved(scope, node, _CURVES[node.op_type](node.attributes))
+    return _curved(scope, node, _CURVES[node.op_type](node.attributes), floats_of(scope, node.inputs[0], viewed=True))
 
 
 def prelu(scope: Scope, node: Node) -> Value:
     """PRelu with one slope per channel, or one for all, none of them negative."""
-    x = floats_of(scope, node.inputs[0])
+    x = floats_of(scope, node.inputs[0], viewed=True)
     slope = scope.array(node.inputs[1], "slope")
-    channels, dimensions = x.node.shape[0], len(x.node.shape)
-    if slope.size not in (1, channels) or slope.size != math.prod(slope.shape[-dimensions:][:1]) or not (slope >= 0).all():
-        raise NotInteger("its slope is negative, or has not one value per channel")
-    return _curved(scope, node, _leaky_relu(slope.reshape(-1, 1)))
+    if not (slope >= 0).all():
+        raise NotInteger("its slope is negative somewhere")
+    return _curved(scope, node, _leaky_relu(per_channel(slope, x)[:, None] if slope.size > 1 else slope.reshape(-1, 1)), x)
 
 
-def _curved(scope: Scope, node: Node, function: Function) -> Value:
-    x = floats_of(scope, node.inputs[0])
+def _curved(scope: Scope, node: Node, function: Function, x: Value) -> Value:
     source = sums_of(scope, node, x)
-    return Value(x.part, scope.add(node, ir.Curve(function), [source], x.part, source.shape))
+    return Value(x.part, scope.add(node, ir.Curve(function), [source], x.part, source.shape), view=x.view)
 
 
 CURVES = {**dict.fromkeys(_CURVES, curve), "PRelu": prelu}
