@@ -168,7 +168,7 @@ def _checks(result: Result) -> str:
     """What a quick run says: how many results were compared with the reference, and how the inexact ones differ."""
     from .subjects.interface import Check
 
-    checked = {f"{g.name}, {c.name}": c.info["check"] for g in result.groups for c in g.cells if "check" in c.info}
+    checked = {f"{g.name}, {c.name}": c.info["check"] for g in result.groups for c in g.cells if "check" in c.info and c.kind != "info"}
     cosines = [c.info["cosine"] for g in result.groups for c in g.cells if "cosine" in c.info]
     wrong = {name: Check(**found).words() for name, found in checked.items() if not found["exact"]}
     tensors = sum(c.info.get("tensors_checked", 0) for g in result.groups for c in g.cells)

@@ -17,7 +17,7 @@ import numpy as np
 from bench import ROOT
 from bench.peers import chosen, network
 from bench.subjects import models, networks, ulp_networks
-from bench.subjects.interface import NetworkRuntime, WrongResultError
+from bench.subjects.interface import EXACT, NetworkRuntime, WrongResultError
 from bench.subjects.models import F32
 
 from . import machine, memory, parts, results, timing
@@ -148,6 +148,7 @@ def _built(run: Run, model: models.Model, runtimes: list[NetworkRuntime], direct
             info: dict[str, Any] = {"file_bytes": path.stat().st_size}
             if isinstance(peer, ulp_networks.UlpNetwork) and run.clock == "thread" and model.batch == 1:
                 info["tensors_checked"] = peer.check(model.name, path, model.images())
+                info["check"] = EXACT.as_dict()
             if run.options.memory and memory.why_unavailable() is None:
                 info["memory"] = memory.of(peer, model.name, path)
             made.append(_Built(peer, path, info))
