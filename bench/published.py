@@ -25,7 +25,7 @@ PUBLISHED = (
     Quotation(ULPPACK, "bitserial", 2.7, "W3A3 at 512x512x512 over a bit-serial kernel"),
     Quotation(ULPPACK, "networks fp32", 3.9, "seven CNNs at W3A3 over FP32, geometric mean"),
     Quotation(ULPPACK, "networks QNNPACK", 1.5, "seven CNNs at W3A3 over QNNPACK, geometric mean"),
-    Quotation(T_MAC, "llama.cpp", 4.0, "token generation of low-bit Llama and BitNet models over llama.cpp, at most"),
+    Quotation(T_MAC, "llama.cpp", 4.0, "low-bit Llama and BitNet models over llama.cpp: up to 4x tokens per second"),
     Quotation(T_MAC, "BitNet-b1.58-3B", None, "30 tokens per second on one core of an M2 Ultra, 71 on eight, 11 on a Raspberry Pi 5"),
     Quotation(BITNET, "llama.cpp, ARM", None, "BitNet models over llama.cpp: 1.37x to 5.07x on ARM"),
     Quotation(BITNET, "llama.cpp, x86", None, "BitNet models over llama.cpp: 2.37x to 6.17x on x86"),

@@ -262,3 +262,27 @@ def test_every_new_plot_is_drawn(tmp_path: Path) -> None:
     assert [path.name for path in drawn] == ["roofline.png", "ablation.png", "layers_net.png", "accuracy_digits__avx2.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert any(t.title == "Steps of net, one core" for t in documents.tables(every))
+
+
+def test_documents_say_what_the_results_say() -> None:
+    """`python -m bench report` brings them up to date."""
+    if not any(results.DIRECTORY.glob("*.json")):
+        pytest.skip("no bench/results here")
+    root = results.DIRECTORY.parents[1]
+    sources = documents.read(results.DIRECTORY)
+    assert documents.outdated(root / "README.md", root / documents.PERFORMANCE, sources, root / documents.CHOOSING) == []
+
+
+def test_results_of_other_machines_have_sections_of_their_own(tmp_path: Path) -> None:
+    for name, isa in ((".", ["avx2"]), ("server", ["avx2", "avx512_vnni"]), ("quick", ["sse2"])):
+        one = copy.deepcopy(_run(0))
+        one.environment["machine"] = {**ENVIRONMENT["machine"], "isa": isa}  # type: ignore[dict-item]
+        results.save(one, tmp_path / name)
+    sources = documents.read(tmp_path)
+    assert set(sources.others) == {"server"}
+    section = documents.readme_section(sources.results, sources.others)
+    assert [line for line in section.splitlines() if line.startswith("**")] == [
+        "**512x512x512, AVX2 without VNNI**", "**512x512x512, AVX-512 with VNNI**",
+    ]  # fmt: skip
+    assert "### On another machine: Test CPU, AVX-512 with VNNI" in documents.performance_section(sources.results, sources.others)
+    assert "## On another machine: Test CPU, AVX-512 with VNNI (server)" in documents.full_report(sources)

@@ -18,7 +18,8 @@ LOOPS = {
     "mul8": "vpmaddubsw, AVX2",
 }  # fmt: skip
 ROOFLINE_FROM = 512  # squares from here on: their time is in the product, not in the call
-STEPS_SHOWN = 24
+STEPS_SHOWN = 32
+SEVERAL = "several kernels"
 GAIN_SHOWN = 4.5  # longer bars would make all others short
 
 
@@ -102,9 +103,9 @@ def layers_plot(result: Result, group: Group, directory: Path) -> Path:
     shown = [(_step_name(c), c.time.median / 1e3, str(c.info["kernel"])) for c in group.cells if c.name in longest]
     rest = [c for c in group.cells if c.name not in longest]
     if rest:
-        shown.append((f"{len(rest)} shorter steps", sum(c.time.median for c in rest) / 1e3, "several"))
+        shown.append((f"{len(rest)} shorter steps", sum(c.time.median for c in rest) / 1e3, SEVERAL))
     kernels = list(dict.fromkeys(kernel for *_, kernel in shown))
-    colours = dict(zip(kernels, plt.get_cmap("tab10")(np.arange(len(kernels)) % 10), strict=True))
+    colours: dict[str, Any] = dict(zip(kernels, plt.get_cmap("tab10")(np.arange(len(kernels)) % 10), strict=True)) | {SEVERAL: "0.8"}
     figure, axes = plt.subplots(figsize=(7.5, 0.24 * len(shown) + 1.3))
     for row, (_, time, kernel) in enumerate(reversed(shown)):
         axes.barh(row, time, color=colours[kernel])

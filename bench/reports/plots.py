@@ -80,7 +80,7 @@ def pair_plot(result: Result, group: Group, directory: Path) -> Path:
     bar = figure.colorbar(image, ax=axes, shrink=0.85)
     ticks = np.linspace(-limit, limit, 5)
     bar.set_ticks(ticks, labels=[f"{2**t:.2f}x" for t in ticks])
-    caption(axes, result)
+    caption(axes, result, "medians over rounds")
     return save(figure, directory / "pairs.png")
 
 
@@ -152,6 +152,7 @@ def conv_plot(result: Result, directory: Path) -> Path:
     axes.set(xlabel="GMAC/s", title="Convolutions, one core")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize=7)
+    caption(axes, result, "medians over rounds")
     return save(figure, directory / "conv.png")
 
 

@@ -9,6 +9,11 @@ from . import tables
 from .tables import Table, geomean, rate
 
 
+def _us(cell: Cell) -> str:
+    value = cell.time.median / 1e3
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def roles(group: Group) -> tuple[Cell, Cell] | None:
     """The cells with and without a technique."""
     found = {c.info.get("role"): c for c in group.cells}
@@ -21,7 +26,7 @@ def ablation_table(result: Result) -> Table:
     for group in result.groups:
         if pair := roles(group):
             with_, without = pair
-            microseconds = (f"{c.time.median / 1e3:.4g}" for c in pair)
+            microseconds = map(_us, pair)
             what = (c.name.partition(": ")[2] for c in pair)
             rows.append((group.name, tables.ratio(with_.over(without)), *microseconds, *what))
     header = ("", "gain", "with, us", "without, us", "with", "without")
@@ -72,7 +77,7 @@ def products_table(result: Result) -> Table:
     rows = []
     for group in result.groups:
         cells = group.of_kind("ulp", "technique", "int8")
-        rows += [(f"{group.name}, {_of(cell)}", rate(cell.rate), f"{cell.time.median / 1e3:.4g}") for cell in cells]
+        rows += [(f"{group.name}, {_of(cell)}", rate(cell.rate), _us(cell)) for cell in cells]
     energy = result.settings.get("energy", {})
     note = f"Energy was not measured: {energy['why_unavailable']}." if energy.get("why_unavailable") else _joules(energy)
     return Table("Products of the ULPPACK paper, one core", ("", "GMAC/s", "microseconds"), rows, note)

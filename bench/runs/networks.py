@@ -17,10 +17,10 @@ import numpy as np
 from bench import ROOT
 from bench.peers import chosen, network
 from bench.subjects import models, networks, ulp_networks
-from bench.subjects.interface import NetworkRuntime, WrongResultError
+from bench.subjects.interface import EXACT, NetworkRuntime, WrongResultError
 from bench.subjects.models import F32
 
-from . import machine, memory, results, timing
+from . import machine, memory, parts, results, timing
 from .options import Options
 from .progress import bar
 from .results import Result
@@ -31,6 +31,8 @@ QUICK = "SqueezeNet 1.1"
 QUICK_PEERS = ("onnxruntime fp32",)  # of `batches`; `networks` runs all
 BATCHED = ("SqueezeNet 1.1", "MobileNetV2", "ResNet-18")
 BATCHES = (8, 64)
+# In this order, in case that the time does not suffice for all.
+_BY_VALUE = ("ResNet-18", "MobileNetV2", "SqueezeNet 1.1", "ResNet-50", "GoogLeNet", "AlexNet", "VGG16")
 FIRST_SHARE = 0.65  # of the time for networks, of the first count of threads
 # Smallest cosine of the angle between a runtime's scores and float32's. A float runtime differs by its order of summation, an 8-bit one by
 # its rounding and by ReLU in place of ReLU6; a wrongly wired network is near 0.
@@ -50,17 +52,20 @@ def whole(options: Options) -> Result:
     Each of several counts is measured in a separate process: thread pools keep the cores and the count that they started with.
     """
     if len(options.threads) > 1:
-        parts = [_in_a_process(options, threads) for threads in options.threads]
-        for part in parts[1:]:
-            parts[0].groups.extend(part.groups)
-            parts[0].settings["not_run"] += part.settings["not_run"]
-            parts[0].settings["seconds"] |= part.settings["seconds"]
-        parts[0].settings["threads"] = list(options.threads)
-        parts[0].settings["clock"] = "; ".join(dict.fromkeys(part.settings["clock"] for part in parts))
-        parts[0].environment["command"] = machine.command(options.arguments)
-        return parts[0]
-    wanted = networks.named(options.networks or ((QUICK,) if options.quick else None))
-    return _measured(options, "networks", [(name, 1) for name in wanted], options.threads[0])
+        first, *more = (_in_a_process(options, threads) for threads in options.threads)
+        for part in more:
+            first.groups.extend(part.groups)
+            first.settings["not_run"] += part.settings["not_run"]
+            first.settings["seconds"] |= part.settings["seconds"]
+        first.settings["threads"] = list(options.threads)
+        first.settings["clock"] = "; ".join(dict.fromkeys(part.settings["clock"] for part in (first, *more)))
+        first.environment["command"] = machine.command(options.arguments)
+        return first
+    return _measured(options, "networks", [(name, 1) for name in _wanted(options)], options.threads[0])
+
+
+def _wanted(options: Options) -> list[str]:
+    return networks.named(options.networks or ((QUICK,) if options.quick else None))
 
 
 def batches(options: Options) -> Result:
@@ -86,7 +91,7 @@ def _measured(options: Options, what: str, wanted: list[tuple[str, int]], thread
     runtimes += chosen(network.ALL, options.peers)
     runtimes = [peer for peer in runtimes if run.record(peer)["why_unavailable"] is None]
     with timing.pinned(options.core) if threads == 1 else contextlib.nullcontext() as run.core:
-        for name, batch in wanted:
+        for name, batch in sorted(wanted, key=lambda one: (one[1], _BY_VALUE.index(one[0]))):
             if run.wants(_title(name, batch, threads)):
                 _measure_network(run, name, batch, runtimes, threads)
     if run.ulp is not None:
@@ -115,7 +120,7 @@ def _in_a_process(options: Options, threads: int) -> Result:
         if options.directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            directory = options.directory / "parts" / f"threads-{threads}"
+            directory = parts.of_process(options.directory, f"threads-{threads}")
         given = [*options.arguments, "--threads", str(threads), "--out", str(directory)]
         given[given.index("run") + 1] = "networks"  # it may be `all`
         if (left := options.seconds_left()) is not None:
@@ -126,7 +131,12 @@ def _in_a_process(options: Options, threads: int) -> Result:
         done = subprocess.run([sys.executable, "-m", "bench", *given], check=False, cwd=ROOT, stdout=subprocess.DEVNULL)
         if done.returncode:
             raise RuntimeError(f"the process for {threads} threads failed, see above")
-        return results.load(directory / "networks.json")
+        path = directory / "networks.json"
+        if path.exists():
+            return results.load(path)
+        run = Run(options, "networks")  # its time was up before it began
+        run.not_run += [{"group": _title(name, 1, threads), "why": "out of time (--minutes)"} for name in _wanted(options)]
+        return run.result()
 
 
 def _built(run: Run, model: models.Model, runtimes: list[NetworkRuntime], directory: Path) -> list[_Built]:
@@ -138,6 +148,7 @@ def _built(run: Run, model: models.Model, runtimes: list[NetworkRuntime], direct
             info: dict[str, Any] = {"file_bytes": path.stat().st_size}
             if isinstance(peer, ulp_networks.UlpNetwork) and run.clock == "thread" and model.batch == 1:
                 info["tensors_checked"] = peer.check(model.name, path, model.images())
+                info["check"] = EXACT.as_dict()
             if run.options.memory and memory.why_unavailable() is None:
                 info["memory"] = memory.of(peer, model.name, path)
             made.append(_Built(peer, path, info))

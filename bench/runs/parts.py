@@ -7,6 +7,7 @@ the same native core, packages and options: all else would mix two runs in one f
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,15 @@ def found(what: str, directory: Path, environment: dict[str, Any], settings: dic
     return None
 
 
+def of_process(directory: Path, name: str) -> Path:
+    """Where a process that measures some groups of `networks` writes its result file."""
+    return directory / FOLDER / name
+
+
 def finish(what: str, directory: Path) -> None:
-    """Remove the part of a benchmark whose result file is written."""
+    """Remove the parts of a benchmark whose result file is written."""
     (directory / FOLDER / f"{what}.json").unlink(missing_ok=True)
+    for folder in (directory / FOLDER).glob("threads-*") if what == "networks" else ():
+        shutil.rmtree(folder)
     if (directory / FOLDER).exists() and not any((directory / FOLDER).iterdir()):
         (directory / FOLDER).rmdir()
