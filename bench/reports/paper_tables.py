@@ -70,6 +70,11 @@ def _gemm(sources: Sources) -> str:
     return tabular(("", "GMAC/s", *PEERS.values()), rows)
 
 
+def _other(make: Callable[[Sources], str]) -> Callable[[Sources], str]:
+    """The same table of the other machine."""
+    return lambda sources: make(sources.other) if sources.other else missing("python -m bench run gemm")
+
+
 def _published(sources: Sources) -> str:
     found = values(sources)
 
@@ -229,7 +234,8 @@ TABLES: dict[str, tuple[Callable[[Sources], str], tuple[str, ...]]] = {
     "bounds": (_bounds, ()), "gemm": (_gemm, ("gemm",)), "published": (_published, ("gemm", "kernels", "networks")),
     "kernels": (_kernels, ("kernels",)), "ablation": (_ablation, ("ablation",)), "gemv": (_gemv, ("gemv",)),
     "networks": (_networks, ("networks",)),
-    "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)), "arm": (_arm, ("modelled",)),
+    "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)),
+    "othergemm": (_other(_gemm), ("gemm",)), "otherexact": (_other(_exact), ("gemm",)), "arm": (_arm, ("modelled",)),
     "quantize": (_quantize, ("quantize",)), "stages": (_stages, ("stages",)), "ages": (_ages, ()),
 }  # fmt: skip
 
