@@ -224,9 +224,14 @@ def _later(age: Age) -> str:
 
 
 def _ages(sources: Sources) -> str:
-    rows = [(escaped(a.what), a.date, escaped(a.cpu), code(a.commit[:8] or "unknown"), _later(a)) for a in ages(sources)]
-    header = ("result", "date", "machine", "commit", "later")
-    return tabular(header, rows, "@{}llllr@{\\;}") if rows else missing("python -m bench run all")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for a in ages(sources):
+        folder, _, name = a.what.rpartition("/")
+        alike.setdefault((folder, a.date, code(a.commit[:8] or "unknown"), _later(a)), []).append(name)
+    rows = [(escaped(f"{folder}: " * bool(folder) + ", ".join(names)), *same) for (folder, *same), names in alike.items()]
+    header = ("results", "date", "commit", "later")
+    columns = r"@{}>{\raggedright\arraybackslash}p{1.6in}llr@{\;}"
+    return tabular(header, rows, columns) if rows else missing("python -m bench run all")
 
 
 # By name: what makes it, and the results that it shows.

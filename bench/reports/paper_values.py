@@ -64,7 +64,7 @@ def short(name: str) -> str:
 def isa_of(environment: dict[str, Any]) -> str:
     """What vector instructions the machine of a result has: the best that kernels of ulp know."""
     flags = set((environment.get("machine") or {}).get("isa") or ())
-    names = ("avx512_vnni", "AVX-512 with VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx512f", "AVX-512 without VNNI"), ("avx2", "AVX2")
+    names = ("avx512_vnni", "AVX-512 VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx512f", "AVX-512 without VNNI"), ("avx2", "AVX2")
     return next((name for flag, name in names if flag in flags), "no vector instructions known here")
 
 
