@@ -6,12 +6,12 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench import ROOT
-from bench.runs import results
+from bench.runs import parts, results
 from bench.runs.results import Result
 
 # Files that no `Result` describes, by what they hold.
@@ -34,11 +34,12 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)  # hashed as an object, for a cache of what is calculated from it
 class Sources:
-    """directory: of the result files. results: by what they measured. plain: the files of PLAIN, as parsed."""
+    """directory: of the result files. results: by what they measured. plain: the files of PLAIN, as parsed. other: of another machine."""
 
     directory: Path
     results: dict[str, Result]
     plain: dict[str, dict[str, Any]]
+    other: Sources | None = None
 
     def environment(self, what: str) -> dict[str, Any] | None:
         """Machine, date and commit of a result; None where it was not measured."""
@@ -50,14 +51,29 @@ class Sources:
     def digests(self) -> dict[str, str]:
         """SHA-256 of every file that was read."""
         names = [*self.results, *self.plain]
-        return {name: hashlib.sha256((self.directory / f"{name}.json").read_bytes()).hexdigest() for name in sorted(names)}
+        own = {name: hashlib.sha256((self.directory / f"{name}.json").read_bytes()).hexdigest() for name in sorted(names)}
+        there = self.other.digests() if self.other else {}
+        return own | {f"{self.other_name}/{name}": digest for name, digest in there.items()}
+
+    @property
+    def other_name(self) -> str:
+        """The folder of the other machine's result files."""
+        return self.other.directory.name if self.other else ""
 
 
 def load(directory: Path | None = None) -> Sources:
-    """Read bench/results, or another directory. SchemaError for a file of another form."""
+    """Read bench/results, or another directory, and the first of its folders that has products of another machine.
+
+    SchemaError for a file of another form.
+    """
     directory = directory or results.DIRECTORY
+    folders = sorted(path.parent for path in directory.glob("*/gemm.json") if path.parent.name not in ("quick", parts.FOLDER))
+    return _load(directory, _load(folders[0]) if folders else None)
+
+
+def _load(directory: Path, other: Sources | None = None) -> Sources:
     plain = {name: json.loads(path.read_text(encoding="utf-8")) for name in PLAIN if (path := directory / f"{name}.json").exists()}
-    return Sources(directory, results.load_all(directory), plain)
+    return Sources(directory, results.load_all(directory), plain, other)
 
 
 @dataclass(frozen=True)
@@ -109,4 +125,5 @@ def ages(sources: Sources, root: Path = ROOT) -> list[Age]:
         cpu = (environment.get("machine") or {}).get("cpu") or "modelled cores"
         later = _commits_since(commit, paths, root) if commit else None
         found.append(Age(what, environment["date"][:10], cpu, commit, bool(environment.get("dirty")), later))
-    return found
+    there = ages(sources.other, root) if sources.other else []
+    return found + [replace(age, what=f"{sources.other_name}/{age.what}") for age in there]

@@ -70,6 +70,11 @@ def _gemm(sources: Sources) -> str:
     return tabular(("", "GMAC/s", *PEERS.values()), rows)
 
 
+def _other(make: Callable[[Sources], str]) -> Callable[[Sources], str]:
+    """The same table of the other machine."""
+    return lambda sources: make(sources.other) if sources.other else missing("python -m bench run gemm")
+
+
 def _published(sources: Sources) -> str:
     found = values(sources)
 
@@ -219,9 +224,14 @@ def _later(age: Age) -> str:
 
 
 def _ages(sources: Sources) -> str:
-    rows = [(escaped(a.what), a.date, escaped(a.cpu), code(a.commit[:8] or "unknown"), _later(a)) for a in ages(sources)]
-    header = ("result", "date", "machine", "commit", "later")
-    return tabular(header, rows, "@{}llllr@{\\;}") if rows else missing("python -m bench run all")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for a in ages(sources):
+        folder, _, name = a.what.rpartition("/")
+        alike.setdefault((folder, a.date, code(a.commit[:8] or "unknown"), _later(a)), []).append(name)
+    rows = [(escaped(f"{folder}: " * bool(folder) + ", ".join(names)), *same) for (folder, *same), names in alike.items()]
+    header = ("results", "date", "commit", "later")
+    columns = r"@{}>{\raggedright\arraybackslash}p{1.6in}llr@{\;}"
+    return tabular(header, rows, columns) if rows else missing("python -m bench run all")
 
 
 # By name: what makes it, and the results that it shows.
@@ -229,7 +239,8 @@ TABLES: dict[str, tuple[Callable[[Sources], str], tuple[str, ...]]] = {
     "bounds": (_bounds, ()), "gemm": (_gemm, ("gemm",)), "published": (_published, ("gemm", "kernels", "networks")),
     "kernels": (_kernels, ("kernels",)), "ablation": (_ablation, ("ablation",)), "gemv": (_gemv, ("gemv",)),
     "networks": (_networks, ("networks",)),
-    "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)), "arm": (_arm, ("modelled",)),
+    "memory": (_memory, ("networks",)), "exact": (_exact, ("gemm",)),
+    "othergemm": (_other(_gemm), ("gemm",)), "otherexact": (_other(_exact), ("gemm",)), "arm": (_arm, ("modelled",)),
     "quantize": (_quantize, ("quantize",)), "stages": (_stages, ("stages",)), "ages": (_ages, ()),
 }  # fmt: skip
 

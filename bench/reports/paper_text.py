@@ -75,7 +75,7 @@ def complaints(paper: Path, keys: frozenset[str]) -> list[str]:
             if path.name != "ulp.tex":
                 found += [f"{where}: {text.strip()!r} is a number that no result file backs" for text in literal_numbers(line)]
             found += [f"{where}: no number is called {key!r}" for key in _KEY.findall(line) if key not in keys]
-            found += [f"{where}: no result is called {what!r}" for what in _RESULT.findall(line) if what not in DEPENDS]
+            found += [f"{where}: no result is called {what!r}" for what in _RESULT.findall(line) if what not in {*DEPENDS, "other"}]
             for names in re.findall(r"\\cite\{([^}]*)\}", line):
                 cited.update(name.strip() for name in names.split(","))
         whole += "\n".join(line for _, line in _places(path)) + "\n"
@@ -88,7 +88,7 @@ def complaints(paper: Path, keys: frozenset[str]) -> list[str]:
         of = (table or plot or (None, ()))[1]
         if _MODELLED & set(of) and "modelled" not in caption.lower():
             found.append(f"\\{macro}{{{name}}}: its figures are modelled, and its caption does not say so")
-        if of and not re.search(r"\\Measured\{|modelled", caption):
+        if of and not re.search(r"\\Measured(?:There)?\{|modelled", caption):
             found.append(f"\\{macro}{{{name}}}: its caption does not say on which machine it was measured")
     entries = set(re.findall(r"^@\w+\{([^,]+),", (paper / "ulp.bib").read_text(encoding="utf-8"), re.MULTILINE))
     found += [f"\\cite{{{name}}} is not in ulp.bib" for name in sorted(cited - entries)]

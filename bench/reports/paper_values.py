@@ -64,7 +64,7 @@ def short(name: str) -> str:
 def isa_of(environment: dict[str, Any]) -> str:
     """What vector instructions the machine of a result has: the best that kernels of ulp know."""
     flags = set((environment.get("machine") or {}).get("isa") or ())
-    names = ("avx512_vnni", "AVX-512 with VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx512f", "AVX-512 without VNNI"), ("avx2", "AVX2")
+    names = ("avx512_vnni", "AVX-512 VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx512f", "AVX-512 without VNNI"), ("avx2", "AVX2")
     return next((name for flag, name in names if flag in flags), "no vector instructions known here")
 
 
@@ -381,12 +381,16 @@ _PARTS: tuple[Callable[[Sources], Values], ...] = (
 def values(sources: Sources) -> Values:
     """Every number of the paper."""
     found: Values = dict(_bounds())
+    other = sources.other or Sources(sources.directory, {}, {})
     for part in _PARTS:
         found.update(part(sources))
+        found.update({f"other.{key}": value for key, value in part(other).items()})
     return found
 
 
 def flags(sources: Sources) -> dict[str, bool]:
-    """What the text may ask: whether a result is there, and whether its machine has VNNI."""
+    """What the text may ask: whether a result, or another machine's, is there, and whether its machine has VNNI."""
     found = {f"has.{what}": sources.environment(what) is not None for what in DEPENDS}
-    return found | {f"vnni.{what}": has_vnni(sources.environment(what)) for what in DEPENDS}
+    found |= {f"vnni.{what}": has_vnni(sources.environment(what)) for what in DEPENDS}
+    other = sources.other.environment("gemm") if sources.other else None
+    return found | {"has.other": other is not None, "vnni.other": has_vnni(other)}
