@@ -6,8 +6,8 @@
 // of b, k, n; for the target of b, m, n. The target is written as a whole, and n moves along its channels.
 //
 // Two operands of codes are multiplied exactly: less their zeros they are integers of at most 8 bits and a sign, which float32 adds up
-// without rounding to 2^24, and int32 from there on. The value is then float(sum) * scale, where the scale has to hold those of the operands;
-// in_units: in units of the target's scale. Codes beside floats are their values.
+// without rounding to 2^24, and int32 from there on. The value is then float(sum) * scale, where the scale has to hold those of the
+// operands; in_units: in units of the target's scale. Codes beside floats are their values.
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -138,8 +138,7 @@ struct ProductStep final : Step {
       const float factor = exact ? 1.0f : t.scale;
       const int zero = t.zero;
       for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j)
-          put(i, j, static_cast<float>(from[i * places.at[1] + j * places.at[2]] - zero) * factor);
+        for (int64_t j = 0; j < columns; ++j) put(i, j, static_cast<float>(from[i * places.at[1] + j * places.at[2]] - zero) * factor);
       }
     } else {
       const ImageView<float> view = c.floats(s);
@@ -163,8 +162,9 @@ struct ProductStep final : Step {
                    scratch_array(sums, kChunkRows * padded), scratch_array(part, several ? kChunkRows * kProductColumns : 0),
                    scratch_array(totals, several ? kChunkRows * padded : 0));
     if (padded != columns) std::memset(panels + (padded - kProductColumns) * depth, 0, static_cast<size_t>(depth * 16) * sizeof(float));
-    read(c, b, 3, image, in_batch, depth, columns,
-         [&](int64_t k, int64_t n, float v) { panels[n / kProductColumns * kProductColumns * depth + k * kProductColumns + n % kProductColumns] = v; });
+    read(c, b, 3, image, in_batch, depth, columns, [&](int64_t k, int64_t n, float v) {
+      panels[n / kProductColumns * kProductColumns * depth + k * kProductColumns + n % kProductColumns] = v;
+    });
     FloatProduct p{};
     if (ta.is_codes) {
       read(c, a, 0, image, in_batch, rows, depth, [&](int64_t m, int64_t k, float v) { own_a[m * depth + k] = v; });
