@@ -15,7 +15,7 @@ enum class RowFunction { identity, layer_norm, rms_norm, softmax, gelu, gelu_tan
 //
 //     layer_norm    (v - mean) / sqrt(mean of (v - mean)^2 + epsilon) * gamma[c] + beta[c]
 //     rms_norm      v / sqrt(mean of v^2 + epsilon) * gamma[c] + beta[c]
-//     softmax       exp(v - max) / sum
+//     softmax       exp(v - max) * (1 / sum)
 //     gelu          v * (1 + erf(v / sqrt(2))) / 2                     gelu_tanh: its approximation by tanh
 //     silu, sigmoid, tanh
 //
