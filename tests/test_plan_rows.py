@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ NORMS = ("layer_norm", "rms_norm")
 def on_every_isa(describe: Describe, x: Any) -> list[Any]:
     """The results, which are the same bits on every ISA, and with two threads."""
     isa, threads = ulp.get_isa(), ulp.get_num_threads()
-    results = []
+    results: list[list[Any]] = []
     try:
         for name in ulp.available_isas():
             ulp.set_isa(name)
@@ -201,7 +202,7 @@ def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:
             for got, want in zip(on_every_isa(describe, one), expected(describe, one), strict=True):
                 np.testing.assert_array_equal(got, want)
         if width > 1 and not per_row:  # one scale for the whole call: as one image of all rows
-            together = native(lambda plan, d=describe, n=3 * width: d(plan, width=n)).run(x.reshape(1, 1, 3 * width, channels))
+            together = native(partial(describe, width=3 * width)).run(x.reshape(1, 1, 3 * width, channels))
             for got, want in zip(on_every_isa(describe, x), together, strict=True):
                 np.testing.assert_array_equal(got.reshape(want.shape), want)
 

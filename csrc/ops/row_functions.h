@@ -1,5 +1,5 @@
-// The functions of rows.h of one Vector16, which the including file defines. Each polynomial is a minimax fit of the relative error, its coefficients rounded to float32;
-// tests/test_plan_rows.py holds the results against float64.
+// The functions of rows.h of one Vector16, which the including file defines. Each polynomial is a minimax fit of the relative error, its
+// coefficients rounded to float32; tests/test_plan_rows.py holds the results against float64.
 #pragma once
 
 #include "../gemm/kernel_util.h"
@@ -18,8 +18,8 @@ ULP_INLINE Vector16 polynomial(const float (&coefficients)[n], Vector16 x) {
 // exp(x) for x <= 88; 0 below -87.3, where float32 has no normal numbers left. x = n ln 2 + r, |r| <= ln 2 / 2.
 ULP_INLINE Vector16 exp16(Vector16 x) {
   constexpr float kLeast = -87.33654f;
-  static constexpr float kPolynomial[] = {0.0013836771249771118f, 0.008374898694455624f, 0.041668232530355453f, 0.16666419804096222f,
-                                          0.49999991059303284f,   1.0f,                  1.0f};
+  static constexpr float kPolynomial[] = {
+      0.0013836771249771118f, 0.008374898694455624f, 0.041668232530355453f, 0.16666419804096222f, 0.49999991059303284f, 1.0f, 1.0f};
   const Vector16 bounded = x.max(Vector16::all(kLeast)).min(Vector16::all(88.0f));
   const Vector16 n = (bounded * Vector16::all(1.44269504f)).rint();
   const Vector16 high = n.fma(Vector16::all(-0.693359375f), bounded);
@@ -38,8 +38,8 @@ ULP_INLINE Vector16 sigmoid16(Vector16 x) {
 // x * P(X <= x), X normal. The lower tail is P(X <= -|x|) = exp(-x^2 / 2) g(t), t = 1 / (1 + 0.35 |x|), g being a polynomial; x^2 is taken
 // with its rounding error, or exp would multiply it.
 ULP_INLINE Vector16 gelu16(Vector16 x) {
-  static constexpr float kTail[] = {0.012298268266022205f, -0.09706627577543259f, 0.307275652885437f,   -0.48017600178718567f,
-                                    0.3539199233055115f,   -0.13422374427318573f, 0.14761316776275635f, 0.10939399898052216f,
+  static constexpr float kTail[] = {0.012298268266022205f, -0.09706627577543259f, 0.307275652885437f,    -0.48017600178718567f,
+                                    0.3539199233055115f,   -0.13422374427318573f, 0.14761316776275635f,  0.10939399898052216f,
                                     0.1414797008037567f,   0.13947996497154236f,  5.300118118611863e-06f};
   const Vector16 zero = Vector16::all(0.0f), one = Vector16::all(1.0f), half = Vector16::all(0.5f);
   const Vector16 a = x.magnitude().min(Vector16::all(14.0f));  // beyond it the tail is 0

@@ -129,8 +129,8 @@ void softmax_rows(const RowWork& w) {
         e.store(x + c);
         sum = sum + e;
       }
-      const Vector16 total = Vector16::all(sum.sum());
-      for (int64_t c = 0; c < channels; c += kLanes) put(w, row, g * channels + c, channels - c, Vector16::load(x + c) / total);
+      const Vector16 factor = Vector16::all(1.0f / sum.sum());
+      for (int64_t c = 0; c < channels; c += kLanes) put(w, row, g * channels + c, channels - c, Vector16::load(x + c) * factor);
     }
   }
 }

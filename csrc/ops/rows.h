@@ -1,7 +1,8 @@
 // Work on rows of floats, between the products of a transformer: normalizations, softmax, activations, quantizers; and products of floats.
 //
 // Results are the same bits on every ISA: elements are computed by the same operations (a fused multiply-add rounds once everywhere), and
-// sums over a row have 16 partial sums, of the elements c, c + 16, c + 32, ..., which are added by halves: lane c and lane c + 8, then 4, 2, 1.
+// sums over a row have 16 partial sums, of the elements c, c + 16, c + 32, ..., which are added by halves: lane c and lane c + 8, then 4,
+// 2, 1.
 #pragma once
 
 #include "ops.h"
@@ -14,11 +15,12 @@ enum class RowFunction { identity, layer_norm, rms_norm, softmax, gelu, gelu_tan
 //
 //     layer_norm    (v - mean) / sqrt(mean of (v - mean)^2 + epsilon) * gamma[c] + beta[c]
 //     rms_norm      v / sqrt(mean of v^2 + epsilon) * gamma[c] + beta[c]
-//     softmax       exp(v - max) / sum
+//     softmax       exp(v - max) * (1 / sum)
 //     gelu          v * (1 + erf(v / sqrt(2))) / 2                     gelu_tanh: its approximation by tanh
 //     silu, sigmoid, tanh
 //
-// Of operands `pixel` is from a row to the next, and values of floats, too, are multiplied by `scale`. The groups of a target lie side by side.
+// Of operands `pixel` is from a row to the next, and values of floats, too, are multiplied by `scale`. The groups of a target lie side by
+// side.
 struct RowWork {
   Operand operands[kMaxOperands];
   int64_t group_step[kMaxOperands];

@@ -1,8 +1,9 @@
-"""How nodes of sequences meet the requests for their results: functions of rows, products of activations, products of floats with weights."""
+"""How nodes of sequences meet the requests for their results: functions of rows, products of two activations, products of floats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,11 @@ def _rows(lowering: Lowering, node: ir.Node, op: ir.Rows, requests: list[Request
     slots = _direct(lowering, node, requests)
     for i in range(0, len(slots), MAX_TARGETS):
         targets = slots[i : i + MAX_TARGETS]
-        lowering.add_step(node, lambda targets=targets: emit(targets), sources, targets)
+        lowering.add_step(node, partial(emit, targets), sources, targets)
 
 
 def _direct(lowering: Lowering, node: ir.Node, requests: list[Request]) -> list[Slot]:
-    """Where a step that neither clamps nor adds puts the node's values: the requests' slots, or floats, of which another step makes them."""
+    """Where a step that neither clamps nor adds puts its values: the requests' slots, or floats, of which another step makes them."""
     slots: list[Slot] = []
     floats: Slot | None = next((r.slot for r in requests if _is_plain(r) and r.quantizer is None and r.slot.whole), None)
     for request in requests:
@@ -66,9 +67,8 @@ def _product(lowering: Lowering, node: ir.Node, op: ir.Product, requests: list[R
     target = slots[0]
     if len(slots) > 1 or not target.whole:
         height, width, channels = ir.layout(node)
-        target = next((s for s in slots if s.tensor.quantizer is None and s.whole), None) or Slot(
-            Tensor(height, width, channels, None), 0, channels
-        )
+        floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None)
+        target = floats or Slot(Tensor(height, width, channels, None), 0, channels)
         for slot in slots:
             if slot is not target:
                 lowering.combine(node, [target], False, *FREE, slot)
@@ -113,7 +113,7 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
     slots = _direct(lowering, node, requests)
     for i in range(0, len(slots), MAX_TARGETS):
         targets = slots[i : i + MAX_TARGETS]
-        lowering.add_step(node, lambda targets=targets: emit(targets), [source], targets)
+        lowering.add_step(node, partial(emit, targets), [source], targets)
 
 
 ROW_RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {

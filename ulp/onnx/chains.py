@@ -86,7 +86,7 @@ class _Finder:
 
     def sources(self, seed: Node) -> Iterator[str]:
         """Tensors that the node is computed from, the nearest first."""
-        waiting, seen = [seed.inputs[0]], set()
+        waiting, seen = [seed.inputs[0]], set[str]()
         while waiting and len(seen) < _MAX_NODES:
             name = waiting.pop(0)
             if name in seen or name in self.model.constants:
@@ -166,7 +166,7 @@ def _only_user(finder: _Finder, node: Node) -> Node | None:
 
 
 def chains(model: Model) -> list[Chain | DynamicProduct]:
-    """GELU, its approximation by tanh, and SiLU, in elementwise operators with constants of one element; products with codes of the call."""
+    """GELU, its approximation by tanh, and SiLU, in operators of elements and constants of one; products with codes of the call."""
     finder = _Finder(model)
     found: list[Chain | DynamicProduct | None] = []
     for node in model.nodes:

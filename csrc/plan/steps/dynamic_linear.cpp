@@ -5,8 +5,8 @@
 //     out[n] = float(sum over c of (u[c] - zero) * (w[c][n] - weight_zero)) * (scale * weight_scale[n]) + bias[n]
 //
 // as ONNX's DynamicQuantizeLinear and MatMulInteger define it, each operation rounded to float32. source: H x W x C floats; one
-// scale is for all images of the call, or with per_row one for a pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C padded to a
-// multiple of 4 (of 32: K is not padded further). kernel: empty, or a kernel's name.
+// scale is for all images of the call, or with per_row one for a pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C
+// padded to a multiple of 4 (of 32: K is not padded further). kernel: empty, or a kernel's name.
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -146,7 +146,8 @@ struct DynamicLinearStep final : Step {
     if (!finite) throw NotFinite("an activation that is quantized in the call holds a NaN or an infinity");
   }
 
-  void multiply(const Context& c, int64_t image, int64_t first, int64_t count, const uint8_t* codes, const Quantizer& q, float* scales) const {
+  void multiply(const Context& c, int64_t image, int64_t first, int64_t count, const uint8_t* codes, const Quantizer& q,
+                float* scales) const {
     Problem p;
     p.a = {codes, count, weights->layout.k, weights->layout.k, 1, false};
     p.a_encoding = {kBits, false};

@@ -6,8 +6,8 @@
 // of b, k, n; for the target of b, m, n. The target is written as a whole, and n moves along its channels.
 //
 // Two operands of codes are multiplied exactly: less their zeros they are integers of at most 8 bits and a sign, which float32 adds up
-// without rounding to 2^24, and int32 from there on. The value is then float(sum) * scale, where the scale has to hold those of the operands;
-// in_units: in units of the target's scale. Codes beside floats are their values.
+// without rounding to 2^24, and int32 from there on. The value is then float(sum) * scale, where the scale has to hold those of the
+// operands; in_units: in units of the target's scale. Codes beside floats are their values.
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -127,26 +127,57 @@ struct ProductStep final : Step {
     tasks.run(c.images * batch, [&](int64_t index) { run_one(c, index / sizes[0], index % sizes[0]); });
   }
 
-  // Elements (i, j) of a slice as floats: codes less their zero, or their values.
-  template <class Put>
-  void read(const Context& c, const Slice& s, int first, int64_t image, int64_t in_batch, int64_t rows, int64_t columns, Put put) const {
-    const Tensor& t = c.tensor(s.tensor);
-    if (t.is_codes) {
-      const ImageView<uint8_t> view = c.codes(s);
-      const Places places(*this, view, first);
-      const uint8_t* from = view.row(image, 0) + in_batch * places.at[0];
-      const float factor = exact ? 1.0f : t.scale;
-      const int zero = t.zero;
-      for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j)
-          put(i, j, static_cast<float>(from[i * places.at[1] + j * places.at[2]] - zero) * factor);
+  // The depth x columns elements of b at `from` as panels of 16 columns: `value` makes floats of them.
+  template <class T, class Value>
+  void pack_panels(const T* from, int64_t by_k, int64_t by_n, float* panels, const Value& value) const {
+    const int64_t depth = sizes[2], columns = sizes[3];
+    for (int64_t n = 0; n < columns; n += kProductColumns, panels += depth * kProductColumns, from += kProductColumns * by_n) {
+      const int64_t count = std::min<int64_t>(kProductColumns, columns - n);
+      if (count < kProductColumns) std::memset(panels, 0, static_cast<size_t>(depth * kProductColumns) * sizeof(float));
+      if (by_n == 1) {
+        for (int64_t k = 0; k < depth; ++k) {
+          for (int64_t j = 0; j < count; ++j) panels[k * kProductColumns + j] = value(from[k * by_k + j]);
+        }
+      } else {
+        for (int64_t j = 0; j < count; ++j) {
+          for (int64_t k = 0; k < depth; ++k) panels[k * kProductColumns + j] = value(from[k * by_k + j * by_n]);
+        }
       }
+    }
+  }
+
+  // What makes floats of codes: less their zero, or their values.
+  auto value_of(const Tensor& t) const {
+    return [zero = static_cast<int>(t.zero), factor = exact ? 1.0f : t.scale](uint8_t code) {
+      return static_cast<float>(code - zero) * factor;
+    };
+  }
+
+  void pack_b(const Context& c, int64_t image, int64_t in_batch, float* panels) const {
+    const Tensor& t = c.tensor(b.tensor);
+    if (t.is_codes) {
+      const ImageView<uint8_t> view = c.codes(b);
+      const Places places(*this, view, 3);
+      pack_panels(view.row(image, 0) + in_batch * places.at[0], places.at[1], places.at[2], panels, value_of(t));
     } else {
-      const ImageView<float> view = c.floats(s);
-      const Places places(*this, view, first);
-      const float* from = view.row(image, 0) + in_batch * places.at[0];
-      for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j) put(i, j, from[i * places.at[1] + j * places.at[2]]);
+      const ImageView<float> view = c.floats(b);
+      const Places places(*this, view, 3);
+      pack_panels(view.row(image, 0) + in_batch * places.at[0], places.at[1], places.at[2], panels, [](float v) { return v; });
+    }
+  }
+
+  // The rows x depth codes of a as floats.
+  void read_a(const Context& c, int64_t image, int64_t in_batch, float* out) const {
+    const ImageView<uint8_t> view = c.codes(a);
+    const Places places(*this, view, 0);
+    const uint8_t* from = view.row(image, 0) + in_batch * places.at[0];
+    const auto value = value_of(c.tensor(a.tensor));
+    const int64_t depth = sizes[2], step_k = places.at[2];
+    for (int64_t m = 0; m < sizes[1]; ++m, from += places.at[1], out += depth) {
+      if (step_k == 1) {
+        for (int64_t k = 0; k < depth; ++k) out[k] = value(from[k]);
+      } else {
+        for (int64_t k = 0; k < depth; ++k) out[k] = value(from[k * step_k]);
       }
     }
   }
@@ -162,12 +193,10 @@ struct ProductStep final : Step {
     memory.lay_out(scratch_array(panels, padded * depth), scratch_array(own_a, ta.is_codes ? rows * depth : 0),
                    scratch_array(sums, kChunkRows * padded), scratch_array(part, several ? kChunkRows * kProductColumns : 0),
                    scratch_array(totals, several ? kChunkRows * padded : 0));
-    if (padded != columns) std::memset(panels + (padded - kProductColumns) * depth, 0, static_cast<size_t>(depth * 16) * sizeof(float));
-    read(c, b, 3, image, in_batch, depth, columns,
-         [&](int64_t k, int64_t n, float v) { panels[n / kProductColumns * kProductColumns * depth + k * kProductColumns + n % kProductColumns] = v; });
+    pack_b(c, image, in_batch, panels);
     FloatProduct p{};
     if (ta.is_codes) {
-      read(c, a, 0, image, in_batch, rows, depth, [&](int64_t m, int64_t k, float v) { own_a[m * depth + k] = v; });
+      read_a(c, image, in_batch, own_a);
       p.a = own_a;
       p.a_row = depth;
       p.a_step = 1;

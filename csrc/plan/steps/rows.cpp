@@ -2,8 +2,9 @@
 //
 //     v = operand 0 + operand 1 + ...; the function of each group of `channels` channels (ops/rows.h); then the targets
 //
-// operands: 1 to 4 slices of groups x channels channels, or of `channels`, which count for all groups; codes or floats; H x W, or 1 x 1: the
-// same for all pixels; the first is H x W and has all channels. gamma, beta: `channels` values, of normalizations. divide: as for combine.
+// operands: 1 to 4 slices of groups x channels channels, or of `channels`, which count for all groups; codes or floats; H x W, or 1 x 1:
+// the same for all pixels; the first is H x W and has all channels. gamma, beta: `channels` values, of normalizations. divide: as for
+// combine.
 #include <array>
 #include <cmath>
 
@@ -19,9 +20,11 @@ struct NamedFunction {
 };
 
 constexpr NamedFunction kFunctions[] = {
-    {"identity", RowFunction::identity}, {"layer_norm", RowFunction::layer_norm}, {"rms_norm", RowFunction::rms_norm},
-    {"softmax", RowFunction::softmax},   {"gelu", RowFunction::gelu},             {"gelu_tanh", RowFunction::gelu_tanh},
-    {"silu", RowFunction::silu},         {"sigmoid", RowFunction::sigmoid},       {"tanh", RowFunction::tanh},
+    {"identity", RowFunction::identity}, {"layer_norm", RowFunction::layer_norm},
+    {"rms_norm", RowFunction::rms_norm}, {"softmax", RowFunction::softmax},
+    {"gelu", RowFunction::gelu},         {"gelu_tanh", RowFunction::gelu_tanh},
+    {"silu", RowFunction::silu},         {"sigmoid", RowFunction::sigmoid},
+    {"tanh", RowFunction::tanh},
 };
 
 struct RowsStep final : Step {
@@ -37,8 +40,9 @@ struct RowsStep final : Step {
 
   FieldList fields() override {
     constexpr bool optional = true;
-    return {{"operands", &operands},    {"channels", &channels},      {"groups", &groups},   {"function", &name}, {"gamma", &gamma, optional},
-            {"beta", &beta, optional}, {"epsilon", &epsilon, optional}, {"targets", &targets}, {"divide", &divide}};
+    return {
+        {"operands", &operands},   {"channels", &channels},         {"groups", &groups},   {"function", &name}, {"gamma", &gamma, optional},
+        {"beta", &beta, optional}, {"epsilon", &epsilon, optional}, {"targets", &targets}, {"divide", &divide}};
   }
 
   std::string method() const override { return name; }

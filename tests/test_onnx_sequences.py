@@ -1,0 +1,150 @@
+"""Encoders of transformers: quantized files become one plan, with what lies between the products."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx_models import Writer, quantized
+from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+import ulp
+
+LENGTH, WIDTH, HEADS = 12, 32, 4
+
+
+def gelu(w: Writer, x: str, form: str) -> str:
+    def number(v: float) -> str:
+        return w.constant(np.array(v, np.float32))
+
+    if form == "tanh":
+        cube = w.add("Pow", x, number(3.0))
+        inner = w.add("Mul", w.add("Add", x, w.add("Mul", cube, number(0.044715))), number(math.sqrt(2 / math.pi)))
+        return w.add("Mul", w.add("Mul", x, number(0.5)), w.add("Add", w.add("Tanh", inner), number(1.0)))
+    if form == "silu":
+        return w.add("Mul", x, w.add("Sigmoid", x))
+    gate = w.add("Add", w.add("Erf", w.add("Div", x, number(math.sqrt(2)))), number(1.0))
+    if form == "erf":
+        return w.add("Mul", w.add("Mul", x, gate), number(0.5))
+    return w.add("Mul", w.add("Mul", number(0.5), x), gate)
+
+
+def encoder(form: str = "erf", *, norm_first: bool = False, layers: int = 2) -> Any:
+    """A float encoder x (N, T, C) -> y."""
+    w = Writer((LENGTH, WIDTH), opset=17)
+    w.nodes.clear()
+
+    def linear(x: str, inputs: int, outputs: int) -> str:
+        bias = w.constant(w.rng.standard_normal(outputs).astype(np.float32) / 4)
+        return w.add(
+            "Add", w.add("MatMul", x, w.constant((w.rng.standard_normal((inputs, outputs)) / inputs**0.5).astype(np.float32))), bias
+        )
+
+    def norm(x: str) -> str:
+        gamma, beta = w.rng.uniform(0.5, 1.5, WIDTH).astype(np.float32), w.rng.standard_normal(WIDTH).astype(np.float32) / 4
+        return w.add("LayerNormalization", x, w.constant(gamma), w.constant(beta), axis=-1, epsilon=1e-5)
+
+    def heads(x: str, perm: list[int]) -> str:
+        split = w.add("Reshape", x, w.constant(np.array([0, 0, HEADS, WIDTH // HEADS])))
+        return w.add("Transpose", split, perm=perm)
+
+    def attention(x: str) -> str:
+        q, k, v = (linear(x, WIDTH, WIDTH) for _ in range(3))
+        scores = w.add("MatMul", heads(q, [0, 2, 1, 3]), heads(k, [0, 2, 3, 1]))
+        p = w.add("Softmax", w.add("Div", scores, w.constant(np.array((WIDTH / HEADS) ** 0.5, np.float32))), axis=-1)
+        mixed = w.add("Transpose", w.add("MatMul", p, heads(v, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
+        return linear(w.add("Reshape", mixed, w.constant(np.array([0, 0, WIDTH]))), WIDTH, WIDTH)
+
+    def forward(x: str) -> str:
+        return linear(gelu(w, linear(x, WIDTH, 2 * WIDTH), form), 2 * WIDTH, WIDTH)
+
+    x = "x"
+    for _ in range(layers):
+        for part in (attention, forward):
+            x = w.add("Add", x, part(norm(x))) if norm_first else norm(w.add("Add", x, part(x)))
+    return w.model(x)
+
+
+def tokens(seed: int, images: int = 1) -> Any:
+    return np.random.default_rng(seed).standard_normal((images, LENGTH, WIDTH)).astype(np.float32)
+
+
+def by_onnxruntime(model: Any, x: Any) -> Any:
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    return InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0]
+
+
+def dynamic(model: Any, **options: Any) -> Any:
+    """As onnxruntime's quantizer for products of the call makes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "a.onnx"), Path(folder, "b.onnx")
+        onnx.save(model, source)
+        quantize_dynamic(source, target, **options)
+        return onnx.load(target)
+
+
+def one_plan(network: Any) -> None:
+    assert network.integer, f"{network}"
+    assert all(row.integer for row in network.layers)
+
+
+@pytest.mark.parametrize("form", ["erf", "erf_of_half", "tanh", "silu"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_static_encoders_are_one_plan(form: str, norm_first: bool) -> None:
+    if norm_first and form not in ("erf", "tanh"):
+        pytest.skip("what follows a norm does not depend on the activation")
+    model = quantized(encoder(form, norm_first=norm_first), tokens(0, 4), op_types_to_quantize=["MatMul"])
+    network = ulp.load(model)
+    if not norm_first:  # otherwise the first norm reads floats that nothing has quantized yet
+        one_plan(network)
+    x = tokens(9, 3)
+    want = by_onnxruntime(model, x)
+    got = network(x)
+    # Sums in another order now and then round to a neighbouring code.
+    assert np.abs(got - want).mean() < 0.02 * np.abs(want).mean()
+    np.testing.assert_array_equal(network(x[:1]), got[:1])
+
+
+@pytest.mark.parametrize("weights", [QuantType.QInt8, QuantType.QUInt8])
+def test_dynamic_encoders_are_one_plan(weights: Any, tmp_path: Path) -> None:
+    model = dynamic(encoder(), weight_type=weights, op_types_to_quantize=["MatMul"])
+    network = ulp.load(model)
+    one_plan(network)
+    for images in (1, 3):
+        x = tokens(images, images)
+        want, got = by_onnxruntime(model, x), network(x)
+        assert np.abs(got - want).mean() < 0.02 * np.abs(want).mean()
+    network.save(tmp_path / "a.ulp")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "a.ulp")(x), got)
+    with pytest.raises(ValueError, match="NaN"):
+        network(np.full_like(x, np.nan))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_one_product_of_the_call_has_the_bits_of_onnxruntime(images: int) -> None:
+    w = Writer((LENGTH, WIDTH), opset=17)
+    product = w.add("MatMul", "x", w.constant(w.rng.standard_normal((WIDTH, 24)).astype(np.float32)))
+    w.add("Add", product, w.constant(w.rng.standard_normal(24).astype(np.float32)))
+    # onnxruntime's uint8 times uint8 does not saturate.
+    model = dynamic(w.model(f"t{len(w.nodes) - 1}"), weight_type=QuantType.QUInt8, per_channel=False)
+    network = ulp.load(model, tune=False)
+    one_plan(network)
+    for x in (tokens(1, images), np.zeros_like(tokens(1, images)), np.abs(tokens(2, images)), tokens(3, images) * 1e-20):
+        np.testing.assert_array_equal(network(x), by_onnxruntime(model, x))
+
+
+def test_an_activation_whose_parts_are_used_elsewhere_stays_as_it_is() -> None:
+    w = Writer((LENGTH, WIDTH), opset=17)
+    h = w.add("MatMul", "x", w.constant(w.rng.standard_normal((WIDTH, 24)).astype(np.float32)))
+    gate = w.add("Sigmoid", h)
+    w.add("Add", w.add("Mul", h, gate), gate)
+    model = quantized(w.model(f"t{len(w.nodes) - 1}"), tokens(0, 2), op_types_to_quantize=["MatMul"])
+    x = tokens(5)
+    np.testing.assert_allclose(ulp.load(model)(x), by_onnxruntime(model, x), atol=1e-5)
