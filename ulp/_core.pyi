@@ -163,8 +163,8 @@ class Plan:
     """A network as a list of steps over images of codes (csrc/plan/plan.h). Shapes are of one image, (height, width, channels).
 
     A tensor of codes holds unsigned bytes u of `bits` bits: u = clamp(rint(v * (1 / scale)) + zero, 0, 2^bits - 1) in float32, halves to
-    even; u stands for (u - zero) * scale. The inputs are the first steps; steps run in the order in which they are added, and each tensor is
-    written before it is read. A target is (tensor, first channel).
+    even; u stands for (u - zero) * scale. The inputs are the first steps; steps run in the order in which they are added, and each tensor
+    is written before it is read. A target is (tensor, first channel).
 
     A step is added by the method of its kind, whose arguments are its fields (csrc/plan/steps/*.cpp, where more is said about each).
     ValueError for a field that is missing, unknown or does not fit, TypeError for one of another type or dtype; a refused call changes
@@ -372,7 +372,7 @@ class Plan:
     def run(
         self, x: npt.NDArray[Any] | Sequence[npt.NDArray[Any]], outputs: list[npt.NDArray[Any]] | None = None
     ) -> list[npt.NDArray[Any]]:
-        """Any number of images, C-contiguous, of several inputs an array each; one array per output. Any number of threads at once; releases the GIL.
+        """Any number of images, C-contiguous, of several inputs an array each; one array per output. Thread-safe; releases the GIL.
 
         Raises NotFinite, CodeOutOfRange, TypeError (dtype) and ValueError (shape).
         """

@@ -53,7 +53,8 @@ def _forward(
     """nn.MultiheadAttention.forward, in evaluation."""
     if query.dim() != 3:
         given: Any = (query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
-        return nn.MultiheadAttention.forward(module, *given)
+        result: tuple[Tensor, Tensor | None] = nn.MultiheadAttention.forward(module, *given)
+        return result
     same = key is query and value is key
     read = [x if module.batch_first else x.transpose(0, 1) for x in (query, key, value)]
     q, k, v = (x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for x in _projected(module, read, same=same))
