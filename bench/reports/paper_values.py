@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bench.published import ratio
 from bench.runs.options import GEMM_PAIRS
 from bench.runs.results import Cell, Group, Result
 
@@ -24,8 +25,8 @@ PAIRS = tuple(f"W{w}A{a}" for a, w in GEMM_PAIRS)
 NETWORK_PAIRS = ("W1A2", "W2A2", "W3A3", "W4A4")
 SIZE = "512x512x512"
 # Of ULPPACK (Won et al., MLSys 2022), abstract.
-PUBLISHED_GEMM = {"gemmlowp": 2.1, "qnnpack": 1.8, "bitserial": 2.7}
-PUBLISHED_NETWORKS = {"fp32": 3.9, "qnnpack": 1.5}
+PUBLISHED_GEMM = {"gemmlowp": ratio("gemmlowp"), "qnnpack": ratio("QNNPACK"), "bitserial": ratio("bitserial")}
+PUBLISHED_NETWORKS = {"fp32": ratio("networks fp32"), "qnnpack": ratio("networks QNNPACK")}
 
 
 def escaped(text: str) -> str:
