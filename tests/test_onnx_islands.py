@@ -311,3 +311,27 @@ def test_a_relu_in_front_of_a_quantizer_of_4_bits_stays() -> None:
     s, x = w.constant(np.float32(0.25)), w.add("Relu", w.add("Mul", "x", w.constant(np.array([-1, 1, 2, -2, 1, 1], np.float32))))
     model = w.model(w.add("DequantizeLinear", w.add("QuantizeLinear", x, s, "zero"), s, "zero"))
     assert ulp.load(model)(np.full((2, 4, 6), -1, np.float32)).min() == 0
+
+
+@pytest.mark.parametrize("floats", ["onnxruntime", "numpy"])
+def test_the_shape_of_a_sequence_inside_of_an_integer_part_is_that_of_the_tensor(floats: Any) -> None:
+    """A part holds (T, C) as an image (C, 1, T)."""
+    rng = np.random.default_rng(0)
+    arrays = {"s": np.float32(0.1), "z": np.float32(0), "b": np.float32(4), "one": np.int64(1), "w": rng.standard_normal((8, 16))}
+    constants = [onnx.numpy_helper.from_array(np.asarray(a, np.int64 if name == "one" else np.float32), name) for name, a in arrays.items()]
+    quant = {"domain": "qonnx.custom_op.general", "signed": 1, "narrow": 0, "rounding_mode": "ROUND"}
+    nodes = [
+        *(node("Quant", f"{name} s z b", f"{name}q", **quant) for name in "xw"),
+        node("MatMul", "xq wq", "y"),
+        node("Shape", "y", "shape"),
+        node("Gather", "shape one", "length"),
+        node("Cast", "length", "count", to=FLOAT),
+        node("Add", "y count", "sum"),
+    ]
+    sides = {"sum": (FLOAT, ["N", 5, 16])}
+    source = model(nodes, {"x": (FLOAT, ["N", 5, 8])}, sides, *constants)
+    x = rng.standard_normal((3, 5, 8)).astype(np.float32)
+    network = ulp.load(source, floats=floats, tune=False)
+    assert [row.integer for row in network.layers if row.type == "MatMul"] == [True]
+    codes = [np.clip(np.rint(a / np.float32(0.1)), -8, 7) for a in (x, arrays["w"].astype(np.float32))]
+    np.testing.assert_allclose(network(x), codes[0] @ codes[1] * 0.01 + 5, atol=1e-5)

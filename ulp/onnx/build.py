@@ -231,7 +231,7 @@ class Builder:
         """Fold the Shape of a tensor in a part: known but for the batch, whose place holds 0, which Reshape takes as its input's side."""
         if node.op_type != "Shape" or node.attributes or node.name in self.floats or node.inputs[0] not in self.scope.values:
             return False
-        self.scope.constants[node.outputs[0]] = np.array((0, *self.scope.values[node.inputs[0]].node.shape), np.int64)
+        self.scope.constants[node.outputs[0]] = np.array((0, *views.shape_of(self.scope.values[node.inputs[0]])), np.int64)
         self.markers[node.outputs[0]] = node.name
         return True
 
