@@ -70,8 +70,21 @@ def _sample(run: Callable[[], object]) -> float:
     return max((clock() - begin) / calls, 1.0)
 
 
+def weights_like_layers(rng: np.random.Generator, k: int, n: int, bits: int) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """(k, n) signed values of a normal distribution, the largest of each column at the end of the interval, as those of trained layers are.
+
+    How many are near the ends decides how long kernels take that leave out what exceeds a narrow sum (`trim`).
+    """
+    values = rng.standard_normal((k, n), dtype=np.float32)
+    if bits == 1:
+        return np.where(values < 0, -1, 1).astype(np.int8)
+    _, high = interval(bits, signed=True)
+    values *= high / np.abs(values).max(axis=0)
+    return np.rint(values, out=values).astype(np.int8)
+
+
 class _Operands:
-    """Matrices of random codes, each made once."""
+    """Matrices of random values, each made once: codes, and weights as layers have."""
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -84,7 +97,6 @@ class _Operands:
         if (rows, a_bits) not in self.left:
             self.left[rows, a_bits] = self.rng.integers(0, 2**a_bits, size=(rows, side), dtype=np.uint8)
         if (side, b_bits) not in self.right:
-            low, high = interval(b_bits, signed=False)
-            self.right[side, b_bits] = pack(self.rng.integers(low, high + 1, size=(side, side), dtype=np.uint8), bits=b_bits)._packed
+            self.right[side, b_bits] = pack(weights_like_layers(self.rng, side, side, b_bits), bits=b_bits)._packed
         a, b, out = self.left[rows, a_bits], self.right[side, b_bits], np.empty((rows, side), np.int32)
         return lambda: _core.gemm(a, b, a_bits, 0, 0, kernel, out), rows * side * side

@@ -29,7 +29,7 @@ import numpy as np
 from . import _core, config
 from ._explain import Explanation, explain
 from ._files import locked, replace_file
-from ._validate import bit_pair, integer, interval
+from ._validate import bit_pair, integer
 from .packed import pack
 
 _SCHEMA = 1
@@ -129,12 +129,12 @@ class _Samples:
     """
 
     def __init__(self, m: int, n: int, k: int, a_bits: int, b_bits: int) -> None:
+        from ._measure import weights_like_layers
+
         rng = np.random.default_rng(0)
         self.a = rng.integers(0, 2**a_bits, size=(m, k), dtype=np.uint8)
         self.a_bits = a_bits
-        low, high = interval(b_bits, signed=True)
-        b = rng.integers(0, 2, size=(k, n)) * 2 - 1 if b_bits == 1 else rng.integers(low, high + 1, size=(k, n))
-        self.b = pack(b.astype(np.int8), bits=b_bits)._packed
+        self.b = pack(weights_like_layers(rng, k, n, b_bits), bits=b_bits)._packed
         self.out = np.empty((m, n), np.int32)
 
     def _sample(self, name: str, calls: int) -> float:
