@@ -15,12 +15,17 @@ from reference import Array
 
 import ulp
 from ulp.onnx.session import Session
-from ulp.quantize import FloatNetwork
+from ulp.quantize import FloatNetwork, equalize
 from ulp.quantize.batches import batches_of
 from ulp.quantize.equalize import equalized
 from ulp.quantize.prepare import prepare
 
 CHANNELS = 16
+
+
+@pytest.fixture(autouse=True)
+def _tables_for_any_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equalize, "_TABLE_GAIN", 0.9)
 
 
 def spread(w: Writer, *sides: int) -> Array:
@@ -105,7 +110,7 @@ def test_the_same_function_with_less_noise(model: Any) -> None:
     assert [layer.name for layer in made.layers] == [layer.name for layer in prepared.layers]
     exact, same = (Session(one.SerializeToString(), "float")([x])[0] for one in (model, made.proto))
     np.testing.assert_allclose(same, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
-    network, plain = (FloatNetwork(model, x, equalize=equalize, progress=False) for equalize in (True, False))
+    network, plain = (FloatNetwork(model, x, equalize=on, progress=False) for on in (True, False))
     ratios = [noise(network, model, x, bits) / noise(plain, model, x, bits) for bits in (4, 8)]
     assert max(ratios) < 1.1
     assert np.prod(ratios) < 0.8
@@ -135,6 +140,15 @@ def test_a_shift_behind_a_relu_is_part_of_the_plan() -> None:
     assert network.integer
     exact = Session(model.SerializeToString(), "float")([x])[0]
     assert np.abs(network(x) - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_tables_per_channel_take_time_and_must_gain_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = images_model("table")
+    prepared = prepare(model)
+    batches = batches_of(inputs(model), prepared.inputs)
+    assert equalized(prepared, batches) is not prepared
+    monkeypatch.setattr(equalize, "_TABLE_GAIN", 1e-6)
+    assert equalized(prepared, batches) is prepared
 
 
 def test_even_channels_stay() -> None:

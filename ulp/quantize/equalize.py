@@ -37,6 +37,8 @@ Doubles = npt.NDArray[np.float64]
 _ALPHAS = (0.25, 0.5, 0.75, 1.0)
 # Widths at which the error must not grow, and the share of it that must go: where that is little, as little is known from some inputs.
 _WIDTHS, _GAIN = (8, 4), 0.9
+# That behind a table of codes, which with factors per channel becomes a step of its own, as slow as a layer.
+_TABLE_GAIN = 0.3
 # Inputs that are looked at, results of a layer, multiplications of one trial, and values of which a range is found.
 _INPUTS, _RESULTS, _OPERATIONS, _COUNTED = 16, 512, 1e8, 2**14
 # How far a channel's factor may lie from the mean of all: beyond, float32 would lose what is small.
@@ -53,7 +55,7 @@ class _Route:
     """How x / s is made instead of x.
 
     divided: constants (node index, input index) that are divided by s, with the axis of s. behind: an operator has to do it, since what
-    makes x is a table of codes, which can have it per channel for nothing.
+    makes x is a table of codes, which then has a row per channel.
     """
 
     x: str
@@ -174,7 +176,7 @@ def _factors(prepared: Prepared, route: _Route, values: Sequence[Array]) -> Doub
     heaviest = np.max([trial.heaviest() for trial in trials], axis=0)
     depthwise = all(layer.groups > 1 and layer.shape[1] == 1 for layer in route.readers)
     before = {bits: _noise(trials, np.ones_like(reach), bits) for bits in _WIDTHS}
-    best, least = None, math.log(_GAIN)
+    best, least = None, math.log(_TABLE_GAIN if route.behind else _GAIN)
     for alpha in _ALPHAS[-1:] if depthwise else _ALPHAS:
         s = _scaled(reach, heaviest, alpha)
         gains = [math.log((_noise(trials, s, bits) + 1e-30) / (noise + 1e-30)) for bits, noise in before.items()]

@@ -134,7 +134,7 @@ class _Placing:
 
 
 def tables(prepared: Prepared) -> set[str]:
-    """Tensors that are functions of codes when all layers are quantized: what else is done to their single values costs nothing."""
+    """Tensors that are functions of codes when all layers are quantized: what else is done to their single values is part of the table."""
     placing = _placed(prepared, dict.fromkeys((layer.name for layer in prepared.layers), Bits(WIDE, WIDE)))
     placed = {slot for place in placing.places.values() for slot in place.readers}
     return {name for name, (_, slots) in placing.roots.items() if slots <= placed}
