@@ -106,13 +106,14 @@ def _add_floats(node: Node) -> Node:
 
 
 def _sum_in_rows(graph: Graph) -> None:
-    """A sum that only one function of rows reads is part of that."""
+    """A sum that only one function of rows reads is part of that, and so is one with a mask that counts for all groups."""
     users = graph.users()
     for node in graph.nodes:
         if not isinstance(node.op, Rows) or len(node.inputs) != 1 or node.op.quantizers != (None,):
             continue
         source = node.inputs[0]
-        if isinstance(source.op, Combine) and not source.op.multiply and users[id(source)] == 1:
+        with_mask = isinstance(source.op, Rows) and source.op.function == "identity" and source.op.groups == node.op.groups
+        if ((isinstance(source.op, Combine) and not source.op.multiply) or with_mask) and users[id(source)] == 1:
             node.op, node.inputs = replace(node.op, quantizers=source.op.quantizers), source.inputs
     graph.sort()
 
