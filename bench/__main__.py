@@ -16,6 +16,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 PASSED_ON = {
     "onnx": "exported models in ulp.load beside onnxruntime and qonnx",
     "quantize": "float models quantized after training by ulp.quantize beside other tools",
+    "sentences": "a trained encoder of sentences (MiniLM): quantized in the call, after training, and in floats",
     "stages": "from a float network to three bits in three stages (docs/choosing-bits.md)",
     "train": "train the demo's classifiers of digits and write their files",
     "train_float": "train the float networks that `quantize` quantizes",
@@ -200,6 +201,10 @@ def _passed_on(command: str, arguments: list[str]) -> int:
         from .runs import quantize
 
         return quantize.main(arguments)
+    if command == "sentences":
+        from .runs import sentences
+
+        return sentences.main(arguments)
     if command == "stages":
         from .runs import stages
 

