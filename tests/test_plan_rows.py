@@ -76,7 +76,7 @@ BOUNDS = {"identity": 0, "gelu": 6, "gelu_tanh": 24, "silu": 4, "sigmoid": 4, "t
 
 @pytest.mark.parametrize("function", sorted(BOUNDS))
 def test_elementwise_functions_are_within_their_ulps(function: str) -> None:
-    from tools.reference.plan import row_function
+    from tools.reference.sequences import row_function
 
     x = np.concatenate([np.linspace(-12, 12, 4001), np.linspace(-0.7, 0.7, 999), [0, -0.0, 87, -87, 60, -60]]).astype(F32)
     floats, _ = on_every_isa(one_function(function, 2, 2503), x.reshape(1, 1, 2, 2503))

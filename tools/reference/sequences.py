@@ -1,0 +1,139 @@
+"""Steps of the reference plan that compute with floats or with codes of the call: functions of rows, products of two tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ulp import _core
+
+from .frame import F32, Array, Frame, Tensor
+
+
+class SequenceSteps(Frame):
+    """See `ReferencePlan`."""
+
+    def linear_floats(self, *, source: int, target: tuple[int, int], weights: Array, bias: Array) -> None:
+        self.weight_bytes += weights.nbytes + bias.nbytes
+
+        def run(env: dict[int, Array]) -> None:
+            sums = np.zeros(weights.shape[1], F32)
+            for a, row in zip(env[source].reshape(-1), weights, strict=True):
+                sums = sums + a * row
+            self._write(env, target, (sums + bias)[None, None])
+
+        self._add("linear_floats", run, source, [target], "float32", k=len(weights))
+
+    def rows(
+        self,
+        *,
+        operands: list[tuple[int, int]],
+        channels: int,
+        groups: int,
+        function: str,
+        gamma: Array | None = None,
+        beta: Array | None = None,
+        epsilon: float | None = None,
+        targets: list[tuple[int, int]],
+        divide: bool,
+    ) -> None:
+        def value(env: dict[int, Array], tensor: int, channel: int) -> Array:
+            t = self.tensors[tensor]
+            whole = channels if groups > 1 and t.channels == channels else groups * channels
+            a = env[tensor][:, :, channel : channel + whole]
+            a = t.values(a) if t.bits else a
+            return a.reshape(*a.shape[:2], -1, channels)
+
+        def run(env: dict[int, Array]) -> None:
+            v, *others = (value(env, *operand) for operand in operands)
+            for other in others:
+                v = np.broadcast_to(v + other, v.shape)
+            g, b = 1.0 if gamma is None else gamma.astype(np.float64), 0.0 if beta is None else beta.astype(np.float64)
+            made = row_function(function, v.astype(np.float64), g, b, epsilon or 0.0).astype(F32).reshape(*v.shape[:2], -1)
+            for target in targets:
+                t = self.tensors[target[0]]
+                if t.bits:
+                    self._write(env, target, t.steps(made / F32(t.scale)) if divide else t.quantize(made))
+                else:
+                    self._write(env, target, made)
+
+        self._add("rows", run, operands[0][0], targets)
+
+    def product(
+        self,
+        *,
+        a: tuple[int, int],
+        b: tuple[int, int],
+        target: tuple[int, int],
+        sizes: tuple[int, int, int, int],
+        steps: Array,
+        scale: float,
+        in_units: bool,
+    ) -> None:
+        batch, rows, depth, columns = sizes
+        one, other = self.tensors[a[0]], self.tensors[b[0]]
+        exact = bool(one.bits and other.bits)
+
+        def places(first: int, channel: int, counts: tuple[int, int, int]) -> tuple[Array, ...]:
+            index = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), axis=-1)
+            at = index @ steps[first : first + 3]
+            return at[..., 0], at[..., 1], at[..., 2] + channel
+
+        def numbers(env: dict[int, Array], t: Tensor, tensor: int, at: tuple[Array, ...]) -> Array:
+            x = env[tensor][at]
+            if not t.bits:
+                return np.asarray(x.astype(np.float64))
+            return np.asarray(x.astype(np.int64) - t.zero if exact else t.values(x).astype(np.float64))
+
+        def run(env: dict[int, Array]) -> None:
+            x = numbers(env, one, a[0], places(0, a[1], (batch, rows, depth)))
+            y = numbers(env, other, b[0], places(3, b[1], (batch, depth, columns)))
+            v = (x @ y).astype(F32) * F32(scale)
+            t = self.tensors[target[0]]
+            out = np.zeros((t.height, t.width, t.channels), np.uint8 if t.bits else F32)
+            out[places(6, target[1], (batch, rows, columns))] = t.steps(v if in_units else v / F32(t.scale)) if t.bits else v
+            self._write(env, (target[0], 0), out)
+
+        self._add("product", run, a[0], [target], k=depth)
+
+    def dynamic_linear(
+        self, *, source: int, weights: _core.Packed, weight_zero: int, per_row: bool, finish: dict[str, Any], kernel: str | None
+    ) -> None:
+        t = self.tensors[source]
+        w = _core.unpack(weights).astype(np.int64)[: t.channels] - weight_zero
+        self.weight_bytes += weights.nbytes
+
+        def run(env: dict[int, Array]) -> None:
+            x = env[source].reshape(-1, t.channels)  # of calls with one image
+            axis = 1 if per_row else None
+            low = np.minimum(x.min(axis=axis, keepdims=True), F32(0))
+            scale = (np.maximum(x.max(axis=axis, keepdims=True), F32(0)) - low) / F32(255)
+            safe = np.where(scale == 0, F32(1), scale)
+            zero = np.clip(np.rint((F32(0) - low) / safe), 0, 255)
+            codes = np.clip(np.rint(x / safe) + zero, 0, 255).astype(np.int64)
+            sums = (codes - zero.astype(np.int64)) @ w
+            v = sums.astype(F32) * (safe * finish["scale"]) + finish["bias"]
+            self._finish(env, None, finish, v.reshape(t.height, t.width, -1))
+
+        self._add("dynamic_linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=t.channels)
+
+
+def row_function(name: str, v: Array, gamma: Any, beta: Any, epsilon: float) -> Array:
+    """A function of the last axis, in float64."""
+    if name == "layer_norm":
+        centered = v - v.mean(axis=-1, keepdims=True)
+        return np.asarray(centered / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + epsilon) * gamma + beta)
+    if name == "rms_norm":
+        return np.asarray(v / np.sqrt((v**2).mean(axis=-1, keepdims=True) + epsilon) * gamma + beta)
+    if name == "softmax":
+        e = np.exp(v - v.max(axis=-1, keepdims=True))
+        return np.asarray(e / e.sum(axis=-1, keepdims=True))
+    with np.errstate(over="ignore", under="ignore"):
+        sigmoid = 1 / (1 + np.exp(-v))
+        if name == "gelu":
+            return np.asarray(v * np.vectorize(math.erfc)(-v / math.sqrt(2)) / 2)
+        if name == "gelu_tanh":
+            return np.asarray(v / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))))
+    return np.asarray({"identity": v, "silu": v * sigmoid, "sigmoid": sigmoid, "tanh": np.tanh(v)}[name])
