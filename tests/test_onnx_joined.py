@@ -87,6 +87,19 @@ def test_a_joined_part_waits_for_what_comes_later() -> None:
             np.testing.assert_array_equal(made[name], want)
 
 
+def test_a_root_that_no_needed_result_reads_is_not_computed() -> None:
+    """A sum that nothing reads joins the parts."""
+    w = Quantized((4, 6, 8))
+    limit = w.number(0.5)
+    other = w.codes(w.add("Where", w.add("Greater", "z", limit), "z", limit), 0.25)
+    first = w.codes(w.layer(w.codes("x"), 4, 4), 0.25)
+    w.add("Relu", w.add("Add", first, other))
+    model, arrays = model_of(w, w.layer(first, 3, 4)), given(w)
+    network = ulp.load(model, tune=False)
+    assert [stage.reads for stage in network.stages] == [("x",)]
+    np.testing.assert_array_equal(network(**arrays), expected(model, **arrays)[0])
+
+
 def test_inputs_of_different_batches_are_not_joined() -> None:
     w = Quantized((4, 6, 8))
     y = w.layer(w.codes(w.add("Add", w.codes("x"), w.codes("z", 0.125)), 0.25), 3, 4)

@@ -350,6 +350,7 @@ class Builder:
         """The stages that outputs need, each plan right behind its root. None if a part has no plan."""
         scope = self.scope
         needed: set[str] = set()
+        walked: set[int] = set()
         parts = list({id(part.graph): part for part in scope.parts.values()}.values())
         of_result = {name: part for part in parts for name in part.results}
 
@@ -359,7 +360,7 @@ class Builder:
                 name = stack.pop()
                 if name not in needed:
                     needed.add(name)
-                    stack += of_result[name].roots if name in of_result else ()
+                    stack += of_result[name].roots_of(name, walked) if name in of_result else ()
 
         for port in self.model.outputs:
             need(port.name)

@@ -31,6 +31,19 @@ class Part:
         """Whether it is the other part, or was joined with it."""
         return self.graph is other.graph
 
+    def roots_of(self, name: str, walked: set[int]) -> list[str]:
+        """The roots that a result is computed from, as far as nodes are not among `walked`, by id, to which they are added."""
+        roots = {id(node): root for root, node in zip(self.roots, self.graph.inputs, strict=True)}
+        found: list[str] = []
+        stack = [self.results[name]]
+        while stack:
+            node = stack.pop()
+            if id(node) not in walked:
+                walked.add(id(node))
+                found += [roots[id(node)]] if id(node) in roots else []
+                stack += node.inputs
+        return found
+
     def unite(self, other: Part) -> None:
         """Take in another part."""
         self.graph.join(other.graph)
