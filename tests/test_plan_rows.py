@@ -242,3 +242,47 @@ def test_refusals(message: str, call: Callable[[Any], None]) -> None:
     plan.input_floats(channels=4, height=1, width=2, targets=[0, 1], nhwc=True)
     with pytest.raises(ValueError, match=message):
         call(plan)
+
+
+@pytest.mark.parametrize("function", ["identity", "softmax", "gelu", "layer_norm"])
+@pytest.mark.parametrize("channels", [5, 16, 33])
+def test_a_nan_becomes_no_code(function: str, channels: int) -> None:
+    """-inf does, as in masks; a NaN of the input, or one that infinities make, is refused on every instruction set."""
+    plan = _core.Plan()
+    x, codes = plan.floats(1, 4, channels), plan.codes(1, 4, channels, 8, 128, 0.05)
+    plan.input_floats(channels=channels, height=1, width=4, targets=[x])
+    epsilon = {"epsilon": 1e-5} if function == "layer_norm" else {}
+    plan.rows(operands=[(x, 0)], channels=channels, groups=1, function=function, targets=[(codes, 0)], divide=True, **epsilon)
+    plan.output(tensor=codes, nhwc=True)
+    plan.finalize(1, False)
+    values = np.random.default_rng(0).standard_normal((3, channels, 1, 4)).astype(F32)
+    isa = ulp.get_isa()
+    try:
+        for name in ulp.available_isas():
+            ulp.set_isa(name)
+            for hole, allowed in ((np.nan, ()), (-np.inf, ("identity", "softmax"))):
+                x_bad = values.copy()
+                x_bad[1, channels // 2, 0, 3] = hole
+                if function in allowed:
+                    assert plan.run(x_bad)[0][1, 0, 3, channels // 2] == (0 if function == "identity" else 128)
+                else:
+                    with pytest.raises(_core.NotFinite, match="NaN"):
+                        plan.run(x_bad)
+    finally:
+        ulp.set_isa(isa)
+
+
+def test_infinities_become_no_codes_in_sums() -> None:
+    plan = _core.Plan()
+    a, b, codes = plan.floats(1, 4, 6), plan.floats(1, 4, 6), plan.codes(1, 4, 6, 8, 128, 0.05)
+    plan.input_floats(channels=6, height=1, width=4, targets=[a])
+    plan.input_floats(channels=6, height=1, width=4, targets=[b])
+    plan.combine(operands=[(a, 0), (b, 0)], channels=6, multiply=False, low=-np.inf, high=np.inf, targets=[(codes, 0)], divide=True)
+    plan.output(tensor=codes, nhwc=True)
+    plan.finalize(1, False)
+    x = np.ones((2, 6, 1, 4), F32)
+    assert (plan.run([x, x])[0] == 168).all()
+    y = x.copy()
+    y[1, 3, 0, 2] = np.inf
+    with pytest.raises(_core.NotFinite, match="NaN or an infinity"):
+        plan.run([x, y])

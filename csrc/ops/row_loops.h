@@ -34,13 +34,18 @@ ULP_INLINE Vector16 steps_to_codes(Vector16 steps, const Target& t) {
   return raised.min(Vector16::all(static_cast<float>(t.max_code - t.zero))).rint();
 }
 
-ULP_INLINE void put(const RowWork& w, int64_t row, int64_t c, int64_t n, Vector16 v) {
+// nans grows where a code is made of a NaN: that becomes the least code when the lower bound is taken first, else the largest.
+ULP_INLINE void put(const RowWork& w, int64_t row, int64_t c, int64_t n, Vector16 v, Vector16& nans) {
   for (int i = 0; i < w.target_count; ++i) {
     const Target& t = w.targets[i];
     const int64_t at = row * t.pixel + c;
     if (t.codes) {
       const Vector16 steps = w.divisors ? v / Vector16::all(w.divisors[i]) : v * Vector16::all(t.inverse);
-      steps_to_codes(steps, t).store_codes(t.codes + at, n, t.zero);
+      const Vector16 codes = steps_to_codes(steps, t);
+      codes.store_codes(t.codes + at, n, t.zero);
+      const Vector16 low = Vector16::all(static_cast<float>(-t.zero)), high = Vector16::all(static_cast<float>(t.max_code - t.zero));
+      const Vector16 other = steps.min(high).max(low).rint() - codes;
+      nans = nans + (n >= kLanes ? other : other.first(n));
     } else if (n >= kLanes) {
       v.store(t.floats + at);
     } else {
@@ -51,19 +56,22 @@ ULP_INLINE void put(const RowWork& w, int64_t row, int64_t c, int64_t n, Vector1
 
 // f(vector) of every element.
 template <class F>
-ULP_INLINE void each_element(const RowWork& w, F f) {
+ULP_INLINE bool each_element(const RowWork& w, F f) {
+  Vector16 nans = Vector16::all(0.0f);
   for (int64_t row = 0; row < w.rows; ++row) {
     for (int64_t g = 0; g < w.groups; ++g) {
       for (int64_t c = 0; c < w.channels; c += kLanes) {
         const int64_t n = w.channels - c;
-        put(w, row, g * w.channels + c, n, f(operands_at(w, row, g, c, n)));
+        put(w, row, g * w.channels + c, n, f(operands_at(w, row, g, c, n)), nans);
       }
     }
   }
+  return nans.sum() == 0;
 }
 
 template <bool centered>
-void normalized_rows(const RowWork& w) {
+bool normalized_rows(const RowWork& w) {
+  Vector16 nans = Vector16::all(0.0f);
   const int64_t channels = w.channels;
   const float count = static_cast<float>(channels);
   float* x = w.buffer;
@@ -98,13 +106,15 @@ void normalized_rows(const RowWork& w) {
         } else if (w.beta) {
           y = y + load_some(w.beta + c, n);
         }
-        put(w, row, g * channels + c, n, y);
+        put(w, row, g * channels + c, n, y, nans);
       }
     }
   }
+  return nans.sum() == 0;
 }
 
-void softmax_rows(const RowWork& w) {
+bool softmax_rows(const RowWork& w) {
+  Vector16 nans = Vector16::all(0.0f);
   const int64_t channels = w.channels;
   const float least = -3.4028235e38f;
   float* x = w.buffer;
@@ -130,12 +140,13 @@ void softmax_rows(const RowWork& w) {
         sum = sum + e;
       }
       const Vector16 factor = Vector16::all(1.0f / sum.sum());
-      for (int64_t c = 0; c < channels; c += kLanes) put(w, row, g * channels + c, channels - c, Vector16::load(x + c) * factor);
+      for (int64_t c = 0; c < channels; c += kLanes) put(w, row, g * channels + c, channels - c, Vector16::load(x + c) * factor, nans);
     }
   }
+  return nans.sum() == 0;
 }
 
-void rows(const RowWork& work) {
+bool rows(const RowWork& work) {
   const RowWork w = work;  // a copy that no store can alias
   switch (w.function) {
     case RowFunction::identity:
@@ -157,6 +168,7 @@ void rows(const RowWork& work) {
     case RowFunction::tanh:
       return each_element(w, [](Vector16 v) { return tanh16(v); });
   }
+  return true;
 }
 
 bool quantize(const float* x, int64_t count, const Target& target, float divisor) {

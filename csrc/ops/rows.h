@@ -53,7 +53,8 @@ struct FloatProduct {
 
 // A function per kind of work, as in Ops, of which the table is a part.
 struct RowOps {
-  void (*rows)(const RowWork& w);
+  // False if a code was made of a NaN; codes are in range.
+  bool (*rows)(const RowWork& w);
   // code = clamp(rint(x / divisor) + zero), or with a divisor of 0 rint(x * inverse). False if a value is not finite; codes are in range.
   bool (*quantize)(const float* x, int64_t count, const Target& target, float divisor);
   void (*product)(const FloatProduct& p);

@@ -6,7 +6,9 @@
 // float32, each operation is rounded. divide: codes by rint(v / scale), as ONNX defines it, not rint(v * (1 / scale)).
 //
 // Of two operands whose codes have at most 8 bits together, all results in codes are looked up.
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 
 #include "../../ops/output.h"
@@ -102,8 +104,13 @@ struct CombineStep final : Step {
     float divisors[kMaxTargets] = {};
     for (size_t j = 0; j < targets.size(); ++j) divisors[j] = c.tensor(targets[j].tensor).scale;
     const bool dense = is_dense(c);
+    const bool quantizes = std::any_of(targets.begin(), targets.end(), [&](const Slice& s) { return c.tensor(s.tensor).is_codes; });
+    std::atomic<bool> finite{true};
     for_rows(c, t.height, t.elements(), [&](int64_t i, int64_t begin, int64_t end) {
       for (int64_t y = begin; y < end; ++y) {
+        for (const Slice& s : operands) {
+          if (quantizes && !is_finite(c, s, i, y)) finite.store(false);
+        }
         Target to[kMaxTargets] = {};
         Combination f{};
         for (size_t j = 0; j < operands.size(); ++j) f.operands[j] = operand(c, operands[j], i, y);
@@ -120,6 +127,21 @@ struct CombineStep final : Step {
         c.ops.combine(f);
       }
     });
+    if (!finite.load()) throw NotFinite("a value that is quantized is a NaN or an infinity");
+  }
+
+  // Of codes always; of floats an infinity would give a NaN with another.
+  bool is_finite(const Context& c, const Slice& s, int64_t i, int64_t y) const {
+    const Tensor& t = c.tensor(s.tensor);
+    if (t.is_codes) return true;
+    const ImageView<float> floats = c.floats(s);
+    const bool one_pixel = t.height == 1 && t.width == 1;
+    const float* pixel = floats.row(i, one_pixel ? 0 : y);
+    float differences = 0;  // x - x is a NaN where x is not finite
+    for (int64_t x = 0; x < t.width; ++x, pixel += floats.strides.pixel) {
+      for (int64_t n = 0; n < channels; ++n) differences += pixel[n] - pixel[n];
+    }
+    return differences == 0;
   }
 
   void look_up(const Context& c) const {

@@ -3,8 +3,9 @@
 //
 //     code = clamp(rint(x * (1 / scale)) + zero, 0, max_code)
 //
-// halves to even; with `divide` by x / scale, as ONNX defines it. Targets of floats take the values. NotFinite where x holds a NaN or an
-// infinity.
+// halves to even; with `divide` by x / scale, as ONNX defines it. Targets of floats take the values. NotFinite where x holds a NaN, or an
+// infinity that becomes codes.
+#include <algorithm>
 #include <atomic>
 #include <cassert>
 #include <cstring>
@@ -53,8 +54,10 @@ struct InputFloatsStep final : Step {
   void run(const Context& c) const override {
     const int64_t plane = int64_t{height} * width;
     const float* x = static_cast<const float*>(c.inputs[port]) + c.first_image * channels * plane;
+    const bool quantizes = std::any_of(targets.begin(), targets.end(), [&](int id) { return c.tensor(id).is_codes; });
     std::atomic<bool> finite{true};
     for_rows(c, height, channels * plane, [&](int64_t i, int64_t begin, int64_t end) {
+      if (!quantizes && has_nan(x + i * channels * plane, begin, end)) finite.store(false);
       for (int64_t y = begin; y < end; ++y) {
         if (nhwc) {
           if (!quantize_pixels(c, x + (i * height + y) * width * channels, i, y)) finite.store(false);
@@ -75,11 +78,23 @@ struct InputFloatsStep final : Step {
           row_of[count].zero = to.zero;
           row_of[count++].max_code = to.max_code();
         }
+        if (count == 0) continue;
         if (!(divide ? quantize_divided(c, row, row_of, count) : c.ops.quantize(row, plane, width, channels, row_of, count)))
           finite.store(false);
       }
     });
-    if (!finite.load()) throw NotFinite("the input holds a NaN or an infinity");
+    if (!finite.load()) throw NotFinite(quantizes ? "the input holds a NaN or an infinity" : "the input holds a NaN");
+  }
+
+  // Whether rows of an image hold a NaN.
+  bool has_nan(const float* image, int64_t begin, int64_t end) const {
+    const int64_t sections = nhwc ? 1 : channels, row = int64_t{width} * (nhwc ? channels : 1);
+    bool found = false;
+    for (int64_t s = 0; s < sections; ++s) {
+      const float* x = image + (s * height + begin) * row;
+      for (int64_t n = 0; n < (end - begin) * row; ++n) found |= x[n] != x[n];
+    }
+    return found;
   }
 
   // Channel after channel of one row of the image becomes pixel after pixel.

@@ -9,6 +9,7 @@
 // without rounding to 2^24, and int32 from there on. The value is then float(sum) * scale, where the scale has to hold those of the
 // operands; in_units: in units of the target's scale. Codes beside floats are their values.
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -124,7 +125,11 @@ struct ProductStep final : Step {
     Tasks tasks = c.tasks;
     const auto [batch, rows, depth, columns] = sizes;
     tasks.parallel &= int64_t{batch} * rows * depth * columns * c.images >= kParallelMacs;
-    tasks.run(c.images * batch, [&](int64_t index) { run_one(c, index / sizes[0], index % sizes[0]); });
+    std::atomic<bool> numbers{true};
+    tasks.run(c.images * batch, [&](int64_t index) {
+      if (!run_one(c, index / sizes[0], index % sizes[0])) numbers.store(false);
+    });
+    if (!numbers.load()) throw NotFinite("a value that is quantized is a NaN");
   }
 
   // The depth x columns elements of b at `from` as panels of 16 columns: `value` makes floats of them.
@@ -182,7 +187,9 @@ struct ProductStep final : Step {
     }
   }
 
-  void run_one(const Context& c, int64_t image, int64_t in_batch) const {
+  // False if a code was made of a NaN.
+  bool run_one(const Context& c, int64_t image, int64_t in_batch) const {
+    bool numbers = true;
     const int64_t rows = sizes[1], depth = sizes[2], columns = sizes[3];
     const int64_t padded = round_up(columns, kProductColumns);
     thread_local Scratch memory;
@@ -218,8 +225,9 @@ struct ProductStep final : Step {
         p.out = sums + n;
         several ? add_blocks(c, p, part, totals + n) : c.row_ops.product(p);
       }
-      finish(c, image, in_batch, m, p.rows, sums, padded);
+      numbers &= finish(c, image, in_batch, m, p.rows, sums, padded);
     }
+    return numbers;
   }
 
   // A product whose depth is cut into blocks that are exact.
@@ -245,7 +253,7 @@ struct ProductStep final : Step {
     }
   }
 
-  void finish(const Context& c, int64_t image, int64_t in_batch, int64_t m, int64_t count, const float* sums, int64_t row) const {
+  bool finish(const Context& c, int64_t image, int64_t in_batch, int64_t m, int64_t count, const float* sums, int64_t row) const {
     const Tensor& t = c.tensor(target.tensor);
     Target to = target_at(c, target, image, 0, 0);
     const ImageStrides strides = t.is_codes ? c.codes(target).strides : c.floats(target).strides;
@@ -271,7 +279,7 @@ struct ProductStep final : Step {
     const float divisor = t.scale;
     w.divisors = to.codes && !in_units ? &divisor : nullptr;
     w.target_count = 1;
-    c.row_ops.rows(w);
+    return c.row_ops.rows(w);
   }
 };
 

@@ -6,6 +6,7 @@
 // the same for all pixels; the first is H x W and has all channels. gamma, beta: `channels` values, of normalizations. divide: as for
 // combine.
 #include <array>
+#include <atomic>
 #include <cmath>
 
 #include "../../gemm/scratch.h"
@@ -98,6 +99,7 @@ struct RowsStep final : Step {
     const Tensor& t = c.tensor(operands[0].tensor);
     float divisors[kMaxTargets] = {};
     for (size_t j = 0; j < targets.size(); ++j) divisors[j] = c.tensor(targets[j].tensor).scale;
+    std::atomic<bool> numbers{true};
     for_pixels(c, t.height, t.width, t.elements(), [&](int64_t i, int64_t y, int64_t x, int64_t end) {
       thread_local Scratch memory;
       Target to[kMaxTargets] = {};
@@ -119,8 +121,9 @@ struct RowsStep final : Step {
       w.targets = to;
       w.divisors = divide ? divisors : nullptr;
       w.target_count = static_cast<int>(targets.size());
-      c.row_ops.rows(w);
+      if (!c.row_ops.rows(w)) numbers.store(false);
     });
+    if (!numbers.load()) throw NotFinite("a value that is quantized is a NaN");
   }
 };
 
