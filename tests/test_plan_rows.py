@@ -251,8 +251,8 @@ def test_a_nan_becomes_no_code(function: str, channels: int) -> None:
     plan = _core.Plan()
     x, codes = plan.floats(1, 4, channels), plan.codes(1, 4, channels, 8, 128, 0.05)
     plan.input_floats(channels=channels, height=1, width=4, targets=[x])
-    epsilon = {"epsilon": 1e-5} if function == "layer_norm" else {}
-    plan.rows(operands=[(x, 0)], channels=channels, groups=1, function=function, targets=[(codes, 0)], divide=True, **epsilon)
+    epsilon = 1e-5 if function == "layer_norm" else None
+    plan.rows(operands=[(x, 0)], channels=channels, groups=1, function=function, epsilon=epsilon, targets=[(codes, 0)], divide=True)
     plan.output(tensor=codes, nhwc=True)
     plan.finalize(1, False)
     values = np.random.default_rng(0).standard_normal((3, channels, 1, 4)).astype(F32)

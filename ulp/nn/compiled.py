@@ -191,8 +191,9 @@ class CompiledNetwork(Printed):
 
     @property
     def has_floats(self) -> bool:
-        """Whether a layer computes in floats: a small last one of a model that `ulp.load` read."""
-        return self._lowered.script.has("linear_floats")
+        """Whether a layer computes in floats: normalizations and the like, products of floats, a small last layer of a loaded model."""
+        kinds = {"linear_floats", "product", "rows"}
+        return any(step["kind"] in kinds and step["method"] not in ("identity", "integers") for step in self._plan.steps())
 
     @property
     def memory(self) -> int:

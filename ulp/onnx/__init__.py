@@ -27,7 +27,7 @@ from .normalise import normalise
 from .reader import read
 from .session import available
 from .stages import FloatStage, IntegerStage, IslandStage, LayerRow
-from .table import without_compute
+from .table import IN_PLAN, floats_in_plan, without_compute
 
 if TYPE_CHECKING:
     from ulp.quantize import Quantized
@@ -257,6 +257,7 @@ def _check_strict(model: Model, built: Built) -> None:
         if isinstance(stage, FloatStage) and not without_compute(stage.node.op_type)
     ]
     steps += [f"{node}: {built.scope.reasons[node.name]}" for node in model.nodes if node.name in built.scope.reasons]
+    steps += [f"{node}: {IN_PLAN}" for node in model.nodes if node.name in built.layers and floats_in_plan(built.layers[node.name][0])]
     if steps:
         lines = "\n".join(f"  {step}" for step in steps)
         raise OnnxError(f"strict=True, and {len(steps)} of {len(model.nodes)} nodes would run in floats:\n{lines}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ulp.nn.graph import Conv, DynamicLinear, Linear, LinearFloats
+from ulp.nn.graph import Conv, DynamicLinear, Linear, LinearFloats, Product, Rows
 
 from .build import Built
 from .model import Model
@@ -43,6 +43,14 @@ def no_quantizers(rows: Sequence[LayerRow]) -> bool:
     return bool(rows) and not any(row.integer or _QUANTIZED.search(row.op_type) for row in rows)
 
 
+IN_PLAN = "it computes in float32, as a step of the plan"
+
+
+def floats_in_plan(op: object) -> bool:
+    """Whether a layer of a plan computes in floats what no table of codes could hold."""
+    return (isinstance(op, Rows) and op.function != "identity") or (isinstance(op, Product) and None in op.quantizers)
+
+
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:
     """One row per node that runs, but for constants and for quantizers inside integer parts."""
     floats = {stage.node.name: stage for stage in built.stages if isinstance(stage, FloatStage)}
@@ -61,6 +69,8 @@ def layer_rows(model: Model, built: Built) -> list[LayerRow]:
                 rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.quantizer.bits), shape, nbytes))
             elif isinstance(op, DynamicLinear) and node.op_type == "MatMulInteger":
                 rows.append(LayerRow(node.name, node.op_type, True, "", (op.weights.bits, 8), shape, op.weights.integers.size))
+            elif floats_in_plan(op):
+                rows.append(LayerRow(node.name, node.op_type, False, IN_PLAN, (0, 0), shape))
             else:
                 rows.append(LayerRow(node.name, node.op_type, True, "", (0, 0), shape))
     return rows
