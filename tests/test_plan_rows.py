@@ -207,6 +207,35 @@ def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:
                 np.testing.assert_array_equal(got.reshape(want.shape), want)
 
 
+@pytest.mark.parametrize("per_row", [False, True])
+def test_codes_of_products_that_leave_int32(per_row: bool) -> None:
+    """The weights' scales alone do not say how far values reach: the activation's counts, too, which is known in the call only."""
+    rng = np.random.default_rng(6)
+    channels, outputs = 24, 21
+    weights = _core.pack(rng.integers(-128, 128, (channels, outputs)).astype(np.int8), 8)
+    terms = {"scale": np.full(outputs, 0.01, F32), "bias": np.zeros(outputs, F32)}
+
+    def describe(plan: Any) -> None:
+        x, codes = plan.floats(1, 3, channels), [plan.codes(1, 3, outputs, 8, zero, 1.0) for zero in (0, 128, 255)]
+        plan.input_floats(channels=channels, height=1, width=3, targets=[x], nhwc=True)
+        targets = [(tensor, 0) for tensor in codes]
+        finish = {"residual": None, "low": -math.inf, "high": math.inf, "targets": targets, "thresholds": [None] * 3, **terms}
+        plan.dynamic_linear(source=x, weights=weights, weight_zero=0, per_row=per_row, finish=finish, kernel=None)
+        for tensor in codes:
+            plan.output(tensor=tensor, nhwc=True)
+
+    x = rng.standard_normal((1, 1, 3, channels)).astype(F32)
+    for factor in (1e9, 1e20, 1e37):
+        with np.errstate(over="ignore"):
+            want = expected(describe, x * F32(factor))
+        assert {0, 255} == set(np.unique(want))
+        for got, codes in zip(on_every_isa(describe, x * F32(factor)), want, strict=True):
+            np.testing.assert_array_equal(got, codes)
+    x[0, 0, 1, :2] = -3e38, 3e38
+    with pytest.raises(ValueError, match="leaves float32"):
+        native(describe).run(x)
+
+
 def refusals() -> list[tuple[str, Callable[[Any], None]]]:
     def product(**changes: Any) -> Callable[[Any], None]:
         steps = np.array([[0, 0, 2], [0, 1, 0], [0, 0, 1]] * 3, np.int32)

@@ -32,6 +32,7 @@ struct DynamicLinearStep final : Step {
 
   const Kernel* kernel = nullptr;
   int64_t rows = 0;  // of an image
+  float largest_bias = 0;
 
   FieldList fields() override {
     return {{"source", &source},   {"weights", &weights}, {"weight_zero", &weight_zero},
@@ -52,6 +53,7 @@ struct DynamicLinearStep final : Step {
     plan.sums(layout.k, kBits, 0, weights->encoding, weight_zero, {});
     plan.sums(layout.k, kBits, 255, weights->encoding, weight_zero, {});
     finish.check(plan, {t.height, t.width, layout.n, source});
+    largest_bias = largest_magnitude(finish.bias.values.data(), finish.bias.size());
     for (const auto& thresholds : finish.thresholds) {
       if (thresholds) plan.refuse(": takes no thresholds");
     }
@@ -155,8 +157,13 @@ struct DynamicLinearStep final : Step {
     p.b = weights.get();
     p.b_zero = &weight_zero;
     for (int64_t j = 0; j < weights->layout.n; ++j) scales[j] = q.scale * finish.scale[j];
+    // How far values reach is known only now: the plan's check took the scales to be those of the weights alone.
+    const float largest = largest_magnitude(scales, weights->layout.n);
+    if (!std::isfinite(largest)) throw NotFinite("the scale of an activation that is quantized in the call leaves float32");
+    const ValueReach reach{largest, largest_bias};
     Output output = finish.output(c);
     output.scale = scales;
+    for (size_t j = 0; j < finish.targets.size(); ++j) output.targets[j].fits_int32 &= reach.fits_int32(output.targets[j].inverse);
     gemm(p, *kernel, RowSink(output, image, c.tensor(source).width, first));
   }
 
