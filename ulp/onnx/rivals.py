@@ -37,8 +37,8 @@ _SAMPLE_SECONDS = 0.0005
 _DRAWS = 3
 
 SCATTERED = "it is quantized in the call, and most of what lies between such products runs in floats"
-# A layer of an encoder has 6 products. Few parts cost little.
-_SCATTERED_PARTS, _PRODUCTS_PER_PART = 3, 4
+# A layer of an encoder has 6 products.
+_PRODUCTS_PER_PART = 4
 
 # What onnxruntime may compute a part by. Floats can then only be at its ends, and nothing rounds them.
 # fmt: off
@@ -96,7 +96,7 @@ def scattered_products(built: Built, model: Model) -> dict[str, str]:
         value = built.scope.values.get(node.outputs[0])
         if value is not None and not any(value.part.is_same(part) for part in parts):
             parts.append(value.part)
-    if len(parts) < _SCATTERED_PARTS or len(products) >= _PRODUCTS_PER_PART * len(parts):
+    if len(parts) < 2 or len(products) >= _PRODUCTS_PER_PART * len(parts):
         return {}
     return {node.name: SCATTERED for node in nodes}
 
