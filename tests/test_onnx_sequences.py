@@ -160,6 +160,23 @@ def test_one_product_of_the_call_has_the_bits_of_onnxruntime(images: int) -> Non
         np.testing.assert_array_equal(network(x), by_onnxruntime(model, x))
 
 
+@pytest.mark.parametrize("products", [1, 2])
+def test_products_of_the_call_that_floats_scatter_are_left_to_onnxruntime(products: int) -> None:
+    w, x = Writer((LENGTH, WIDTH), opset=17), "x"
+    for _ in range(products):
+        x = w.add("MatMul", x, w.constant(w.rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)))
+        x = w.add("Sin", x)  # in no plan
+    model = dynamic(w.model(x), weight_type=QuantType.QUInt8, per_channel=False)
+    network = ulp.load(model)
+    assert any(type(stage).__name__ == "IntegerStage" for stage in network.stages) == (products == 1)
+    assert sum(row.integer for row in network.layers if row.op_type == "MatMulInteger") == products
+    assert any("between such products" in row.why for row in network.layers) == (products == 2)
+    np.testing.assert_array_equal(network(tokens(3)), by_onnxruntime(model, tokens(3)))
+    kept = ulp.load(model, tune=False)
+    assert sum(type(stage).__name__ == "IntegerStage" for stage in kept.stages) == products
+    np.testing.assert_array_equal(kept(tokens(3)), network(tokens(3)))
+
+
 def test_an_activation_whose_parts_are_used_elsewhere_stays_as_it_is() -> None:
     w = Writer((LENGTH, WIDTH), opset=17)
     h = w.add("MatMul", "x", w.constant(w.rng.standard_normal((WIDTH, 24)).astype(np.float32)))

@@ -11,7 +11,7 @@ from .islands import Maker, form
 from .limits import Limits
 from .model import Model, OnnxError
 from .network import OnnxNetwork
-from .rivals import REASON, is_faster_whole, left_to_onnxruntime, may_be_left
+from .rivals import REASON, is_faster_whole, left_to_onnxruntime, may_be_left, scattered_products
 from .stages import IntegerStage
 from .table import layer_rows
 
@@ -45,11 +45,14 @@ class Choice:
 
     def fastest(self, built: Built, shapes: Mapping[str, Sides | None]) -> OnnxNetwork:
         """The network of these stages, or of less in integers, as measured. shapes: of the inputs, for one image."""
+        scattered = scattered_products(built, self.normal)
+        if scattered:
+            built = self.built(scattered)
         rival = built
         if built.scope.reasons and may_be_left(built, self._maker(built)):  # a layer in floats does not give the same bits
-            rival = self.built(small_floats=False)
+            rival = self.built(scattered, small_floats=False)
         left, same = left_to_onnxruntime(rival, self._maker(rival))
-        found = self.network(self.built(left) if left else built)
+        found = self.network(self.built({**scattered, **left}) if left else built)
         if same and len(found.stages) > 1 and any(isinstance(stage, IntegerStage) for stage in found.stages):
             whole = self.network(self.built(dict.fromkeys((node.name for node in self.normal.nodes), REASON)))
             if len(whole.stages) == 1 and is_faster_whole(found, whole, self.model.inputs, shapes):

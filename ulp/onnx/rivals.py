@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from ulp.nn.compiled import CompiledNetwork
+from ulp.nn.graph import DynamicLinear
 from ulp.nn.profile import clock_ns, counts_cpu_time
 
 from .build import Built
 from .islands import Maker
-from .model import Array, Node, OnnxError, Port
+from .model import Array, Model, Node, OnnxError, Port
+from .parts import Part
 from .stages import IntegerStage
 
 REASON = "onnxruntime is faster whole, measured at load"
@@ -33,6 +35,10 @@ _ROUNDS = 7
 _CLEAR = 1.3
 _SAMPLE_SECONDS = 0.0005
 _DRAWS = 3
+
+SCATTERED = "it is quantized in the call, and most of what lies between such products runs in floats"
+# A layer of an encoder has 6 products.
+_PRODUCTS_PER_PART = 4
 
 # What onnxruntime may compute a part by. Floats can then only be at its ends, and nothing rounds them.
 # fmt: off
@@ -75,6 +81,24 @@ def left_to_onnxruntime(built: Built, maker: Maker) -> tuple[dict[str, str], boo
             elif shares < margin():
                 found.update((node.name, REASON) for node in nodes)
     return found, same
+
+
+def scattered_products(built: Built, model: Model) -> dict[str, str]:
+    """The nodes of products with codes of the call, by name, with the reason, where floats between them leave few to a plan; else none.
+
+    Both multiply 8 bits by the same instructions: what plans gain lies between the products, and each part costs a session more.
+    Decided by counting, as the floats between the products round otherwise in a session: a time would decide about results.
+    """
+    nodes = [node for node in model.nodes if node.name in built.layers and isinstance(built.layers[node.name][0], DynamicLinear)]
+    products = [node for node in nodes if node.op_type == "MatMulInteger"]
+    parts: list[Part] = []
+    for node in nodes:
+        value = built.scope.values.get(node.outputs[0])
+        if value is not None and not any(value.part.is_same(part) for part in parts):
+            parts.append(value.part)
+    if len(parts) < 2 or len(products) >= _PRODUCTS_PER_PART * len(parts):
+        return {}
+    return {node.name: SCATTERED for node in nodes}
 
 
 def is_faster_whole(parts: Callable[..., Any], whole: Callable[..., Any], inputs: Sequence[Port], shapes: Mapping[str, Any]) -> bool:
