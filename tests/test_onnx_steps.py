@@ -279,6 +279,16 @@ def clamped(w: Writer, x: str, kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["Relu", "Clip"])
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_what_thresholds_made_is_clamped_as_values(kind: str, rows: int) -> None:
+    """Not by the thresholds, which are of other values; rows=0: signs, of which a ReLU makes 0 and 0.25."""
+    w, y = sums()
+    codes = multi_threshold(w, y, *[[row - 2.0, 0.5, 1.0, 1.5, 2.0] for row in range(rows)]) if rows else quant(w, y, 0.25, 1, signed=1)
+    check(w, quant(w, w.add("Mul", codes, clamped(w, codes, kind)), 0.0625, 6, signed=1), images(2, 3, 24, 24) * 2)
+    check(w, layer(w, clamped(w, codes, kind), 4, 5), images(2, 3, 24, 24) * 2)
+
+
+@pytest.mark.parametrize("kind", ["Relu", "Clip"])
 def test_thresholds_of_clamped_sums_beside_codes_of_all(kind: str) -> None:
     w, y = sums()
     steps = multi_threshold(w, clamped(w, y, kind), [-1.0, -0.625, 0.125, 0.1875, 2.0])
