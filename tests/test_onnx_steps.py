@@ -266,3 +266,43 @@ def test_channels_last_become_one_integer_plan() -> None:
     first, result = u_network(last=False)
     expected = by_operators(first.model(result), np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     np.testing.assert_array_equal(network(x), expected.transpose(0, 2, 3, 1))
+
+
+def multi_threshold(w: Writer, x: str, *thresholds: list[float]) -> str:
+    """In steps of 0.25 from -1 on."""
+    bounds = w.constant(np.array(thresholds, np.float32))
+    return w.add("MultiThreshold", x, bounds, domain="qonnx.custom_op.general", out_scale=0.25, out_bias=-1.0)
+
+
+def clamped(w: Writer, x: str, kind: str) -> str:
+    return w.add("Relu", x) if kind == "Relu" else w.add("Clip", x, w.constant(np.float32(-0.25)), w.constant(np.float32(0.25)))
+
+
+@pytest.mark.parametrize("kind", ["Relu", "Clip"])
+@pytest.mark.parametrize("rows", [0, 1, 4])
+def test_what_thresholds_made_is_clamped_as_values(kind: str, rows: int) -> None:
+    """Not by the thresholds, which are of other values; rows=0: signs, of which a ReLU makes 0 and 0.25."""
+    w, y = sums()
+    codes = multi_threshold(w, y, *[[row - 2.0, 0.5, 1.0, 1.5, 2.0] for row in range(rows)]) if rows else quant(w, y, 0.25, 1, signed=1)
+    check(w, quant(w, w.add("Mul", codes, clamped(w, codes, kind)), 0.0625, 6, signed=1), images(2, 3, 24, 24) * 2)
+    check(w, layer(w, clamped(w, codes, kind), 4, 5), images(2, 3, 24, 24) * 2)
+
+
+@pytest.mark.parametrize("kind", ["Relu", "Clip"])
+def test_thresholds_of_clamped_sums_beside_codes_of_all(kind: str) -> None:
+    w, y = sums()
+    steps = multi_threshold(w, clamped(w, y, kind), [-1.0, -0.625, 0.125, 0.1875, 2.0])
+    both = w.add("Concat", steps, quant(w, y, 0.25, 4, signed=1), axis=1)
+    network = ulp.load(w.model(both), tune=False)
+    x = images(2, 3, 24, 24) * 2
+    np.testing.assert_array_equal(network(x), by_operators(w.model(both), x))
+
+
+def test_thresholds_per_channel_of_a_function_of_codes() -> None:
+    w, y = sums()
+    codes = quant(w, y, 0.25, 4, signed=1)
+    bounds = [[row - 2.0, 0.5, 1.0, 1.5, 2.0] for row in range(4)]
+    squares = w.add("Mul", codes, codes)
+    check(w, multi_threshold(w, squares, *bounds), images(2, 3, 24, 24) * 2)
+    joined = w.add("Concat", squares, w.add("Neg", codes), axis=1)
+    check(w, multi_threshold(w, joined, *bounds, *[[row - 1.0, 0.25, 0.5, 1.5, 2.5] for row in range(4)]), images(2, 3, 24, 24) * 2)

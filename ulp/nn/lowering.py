@@ -138,6 +138,7 @@ class Lowering:
         """The epilogues that meet the requests. Where clamps differ, codes are clamped in steps of their own.
 
         clamp commutes with a quantizer: the codes of clamp(x) are the clamped codes of x, and those codes' values round to themselves.
+        With steps they need not.
         """
         made: list[Group] = []
         # A request that can join several groups comes last.
@@ -150,7 +151,7 @@ class Lowering:
                 made.append(Group(request.low, request.high, request.residual, [request.slot]))
         for plain in [group for group in made if (group.low, group.high) == FREE]:
             for other in [group for group in made if group is not plain and same_residual(group.residual, plain.residual)]:
-                if all(slot.tensor.quantizer is not None for slot in other.slots):
+                if all(slot.tensor.quantizer is not None and slot.tensor.quantizer.steps is None for slot in other.slots):
                     made.remove(other)
                     for slot in other.slots:
                         self.rescale(node, self.base(plain, slot), Group(other.low, other.high, None, [slot]))
@@ -240,6 +241,8 @@ class Lowering:
     def look_up(self, node: ir.Node, source: Slot, values: FloatArray, low: float, high: float, target: Slot) -> None:
         """A step that takes each code's value, clamped, from a table (rows, codes)."""
         quantizer = target.tensor.quantizer
+        if quantizer is not None and quantizer.steps is not None:
+            quantizer = replace(quantizer, steps=quantizer.steps.part(target.channel, target.channels))
         clamped = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
         if self.mode == "requantize" and quantizer is not None and not quantizer.of_sums:
             # By a division that rounds once, as ONNX defines it.
@@ -255,8 +258,8 @@ class Lowering:
                 self.plan.lookup(source=place, target=target.place, codes=codes)
 
         table = None
-        if quantizer is not None and len(clamped) == 1 and source.tensor.quantizer is not None:
-            table = quantizer.codes(clamped)[0]
+        if quantizer is not None and source.tensor.quantizer is not None and len(codes := quantizer.codes(clamped)) == 1:
+            table = codes[0]
         step = self.add_step(node, emit, [source], [target], table=table)
 
     def unadded(self, node: ir.Node, request: Request) -> Slot:

@@ -11,7 +11,7 @@ channel or one for all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -63,6 +63,11 @@ class Steps:
         rows = np.broadcast_to(wide, (len(first), x.shape[1]))
         return np.stack([np.searchsorted(row, values, side="right") for row, values in zip(first, rows, strict=True)]).astype(np.float32)
 
+    def part(self, channel: int, channels: int) -> Steps:
+        """Those of some channels."""
+        part = slice(channel, channel + channels)
+        return self if len(self.bounds) == 1 else Steps(self.bounds[part], self.inclusive[part])
+
     def reached(self, x: float) -> npt.NDArray[np.bool_]:
         """Which of the bounds one value reaches."""
         return np.asarray((self.bounds < x) | ((self.bounds == x) & self.inclusive))
@@ -108,6 +113,10 @@ class Quantizer:
     def of_sums(self) -> bool:
         """Whether codes are made by thresholds on sums of layers, and by nothing else."""
         return self.bipolar or self.steps is not None
+
+    def by_rint(self) -> Quantizer:
+        """The same codes for the same values, decided by rint."""
+        return replace(self, bipolar=False, ties_to_odd=False, steps=None)
 
     def bounds(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """(bounds, inclusive), as `Steps` has them: the values from which on the codes 1, 2, ... are given."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.nn.quantizer import Quantizer
 from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value, takes_sum, without_floats
@@ -171,7 +171,7 @@ def total(scope: Scope, node: Node) -> Value:
 def relu(scope: Scope, node: Node) -> Value:
     """max(x, 0)."""
     x = floats_of(scope, node.inputs[0])
-    return Value(x.part, scope.add(node, ir.Clamp(0.0, math.inf), [x.node], x.part, x.node.shape), x.grid)
+    return _clamped(scope, node, x, 0.0, math.inf)
 
 
 def clip(scope: Scope, node: Node) -> Value:
@@ -187,10 +187,16 @@ def clip(scope: Scope, node: Node) -> Value:
         raise NotInteger(f"its bounds {bounds[0]:g} and {bounds[1]:g} leave nothing")
     if x.integers is not None:
         return quantizers.clip_integers(scope, node, x, bounds[0], bounds[1])
-    made = scope.add(node, ir.Clamp(bounds[0], bounds[1]), [x.node], x.part, x.node.shape)
-    on_grid = x.grid is not None and all(_is_code(x.grid, bound) for bound in bounds)
-    return Value(x.part, made, x.grid if on_grid else None)
+    return _clamped(scope, node, x, bounds[0], bounds[1])
 
 
-def _is_code(grid: Any, bound: float) -> bool:
+def _clamped(scope: Scope, node: Node, x: Value, low: float, high: float) -> Value:
+    """Codes where the bounds are codes. Thresholds that made them say nothing about the clamped values: of -1 and +1, a ReLU makes 0."""
+    made = scope.add(node, ir.Clamp(low, high), [x.node], x.part, x.node.shape)
+    grid = x.grid.by_rint() if x.grid is not None and x.grid.of_sums else x.grid
+    on_grid = grid is not None and all(_is_code(grid, bound) for bound in (low, high))
+    return Value(x.part, made, grid if on_grid else None)
+
+
+def _is_code(grid: Quantizer, bound: float) -> bool:
     return math.isinf(bound) or float(grid.round_trip(np.array([bound], np.float32))[0]) == np.float32(bound)

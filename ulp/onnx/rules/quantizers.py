@@ -187,7 +187,7 @@ def grid_of(scope: Scope, node: Node) -> Quantizer | None:
     if node.op_type in _MOVES:
         source = node.inputs[0]
         known = scope.values[source].grid if source in scope.values and scope.values[source].integers is None else scope.grids.get(source)
-        return None if known is None else replace(known, bipolar=False, ties_to_odd=False, steps=None)
+        return None if known is None else known.by_rint()
     return None
 
 
