@@ -282,7 +282,7 @@ def test_products_of_floats_refuse() -> None:
         ({"bias": np.ones(3, F32)}, "expected 4 biases, got 3"),
         ({"weights": np.full((96, 4), np.inf, F32)}, "weights and biases must be finite"),
         ({"bias": np.full(4, np.nan, F32)}, "weights and biases must be finite"),
-        ({"target": (result, 1)}, "4 channels from 1 on"),
+        ({"target": (result, 1)}, "gives 1 x 1 x 4, which does not fit channel 1 on of tensor"),
         ({"source": result}, "no step has written channel 0"),
     ]
     for changes, message in refused:

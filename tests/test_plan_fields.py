@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import itertools
 import math
@@ -56,7 +57,9 @@ def test_fields_stand_in_the_order_of_saved_files() -> None:
 
 def test_fields_are_those_of_the_contract_and_of_the_reference() -> None:
     contract = signatures(Path(ulp.__file__).with_name("_core.pyi"), "Plan")
-    reference = signatures(Path(inspect.getfile(ReferencePlan)), "ReferencePlan")
+    reference: dict[str, dict[str, bool]] = {}
+    for part in reversed(ReferencePlan.__mro__[:-1]):
+        reference |= signatures(Path(inspect.getfile(part)), part.__name__)
     for name, fields in _core.plan_steps().items():
         assert tuple(contract[name]) == fields
         assert reference[name] == contract[name]
@@ -231,7 +234,8 @@ def test_no_value_of_a_field_does_harm(name: str) -> None:
         plan.finalize(1, False)
         nhwc = fields.get("nhwc") is True and name.startswith("input")
         shape = (1, 4, 4, x.shape[1]) if nhwc else (1, x.shape[1], 4, 4)
-        plan.run(np.zeros(shape, x.dtype))
+        with contextlib.suppress(_core.NotFinite):  # a function of zeros, as a root's inverse
+            plan.run(np.zeros(shape, x.dtype))
     assert refused > 50
 
 

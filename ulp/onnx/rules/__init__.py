@@ -24,7 +24,7 @@ Rule = Callable[[Scope, Node], Value | list[Value]]
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ACTIVATIONS, function),
-    **{name: function_or(through_views(rule)) for name, rule in steps.CURVES.items()},
+    **{name: function_or(rule) for name, rule in steps.CURVES.items()},
     "Quant": through_views(quantizers.quant),
     "BipolarQuant": through_views(quantizers.bipolar_quant),
     "Trunc": steps.trunc,
