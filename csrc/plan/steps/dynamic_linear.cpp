@@ -21,6 +21,7 @@ namespace ulp {
 namespace {
 
 constexpr int kBits = 8;
+constexpr char kNotFinite[] = "an activation that is quantized in the call holds a NaN or an infinity";
 
 struct DynamicLinearStep final : Step {
   int source = -1;
@@ -99,6 +100,7 @@ struct DynamicLinearStep final : Step {
   };
 
   static Quantizer quantizer_of(float low, float high) {
+    if (!std::isfinite(low) || !std::isfinite(high)) throw NotFinite(kNotFinite);  // infinity / infinity is no zero
     const float scale = (high - low) / 255.0f;
     if (scale == 0) return {1.0f, 0};  // all values are 0
     const float zero = std::nearbyint(0.0f - low / scale);
@@ -145,7 +147,7 @@ struct DynamicLinearStep final : Step {
         finite &= c.row_ops.quantize(x + row * channels, channels, to, q.scale);
       }
     }
-    if (!finite) throw NotFinite("an activation that is quantized in the call holds a NaN or an infinity");
+    if (!finite) throw NotFinite(kNotFinite);
   }
 
   void multiply(const Context& c, int64_t image, int64_t first, int64_t count, const uint8_t* codes, const Quantizer& q,
