@@ -98,7 +98,7 @@ def one_plan(network: Any) -> None:
     assert len(network.stages) == 1, f"{network}"
     assert {row.reason for row in network.layers if not row.integer} <= {"it computes in float32, as a step of the plan"}, f"{network}"
     assert all(row.integer for row in network.layers if row.bits != (0, 0)), f"{network}"
-    assert not network.integer
+    assert network.integer == all(row.integer for row in network.layers), f"{network}"
 
 
 @pytest.mark.parametrize("form", ["erf", "erf_of_half", "tanh", "silu"])
