@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
-from onnx_models import Writer, quantized
-from onnxruntime import InferenceSession, SessionOptions
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
-import ulp
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper  # noqa: E402  # what is not installed skips the file
+from onnx_models import Writer, quantized  # noqa: E402
+from onnxruntime import InferenceSession, SessionOptions  # noqa: E402
+from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: E402
+
+import ulp  # noqa: E402
 
 LENGTH, WIDTH, HEADS = 12, 32, 4
 
