@@ -246,9 +246,9 @@ std::string why_not_winograd(const ConvProblem& p) {
   return "";
 }
 
-// By the measurements in bench/NOTES.md, as all of these: with few channels the transforms weigh more than the multiplies they save, against lookups of
-// 1-bit weights it always loses, against those of W2A2 with few channels or tiles. Against VNNI, whose products are three times as fast as
-// the AVX2 ones that it makes, it loses everywhere.
+// By the measurements in bench/NOTES.md, as all of these: with few channels the transforms weigh more than the multiplies they save,
+// against lookups of 1-bit weights it always loses, against those of W2A2 with few channels or tiles. Against VNNI, whose products are
+// three times as fast as the AVX2 ones that it makes, it loses everywhere.
 Prospect prospect_of_winograd(const ConvProblem& p) {
   if (isa_runs(Isa::avxvnni) || isa_runs(Isa::avx512vnni)) return Prospect::loses;
   if (p.shape.channels < 24) return Prospect::unclear;
