@@ -16,6 +16,9 @@ from interpreter import DIRECTORY
 import ulp
 from ulp import _bitstream, _digits, demo, nn
 
+for needed in ("sklearn", "threadpoolctl", "tqdm"):  # of the extra `demo`
+    pytest.importorskip(needed)
+
 ROOT = Path(__file__).resolve().parents[1]
 load_images = functools.cache(_digits.load_images)
 DATA_DIRECTORY = {"digits": _digits.DIRECTORY, "mnist5k": ROOT / "bench" / "trained"}
