@@ -439,9 +439,11 @@ def test_one_place_for_generated_tables(page: str, marker: str) -> None:
     assert text.count(f"<!-- {marker}:") == 2
 
 
-def test_readme_shows_six_rows_of_speed() -> None:
+def test_readme_shows_six_rows_of_speed_per_machine() -> None:
     section = README.partition("<!-- speed:begin -->")[2].partition("<!-- speed:end -->")[0]
-    assert re.findall(r"^\| (W\dA\d) \|", section, re.MULTILINE) == ["W1A1", "W2A2", "W3A3", "W4A4", "W6A6", "W8A8"]
+    machines = section.count("**512x512x512")
+    assert machines >= 1
+    assert re.findall(r"^\| (W\dA\d) \|", section, re.MULTILINE) == ["W1A1", "W2A2", "W3A3", "W4A4", "W6A6", "W8A8"] * machines
 
 
 def test_figures_in_the_text_are_those_of_the_tables() -> None:
@@ -451,14 +453,14 @@ def test_figures_in_the_text_are_those_of_the_tables() -> None:
         int8 = re.search(r"^\| geometric mean \|.*\| ([\d.]+x) \| [\d.]+x \|$", table, re.MULTILINE)
         assert int8
         assert f"{int8[1]} at {bits}" in README
-    (w8a8,) = re.findall(r"^\| W8A8 \|.*$", README.partition("<!-- speed:begin -->")[2], re.MULTILINE)
+    w8a8 = re.findall(r"^\| W8A8 \|.*$", README.partition("<!-- speed:begin -->")[2], re.MULTILINE)[-1]  # without VNNI
     said = re.search(r"saturate \(([\d.]+x) above\)", README)
     assert said
     assert said[1] in w8a8
 
 
 def test_rates_by_bits_are_those_measured() -> None:
-    path = ROOT / "bench" / "results" / "pairs.json"
+    path = ROOT / "bench" / "results" / "zen3" / "pairs.json"  # without VNNI, where widths differ
     if not path.exists():
         pytest.skip("no bench/results here")
     (group,) = json.loads(path.read_text(encoding="utf-8"))["groups"]
