@@ -165,43 +165,18 @@ ULP_INLINE Vec load_first_bytes(const uint8_t* p, int64_t) { return load(p); }
 ULP_INLINE void store_first_bytes(uint8_t* p, Vec x, int64_t n) { store_first(p, x, n); }
 ULP_INLINE Vec plus_bytes(Vec x, Vec y) { return _mm256_add_epi8(x, y); }
 
-// What turns values into the codes of a target.
-struct Coder {
-  __m256 inverse;
-  __m256 limit;  // the largest code's value after scaling
-  __m256i zero;
-  bool has_zero;
-
-  explicit Coder(const Target& t)
-      : inverse(_mm256_set1_ps(t.inverse)),
-        limit(_mm256_set1_ps(static_cast<float>(t.max_code - t.zero))),
-        zero(_mm256_set1_epi16(static_cast<int16_t>(t.zero))),
-        has_zero(t.zero != 0) {}
-
-  // Codes less the zero. Not clamped below: what is too small for an int32 becomes the smallest one, as does a NaN, and the saturating
-  // steps that follow keep it below all others up to the code 0. Without `limited`, the caller clamps the codes above, and must know that
-  // no value is too large.
-  template <bool limited>
-  ULP_INLINE __m256i round(__m256 v) const {
-    const __m256 scaled = _mm256_mul_ps(v, inverse);
-    return _mm256_cvtps_epi32(limited ? _mm256_min_ps(limit, scaled) : scaled);
-  }
-
-  ULP_INLINE __m256i pack(__m256i a, __m256i b) const {
-    const __m256i words = _mm256_packs_epi32(a, b);
-    return has_zero ? _mm256_adds_epi16(words, zero) : words;
-  }
-
-  // 8 * vectors values to as many codes, in their order.
-  template <bool limited = true, int vectors = 4>
-  ULP_INLINE __m256i codes(const __m256* v) const {
-    __m256i x[4];  // the vectors that there are, again and again
-    ULP_UNROLL for (int i = 0; i < 4; ++i) x[i] = i < vectors ? round<limited>(v[i]) : x[i % vectors];
-    const __m256i low = pack(x[0], x[1]);
-    const __m256i high = vectors > 2 ? pack(x[2], x[3]) : low;
-    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-  }
-};
+// Roundings are to int32, which is the smallest one where a value, or a NaN, is not.
+ULP_INLINE FloatVec at_most(FloatVec limit, FloatVec v) { return _mm256_min_ps(limit, v); }
+ULP_INLINE Vec to_ints(FloatVec v) { return _mm256_cvtps_epi32(v); }
+ULP_INLINE Vec same_words(int x) { return _mm256_set1_epi16(static_cast<int16_t>(x)); }
+ULP_INLINE Vec plus_words(Vec x, Vec y) { return _mm256_adds_epi16(x, y); }
+ULP_INLINE Vec packed_words(Vec x, Vec y) { return _mm256_packs_epi32(x, y); }
+// Of four vectors of ints, packed to words two by two: as bytes, in their order.
+ULP_INLINE Vec packed_bytes(Vec x, Vec y) {
+  return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(x, y), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
 
 }  // namespace
 }  // namespace ulp
+
+#include "coder_x86.h"

@@ -65,41 +65,17 @@ ULP_INLINE Vec load_first_bytes(const uint8_t* p, int64_t n) { return _mm512_mas
 ULP_INLINE void store_first_bytes(uint8_t* p, Vec x, int64_t n) { _mm512_mask_storeu_epi8(p, first_bytes(n), x); }
 ULP_INLINE Vec plus_bytes(Vec x, Vec y) { return _mm512_add_epi8(x, y); }
 
-// As in ops_avx2.h.
-struct Coder {
-  __m512 inverse;
-  __m512 limit;
-  __m512i zero;
-  bool has_zero;
-
-  explicit Coder(const Target& t)
-      : inverse(same(t.inverse)),
-        limit(same(static_cast<float>(t.max_code - t.zero))),
-        zero(_mm512_set1_epi16(static_cast<int16_t>(t.zero))),
-        has_zero(t.zero != 0) {}
-
-  template <bool limited>
-  ULP_INLINE __m512i round(__m512 v) const {
-    const __m512 scaled = times(v, inverse);
-    return _mm512_cvtps_epi32(limited ? _mm512_min_ps(limit, scaled) : scaled);
-  }
-
-  ULP_INLINE __m512i pack(__m512i a, __m512i b) const {
-    const __m512i words = _mm512_packs_epi32(a, b);
-    return has_zero ? _mm512_adds_epi16(words, zero) : words;
-  }
-
-  // 16 * vectors values to as many codes, in their order.
-  template <bool limited = true, int vectors = 4>
-  ULP_INLINE __m512i codes(const __m512* v) const {
-    __m512i x[4];  // the vectors that there are, again and again
-    ULP_UNROLL for (int i = 0; i < 4; ++i) x[i] = i < vectors ? round<limited>(v[i]) : x[i % vectors];
-    const __m512i low = pack(x[0], x[1]);
-    const __m512i high = vectors > 2 ? pack(x[2], x[3]) : low;
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
-  }
-};
+ULP_INLINE FloatVec at_most(FloatVec limit, FloatVec v) { return _mm512_min_ps(limit, v); }
+ULP_INLINE Vec to_ints(FloatVec v) { return _mm512_cvtps_epi32(v); }
+ULP_INLINE Vec same_words(int x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
+ULP_INLINE Vec plus_words(Vec x, Vec y) { return _mm512_adds_epi16(x, y); }
+ULP_INLINE Vec packed_words(Vec x, Vec y) { return _mm512_packs_epi32(x, y); }
+ULP_INLINE Vec packed_bytes(Vec x, Vec y) {
+  const Vec order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(x, y));
+}
 
 }  // namespace
 }  // namespace ulp
+
+#include "coder_x86.h"
