@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -52,6 +53,38 @@ struct Job {
   }
 };
 
+// Waits by looking again and again. Waking a thread that sleeps takes some 50 microseconds on a virtual machine, which is what a whole step
+// of a network takes, so who has just worked looks for a while first. After kEagerNs each look offers the core to others: with more threads
+// than cores the one waited for may need it.
+constexpr int64_t kEagerNs = 20'000;
+constexpr int64_t kSpinNs = 200'000;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // waits longer than `yield`, which most cores treat as nothing
+#endif
+}
+
+// Whether `done` became true within kSpinNs.
+template <class Done>
+bool spin_until(const Done& done) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
+  for (;;) {
+    for (int look = 0; look < 16; ++look) {
+      if (done()) return true;
+      pause();
+    }
+    const auto waited = Clock::now() - begin;
+    if (waited > std::chrono::nanoseconds(kSpinNs)) return done();
+    if (waited > std::chrono::nanoseconds(kEagerNs)) std::this_thread::yield();
+  }
+}
+
+// A thread that spins reads and writes atomics alone; one that sleeps announces this first and then looks once more, and who changes what
+// it waits for looks afterwards whether somebody sleeps. Both in sequentially consistent order, so that one of the two sees the other.
 class Pool {
  public:
   // False if another thread's job holds the pool.
@@ -59,22 +92,30 @@ class Pool {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (!owner.owns_lock()) return false;
     const int helpers = std::min(threads - 1, grow(threads - 1));
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      job_ = &job;
-      wanted_ = helpers;
-    }
-    wake_.notify_all();
+    job_ = &job;
+    places_.store({helpers, 0});
+    if (sleeping_.load() > 0) notify(wake_);
     job.work(true);
-    // Helpers that have not woken by now find no place left; those inside a task are waited for.
-    std::unique_lock<std::mutex> lock(mutex_);
-    wanted_ = 0;
-    job_ = nullptr;
-    done_.wait(lock, [this] { return active_ == 0; });
+    // Helpers that have not come by now find no place left; those inside a task are waited for.
+    Places now = places_.load();
+    while (!places_.compare_exchange_weak(now, {0, now.taken})) continue;
+    const auto all_done = [this] { return places_.load().taken == 0; };
+    if (!spin_until(all_done)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      owner_sleeps_.store(true);
+      done_.wait(lock, all_done);
+      owner_sleeps_.store(false);
+    }
     return true;
   }
 
  private:
+  // Of the present job. It lives until both are 0, so that a helper which takes a place may use it until it gives the place back.
+  struct Places {
+    int32_t open;
+    int32_t taken;
+  };
+
   // Returns how many helpers there are: the system may refuse to start one, and then fewer do the work.
   int grow(int wanted) {
     while (started_ < wanted) {
@@ -89,27 +130,50 @@ class Pool {
   }
 
   void serve() {
-    std::unique_lock<std::mutex> lock(mutex_);
+    const auto is_open = [this] { return places_.load().open > 0; };
     for (;;) {
-      wake_.wait(lock, [this] { return wanted_ > 0; });
-      --wanted_;
-      ++active_;
-      Job* job = job_;
-      lock.unlock();
-      job->work(false);
-      lock.lock();
-      if (--active_ == 0) done_.notify_one();
+      if (!spin_until(is_open)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleeping_.fetch_add(1);
+        wake_.wait(lock, is_open);
+        sleeping_.fetch_sub(1);
+      }
+      if (!take_place()) continue;
+      job_->work(false);
+      give_place_back();
     }
   }
 
-  std::mutex owner_;  // held by the thread whose job runs
-  std::mutex mutex_;  // guards all below but started_, which belongs to the owner
+  bool take_place() {
+    Places now = places_.load();
+    while (now.open > 0) {
+      if (places_.compare_exchange_weak(now, {now.open - 1, now.taken + 1})) return true;
+    }
+    return false;
+  }
+
+  void give_place_back() {
+    Places now = places_.load();
+    while (!places_.compare_exchange_weak(now, {now.open, now.taken - 1})) continue;
+    if (now.taken == 1 && owner_sleeps_.load()) notify(done_);
+  }
+
+  void notify(std::condition_variable& sleepers) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+    }  // who has announced that it sleeps, does so by now
+    sleepers.notify_all();
+  }
+
+  std::mutex owner_;    // held by the thread whose job runs
+  Job* job_ = nullptr;  // written by the owner while no place is open or taken
+  int started_ = 0;     // belongs to the owner
+  std::atomic<Places> places_{};
+  std::mutex mutex_;  // of those who sleep
   std::condition_variable wake_;
   std::condition_variable done_;
-  Job* job_ = nullptr;
-  int wanted_ = 0;
-  int active_ = 0;
-  int started_ = 0;
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> owner_sleeps_{false};
 };
 
 std::atomic<int> limit{1};

@@ -9,7 +9,7 @@ namespace ulp {
 // Runs body(image, y, first x, end) for the pixels of all images, some of a row at a time, on several threads where that pays.
 template <class Body>
 void for_pixels(const Context& c, int64_t height, int64_t width, int64_t elements, const Body& body) {
-  constexpr int64_t kParallelElements = int64_t{1} << 16;
+  constexpr int64_t kParallelElements = int64_t{1} << 15;
   Tasks tasks = c.tasks;
   tasks.parallel &= elements * c.images >= kParallelElements;
   const int64_t parts = tasks.parallel ? std::min<int64_t>(height * width, 2 * tasks.threads) : 1;

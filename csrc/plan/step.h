@@ -102,7 +102,7 @@ const std::vector<StepKind>& step_kinds();
 // this pays.
 template <class Body>
 void for_rows(const Context& c, int64_t height, int64_t elements, const Body& body) {
-  constexpr int64_t kParallelElements = int64_t{1} << 17;
+  constexpr int64_t kParallelElements = int64_t{1} << 15;
   Tasks tasks = c.tasks;
   tasks.parallel &= elements * c.images >= kParallelElements;
   const int64_t parts = tasks.parallel ? std::min<int64_t>(height, 2 * tasks.threads) : 1;

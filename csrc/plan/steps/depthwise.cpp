@@ -101,10 +101,15 @@ struct DepthwiseStep final : Step {
     const ImageView<uint8_t> windows = c.codes(source).from(-shape.pad_top, -shape.pad_left);
     Tasks tasks = c.tasks;
     tasks.parallel &= shape.pixels() * shape.taps() * shape.channels * c.images >= kParallelMacs / 8;
-    const int64_t parts = tasks.parallel ? std::min<int64_t>(shape.out_height, 2 * tasks.threads) : 1;
-    tasks.run(c.images * parts, [&](int64_t index) {
-      const int64_t i = index / parts;
-      const Range part_rows = part(shape.out_height, parts, index % parts);
+    // By rows, whose sources lie together; late layers have few rows, which many threads cannot share evenly, but many channels.
+    const int64_t wanted = tasks.parallel ? 2 * tasks.threads : 1;
+    const int64_t blocks_in_all = ceil_div(shape.channels, kBlockChannels);
+    const int64_t channel_parts = shape.out_height >= 2 * wanted ? 1 : std::min(wanted, blocks_in_all);
+    const int64_t row_parts = std::min<int64_t>(shape.out_height, ceil_div(wanted, channel_parts));
+    tasks.run(c.images * row_parts * channel_parts, [&](int64_t index) {
+      const int64_t i = index / channel_parts / row_parts;
+      const Range blocks = part(blocks_in_all, channel_parts, index % channel_parts);
+      const Range part_rows = part(shape.out_height, row_parts, index / channel_parts % row_parts);
       alignas(64) int32_t acc[kSumBytes / 4];
       Depthwise d{};
       d.step = shape.stride_x * windows.strides.pixel;
@@ -119,7 +124,8 @@ struct DepthwiseStep final : Step {
       const int64_t rows_at_once = std::max<int64_t>(1, kBlockPixels / shape.out_width);
       for (int64_t y = part_rows.begin; y < part_rows.end; y += d.rows) {
         d.rows = std::min(rows_at_once, part_rows.end - y);
-        for (int64_t n0 = 0; n0 < shape.channels; n0 += kBlockChannels) {
+        for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+          const int64_t n0 = block * kBlockChannels;
           d.channels = std::min<int64_t>(kBlockChannels, shape.channels - n0);
           d.weights = rows.data() + n0;
           d.start = bases.data() + n0;
