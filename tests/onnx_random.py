@@ -1,4 +1,6 @@
-"""Random QDQ models beside onnxruntime. `PYTHONPATH=.:tests python tests/onnx_random.py 0 10000` goes on for longer than the test does.
+"""Random QDQ models beside onnxruntime, and QONNX ones beside their definition and qonnx' executor.
+
+`PYTHONPATH=.:tests python tests/onnx_random.py qdq 0 10000` goes on for longer than the tests do; so do the kinds qonnx and executor.
 
 All scales are powers of two, biases and slopes small multiples of such, and windows of averages have 2^n pixels, so that float32 is exact:
 results have to be the same bits as those of onnxruntime without its optimizations.
@@ -20,6 +22,9 @@ from onnx_models import Writer
 from reference import Array
 
 import ulp
+from ulp.onnx.limits import Limits
+from ulp.onnx.reader import read
+from ulp.onnx.stages import bound
 
 Shape = tuple[int, ...]
 
@@ -44,7 +49,9 @@ class RandomModel:
         self.windows = kind in ("image", "sequence")
         self.w = Writer(self.shape, seed, opset=self.opset)
         self.inputs = ["x", "z"][: int(rng.integers(1, 3))]
-        self.made = [Tensor(self.quantize(name), self.shape, True) for name in self.inputs]
+        self.kinds: dict[str, np.dtype[Any]] = dict.fromkeys(self.inputs, np.dtype(np.float32))
+        self.codes: dict[str, str] = {}
+        self.made = [Tensor(self.first(name), self.shape, True) for name in self.inputs]
         steps: list[Callable[[], Tensor | None]] = [self.requantize, self.function, self.affine, self.linear, self.move, self.slice]
         steps += [self.add, self.add, self.multiply, self.concat, self.split, self.floats]
         if self.windows:
@@ -62,10 +69,26 @@ class RandomModel:
         return self.w.constant(np.array(numbers, np.int64))
 
     def power(self, low: int, high: int) -> Array:
-        return np.array(2.0 ** self.rng.integers(low, high), np.float32)
+        return self.power_of(low, high, ())
+
+    def power_of(self, low: int, high: int, shape: Sequence[int]) -> Array:
+        return np.asarray(2.0 ** self.rng.integers(low, high, shape), np.float32)
 
     def any_of(self, count: int, low: int, high: int) -> list[int]:
         return [int(n) for n in self.rng.integers(low, high, count)]
+
+    def first(self, x: str) -> str:
+        """What the layers read of an input: of floats, or of integers that only have to be dequantized."""
+        how, w = self.rng.integers(6), self.w
+        if how > 1:
+            return self.quantize(x)
+        dtype = (np.uint8, np.int8)[how]
+        self.kinds[x] = np.dtype(dtype)
+        if self.rng.integers(4) == 0:
+            return w.add("Cast", x, to=TensorProto.FLOAT)
+        low = np.iinfo(dtype).min
+        zero = w.constant(self.rng.integers(low, low + 256, ()).astype(dtype))
+        return w.add("DequantizeLinear", x, w.constant(self.power(-4, 1)), zero)
 
     def quantize(self, x: str) -> str:
         """Behind a quantizer of 8 bits, fewer by a Clip, or 4."""
@@ -85,7 +108,10 @@ class RandomModel:
             last = 2 ** int(rng.integers(1, 8)) - 1
             first = max(low, min(zero, low + 255 - last, zero - int(rng.integers(last + 1))))
             q = w.add("Clip", q, w.constant(dtype(first)), w.constant(dtype(first + last)))
-        return w.add("DequantizeLinear", q, *parameters)
+        x = w.add("DequantizeLinear", q, *parameters)
+        self.codes[x] = q
+        self.kinds[q] = np.dtype(dtype)
+        return x
 
     def weights(self, *shape: int, axis: int = 0) -> str:
         """Of 4 or 8 bits, with a scale for all or per output, which may be negative, and a zero point."""
@@ -353,13 +379,67 @@ class RandomModel:
         return None
 
     def model(self) -> tuple[Any, list[str]]:
-        """The ModelProto, and its outputs: the last tensor, sometimes with others that nothing reads."""
+        """The ModelProto, and its outputs: the last tensor, sometimes with others that nothing reads; sometimes the integers of one."""
         read = {name for node in self.w.nodes for name in node.input}
         others = [t.name for t in self.made[len(self.inputs) : -1] if t.name not in read][:2] if self.rng.integers(4) == 0 else []
         names = list(dict.fromkeys([self.made[-1].name, *others]))
-        inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *self.shape]) for name in self.inputs]
-        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+        names = list(dict.fromkeys(self.codes.get(name, name) if self.rng.integers(4) == 0 else name for name in names))
+        kinds = {name: helper.np_dtype_to_tensor_dtype(self.kinds.get(name, np.dtype(np.float32))) for name in (*self.inputs, *names)}
+        inputs = [helper.make_tensor_value_info(name, kinds[name], ["N", *self.shape]) for name in self.inputs]
+        outputs = [helper.make_tensor_value_info(name, kinds[name], None) for name in names]
         return self.w.model(names[0], inputs=inputs, outputs=outputs), names
+
+    def arrays(self) -> dict[str, Array]:
+        """Inputs: two images each."""
+        made: dict[str, Array] = {}
+        for name in self.inputs:
+            dtype = self.kinds[name]
+            if dtype == np.float32:
+                made[name] = (self.rng.integers(-96, 96, (2, *self.shape)) / 16).astype(np.float32)
+            else:
+                low = -128 if dtype == np.int8 else 0
+                made[name] = self.rng.integers(low, low + 256, (2, *self.shape)).astype(dtype)
+        return made
+
+
+class RandomQonnx(RandomModel):
+    """With the quantizers of QONNX: any width, rounding and zero point, of one bit, and by thresholds."""
+
+    def first(self, x: str) -> str:
+        return self.quantize(x)
+
+    def qlinear_conv(self) -> Tensor | None:
+        return None
+
+    def quantize(self, x: str) -> str:
+        w, rng = self.w, self.rng
+        how = rng.integers(8)
+        if how == 0:
+            return w.add("BipolarQuant", x, w.constant(self.power(-2, 1)), domain=_BREVITAS)
+        if how == 1 and self.windows:
+            steps = np.sort(rng.integers(-64, 64, (1, int(rng.choice([1, 3, 7, 15])))) / 16, axis=1).astype(np.float32)
+            layout = {"data_layout": "NCW"} if len(self.shape) == 2 else {}
+            scale, bias = float(self.power(-2, 1)), float(rng.choice([0, -1]))
+            return w.add("MultiThreshold", x, w.constant(steps), domain=_GENERAL, out_scale=scale, out_bias=bias, **layout)
+        bits, signed = int(rng.integers(1, 9)), int(rng.integers(2))
+        narrow = int(rng.integers(2)) if bits > 2 else 0
+        zero = 0 if bits < 3 or rng.integers(2) else int(rng.integers(2 ** (bits - 1) - 1))
+        mode = str(rng.choice(["ROUND", "ROUND", "ROUND", "CEIL", "FLOOR", "UP", "DOWN", "HALF_UP", "HALF_DOWN"]))
+        parameters = [w.constant(np.array(number, np.float32)) for number in (self.power(-4, 1), zero, bits)]
+        return w.add("Quant", x, *parameters, domain=_BREVITAS, signed=signed, narrow=narrow, rounding_mode=mode)
+
+    def weights(self, *shape: int, axis: int = 0) -> str:
+        w, rng = self.w, self.rng
+        bits = int(rng.integers(1, 9))
+        sides = [shape[axis] if i == axis else 1 for i in range(len(shape))] if rng.integers(2) else []
+        floats, scale = w.constant(rng.standard_normal(shape).astype(np.float32)), w.constant(self.power_of(-4, -1, sides))
+        if rng.integers(6) == 0:
+            return w.add("BipolarQuant", floats, scale, domain=_BREVITAS)
+        parameters = [scale, w.constant(np.float32(0)), w.constant(np.float32(bits))]
+        return w.add("Quant", floats, *parameters, domain=_BREVITAS, signed=1, narrow=int(bits > 1), rounding_mode="ROUND")
+
+
+_BREVITAS, _GENERAL = "onnx.brevitas", "qonnx.custom_op.general"
 
 
 def expected(model: Any, arrays: dict[str, Array]) -> list[Array]:
@@ -372,13 +452,44 @@ def expected(model: Any, arrays: dict[str, Array]) -> list[Array]:
     return results
 
 
-def attempt(seed: int) -> tuple[str, Any]:
+def by_definition(model: Any, arrays: dict[str, Array]) -> list[Array]:
+    """By the operators of `ulp.onnx`, node by node."""
+    known = read(model)
+    tensors: dict[str, Any] = {**known.constants, **arrays, "": None}
+    for node in known.nodes:
+        results = bound(node, known.opset, Limits())(*(tensors[name] for name in node.inputs))
+        tensors.update(zip(node.outputs, results, strict=False))
+    return [tensors[port.name] for port in model.graph.output]
+
+
+def by_executor(model: Any, arrays: dict[str, Array]) -> list[Array]:
+    """By the package qonnx."""
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for port in fixed.graph.input:
+        port.type.tensor_type.shape.dim[0].dim_value = len(arrays[port.name])
+    found = execute_onnx(ModelWrapper(fixed).transform(InferShapes()), arrays)
+    return [found[port.name] for port in model.graph.output]
+
+
+KINDS: dict[str, tuple[type[RandomModel], Callable[..., list[Array]]]] = {
+    "qdq": (RandomModel, expected),
+    "qonnx": (RandomQonnx, by_definition),
+    "executor": (RandomQonnx, by_executor),
+}
+
+
+def attempt(seed: int, kind: str = "qdq") -> tuple[str, Any]:
     """("equal", the share of nodes that are integer), ("optimized", what differs only by onnxruntime's optimizations), ("wrong", where)."""
-    random = RandomModel(seed)
+    make, reference = KINDS[kind]
+    random = make(seed)
     model, names = random.model()
-    x = (random.rng.integers(-96, 96, (2, *random.shape)) / 16).astype(np.float32)
-    arrays: dict[str, Array] = dict(zip(random.inputs, (x, np.ascontiguousarray(x[::-1]) / 2), strict=False))
-    want = expected(model, arrays)
+    arrays = random.arrays()
+    want = reference(model, arrays)
     mode = "threshold" if random.rng.integers(3) == 0 else "requantize"
 
     def differing(floats: str) -> tuple[Any, str]:
@@ -395,13 +506,16 @@ def attempt(seed: int) -> tuple[str, Any]:
 
 
 def main() -> None:
-    begin, end = (int(text) for text in sys.argv[1:])
+    kind, begin, end = sys.argv[1], *(int(text) for text in sys.argv[2:])
     counts: collections.Counter[str] = collections.Counter()
     start = time.process_time()
     for seed in range(begin, end):
-        outcome, what = attempt(seed)
+        try:
+            outcome, what = attempt(seed, kind)
+        except Exception as error:  # which is found out of the seed that is told
+            outcome, what = "failed", f"{type(error).__name__}: {error}"
         counts[outcome] += 1
-        if outcome == "wrong":
+        if outcome in ("wrong", "failed"):
             sys.stdout.write(f"seed {seed}: {what}\n")
             sys.stdout.flush()
     seconds = time.process_time() - start

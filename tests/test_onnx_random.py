@@ -136,3 +136,14 @@ def test_random_models_are_onnxruntimes(block: int) -> None:
     shares = [what for outcome, what in found if outcome == "equal"]
     assert len(shares) >= 18
     assert np.mean(shares) > 0.6
+
+
+def test_random_qonnx_models_are_as_defined() -> None:
+    found = [attempt(seed, "qonnx") for seed in range(24)]
+    assert [outcome for outcome, _ in found] == ["equal"] * 24, found
+    assert np.mean([share for _, share in found]) > 0.5
+
+
+def test_random_qonnx_models_are_those_of_its_executor() -> None:
+    pytest.importorskip("qonnx")
+    assert [attempt(seed, "executor")[0] for seed in range(100, 112)] == ["equal"] * 12

@@ -88,12 +88,13 @@ class CompiledNetwork(Printed):
     again in milliseconds; pickle goes the same way.
     """
 
-    def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, codes_in: bool, pack: Structure) -> None:
+    def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, pack: Structure) -> None:
         self._lowered = lowered
         self._plan = lowered.plan
         self._run = lowered.runner()
         self._pack = pack
-        self._dtype = np.dtype(np.uint8) if codes_in else _FLOAT32
+        self._dtypes = lowered.input_dtypes
+        self._dtype = self._dtypes[0]
         self.input_shapes = tuple(lowered.input_shapes)
         self.input_shape = self.input_shapes[0]
         self.output_shapes = tuple(lowered.output_shapes)
@@ -162,7 +163,7 @@ class CompiledNetwork(Printed):
             "lowered": saved.lowered_document(self._lowered, arrays, prefix),
             "mode": self.mode,
             "hint": self.hint,
-            "codes_in": self._dtype != _FLOAT32,
+            "codes_in": bool(self.codes_in),
             **self._pack.document(),
         }
 
@@ -178,7 +179,7 @@ class CompiledNetwork(Printed):
         pack = Structure.from_document({name: known[name] for name in ("container", "keys")}, len(lowered.output_shapes))
         if known["codes_in"] != lowered.script.has("input_codes"):
             raise ValueError(f"codes_in={known['codes_in']} for a plan that takes the other kind of input")
-        return cls(lowered, known["mode"], known["hint"], known["codes_in"], pack)
+        return cls(lowered, known["mode"], known["hint"], pack)
 
     def __reduce__(self) -> Any:
         arrays: Arrays = {}
@@ -188,6 +189,16 @@ class CompiledNetwork(Printed):
     def nbytes(self) -> int:
         """Bytes of the packed weights."""
         return int(self._plan.weight_bytes)
+
+    @property
+    def codes_in(self) -> list[int]:
+        """The inputs that are uint8 codes."""
+        return [i for i, dtype in enumerate(self._dtypes) if dtype != _FLOAT32]
+
+    @property
+    def codes_out(self) -> list[int]:
+        """The results that are uint8 codes."""
+        return self._lowered.codes_out
 
     @property
     def has_floats(self) -> bool:
@@ -226,17 +237,18 @@ class CompiledNetwork(Printed):
         """The arrays of a call, and what turns a result into what the first of them was."""
         if len(given) != len(self.input_shapes):
             raise TypeError(f"{len(given)} inputs: the network has {len(self.input_shapes)}")
-        arrays, backs = zip(*(self._input(x, shape) for x, shape in zip(given, self.input_shapes, strict=True)), strict=True)
+        ports = zip(given, self.input_shapes, self._dtypes, strict=True)
+        arrays, backs = zip(*(self._input(x, shape, dtype) for x, shape, dtype in ports), strict=True)
         if any(len(array) != len(arrays[0]) for array in arrays):
             raise LayerError(f"inputs of {', '.join(str(len(array)) for array in arrays)} images: expected as many of each")
         return list(arrays), backs[0]
 
-    def _input(self, x: Any, shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
-        if self._dtype == _FLOAT32:
+    def _input(self, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
+        if dtype == _FLOAT32:
             array, back = as_input(x, "x")
         else:
             array, back = np.asarray(as_numpy(x, "x")), lambda result: like(x, result)
-            if array.dtype != self._dtype:
+            if array.dtype != dtype:
                 raise TypeError(f"x has dtype {array.dtype}: the network was compiled with codes_in=True, expected uint8 codes")
             array = np.ascontiguousarray(array)
         if array.shape[1:] != shape or array.ndim == 0:
@@ -290,7 +302,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     throughput = hint == "throughput"
     ends = {"codes_in": bool(codes_in), "codes_out": bool(codes_out)}
     lowered = lower(graph, mode, group=int(group), throughput=throughput, **ends, tune=bool(tune), progress=bool(progress))
-    return CompiledNetwork(lowered, mode, hint, ends["codes_in"], pack)
+    return CompiledNetwork(lowered, mode, hint, pack)
 
 
 def recorded(network: Module, example: Any) -> tuple[Graph, Structure]:

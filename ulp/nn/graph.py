@@ -30,10 +30,12 @@ class Input:
     """The network's input.
 
     shape: of the caller's array for one image, where it is not the node's. channels_last: the array is (height * width, channels).
+    codes: it holds uint8 codes, whatever quantizer reads them.
     """
 
     shape: Shape | None = None
     channels_last: bool = False
+    codes: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,8 @@ before it is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ulp import _core
@@ -39,7 +41,7 @@ def lower(
     group: int = 1,
     throughput: bool = False,
     codes_in: bool = False,
-    codes_out: bool = False,
+    codes_out: bool | Sequence[bool] = False,
     tune: bool = False,
     progress: bool = False,
 ) -> Lowered:
@@ -48,19 +50,25 @@ def lower(
     mode: "threshold" decides codes by exact integer thresholds wherever a step has no residual. "requantize" has each step's values in
         units of its result's scale, as ONNX's integer operators define it: rint(float32(acc) * (x_scale * w_scale / y_scale)) + zero; the
         input is divided by its scale.
-    codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantizer for the input, and each output must come
-    from a Quantize. progress: show a bar, as `calibrate` does.
+    codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantizer for each input, and each output must come
+    from a Quantize. codes_in is for all inputs; else the graph says it of each. codes_out: for all outputs, or one flag for each.
+    progress: show a bar, as `calibrate` does.
     Raises LayerError, naming the layer, where integers cannot do what the graph asks.
     """
+    if codes_in:
+        for node in graph.inputs:
+            assert isinstance(node.op, ir.Input)
+            node.op = replace(node.op, codes=True)
     optimize(graph)
     script = Script(new_plan())
-    lowering = Lowering(graph, mode, codes_in, script)
+    lowering = Lowering(graph, mode, script)
     outputs = []
     results = [node.inputs[0] if isinstance(node.op, ir.View) else node for node in graph.outputs]
-    for node in results:
-        if codes_out and not isinstance(node.op, ir.Quantize):
+    coded = [codes_out] * len(results) if isinstance(codes_out, bool) else codes_out
+    for node, as_codes in zip(results, coded, strict=True):
+        if as_codes and not isinstance(node.op, ir.Quantize):
             raise LayerError(f"codes_out=True: the network ends in {node}, whose codes nobody has defined; end it in ulp.nn.Quantize()")
-        outputs.append(lowering.request(node, node.op.quantizer if codes_out and isinstance(node.op, ir.Quantize) else None))
+        outputs.append(lowering.request(node, node.op.quantizer if as_codes and isinstance(node.op, ir.Quantize) else None))
     for node in reversed(graph.nodes):
         requests = lowering.requests[id(node)]
         lowering.steps.append([])

@@ -23,12 +23,8 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
     bases: list[Slot] = []
     for request in requests:
         lowering.no_residual(node, request)
-        if request.quantizer is None and (lowering.codes_in or node in lowering.graph.outputs):
-            what = (
-                "is asked for floats, and gives codes (codes_in=True)"
-                if lowering.codes_in
-                else "is its result: there is nothing to compile"
-            )
+        if request.quantizer is None and (op.codes or node in lowering.graph.outputs):
+            what = "is asked for floats, and gives codes (codes_in=True)" if op.codes else "is its result: there is nothing to compile"
             raise LayerError(f"the network's input {what}")
         if request.quantizer is not None and request.quantizer.of_sums:
             what = "codes of -1 and +1" if request.quantizer.bipolar else "codes by thresholds"
@@ -45,14 +41,14 @@ def _input(lowering: Lowering, node: ir.Node, op: ir.Input, requests: list[Reque
             lowering.copy(node, lowering.base(direct, request.slot), request.slot)
     if not bases:
         raise LayerError("no layer uses the network's input")
-    if len(bases) > (1 if lowering.codes_in else MAX_TARGETS):
+    if len(bases) > (1 if op.codes else MAX_TARGETS):
         kinds = ", ".join(str(slot.tensor.quantizer) for slot in bases)
-        allowed = "one quantizer (codes_in=True)" if lowering.codes_in else f"{MAX_TARGETS} different quantizers"
+        allowed = "one quantizer (codes_in=True)" if op.codes else f"{MAX_TARGETS} different quantizers"
         raise LayerError(f"the input may go through at most {allowed}, but {len(bases)} layers disagree: {kinds}")
     height, width, channels = ir.layout(node)
 
     def emit() -> None:
-        if lowering.codes_in:
+        if op.codes:
             lowering.plan.input_codes(tensor=bases[0].place[0], nhwc=op.channels_last)
         else:
             targets, divide = [slot.place[0] for slot in bases], lowering.mode == "requantize"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from . import graph as ir
@@ -51,6 +52,19 @@ class Lowered:
                 height, width, channels = step["out_shape"]
                 found.append((height, width, channels) if fields.get("nhwc") else (channels, height, width))
         return found
+
+    @property
+    def codes_out(self) -> list[int]:
+        """The outputs that are codes."""
+        tensors = [name for name, _ in self.script.calls if name in TENSORS]
+        outputs = [fields["tensor"] for name, fields in self.script.calls if name == "output"]
+        return [i for i, tensor in enumerate(outputs) if tensors[tensor] == "codes"]
+
+    @property
+    def input_dtypes(self) -> list[np.dtype[Any]]:
+        """float32, or uint8 where an input is codes."""
+        names = [name for name, _ in self.script.calls if name.startswith("input")]
+        return [np.dtype(np.uint8 if name == "input_codes" else np.float32) for name in names]
 
     def shaped(self, arrays: Sequence[npt.NDArray[Any]]) -> Any:
         """Arrays (N, *input shape) as the plan takes them: one array, or a list of several."""

@@ -46,10 +46,9 @@ class Step:
 class Lowering:
     """A graph on its way to the plan that `script` records."""
 
-    def __init__(self, graph: ir.Graph, mode: Mode, codes_in: bool, script: Script) -> None:
+    def __init__(self, graph: ir.Graph, mode: Mode, script: Script) -> None:
         self.graph = graph
         self.mode = mode
-        self.codes_in = codes_in
         self.plan = cast("_core.Plan", script)
         self.requests: dict[int, list[Request]] = {id(node): [] for node in graph.nodes}
         self.steps: list[list[Step]] = []  # of the nodes, last node first

@@ -149,6 +149,6 @@ def _read_pixels(graph: Graph, source: Node) -> None:
             for a, b in ((moves.rows, wanted.rows), (moves.columns, wanted.columns), (moves.channels, wanted.channels))
         ):
             return
-    source.op = Input(op.shape, channels_last=True)
+    source.op = replace(op, channels_last=True)
     source.shape = (shape[2], 1, shape[0])
     _rewrite(graph, lambda node: source if node in readers else node)

@@ -35,7 +35,7 @@ from .operators import OPERATORS
 from .parts import Part, is_elementwise, without_floats
 from .rules import quantizers
 from .scope import Scope
-from .stages import FloatStage, IntegerStage, Stage
+from .stages import Codes, FloatStage, IntegerStage, Stage
 from .tensors import exact_type
 from .weights import NotInteger
 from .work import operations, operations_of_call
@@ -335,6 +335,11 @@ class Builder:
         if name in scope.float_nodes:
             return
         assert value.grid is not None
+        codes = node.inputs[0] if isinstance(node.op, ir.View) else node
+        if isinstance(codes.op, ir.Quantize) and scope.is_byte(name):
+            value.part.results[name] = node
+            scope.coded_results[name] = Codes(value.integers.dtype, value.integers.low)
+            return
         floats = f"{name}/float"
         value.part.results[floats] = node
         scale, zero = f"{name}/scale", f"{name}/zero"
@@ -400,5 +405,10 @@ class Builder:
         roots = [root for root, node in zip(part.roots, graph.inputs, strict=True) if id(node) in used]
         graph.inputs = [node for node in graph.inputs if id(node) in used] or graph.inputs[:1]
         how = self.compilation
-        lowered = lower(part.graph, how.mode, group=how.group, throughput=how.hint == "throughput", tune=how.tune, progress=how.progress)
-        return IntegerStage(tuple(roots), names, CompiledNetwork(lowered, how.mode, how.hint, False, Structure(list)))
+        results = self.scope.coded_results
+        coded = [name in results for name in names]
+        flags = {"throughput": how.hint == "throughput", "tune": how.tune, "progress": how.progress}
+        lowered = lower(part.graph, how.mode, group=how.group, codes_out=coded, **flags)
+        codes = {name: Codes.whole(self.scope.sample(name).dtype) for name in roots if name in self.scope.coded_roots}
+        codes.update((name, results[name]) for name in names if name in results)
+        return IntegerStage(tuple(roots), names, CompiledNetwork(lowered, how.mode, how.hint, Structure(list)), codes)

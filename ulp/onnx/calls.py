@@ -77,15 +77,17 @@ def direct(inputs: Sequence[Port], outputs: Sequence[Port], stages: Sequence[Sta
 def _plan(inputs: Sequence[Port], outputs: Sequence[Port], stage: IntegerStage) -> Direct | None:
     if len(inputs) != 1 or len(outputs) != 1 or stage.sources != (inputs[0].name,) or stage.results != (outputs[0].name,):
         return None
-    compiled, source, result = stage.compiled, inputs[0], outputs[0]
+    source, result = inputs[0], outputs[0]
+    compiled = stage if stage.codes else stage.compiled
+    takes = np.dtype(np.float32) if source.name not in stage.codes else source.dtype
 
     def run(arrays: Sequence[Any], named: dict[str, Any]) -> Any:
         if len(arrays) != 1 or named:
             return None
         x = arrays[0]
-        if getattr(x, "dtype", None) == np.float32:
+        if getattr(x, "dtype", None) == takes:
             return compiled(x)[0]
-        made = finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(np.float32, copy=False))[0])
+        made = finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(takes, copy=False))[0])
         return as_tensor(made) if is_tensor(x) else made
 
     return run

@@ -17,7 +17,7 @@ from ulp.nn.script import Arrays, Decoder, encode
 from .limits import Limits
 from .model import Array, Node, Port
 from .session import Session
-from .stages import FloatStage, IntegerStage, IslandStage, LayerRow, Stage
+from .stages import Codes, FloatStage, IntegerStage, IslandStage, LayerRow, Stage
 from .wire import check_wire
 
 KIND = "OnnxNetwork"
@@ -117,7 +117,10 @@ def _port(port: object) -> Port:
 def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, Any]:
     if isinstance(stage, IntegerStage):
         source = stage.sources[0] if len(stage.sources) == 1 else list(stage.sources)
-        return {"source": source, "results": list(stage.results), "compiled": stage.compiled.document(arrays, prefix)}
+        written = {"source": source, "results": list(stage.results), "compiled": stage.compiled.document(arrays, prefix)}
+        if stage.codes:
+            written["codes"] = {name: [codes.dtype.str, codes.low] for name, codes in stage.codes.items()}
+        return written
     if isinstance(stage, IslandStage):
         session = stage.session
         model = encode(np.frombuffer(session.model, np.uint8), arrays, f"{prefix}island", {})
@@ -136,6 +139,7 @@ def _stage_document(stage: Stage, arrays: dict[str, npt.NDArray[Any]], prefix: s
 
 def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits: Limits, alone: bool) -> Stage:
     if isinstance(document, dict) and "compiled" in document:
+        codes = document.pop("codes", {})
         known = members(document, "a stage of integers", source=None, results=list, compiled=dict)
         sources = _texts(known["source"] if isinstance(known["source"], list) else [known["source"]])
         compiled = CompiledNetwork.from_document(known["compiled"], arrays, tune=tune, max_bytes=limits.tensor_bytes)
@@ -143,7 +147,8 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
             raise ValueError(f"{len(known['results'])} names for {len(compiled.output_shapes)} results")
         if len(compiled.input_shapes) != len(sources):
             raise ValueError(f"{len(sources)} names for {len(compiled.input_shapes)} inputs")
-        return IntegerStage(sources, _texts(known["results"]), compiled)
+        results = _texts(known["results"])
+        return IntegerStage(sources, results, compiled, _codes(codes, sources, results, compiled))
     if isinstance(document, dict) and "island" in document:
         return _island(members(document, "an island", reads=list, makes=list, island=None, name=str, folds=bool), decode, limits, alone)
     known = members(
@@ -159,6 +164,22 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
         attributes[pair[0]] = tuple(value) if isinstance(value, list) else value
     node = Node(known["op_type"], known["name"], _texts(known["inputs"]), _texts(known["outputs"]), attributes, known["domain"])
     return FloatStage(node, known["reason"])
+
+
+def _codes(document: object, sources: Sequence[str], results: Sequence[str], compiled: CompiledNetwork) -> dict[str, Codes]:
+    """How integers at a plan's ends become codes. ValueError unless that is said of all ends that are codes, and of no others."""
+    if not isinstance(document, dict):
+        raise ValueError("the integers of a stage are no object")
+    found = {}
+    for name, value in document.items():
+        known = isinstance(value, list) and len(value) == 2 and value[0] in ("|u1", "|i1") and type(value[1]) is int
+        if not known or not -128 <= value[1] <= 255:
+            raise ValueError(f"{name!r} has integers {value!r}: expected '|u1' or '|i1', and what is added to codes")
+        found[name] = Codes(np.dtype(value[0]), value[1])
+    ends = {*(sources[i] for i in compiled.codes_in), *(results[i] for i in compiled.codes_out)}
+    if ends != found.keys():
+        raise ValueError(f"it has integers at {sorted(found)}, and its plan codes at {sorted(ends)}")
+    return found
 
 
 def _island(known: dict[str, Any], decode: Decoder, limits: Limits, alone: bool) -> IslandStage:

@@ -139,7 +139,7 @@ class OnnxNetwork(Printed):
         now = clock_ns()
         for stage, runner in zip(self.stages, self._runners, strict=True):
             if isinstance(stage, IntegerStage):
-                rows += stage.compiled.timed(*(tensors[name] for name in stage.sources))
+                rows += stage.compiled.timed(*stage.fed([_widened(tensors[name]) for name in stage.sources]))
                 runner(tensors)
                 continue
             begin = now()
@@ -202,11 +202,11 @@ def _port_text(port: Port) -> str:
 def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Any]], None]:
     """The stage as a function that puts its results beside its inputs."""
     if isinstance(stage, IntegerStage):
-        compiled, sources, names = stage.compiled, stage.sources, stage.results
+        sources, names = stage.sources, stage.results
 
         def run_plan(tensors: dict[str, Any]) -> None:
             try:
-                results = compiled(*[_widened(tensors[name]) for name in sources])
+                results = stage(*[_widened(tensors[name]) for name in sources])
             except LayerError as error:
                 raise OnnxError(f"the integer part that reads {', '.join(map(repr, sources))}: {error}") from error
             for name, result in zip(names, results, strict=True):

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from ulp.nn.compiled import CompiledNetwork
 from ulp.nn.graph import DynamicLinear
 from ulp.nn.profile import clock_ns, counts_cpu_time
 
@@ -157,23 +156,24 @@ def _share(stage: IntegerStage, nodes: list[Node], maker: Maker) -> float | None
         operators = {node.op_type for node in maker.onnx.load(path, load_external_data=False).graph.node}
     if not session.exact or reads != list(stage.sources) or not operators <= _MOVES | _INTEGERS | {"MatMulIntegerToFloat"}:
         return None
-    compiled = stage.compiled
-    arrays = [_draw(compiled, seed) for seed in range(_DRAWS)]
+    arrays = [_draw(stage, seed) for seed in range(_DRAWS)]
     for x in arrays:
         try:
             theirs = session([x])
         except OnnxError:
             return None
-        if not all(np.array_equal(a, b) for a, b in zip(compiled(x), theirs, strict=True)):
+        if not all(np.array_equal(a, b) for a, b in zip(stage(x), theirs, strict=True)):
             return None
-    return ratio(lambda: compiled(arrays[0]), lambda: session(arrays[:1]))
+    return ratio(lambda: stage(arrays[0]), lambda: session(arrays[:1]))
 
 
-def _draw(compiled: CompiledNetwork, seed: int) -> Array:
-    """One image, with values over the whole range of its quantizer and a bit beyond."""
+def _draw(stage: IntegerStage, seed: int) -> Array:
+    """One image, with values over the whole range of its quantizer, and of floats a bit beyond."""
     rng = np.random.default_rng(seed)
-    shape = (1, *compiled.input_shape)
-    quantizer = compiled.input_quantizer
+    shape = (1, *stage.compiled.input_shape)
+    quantizer = stage.compiled.input_quantizer
+    if stage.sources[0] in stage.codes:
+        return stage.codes[stage.sources[0]].integers(rng.integers(0, 256, shape).astype(np.uint8))
     if quantizer is None:
         return rng.standard_normal(shape).astype(np.float32)
     codes = rng.uniform(-2, quantizer.levels + 2, shape)

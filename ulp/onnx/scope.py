@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +17,16 @@ from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
 from .parts import Part, Value
-from .stages import bound
+from .stages import Codes, bound
 from .tensors import dtype_of, known_type
 from .weights import NotInteger, QuantizedConstant
 
 # Tensors that are looked at to find which parts may be joined, over all.
 _MAX_WALKED = 2**20
+
+_BYTES = (np.uint8, np.int8)
+# As numbers of TensorProto. Integers of fewer bits have others.
+_BYTE_KINDS = (2, 3)
 
 
 class Scope:
@@ -31,6 +37,8 @@ class Scope:
     grids: quantizers of float tensors outside of parts that hold values of codes.
     samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values are where `true_samples` says so.
     types: what shape inference knows. inside: tensors of which another side than the first follows the batch.
+    coded_roots: what parts read as codes, by which quantizer.
+    coded_results: what parts give as integers, and how these are made of codes.
     inexact: constants whose arrays may have another type than the file's.
     float_nodes: nodes that run in floats, by their first result. layers: by the name of a node, the last graph node that it became.
     """
@@ -44,6 +52,8 @@ class Scope:
         self.values: dict[str, Value] = {}
         self.parts: dict[str, Part] = {}
         self.grids: dict[str, Quantizer] = {}
+        self.coded_roots: dict[str, Quantizer] = {}
+        self.coded_results: dict[str, Codes] = {}
         self.samples: dict[str, Array] = {}
         self.types = inferred.tensors
         self.inside = inside
@@ -117,8 +127,25 @@ class Scope:
         self.values[name] = Value(part, node, quantizer, view=views.root_view(source))
         return self.values[name]
 
-    def part(self, root: str) -> Part:
-        """The part that reads a float tensor."""
+    def coded(self, root: str, quantizer: Quantizer) -> tuple[Part, ir.Node]:
+        """The part that reads a tensor of integers of one byte, and its input: codes of the quantizer, above the type's smallest integer.
+
+        NotInteger where it reads them by another quantizer, or it cannot read them.
+        """
+        part = self.part(root, _BYTES)
+        if self.coded_roots.setdefault(root, quantizer) != quantizer:
+            raise NotInteger("its scale or zero point is not that by which the same integers are read elsewhere")
+        node = part.input(root)
+        assert isinstance(node.op, ir.Input)
+        node.op = replace(node.op, codes=True)
+        return part, node
+
+    def is_byte(self, name: str) -> bool:
+        """Whether the file says that a tensor is of integers of one byte, each a number of 8 bits."""
+        return name in self.types and self.types[name].kind in _BYTE_KINDS
+
+    def part(self, root: str, dtypes: tuple[type[Any], ...] = (np.float32,)) -> Part:
+        """The part that reads a tensor of floats, or of one of these types."""
         if root not in self.parts:
             sample = self.sample(root)
             shape = sample.shape[1:]
@@ -126,7 +153,7 @@ class Scope:
                 raise NotInteger(f"its input has shape {list(sample.shape)}, whose first side is not the batch")
             if root in self.inside:
                 raise NotInteger("a side of its input that is not the first follows the batch")
-            if sample.dtype != np.float32:
+            if sample.dtype not in dtypes:
                 raise NotInteger(f"its input is {sample.dtype}, and only float32 is quantized in integer parts")
             if len(shape) == 2:
                 views.ordered(*shape)  # small enough to be a view

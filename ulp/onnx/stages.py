@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from ulp.nn.compiled import CompiledNetwork
 
@@ -15,12 +17,46 @@ from .session import Session
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Integers of one byte at a plan's end: its codes plus `low`, in this dtype."""
+
+    dtype: np.dtype[Any]
+    low: int
+
+    @classmethod
+    def whole(cls, dtype: np.dtype[Any]) -> Codes:
+        """Of all integers of the type."""
+        return cls(dtype, int(np.iinfo(dtype).min))
+
+    def of(self, integers: Array) -> Array:
+        """The codes of integers. Sums and differences wrap, so that signed and unsigned ones need no other type in between."""
+        codes = integers.view(np.uint8)
+        return codes - np.uint8(self.low % 256) if self.low else codes
+
+    def integers(self, codes: Array) -> Array:
+        """The integers of codes."""
+        return (codes + np.uint8(self.low % 256) if self.low else codes).view(self.dtype)
+
+
+@dataclass(frozen=True)
 class IntegerStage:
-    """One plan: from `sources`, float32 (N, ...) each, to `results`, float32 (N, ...)."""
+    """One plan: from `sources` to `results`, float32 (N, ...) each, or integers of one byte, for those that `codes` has."""
 
     sources: tuple[str, ...]
     results: tuple[str, ...]
     compiled: CompiledNetwork
+    codes: Mapping[str, Codes] = field(default_factory=dict)
+
+    def __call__(self, *arrays: Any) -> list[Array]:
+        """The results, for arrays of the sources. Raises what `CompiledNetwork` does."""
+        if not self.codes:
+            return list(self.compiled(*arrays))
+        results = self.compiled(*self.fed(arrays))
+        return [self.codes[name].integers(y) if name in self.codes else y for name, y in zip(self.results, results, strict=True)]
+
+    def fed(self, arrays: Sequence[Any]) -> list[Any]:
+        """The arrays as the plan takes them."""
+        return [self.codes[name].of(x) if name in self.codes else x for name, x in zip(self.sources, arrays, strict=True)]
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -10,10 +10,12 @@ import numpy as np
 
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
+from ulp.onnx import views
 from ulp.onnx.model import Array, Node
 from ulp.onnx.operators.elementwise import cast_type
 from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
 from ulp.onnx.scope import Scope
+from ulp.onnx.stages import Codes
 from ulp.onnx.weights import NotInteger, QuantizedConstant, along
 
 from .steps import RINT, by_rounding, codes_by_steps, grid_of_thresholds, interval_of, rounding_of, truncated
@@ -145,8 +147,12 @@ def clip_integers(scope: Scope, node: Node, value: Value, low: float, high: floa
 
 
 def cast(scope: Scope, node: Node) -> Value:
-    """A Cast to the type that its input has."""
-    value = scope.value(node.inputs[0])
+    """A Cast to the type that its input has, or of integers from outside of all parts to floats."""
+    name = node.inputs[0]
+    if name not in scope.values and scope.is_byte(name) and cast_type(int(node.attributes["to"])) == np.float32:
+        low = Codes.whole(scope.sample(name).dtype).low
+        return _coded(scope, node, Quantizer(8, 1.0, -low))
+    value = scope.value(name)
     dtype = np.dtype(np.float32) if value.integers is None else value.integers.dtype
     if cast_type(int(node.attributes["to"])) != dtype or node.attributes.get("through", 0):
         raise NotInteger(f"it makes another type of {dtype}")
@@ -154,8 +160,15 @@ def cast(scope: Scope, node: Node) -> Value:
 
 
 def dequantize_linear(scope: Scope, node: Node) -> Value:
-    """The floats of integers: nothing to compute where scale and zero point are those by which they were quantized."""
-    value = scope.value(node.inputs[0])
+    """The floats of integers: nothing to compute where scale and zero point are those by which they were quantized.
+
+    Integers from outside of all parts are codes as they come.
+    """
+    name = node.inputs[0]
+    if name not in scope.values:
+        _, low, high, zero = _stored(scope, node)
+        return _coded(scope, node, _quantizer(low, high, zero, scope.scalar(node.input(1), "scale"))[0])
+    value = scope.value(name)
     if value.integers is None or value.grid is None:
         raise NotInteger("its input is not quantized")
     scale = np.float32(scope.scalar(node.input(1), "scale"))
@@ -163,6 +176,16 @@ def dequantize_linear(scope: Scope, node: Node) -> Value:
     if (scale, zero) != (np.float32(value.grid.scale), value.grid.zero + value.integers.low):
         raise NotInteger("its scale or zero point is not that of the QuantizeLinear before it")
     return Value(value.part, value.node, value.grid)
+
+
+def _coded(scope: Scope, node: Node, quantizer: Quantizer) -> Value:
+    """The values of the node's input, integers of one byte that no part makes."""
+    name = node.inputs[0]
+    if not scope.is_byte(name):
+        raise NotInteger("its input is not quantized")
+    part, source = scope.coded(name, quantizer)
+    made = scope.add(node, ir.Quantize(quantizer), [source], part, source.shape)
+    return Value(part, made, quantizer, view=views.root_view(source))
 
 
 def grid_of(scope: Scope, node: Node) -> Quantizer | None:
