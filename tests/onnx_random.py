@@ -53,7 +53,7 @@ class RandomModel:
         self.codes: dict[str, str] = {}
         self.made = [Tensor(self.first(name), self.shape, True) for name in self.inputs]
         steps: list[Callable[[], Tensor | None]] = [self.requantize, self.function, self.affine, self.linear, self.move, self.slice]
-        steps += [self.add, self.add, self.multiply, self.concat, self.split, self.floats]
+        steps += [self.add, self.add, self.multiply, self.concat, self.split, self.floats, self.qlinear]
         if self.windows:
             steps += [self.conv, self.conv, self.conv, self.depthwise, self.transposed, self.max_pool, self.average, self.mean]
         if kind == "image":
@@ -219,6 +219,53 @@ class RandomModel:
         codes = w.add("QuantizeLinear", x.name, scales[0], zeros[0])
         y = w.add("QLinearConv", codes, scales[0], zeros[0], weights, scales[1], zeros[1], scales[2], zeros[2], *bias)
         return Tensor(w.add("DequantizeLinear", y, scales[2], zeros[2]), (outputs, *x.shape[1:]), True)
+
+    def integers(self, x: str, dtype: Any) -> list[str]:
+        """A tensor behind a QuantizeLinear, with its scale and its zero point."""
+        parameters = self.parameters(dtype)
+        return [self.w.add("QuantizeLinear", x, *parameters), *parameters]
+
+    def parameters(self, dtype: Any) -> list[str]:
+        low = int(np.iinfo(dtype).min)
+        return [self.w.constant(self.power(-4, 1)), self.w.constant(self.rng.integers(low, low + 256, ()).astype(dtype))]
+
+    def qlinear(self) -> Tensor:
+        """One of onnxruntime's operators on integers."""
+        w, x, dtype = self.w, self.pick(), (np.uint8, np.int8)[self.rng.integers(2)]
+        ops = ["Add", "Mul", "Concat", "Where", "Sigmoid", "LeakyRelu", "Softmax", "MatMul"]
+        ops += ["AveragePool", "GlobalAveragePool"] if len(x.shape) == 3 and x.shape[1] % 2 == x.shape[2] % 2 == 0 else []
+        op, shape, domain = str(self.rng.choice(ops)), x.shape, "com.microsoft"
+        a, after = self.integers(x.name, dtype), self.parameters(dtype)
+        if op in ("Add", "Mul", "Concat", "Where"):
+            b = self.integers(self.other(x).name, dtype)
+            if op == "Concat":
+                y = w.add("QLinearConcat", *after, *a, *b, domain=domain, axis=1)
+                shape = (2 * x.shape[0], *x.shape[1:])
+            elif op == "Where":
+                condition = w.add("Greater", x.name, w.constant(np.float32(0.5)))
+                y = w.add("QLinearWhere", condition, *a, *b, *after, domain=domain)
+            else:
+                y = w.add(f"QLinear{op}", *a, *b, *after, domain=domain)
+        elif op == "MatMul":
+            outputs = int(self.rng.choice([3, 8]))
+            weights = w.constant(self.rng.integers(-128, 128, (shape[-1], outputs)).astype(np.int8))
+            b = [weights, w.constant(self.power(-5, -2)), w.constant(np.int8(0))]
+            y, shape = w.add("QLinearMatMul", *a, *b, *after), (*shape[:-1], outputs)
+        else:
+            options: dict[str, Any] = {}
+            if op == "LeakyRelu":
+                options = {"alpha": 0.25}
+            elif op == "Softmax":
+                options = {"axis": -1, "opset": 13}
+            elif op == "AveragePool":
+                options, shape = {"kernel_shape": [2, 2], "strides": [2, 2]}, (shape[0], shape[1] // 2, shape[2] // 2)
+            elif op == "GlobalAveragePool":
+                options, shape = {"channels_last": 0}, (shape[0], 1, 1)
+            y = w.add(f"QLinear{op}", *a, *after, domain=domain, **options)
+        self.kinds[y] = np.dtype(dtype)
+        made = w.add("DequantizeLinear", y, *after)
+        self.codes[made] = y
+        return Tensor(made, tuple(shape), True)
 
     # Pooling and resizing.
 
@@ -410,6 +457,9 @@ class RandomQonnx(RandomModel):
 
     def qlinear_conv(self) -> Tensor | None:
         return None
+
+    def qlinear(self) -> Tensor:
+        return self.requantize()
 
     def quantize(self, x: str) -> str:
         w, rng = self.w, self.rng

@@ -71,3 +71,25 @@ def test_floats_of_the_optimizer() -> None:
     y = w.add("SkipLayerNormalization", "x", w.add("Sin", "x"), *row, domain="com.microsoft")
     y = w.add("FusedMatMul", y, w.constant(w.rng.standard_normal((5, 8)).astype(np.float32)), domain="com.microsoft", transB=1, alpha=0.5)
     check(w, y, "FusedMatMul", False)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("op_type", ["QLinearAdd", "QLinearMul", "QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearLeakyRelu"])
+def test_ties_with_an_odd_zero_point(op_type: str, dtype: Any) -> None:
+    """Some of onnxruntime's operators add the zero point before they round, others behind: scales that are powers of two show which."""
+    w = Quantized((4, 4, 4), opset=17)
+    low = int(np.iinfo(dtype).min)
+    parameters = [(w.constant(np.float32(scale)), w.constant(dtype(low + zero))) for scale, zero in ((1, 100), (0.5, 64), (4, 127))]
+    a, b = ([w.add("QuantizeLinear", x, *p), *p] for x, p in zip(("x", w.add("Neg", "x")), parameters, strict=False))
+    operands = [*a, *b] if op_type in ("QLinearAdd", "QLinearMul") else a
+    options: dict[str, dict[str, Any]] = {
+        "QLinearAveragePool": {"kernel_shape": [2, 2]},
+        "QLinearGlobalAveragePool": {"channels_last": 0},
+        "QLinearLeakyRelu": {"alpha": 0.25},
+    }
+    y = w.add(op_type, *operands, *parameters[2], domain="com.microsoft", **options.get(op_type, {}))
+    model = w.model(w.add("DequantizeLinear", y, *parameters[2]))
+    x = np.random.default_rng(1).integers(-64, 64, (8, 4, 4, 4)).astype(np.float32)
+    want = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    for floats in ("onnxruntime", "numpy"):
+        np.testing.assert_array_equal(ulp.load(model, tune=False, floats=floats)(x), want)

@@ -5,8 +5,10 @@ This applies to operators whose scales and zero points are constants. Others sta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ def normalise(model: Model, islands: bool = False) -> Model:
 
 
 _MICROSOFT = "com.microsoft"
+_QONNX = "qonnx.custom_op.general"
 
 
 class _Writer:
@@ -81,16 +84,45 @@ class _Writer:
         self.nodes.append(Node("DequantizeLinear", f"{node.name}/{i}", (name, step), (out,), {"axis": axis}))
         return [out]
 
-    def compute(self, op_type: str, node: Node, inputs: list[str], scale: str, zero: str, **attributes: object) -> bool:
-        """The float operator, under the node's name, and the quantizer of its result. Gives True."""
+    def compute(
+        self, op_type: str, node: Node, inputs: list[str], scale: str, zero: str, *, zero_inside: bool = False, **attributes: object
+    ) -> bool:
+        """The float operator, under the node's name, and the quantizer of its result. Gives True.
+
+        zero_inside: rint(x / scale + zero) in place of rint(x / scale) + zero, which has another result for ties if the zero point is odd.
+        """
         if not scale:
             self.nodes.append(Node(op_type, node.name, tuple(inputs), node.outputs, attributes))
             return True
         floats = self.name(f"{node.outputs[0]}/float")
         self.nodes.append(Node(op_type, node.name, tuple(inputs), (floats,), attributes))
+        if zero_inside and zero and (self.constants[zero] % 2).any():
+            floats = self.rounded(node, floats, scale, zero)
         quantizer = (floats, self.parameter(scale), self.parameter(zero))
         self.nodes.append(Node("QuantizeLinear", f"{node.name}/y", quantizer if zero else quantizer[:2], node.outputs[:1]))
         return True
+
+    def rounded(self, node: Node, floats: str, scale: str, zero: str) -> str:
+        """The values that Quant gives, whose zero point is inside of the rounding."""
+        z, out = self.constants[zero], self.name(f"{node.outputs[0]}/rounded")
+        numbers = [self.constant(f"{out}/number", np.array(number, np.float32)) for number in (z.reshape(-1)[0], 8)]
+        options = {"signed": int(z.dtype.kind == "i"), "narrow": 0, "rounding_mode": "ROUND"}
+        self.nodes.append(Node("Quant", f"{node.name}/rounded", (floats, self.parameter(scale), *numbers), (out,), options, _QONNX))
+        return out
+
+
+def _ties(ratios: list[Fraction], largest: int) -> bool:
+    """Whether sums of integers of up to `largest` times these ratios may lie in the middle between two integers.
+
+    As arithmetic on float32 finds them there: with larger denominators it only ever comes near.
+    """
+    return math.lcm(*(ratio.denominator for ratio in ratios)) <= 4 * largest
+
+
+def _fraction(scale: Array) -> Fraction:
+    """A scale; 1 for what is none."""
+    number = float(scale.reshape(-1)[0]) if scale.size == 1 else 0.0
+    return Fraction(number) if math.isfinite(number) and number else Fraction(1)
 
 
 def _activated(
@@ -257,14 +289,24 @@ def _gemm(w: _Writer, node: Node) -> bool:
 def _binary(w: _Writer, node: Node) -> bool:
     if not w.known(*(node.input(i) for i in (1, 2, 4, 5, 6, 7))):
         return False
-    return w.compute(node.op_type[len("QLinear") :], node, [w.dequantize(node, 0), w.dequantize(node, 3)], node.input(6), node.input(7))
+    a, b, y = (_fraction(w.constants[node.inputs[i]]) for i in (1, 4, 6))
+    ties = _ties([a * b / y], 255 * 255) if node.op_type == "QLinearMul" else _ties([a / y, b / y], 255)
+    inputs = [w.dequantize(node, 0), w.dequantize(node, 3)]
+    return w.compute(node.op_type[len("QLinear") :], node, inputs, node.input(6), node.input(7), zero_inside=ties)
 
 
 def _unary(w: _Writer, node: Node) -> bool:
     attributes = dict(node.attributes)
     if not w.known(*(node.input(i) for i in range(1, 5))) or attributes.pop("channels_last", 0):
         return False
-    return w.compute(node.op_type[len("QLinear") :], node, [w.dequantize(node, 0)], node.input(3), node.input(4), **attributes)
+    kernel = attributes.get("kernel_shape")
+    ties = False
+    if node.op_type == "QLinearAveragePool" and isinstance(kernel, tuple) and len(kernel) <= 3:
+        window = max(1, math.prod(side for side in kernel if isinstance(side, int)))
+        x, y = (_fraction(w.constants[node.inputs[i]]) for i in (1, 3))
+        ties = _ties([x / y / window], 255 * window)
+    kind = node.op_type[len("QLinear") :]
+    return w.compute(kind, node, [w.dequantize(node, 0)], node.input(3), node.input(4), zero_inside=ties, **attributes)
 
 
 def _concat(w: _Writer, node: Node) -> bool:
