@@ -12,7 +12,7 @@ import ulp
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import helper
+from onnx import TensorProto, helper
 from onnx_models import Writer
 from onnx_random import expected
 
@@ -134,3 +134,14 @@ def test_wrong_types_are_refused() -> None:
         network(np.zeros((1, 8, 5, 5), np.float32))
     with pytest.raises(TypeError, match="x has dtype int8: expected uint8"):
         network(np.zeros((1, 8, 5, 5), np.int8))
+
+
+def test_a_clip_in_front_of_four_bits() -> None:
+    """An optimization of onnxruntime fails for it; nothing of it may end up in a plan here."""
+    w = Ends()
+    w.opset = 23
+    w.constants.append(helper.make_tensor("z4", TensorProto.UINT4, (), [3]))
+    x = w.add("Clip", w.add("Sin", "x"), w.constant(np.float32(-1)), w.constant(np.float32(4)))
+    y = w.add("DequantizeLinear", w.add("QuantizeLinear", x, w.scale, "z4"), w.scale, "z4")
+    network = checked(w.finished({"x": FLOAT}, {w.add("Add", y, y): FLOAT}), tune=False)
+    assert len(network.stages) == 1

@@ -309,6 +309,12 @@ def _unary(w: _Writer, node: Node) -> bool:
     return w.compute(kind, node, [w.dequantize(node, 0)], node.input(3), node.input(4), zero_inside=ties, **attributes)
 
 
+def _where(w: _Writer, node: Node) -> bool:
+    if not w.known(*(node.input(i) for i in (2, 3, 5, 6, 7, 8))):
+        return False
+    return w.compute("Where", node, [node.inputs[0], w.dequantize(node, 1), w.dequantize(node, 4)], node.input(7), node.input(8))
+
+
 def _concat(w: _Writer, node: Node) -> bool:
     if not w.known(*node.inputs[:2], *node.inputs[3::3], *node.inputs[4::3]):
         return False
@@ -317,7 +323,7 @@ def _concat(w: _Writer, node: Node) -> bool:
 
 
 # How many inputs operators must have that the reader does not check; others stay, and what runs them says what is wrong.
-_NEEDED = {"BiasGelu": 2, "FusedConv": 2, "FusedGemm": 2, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 4}
+_NEEDED = {"BiasGelu": 2, "FusedConv": 2, "FusedGemm": 2, "DynamicQuantizeMatMul": 3, "MatMulIntegerToFloat": 4, "QLinearWhere": 9}
 
 _RULES: dict[str, Callable[[_Writer, Node], bool]] = {
     "FusedConv": _fused_conv,
@@ -338,4 +344,5 @@ _RULES: dict[str, Callable[[_Writer, Node], bool]] = {
     "QLinearLeakyRelu": _unary,
     "QLinearSigmoid": _unary,
     "QLinearConcat": _concat,
+    "QLinearWhere": _where,
 }

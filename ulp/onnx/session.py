@@ -23,6 +23,9 @@ _DTYPES = {
     "tensor(float16)": "float16",
 }
 
+# An optimization that fails for quantizers of other types than of 8 bits.
+_OF_8_BITS = ("ClipQuantRewrite",)
+
 _lock = threading.Lock()
 _arena: list[bool] = []
 _reopening = threading.Lock()
@@ -127,7 +130,7 @@ def _open(model: bytes, what: str, threads: int, *, folds: bool, alone: bool, op
     # whatever the zero point is. Of 8 bits, layers still take in the Relu.
     disabled = ["DoubleQDQPairsRemover", "ReluQuantRewrite", *([] if folds else ["ConstantFolding"])]
 
-    def session(**entries: str) -> Any:
+    def session(without: Sequence[str] = (), **entries: str) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -141,16 +144,19 @@ def _open(model: bytes, what: str, threads: int, *, folds: bool, alone: bool, op
             entries["use_env_allocators"] = "1"
         for key, value in entries.items():
             options.add_session_config_entry(f"session.{key}", value)
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*disabled, *without])
 
-    try:
-        # On CPUs without VNNI, sums of products of uint8 and int8 saturate: int8 weights become uint8, which takes longer.
-        return session(x64quantprecision="0" if _has_vnni() else "1"), True
-    except Exception:  # it has no such kernel for everything: int8 activations with uint8 weights
+    # On CPUs without VNNI, sums of products of uint8 and int8 saturate: int8 weights become uint8, which takes longer. For int8 activations
+    # with uint8 weights it has no such kernel. And it has no quantizer of 4 bits that takes in a Clip.
+    precise = {"x64quantprecision": "0" if _has_vnni() else "1"}
+    first: Exception | None = None
+    for entries, without in ((precise, ()), ({}, ()), (precise, _OF_8_BITS), ({}, _OF_8_BITS)):
         try:
-            return session(), _has_vnni()
+            return session(without, **entries), bool(entries) or _has_vnni()
         except Exception as error:  # onnxruntime has a class for each of its codes
-            raise OnnxError(f"{what}: {_first_line(error)}") from error
+            first = first or error
+    assert first is not None
+    raise OnnxError(f"{what}: {_first_line(first)}") from first
 
 
 def _has_vnni() -> bool:
