@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from reference import Array  # noqa: E402
 import ulp  # noqa: E402
 from ulp.nn.profile import Profile, ProfileRow  # noqa: E402
 from ulp.quantize import Bits, Budget, Choice, FloatNetwork, Point, auto, latency, quantize  # noqa: E402
+from ulp.quantize.anew import Anew  # noqa: E402
 from ulp.quantize.program import LayerOptions, Option, Quantity, dominated, solve, total  # noqa: E402
 from ulp.quantize.sensitivity import sensitivities  # noqa: E402
+from ulp.quantize.trial import Trial  # noqa: E402
 
 PAIRS = (Bits(8, 8), Bits(4, 8), Bits(4, 4), Bits(2, 2))
 QUICK: dict[str, Any] = {"pairs": PAIRS, "rounding": "nearest", "bias_correction": False, "progress": False}
@@ -256,21 +259,52 @@ def test_the_fastest_network_that_is_accurate_enough(network: FloatNetwork) -> N
 
 
 @pytest.mark.parametrize("budget", [Budget(max_ms="W4A4"), Budget(max_drop=20)])
-def test_large_networks_are_rounded_anew_at_the_end(network: FloatNetwork, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_trials_are_rounded_anew_at_the_end(network: FloatNetwork, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials share layers that are rounded alone; what is chosen is rounded as without a search, and judged as that."""
-    monkeypatch.setattr("ulp.quantize.search._QUICK", 0.0)
     monkeypatch.setattr("ulp.quantize.search._FINAL_SECONDS", 0.0)
     found = auto(network, budget, target="baseline", pairs=PAIRS[:3], progress=False)
     choice = found.choice
     assert choice is not None
     assert found.model == network.quantized(found.assignment).model
     assert found.model != network.quantized(found.assignment, alone=True).model
+    assert choice.chosen in choice.points
+    assert choice.chosen.final
+    final = [point for point in choice.points if point.final]
+    assert len({tuple(point.assignment.items()) for point in choice.points}) == len(choice.points) > len(final)
     if budget.max_drop is None:
-        assert len(choice.points) == 2
-        assert choice.chosen.accuracy == max(point.accuracy for point in choice.points)
-        assert any(point.label == "W4A4, ends W8A8" for point in choice.points)
+        assert len(final) == 2
+        assert choice.chosen.accuracy == max(point.accuracy for point in final)
+        assert any(point.label == "W4A4, ends W8A8" for point in final)
     else:
         assert choice.chosen.accuracy >= 80
+
+
+def _trial(ms: float, accuracy: float) -> Trial:
+    quantized: Any = None
+    return Trial(str(ms), {}, quantized, None, ms, accuracy)
+
+
+@pytest.mark.parametrize(
+    ("trials", "anew", "rounded"),
+    [
+        ([60, 85, 90, 95], [70, 90, 95, 97], [2.0, 1.0]),  # 1 keeps the budget of 80 when rounded anew, too
+        ([60, 75, 90, 95], [70, 90, 95, 97], [3.0, 2.0, 1.0]),  # as a trial 2 does not, anew it does
+        ([60, 85, 95, 90], [70, 70, 70, 85], [2.0, 3.0, 4.0]),  # worse than as trials: slower ones, until one keeps it
+        ([60, 65, 70, 75], [70, 70, 85, 85], [4.0, 3.0, 2.0]),  # none does as a trial: from the most accurate one on
+    ],
+)
+def test_the_fastest_one_is_looked_for_among_those_rounded_anew(trials: list[float], anew: list[float], rounded: list[float]) -> None:
+    after = {float(i + 1): accuracy for i, accuracy in enumerate(anew)}
+
+    class Told(Anew):
+        def _round(self, trial: Trial) -> bool:
+            self.found.append(replace(trial, accuracy=after[trial.ms]))
+            return self.keeps(self.found[-1])
+
+    nothing: Any = None
+    told = Told(nothing, nothing, {}, 100.0, lambda trial: trial.accuracy >= 80, False)
+    found = told.from_fastest([_trial(float(i + 1), accuracy) for i, accuracy in enumerate(trials)])
+    assert [trial.ms for trial in found] == rounded
 
 
 def _only_floats() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,21 +11,25 @@ from ulp._progress import progress_bar
 
 from . import latency
 from .network import FloatNetwork
-from .request import Bits
+from .request import Assignment, Bits
+from .result import Quantized
 from .trial import Judge, timed
 
 
-def measured(network: FloatNetwork, judge: Judge, pairs: Sequence[Bits], *, progress: bool) -> tuple[latency.Latencies, float]:
-    """Milliseconds of every layer at every pair on this CPU, and those of a call besides: steps between layers, and the call itself."""
+def measured(
+    network: FloatNetwork, judge: Judge, pairs: Sequence[Bits], quantized: Callable[[Assignment], Quantized], *, progress: bool
+) -> tuple[latency.Latencies, float]:
+    """Milliseconds of every layer at every pair on this CPU, and those of a call besides: steps between layers, and the call itself.
+
+    quantized: the network with these bits; how its weights are rounded is nothing to their time.
+    """
     names = [layer.name for layer in network.layers]
     rests: list[float] = []
 
     def times(missing: Sequence[Bits]) -> Mapping[Bits, Mapping[str, float]]:
         networks = {}
         for pair in progress_bar(missing, progress, "build", "pair"):
-            # How weights are rounded is nothing to their time.
-            quick = network.quantized(dict.fromkeys(names, pair), rounding="nearest", bias_correction=False)
-            networks[pair] = quick.load(progress=False)
+            networks[pair] = quantized(dict.fromkeys(names, pair)).load(progress=False)
         found = latency.in_turns(networks, judge.example, names)
         for pair, ms in zip(networks, timed(list(networks.values()), judge.example), strict=True):
             rest = ms - sum(found[pair].values())

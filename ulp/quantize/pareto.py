@@ -29,7 +29,8 @@ class Point:
 
     label: "auto", or the pair that all layers have, "W4A4"; "W4A4, ends W8A8" where the first and the last layer have 8 bits. ms: of a
     call, measured (modelled where a target was named). accuracy: the metric. error: the predicted relative squared error of the outputs.
-    nbytes: of the network's weights and constants.
+    nbytes: of the network's weights and constants. final: whether its layers were rounded as those of a result are, by what the layers
+    before give; else each for itself, as in a trial, which is found sooner and mostly less accurate.
     """
 
     label: str
@@ -38,13 +39,14 @@ class Point:
     accuracy: float
     error: float
     nbytes: int
+    final: bool = True
 
 
 class Choice(Printed):
     """The outcome of `bits="auto"`; print() shows the bits, milliseconds and error of each layer.
 
-    layers: a row per layer. chosen: the network that was taken. points: all that were tried. float_accuracy: the float model's metric.
-    metric: what it is called. budget: what was asked for. clock: how times were taken.
+    layers: a row per layer. chosen: the network that was taken, one of those that are final. points: all that were tried.
+    float_accuracy: the float model's metric. metric: what it is called. budget: what was asked for. clock: how times were taken.
     """
 
     def __init__(
@@ -88,9 +90,11 @@ class Choice(Printed):
         front = self.front
         axes.step([p.ms for p in front], [p.accuracy for p in front], where="post", color="0.7", label="Pareto front")
         for kind, marker, color in (("uniform", "o", "C0"), ("auto", "D", "C1")):
-            shown = [p for p in self.points if (p.label == "auto") == (kind == "auto")]
-            if shown:
-                axes.scatter([p.ms for p in shown], [p.accuracy for p in shown], marker=marker, color=color, label=f"{kind} bits", zorder=2)
+            for final, state in ((True, ""), (False, ", in a trial")):
+                shown = [p for p in self.points if (p.label == "auto") == (kind == "auto") and p.final == final]
+                if shown:
+                    how: dict[str, Any] = {"marker": marker, "edgecolors": color, "facecolors": color if final else "none", "zorder": 2}
+                    axes.scatter([p.ms for p in shown], [p.accuracy for p in shown], label=f"{kind} bits{state}", **how)
         named = [p for p in self.points if p.label != "auto" and (p in front or "," not in p.label)]
         for i, point in enumerate(named):
             axes.annotate(point.label, (point.ms, point.accuracy), xytext=(4, -11 if i % 2 else 5), textcoords="offset points", fontsize=8)

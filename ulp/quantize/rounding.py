@@ -122,7 +122,7 @@ def _improved(integers: Doubles, scale: Doubles, wanted: Doubles, h: Doubles, bi
     slope = (wanted - integers * scale) @ h
     for i in range(h.shape[2]):
         old = integers[:, :, i]
-        new = np.clip(np.rint(old + slope[:, :, i] / (h[:, i, i, None] * scale[..., 0])), low, high)
+        new = np.minimum(np.maximum(np.rint(old + slope[:, :, i] / (h[:, i, i, None] * scale[..., 0])), low), high)
         changed = new - old
         if changed.any():
             slope -= (changed * scale[..., 0])[..., None] * h[:, None, i]

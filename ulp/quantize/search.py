@@ -4,8 +4,8 @@
 2. An integer program picks one pair per layer.
 3. What it picks is built, timed and judged by the metric, beside the networks that have one pair throughout; where the prediction misses
    the budget, the next choice is tried. So the result is never worse than any of those that were tried within the budget.
-4. In large networks trials share layers that were rounded each for itself, once per width; the best trials are rounded anew, layer by
-   layer, and judged again.
+4. Trials share layers that were rounded each for itself, once per width; the best trials are rounded anew, layer by layer, and judged
+   again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ulp._progress import progress_bar
 from ulp.nn.profile import counts_cpu_time
 
 from . import costs, latency
+from .anew import Anew
 from .budget import Budget
 from .network import FloatNetwork
 from .pareto import Choice, LayerChoice, Point
@@ -40,9 +41,8 @@ PAIRS = tuple(Bits(*pair) for pair in ((8, 8), (4, 8), (6, 6), (5, 5), (3, 6), (
 _NOISE = 0.02
 _ATTEMPTS = 5
 _FRONT = 24
-# Operations of rounding a network (`FloatNetwork.rounding_work`) that every trial may take: some seconds; where it takes more, seconds for
-# rounding the best ones anew, and how many there are at least: so many are compared again whatever it takes.
-_QUICK, _FINAL_SECONDS, _FINALISTS = 5e10, 40.0, 2
+# Rounding the best trials anew may take this share of the time that the search has taken, and at most this many seconds.
+_FINAL_SHARE, _FINAL_SECONDS = 0.6, 40.0
 # Uniform networks that are tried beside the program's: those with the least predicted error within the budget.
 _UNIFORM = 6
 
@@ -94,13 +94,14 @@ class _Search:
     ) -> None:
         self.network, self.budget, self.judge, self.pairs, self.how = network, budget, judge, pairs, dict(how)
         self.target, self.progress = target, progress
+        self.begin = time.perf_counter()
         solve([], "ms", {})  # without SciPy nothing is begun
         self.names = [layer.name for layer in network.layers]
         self.trials: dict[tuple[tuple[str, Bits | None], ...], Trial] = {}
         options = {key: self.how[key] for key in ("ranges", "rounding", "bias_correction") if key in self.how}
         plain = self.how.get("rounding") == "nearest" and not self.how.get("bias_correction", True)
-        # Whether rounding takes so long that trials share what layers have when each is rounded alone, and the best ones are rounded anew.
-        self.alone = not plain and network.rounding_work() > _QUICK
+        # Rounding takes long: trials share what layers have when each is rounded alone, and the best ones are rounded anew.
+        self.alone = not plain
         known = _known.setdefault(network, {})
         key = (pairs, *(options.items() if self.alone else ()))
         if key not in known:
@@ -113,7 +114,7 @@ class _Search:
         if target:
             self.latencies = costs.modelled(network, pairs, target)
         else:
-            self.latencies, self.rest = costs.measured(network, judge, pairs, progress=progress)
+            self.latencies, self.rest = costs.measured(network, judge, pairs, self._quick, progress=progress)
         widest = max(pairs, key=lambda pair: pair.weight * pair.activation)
         weights = {layer.name: math.prod(layer.shape) / 8 for layer in network.layers}
         # What the network holds besides weights: sums, scales, constants of float parts.
@@ -141,10 +142,13 @@ class _Search:
 
     # -- networks that are tried -----------------------------------------------------------------------------------------------------
 
+    def _quick(self, assignment: Assignment) -> Quantized:
+        return self.network.quantized(assignment, alone=self.alone, **self.how)
+
     def _built(self, assignment: Assignment, label: str) -> Trial:
         key = tuple(assignment.items())
         if key not in self.trials:
-            quantized = self.network.quantized(assignment, alone=self.alone, **self.how)
+            quantized = self._quick(assignment)
             self.trials[key] = Trial(label, dict(assignment), quantized, quantized.load(progress=False))
         return self.trials[key]
 
@@ -213,13 +217,13 @@ class _Search:
             self._by_error()
         tried = [trial for trial in self.trials.values() if not math.isnan(trial.accuracy)]
         self._time(tried)
-        if self.alone:
-            tried = self._finals(tried)
-        kept = [trial for trial in tried if self._keeps(trial)]
+        final = self._finals(tried) if self.alone else tried
+        kept = [trial for trial in final if self._keeps(trial)]
         if not kept:
-            raise ValueError(self._nearest(tried))
+            raise ValueError(self._nearest(final))
         best = min(kept, key=self._rank)
-        best.quantized.choice = self._choice(best, tried)
+        anew = [trial.assignment for trial in final]
+        best.quantized.choice = self._choice(best, final, [trial for trial in tried if trial.assignment not in anew])
         return best.quantized
 
     def _time(self, tried: Sequence[Trial]) -> None:
@@ -239,37 +243,33 @@ class _Search:
         return -trial.accuracy, self._error(trial.assignment), trial.ms
 
     def _finals(self, tried: list[Trial]) -> list[Trial]:
-        """Round the best ones anew, each layer by what the quantized layers before it give, from the best on; those trials alone stay.
+        """Round the best ones anew, each layer by what the quantized layers before it give: those are what is chosen from."""
+        seconds = min(_FINAL_SECONDS, _FINAL_SHARE * (time.perf_counter() - self.begin))
+        anew = Anew(self.network, self.judge, self.how, seconds, self._keeps, self.progress)
+        nearest = sorted(tried, key=self._miss)[:1]
+        if self.budget.max_drop is not None:
+            return anew.from_fastest(sorted(filter(self._within, tried), key=lambda trial: trial.ms) or nearest)
+        return anew.from_best(self._ranked([trial for trial in tried if self._keeps(trial)]) or nearest)
 
-        What the budget refers to is among them if it keeps the budget: the choice is not worse than that.
-        """
-        kept = sorted((trial for trial in tried if self._keeps(trial)), key=self._rank)
-        if not kept:
-            kept = sorted(tried, key=self._miss)[:1]
-        if (reference := self.budget.reference()) and reference[0] == 1:
-            same = assignment_of(str(reference[1]), self.names, 8)
-            kept[1:] = sorted(kept[1:], key=lambda trial: trial.assignment != same)
-        if self.budget.max_drop is not None:  # by time; after those that fail, the most accurate ones
-            kept[_FINALISTS:] = sorted(kept[_FINALISTS:], key=lambda trial: -trial.accuracy)
-        begin, found = time.perf_counter(), list[Trial]()
-        for trial in progress_bar(kept, self.progress, "round", "network"):
-            spent = time.perf_counter() - begin
-            enough = any(self._keeps(one) for one in found) if self.budget.max_drop is not None else len(found) >= _FINALISTS
-            if enough and (self.budget.max_drop is not None or spent + spent / len(found) > _FINAL_SECONDS):
-                break
-            quantized = self.network.quantized(trial.assignment, **self.how)
-            made = replace(trial, quantized=quantized, network=quantized.load(progress=False))
-            made.accuracy = self.judge.accuracy(made.network)
-            found.append(made)
-        return found
+    def _ranked(self, kept: list[Trial]) -> list[Trial]:
+        """From the best on, but the second is one that the choice must not be worse than: what the budget refers to, else a uniform one."""
+        kept = sorted(kept, key=self._rank)
+        reference = self.budget.reference()
+        if reference and reference[0] == 1:
+            rivals = [assignment_of(str(reference[1]), self.names, 8)]
+        else:
+            rivals = [assignment for _, assignment in self._uniform()]
+        second = next((trial for trial in kept[1:] if trial.assignment in rivals), None)
+        return kept if second is None else [kept[0], second, *(trial for trial in kept[1:] if trial is not second)]
+
+    def _within(self, trial: Trial) -> bool:
+        """Whether it keeps the budgets of milliseconds and bytes."""
+        limit, most = self.limit, self.budget.max_bytes
+        return (limit is None or trial.ms <= limit * (1 + _NOISE)) and (most is None or trial.network.nbytes <= most)
 
     def _keeps(self, trial: Trial) -> bool:
-        budget = self.budget
-        return (
-            (self.limit is None or trial.ms <= self.limit * (1 + _NOISE))
-            and (budget.max_bytes is None or trial.network.nbytes <= budget.max_bytes)
-            and (budget.max_drop is None or trial.accuracy >= self.judge.float_accuracy - budget.max_drop)
-        )
+        drop = self.budget.max_drop
+        return self._within(trial) and (drop is None or trial.accuracy >= self.judge.float_accuracy - drop)
 
     def _by_error(self) -> None:
         """Try the choice with the least error within the budget, corrected by what it takes in truth; and uniform ones."""
@@ -362,10 +362,10 @@ class _Search:
         values = {"max_ms": self.limit, "max_drop": self.budget.max_drop, "max_bytes": self.budget.max_bytes}
         return {name: value for name, value in values.items() if value is not None}
 
-    def _point(self, trial: Trial) -> Point:
-        return Point(trial.label, trial.assignment, trial.ms, trial.accuracy, self._error(trial.assignment), trial.network.nbytes)
+    def _point(self, trial: Trial, final: bool = True) -> Point:
+        return Point(trial.label, trial.assignment, trial.ms, trial.accuracy, self._error(trial.assignment), trial.network.nbytes, final)
 
-    def _choice(self, best: Trial, tried: Sequence[Trial]) -> Choice:
+    def _choice(self, best: Trial, final: Sequence[Trial], others: Sequence[Trial]) -> Choice:
         times: Mapping[str, float] = {}
         if not self.target:
             times = latency.times_of(best.network.profile(**self.judge.example, runs=9), self.names)
@@ -387,7 +387,7 @@ class _Search:
             if counts_cpu_time()
             else f"{_core.num_threads()} threads"
         )
-        points = [self._point(trial) for trial in tried]
+        points = [self._point(trial) for trial in final] + [self._point(trial, final=False) for trial in others]
         judge = self.judge
         return Choice(rows, self._point(best), points, judge.float_accuracy, judge.name, self._asked(), clock)
 
