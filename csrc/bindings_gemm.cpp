@@ -5,24 +5,27 @@
 
 #include <algorithm>
 #include <cmath>
-#include <initializer_list>
-#include <optional>
 
-#include "bindings.h"
+#include "bindings_gemm.h"
 #include "bindings_gil.h"
-#include "ops/finish_sink.h"
-#include "ops/fused.h"
 
 namespace ulp::bindings {
 
-namespace {
-
 thread_local const char* last_kernel_name = "";
 
-// a or `out` is not what the core takes. The Python layer says why, or has the result copied into `out`.
-struct Unfit : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
+// Products of fewer multiply-accumulates, a microsecond or two, keep Python's lock: letting go of it and coming back takes a tenth of that.
+static constexpr int64_t kUnlockMacs = int64_t{1} << 19;
+
+void run(const Call& call, const Sink& sink) {
+  const Problem& p = call.problem;
+  std::optional<WithoutGil> unlocked;
+  if (p.a.rows * std::max<int64_t>(p.a.cols, 1) * p.b->layout.n >= kUnlockMacs) unlocked.emplace();
+  if (!in_range(p.a, p.a_encoding)) throw OutOfRange("a");
+  ulp::gemm(call.problem, *call.kernel, sink);
+  last_kernel_name = call.kernel->name;
+}
+
+namespace {
 
 template <class T>
 using Vector = py::array_t<T, py::array::c_style | py::array::forcecast | py::detail::npy_api::NPY_ARRAY_ALIGNED_>;
@@ -44,15 +47,6 @@ void check_shape(const py::array& x, int64_t n, bool scalar_too, const char* nam
   throw py::value_error(std::string(name) + " has shape " + shape_of(x) + ": expected " + (scalar_too ? "a scalar or (" : "(") +
                         std::to_string(n) + ",), one value per column of b");
 }
-
-// The operands of one call, checked and held: by py::object, which is empty where there is nothing, while every empty py::array is a new
-// array.
-struct Call {
-  Problem problem;
-  int32_t b_zero = 0;
-  py::object b_zeros;
-  const Kernel* kernel = nullptr;
-};
 
 // All of the call but the kernel. Throws where shapes disagree or a sum could leave int32.
 void set_problem(Call& call, const MatrixView& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero) {
@@ -83,108 +77,6 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
   const Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding, b.excess};
   call.kernel = &select_kernel(shape, kernel ? kernel->c_str() : nullptr);
 }
-
-// Where the elements of an array lie: the bytes from begin to before end.
-struct Extent {
-  uintptr_t begin = 0;
-  uintptr_t end = 0;
-
-  explicit Extent(const py::array& x) {
-    if (x.size() == 0) return;
-    begin = end = reinterpret_cast<uintptr_t>(x.data());
-    for (py::ssize_t i = 0; i < x.ndim(); ++i) {
-      const auto span = static_cast<uintptr_t>((x.shape(i) - 1) * x.strides(i));
-      (x.strides(i) < 0 ? begin : end) += span;
-    }
-    end += static_cast<uintptr_t>(x.itemsize());
-  }
-
-  bool meets(const Extent& other) const { return begin < other.end && other.begin < end; }
-};
-
-// The driver writes elements of its own dtype, aligned, in rows whose columns are adjacent and which do not overlap.
-void check_out(const py::array& out, const py::dtype& dtype, int64_t m, int64_t n) {
-  if (!out.dtype().is(dtype) && !out.dtype().equal(dtype)) throw Unfit("out has another dtype");
-  if (out.ndim() != 2 || out.shape(0) != m || out.shape(1) != n) throw Unfit("out has another shape");
-  if (!out.writeable()) throw Unfit("out is read-only");
-  if (m == 0 || n == 0) return;  // then strides are whatever numpy made them
-  const py::ssize_t size = out.itemsize();
-  const bool aligned = reinterpret_cast<uintptr_t>(out.data()) % static_cast<uintptr_t>(size) == 0;
-  const bool adjacent = n == 1 || out.strides(1) == size;
-  const bool apart = m == 1 || (out.strides(0) >= n * size && out.strides(0) % size == 0);
-  if (!aligned || !adjacent || !apart) throw Unfit("out has strides that the driver does not write to");
-}
-
-// py::array(dtype, {m, n}) without its vectors of shape and strides, which cost a tenth of a small call.
-py::array new_matrix(const py::dtype& dtype, int64_t m, int64_t n) {
-  const auto& api = py::detail::npy_api::get();
-  const Py_intptr_t shape[2] = {static_cast<Py_intptr_t>(m), static_cast<Py_intptr_t>(n)};
-  PyObject* made = api.PyArray_NewFromDescr_(api.PyArray_Type_, py::dtype(dtype).release().ptr(), 2, shape, nullptr, nullptr, 0, nullptr);
-  if (!made) throw py::error_already_set();
-  return py::reinterpret_steal<py::array>(made);
-}
-
-// Where a call writes: to `out` if that is given, else to a new array, which also stands in where an input lies in out's memory.
-// Columns are adjacent; rows may lie anywhere.
-struct Output {
-  const py::object& out;
-  py::array written;
-  void* data;
-  int64_t row_stride;  // elements
-
-  Output(const py::object& out_, const py::dtype& dtype, int64_t m, int64_t n, std::initializer_list<py::handle> inputs)
-      : out(out_), written(target(out_, dtype, m, n, inputs)) {
-    data = written.mutable_data();
-    row_stride = m <= 1 ? n : written.strides(0) / written.itemsize();
-  }
-
-  // After the run.
-  py::object finish() const {
-    if (out.is_none() || out.is(written)) return written;
-    py::reinterpret_borrow<py::array>(out)[py::ellipsis()] = written;
-    return out;
-  }
-
- private:
-  static py::array target(const py::object& out, const py::dtype& dtype, int64_t m, int64_t n, std::initializer_list<py::handle> inputs) {
-    if (!out.is_none()) {
-      auto array = py::cast<py::array>(out);
-      check_out(array, dtype, m, n);
-      const Extent extent(array);
-      const bool overlaps = std::any_of(inputs.begin(), inputs.end(), [&](py::handle input) {
-        return input && extent.meets(Extent(py::reinterpret_borrow<py::array>(input)));
-      });
-      if (!overlaps) return array;
-    }
-    return new_matrix(dtype, m, n);
-  }
-};
-
-void run(const Call& call, const Sink& sink) {
-  const WithoutGil release;
-  if (!in_range(call.problem.a, call.problem.a_encoding)) throw OutOfRange("a");
-  ulp::gemm(call.problem, *call.kernel, sink);
-  last_kernel_name = call.kernel->name;
-}
-
-py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
-                const std::optional<std::string>& kernel, const py::object& out) {
-  static const py::object& int32 = *new py::object(py::dtype::of<int32_t>());
-  Call call;
-  set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
-  Output output(out, py::reinterpret_borrow<py::dtype>(int32), call.problem.a.rows, b.layout.n, {a, call.b_zeros});
-  run(call, PlainSink(static_cast<int32_t*>(output.data), output.row_stride));
-  return output.finish();
-}
-
-// The epilogue of one call, checked and held. Not copied: `epilogue` points into it.
-struct FusedEpilogue {
-  Epilogue epilogue;
-  bool out_signed = false;
-  float factor = 0;
-  py::object factors;
-  py::object bias;
-};
 
 [[noreturn]] void refuse_scale(const std::string& where, double value, const std::string& after) {
   throw py::value_error("scale " + where + std::string(py::str(py::float_(value))) + after +
@@ -265,34 +157,50 @@ py::object field(const py::dict& fields, const py::str& name) {
   return value;
 }
 
+}  // namespace
+
+void set_epilogue(FusedEpilogue& f, const py::object& scale, const py::object& bias, bool relu, const std::optional<Quantization>& out,
+                  Problem& problem) {
+  f.epilogue.kind = out ? OutputKind::quantized : OutputKind::float32;
+  f.epilogue.relu = relu;
+  set_scale(f, scale, problem.b->layout.n);
+  set_bias(f, bias, problem);
+  if (!out) return;
+  f.out_signed = out->is_signed;
+  f.epilogue.quantized = result_encoding(out->bits, out->is_signed, out->zero);
+  f.epilogue.zero = out->zero;
+}
+
+namespace {
+
 void epilogue_from(FusedEpilogue& f, const py::dict& fields, Problem& problem) {
   const FieldNames& names = FieldNames::get();
   const py::object scale = field(fields, names.scale);
   const py::object bias = field(fields, names.bias);
   const py::object out_bits = find(fields, names.out_bits);
-  f.epilogue.kind = out_bits ? OutputKind::quantized : OutputKind::float32;
-  f.epilogue.relu = field(fields, names.relu).cast<bool>();
+  const bool relu = field(fields, names.relu).cast<bool>();
   if (fields.size() != (out_bits ? 6 : 3)) throw py::type_error("epilogue has fields that gemm_fused does not know");
-  set_scale(f, scale, problem.b->layout.n);
-  set_bias(f, bias, problem);
-  if (!out_bits) return;
-  f.out_signed = field(fields, names.out_signed).cast<bool>();
-  const int zero = field(fields, names.out_zero).cast<int>();
-  f.epilogue.quantized = result_encoding(out_bits.cast<int>(), f.out_signed, zero);
-  f.epilogue.zero = zero;
+  std::optional<Quantization> out;
+  if (out_bits) out = {out_bits.cast<int>(), field(fields, names.out_zero).cast<int>(), field(fields, names.out_signed).cast<bool>()};
+  set_epilogue(f, scale, bias, relu, out, problem);
+}
+
+py::object gemm(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
+                const std::optional<std::string>& kernel, const py::object& out) {
+  Call call;
+  set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
+  Output output(out, Dtypes::get().int32, call.problem.a.rows, b.layout.n, {a, call.b_zeros});
+  run(call, PlainSink(static_cast<int32_t*>(output.data), output.row_stride));
+  return output.finish();
 }
 
 py::object gemm_fused(const py::array& a, const PackedMatrix& b, int a_bits, int32_t a_zero, const py::object& b_zero,
                       const std::optional<std::string>& kernel, const py::object& out, const py::dict& fields) {
-  static const py::object& float32 = *new py::object(py::dtype::of<float>());
-  static const py::object& uint8 = *new py::object(py::dtype::of<uint8_t>());
-  static const py::object& int8 = *new py::object(py::dtype::of<int8_t>());
   Call call;
   set_up(call, a, b, a_bits, a_zero, b_zero, kernel);
   FusedEpilogue f;
   epilogue_from(f, fields, call.problem);
-  const auto dtype = py::reinterpret_borrow<py::dtype>(f.epilogue.kind == OutputKind::float32 ? float32 : f.out_signed ? int8 : uint8);
-  Output output(out, dtype, call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
+  Output output(out, Dtypes::get().of(f), call.problem.a.rows, b.layout.n, {a, call.b_zeros, f.factors, f.bias});
   const ulp::Output epilogue = fused_output(f.epilogue, b.layout.n, output.data, output.row_stride);
   run(call, FinishSink(epilogue, 0, call.problem.a.rows));
   return output.finish();
@@ -321,6 +229,7 @@ void bind_gemm(py::module_& m) {
         py::arg("kernel").none(true), py::arg("out").none(true), py::arg("epilogue"));
   m.def("check_gemm", check_gemm, py::kw_only(), py::arg("k"), py::arg("n"), py::arg("a_bits"), py::arg("a_signed"), py::arg("b_bits"),
         py::arg("b_signed"), py::arg("a_zero"), py::arg("b_zero"), py::arg("epilogue").none(true));
+  bind_quick(m);
   m.def("last_kernel", [] { return last_kernel_name; });
 }
 

@@ -85,6 +85,27 @@ def gemm(
     Raises OutOfRange (a), Unfit, ValueError (shapes, overflow bound, unknown or unfit kernel). Releases the GIL.
     """
 
+def quick_gemm(
+    a: object,
+    packed: Packed,
+    bits: object,
+    a_zero: object,
+    b_zero: object,
+    kernel: object,
+    out: object,
+    scale: object,
+    bias: object,
+    out_bits: object,
+    out_zero: object,
+    out_signed: object,
+    relu: object,
+    /,
+) -> npt.NDArray[Any] | None:
+    """The result of `ulp.gemm` where all arguments are plain: a of one or two dimensions, numpy's uint8 or int8; numbers of Python's own
+    types; scale and bias arrays of numpy's float32 and int32. None for any other call, and for one that fails: nothing is raised but what
+    a signal handler raises.
+    """
+
 def gemm_fused(
     a: npt.NDArray[Any],
     packed: Packed,

@@ -1,13 +1,13 @@
 """`gemm`: the quick path of small calls, and the way of all others.
 
 The usual calls of inference, a plain 8-bit activation matrix or vector against packed weights, with or without an epilogue of plain
-arrays, go to the core after a handful of comparisons, because on a 16 x 16 x 16 product every Python statement shows. All others become a
+arrays, are checked and run by the core in one step, because on a 16 x 16 x 16 product every Python statement shows. All others become a
 checked `Call`, which the CPU or a GPU runs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,9 @@ from ._call import make_call
 from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, common_device
 from ._tensors import as_numpy, is_tensor, like
-from ._validate import out_of_range
 from .packed import PackedMatrix
 
-if TYPE_CHECKING:
-    from ._core import Epilogue
-
-_UINT8 = np.dtype(np.uint8)
-_INT8 = np.dtype(np.int8)
-_INT32 = np.dtype(np.int32)
-_FLOAT32 = np.dtype(np.float32)
-_PLAIN_SCALARS = frozenset({float, np.float32, np.float64})
-
-# Bound once: an attribute of a module costs as much as a comparison.
-_native = _core.gemm
-_native_fused = _core.gemm_fused
-_OutOfRange = _core.OutOfRange
-_Unfit = _core.Unfit
-_ndarray = np.ndarray
+_quick = _core.quick_gemm  # bound once: an attribute of a module costs as much as a comparison
 
 
 @overload
@@ -141,33 +126,10 @@ def gemm(
         RuntimeError: no GPU can be used, or it failed.
         MemoryError: its memory is full.
     """
-    if (
-        type(a) is _ndarray
-        and type(b) is PackedMatrix
-        and (a.dtype is _UINT8 or a.dtype is _INT8)
-        and ((a.ndim == 2 and (out is None or type(out) is _ndarray)) or (a.ndim == 1 and out is None))
-        and type(b_zero) is int
-        and type(a_zero) is int
-        and -65536 < a_zero < 65536
-        and -65536 < b_zero < 65536
-        and (kernel is None or type(kernel) is str)
-        and device is None
-        and not config.verbose
-    ):
-        a_bits = b._bits if bits is None else _plain_bits(bits, b._bits)
-        matrix = a if a.ndim == 2 else a[None]
-        try:
-            if scale is None:
-                if a_bits and bias is None and out_bits is None and not (out_zero or out_signed or relu):
-                    result = _native(matrix, b._packed, a_bits, a_zero, b_zero, kernel, out)
-                    return result if matrix is a else result[0]
-            elif a_bits and (epilogue := _plain_epilogue(scale, bias, out_bits, out_zero, out_signed, relu)):
-                fused = _native_fused(matrix, b._packed, a_bits, a_zero, b_zero, kernel, out, epilogue)
-                return fused if matrix is a else fused[0]
-        except _OutOfRange:
-            raise out_of_range(a, "a", a_bits) from None
-        except _Unfit:
-            pass  # what is wrong with a or out is found out below, or the result is copied into out
+    if type(b) is PackedMatrix and device is None and not config.verbose:
+        result = _quick(a, b._packed, bits, a_zero, b_zero, kernel, out, scale, bias, out_bits, out_zero, out_signed, relu)
+        if result is not None:
+            return result
 
     index = None
     if device is not None or type(b) is CudaPackedMatrix or on_gpu(a) or (type(b) is not PackedMatrix and on_gpu(b)):
@@ -196,32 +158,3 @@ def gemm(
         result = run(call, None if out is None else as_numpy(out, "out"))
         return like(a, result) if out is None else out
     return run(call, out)
-
-
-def _plain_bits(bits: object, b_bits: int) -> int:
-    """a's bits where `bits` is None or a plain (int, int) or int that fits b; else 0, and the general path finds out what is wrong."""
-    if bits is None or (bits == b_bits and type(bits) is int):
-        return b_bits
-    if type(bits) is tuple and len(bits) == 2 and type(bits[0]) is int and bits[1] == b_bits and 1 <= bits[0] <= 8:
-        return bits[0]
-    return 0
-
-
-def _plain_epilogue(scale: Any, bias: Any, out_bits: Any, out_zero: Any, out_signed: Any, relu: Any) -> Epilogue | None:
-    """The epilogue if the types are those that the core takes, which checks lengths and values; else None."""
-    if (type(scale) not in _PLAIN_SCALARS and not (type(scale) is _ndarray and scale.dtype is _FLOAT32)) or type(relu) is not bool:
-        return None
-    if out_bits is None:
-        plain_bias = bias is None or (type(bias) is _ndarray and (bias.dtype is _INT32 or bias.dtype is _FLOAT32))
-        if plain_bias and out_zero == 0 and type(out_zero) is int and out_signed is False:
-            return {"scale": scale, "bias": bias, "relu": relu}
-    elif (
-        (bias is None or (type(bias) is _ndarray and bias.dtype is _INT32))
-        and type(out_bits) is int
-        and 1 <= out_bits <= 8
-        and type(out_zero) is int
-        and -128 <= out_zero <= 255
-        and (out_signed is False or (out_signed is True and out_bits > 1))
-    ):
-        return {"scale": scale, "bias": bias, "relu": relu, "out_bits": out_bits, "out_signed": out_signed, "out_zero": out_zero}
-    return None

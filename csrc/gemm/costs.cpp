@@ -179,6 +179,7 @@ TunedKey key_of(const Shape& s) { return {s.m, s.n, s.k, s.a.bits, s.b.bits}; }
 
 struct Tuned {
   std::atomic<bool> any{false};  // spares every call the lock where nothing was tuned or measured
+  std::atomic<uint64_t> version{0};
   std::shared_ptr<const MeasuredTable> here;
   std::shared_mutex mutex;
   std::map<TunedKey, std::vector<double>> seconds;
@@ -209,6 +210,8 @@ const char* basis_name(Basis basis) {
   }
   return "";
 }
+
+uint64_t estimates_version() { return tuned_table.version.load(std::memory_order_acquire); }
 
 Estimator::Estimator(const Shape& shape) : shape_(shape) {
   Tuned& t = tuned_table;
@@ -258,6 +261,7 @@ void set_tuned(const Shape& shape, const std::map<std::string, double>& seconds)
   const std::unique_lock<std::shared_mutex> lock(t.mutex);
   t.seconds[key_of(shape)] = std::move(by_row);
   t.any.store(true, std::memory_order_release);
+  t.version.fetch_add(1, std::memory_order_release);
 }
 
 void set_measured(const std::vector<int64_t>& heights, const std::vector<MeasuredCost>& costs) {
@@ -284,6 +288,7 @@ void set_measured(const std::vector<int64_t>& heights, const std::vector<Measure
   const std::unique_lock<std::shared_mutex> lock(t.mutex);
   t.here = std::move(table);
   t.any.store(true, std::memory_order_release);
+  t.version.fetch_add(1, std::memory_order_release);
 }
 
 void forget_tuned() {
@@ -292,6 +297,7 @@ void forget_tuned() {
   t.seconds.clear();
   t.here.reset();
   t.any.store(false, std::memory_order_release);
+  t.version.fetch_add(1, std::memory_order_release);
 }
 
 }  // namespace ulp

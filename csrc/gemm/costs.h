@@ -38,6 +38,9 @@ class Estimator {
   std::shared_ptr<const MeasuredTable> here_;  // nullptr where nothing was measured here
 };
 
+// Another number whenever estimates may have changed since.
+uint64_t estimates_version();
+
 // Whether x is the better choice: a tuned kernel before others, then by time, those without a figure last. Equals keep table order.
 bool better(const Estimate& x, const Estimate& y);
 

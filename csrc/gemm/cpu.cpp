@@ -1,5 +1,6 @@
 #include "cpu.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -110,6 +111,15 @@ CpuCore detect() { return {}; }
 const CpuCore& cpu_core() {
   static const CpuCore& core = *new CpuCore(detect());  // never destroyed: threads may still call while the process ends
   return core;
+}
+
+int64_t second_level_bytes() {
+#if defined(ULP_X86)
+  static const int64_t bytes = std::clamp<int64_t>(read_x86_second_level_bytes(), 512 * 1024, 2048 * 1024);
+  return bytes;
+#else
+  return 512 * 1024;
+#endif
 }
 
 }  // namespace ulp

@@ -1,6 +1,7 @@
 // Which core this is, where the choice of kernels depends on it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace ulp {
@@ -12,5 +13,8 @@ struct CpuCore {
 
 // Where a system has cores of several kinds, the strongest one. Detected once.
 const CpuCore& cpu_core();
+
+// Bytes of a core's second-level cache, from 512 KiB to 2 MiB: 512 KiB where the CPU does not say. Detected once.
+int64_t second_level_bytes();
 
 }  // namespace ulp

@@ -59,11 +59,11 @@ struct Dot {
 };
 
 template <class Op>
-KernelAtBits bind_dot(int b_bits) {
+KernelAtBits bind_dot(int b_bits, int64_t max_kc) {
   KernelAtBits b;
   b.centre_b = middle(b_bits);
   b.spill_every = 1 << 30;  // nothing to spill
-  b.max_kc = 512;
+  b.max_kc = max_kc;
   b.step_k = Op::kStepK;
   b.any_start = true;
   b.panel_bytes = kUnitCodes;

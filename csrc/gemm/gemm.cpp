@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "cpu.h"
 #include "matrix_rows.h"
 #include "panel_loop.h"
 #include "scratch.h"
@@ -14,7 +15,7 @@ namespace ulp {
 namespace {
 
 // The rows of packed A that are kept in the second-level cache while all panels of B pass by.
-constexpr int64_t kABlockBytes = 192 * 1024;
+int64_t a_block_bytes() { return second_level_bytes() * 3 / 8; }
 
 // At least so many rows, or what a kernel does once per block for a panel's excess costs as much as it saves.
 constexpr int64_t kExcessBlockRows = 512;
@@ -45,7 +46,7 @@ struct Job {
     row_parts = std::clamp<int64_t>(ceil_div(m * n * k / panel_parts, kTaskMacs), row_parts, std::max<int64_t>(m / 48, row_parts));
     const int64_t task_rows = ceil_div(m, row_parts);
     const int64_t min_rows = at.find_excess ? kExcessBlockRows : 4 * kernel.mr;
-    const int64_t fit = std::max<int64_t>(kABlockBytes / std::max<int64_t>(a_row_bytes, 1), min_rows);
+    const int64_t fit = std::max<int64_t>(a_block_bytes() / std::max<int64_t>(a_row_bytes, 1), min_rows);
     mc = round_up(ceil_div(task_rows, ceil_div(task_rows, std::min(fit, task_rows))), at.row_group);
   }
 };
@@ -103,6 +104,7 @@ void gemm(const Problem& problem, const Kernel& kernel, const Sink& sink) {
   if (problem.a.rows == 0 || problem.b->layout.n == 0) return;
   if (problem.a.cols == 0) return put_empty_sums(problem, sink);
   Job job(problem, kernel, sink);
+  if (job.row_parts * job.panel_parts == 1) return run_task(job, 0);
   const auto task = [](void* context, int64_t i) { run_task(*static_cast<const Job*>(context), i); };
   parallel_for(job.row_parts * job.panel_parts, task, &job);
 }

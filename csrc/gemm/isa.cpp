@@ -125,8 +125,10 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
+int isa_limit() { return limit.load(std::memory_order_relaxed); }
+
 bool isa_runs(Isa isa) {
-  const int max_level = limit.load(std::memory_order_relaxed);
+  const int max_level = isa_limit();
   return (max_level < 0 || static_cast<int>(isa) <= max_level) && isa_here(isa);
 }
 

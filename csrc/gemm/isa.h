@@ -20,6 +20,7 @@ std::vector<std::string> available_isas();  // on this CPU, best first
 Isa current_isa();                      // the best that kernels may use now
 bool isa_here(Isa isa);                 // whether this CPU has it
 bool isa_runs(Isa isa);                 // whether kernels may use it now
+int isa_limit();                        // the level that kernels may use now at most; -1: any
 void set_isa(const std::string& name);  // throws std::invalid_argument for a name that is unknown or that this CPU lacks
 
 }  // namespace ulp

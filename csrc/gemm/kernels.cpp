@@ -123,21 +123,55 @@ std::vector<Ranked> rank_kernels(const Shape& s) {
   return ranked;
 }
 
-const Kernel& select_kernel(const Shape& s, const char* name) {
-  if (!name) {
-    // The head of rank_kernels, without the list: this is on the path of every call.
-    const Estimator estimate(s);
-    const Kernel* best = nullptr;
-    Estimate best_estimate{};
-    for (const Kernel& k : kernel_table()) {
-      if (!isa_runs(k.isa) || !k.supports(s.a.bits, s.b.bits)) continue;
-      const Estimate e = estimate(k);
-      if (best && !better(e, best_estimate)) continue;
-      best = &k;
-      best_estimate = e;
-    }
-    return *best;  // the portable kernel covers every pair
+namespace {
+
+// The head of rank_kernels, without the list.
+const Kernel& best_kernel(const Shape& s) {
+  const Estimator estimate(s);
+  const Kernel* best = nullptr;
+  Estimate best_estimate{};
+  for (const Kernel& k : kernel_table()) {
+    if (!isa_runs(k.isa) || !k.supports(s.a.bits, s.b.bits)) continue;
+    const Estimate e = estimate(k);
+    if (best && !better(e, best_estimate)) continue;
+    best = &k;
+    best_estimate = e;
   }
+  return *best;  // the portable kernel covers every pair
+}
+
+// What was chosen for a shape, as long as limits and figures are those of then.
+struct Choice {
+  const Kernel* kernel = nullptr;
+  Shape shape{};
+  int limit = 0;
+  uint64_t version = 0;
+
+  bool holds(const Shape& s, int limit_now, uint64_t version_now) const {
+    return kernel && limit == limit_now && version == version_now && shape.m == s.m && shape.n == s.n && shape.k == s.k &&
+           shape.a.bits == s.a.bits && shape.b.bits == s.b.bits && shape.excess.one_step == s.excess.one_step &&
+           shape.excess.two_steps == s.excess.two_steps;
+  }
+};
+
+// Estimating every kernel of the table takes as long as a product of 32 x 32 x 32. A thread that multiplies the same shapes again, as the
+// layers of a network do, estimates each once.
+constexpr uint64_t kChoices = 16;
+
+const Kernel& chosen_kernel(const Shape& s) {
+  thread_local Choice choices[kChoices];
+  const int limit = isa_limit();
+  const uint64_t version = estimates_version();  // read first: figures that change meanwhile are another version
+  const auto sizes = static_cast<uint64_t>(s.m) * 3 + static_cast<uint64_t>(s.n) * 5 + static_cast<uint64_t>(s.k) * 7;
+  Choice& choice = choices[(sizes ^ sizes >> 4 ^ sizes >> 8 ^ static_cast<uint64_t>(s.a.bits * 8 + s.b.bits)) % kChoices];
+  if (!choice.holds(s, limit, version)) choice = {&best_kernel(s), s, limit, version};
+  return *choice.kernel;
+}
+
+}  // namespace
+
+const Kernel& select_kernel(const Shape& s, const char* name) {
+  if (!name) return chosen_kernel(s);
   const Kernel& k = find_kernel(name);
   const std::string reason = why_not(k, s);
   if (!reason.empty()) throw std::invalid_argument(std::string("kernel '") + name + "' cannot run here: it " + reason);

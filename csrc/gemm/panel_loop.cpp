@@ -10,6 +10,7 @@ namespace {
 // Sums of rows that wait to be handed over; they stay in the first-level cache beside a panel.
 constexpr int64_t kGatheredSumBytes = 12 * 1024;
 constexpr int64_t kStridedSumBytes = 4 * 1024;
+constexpr int64_t kPanelAndSumBytes = 16 * 1024;  // beside a small panel there is room for more of them
 
 }  // namespace
 
@@ -86,10 +87,11 @@ void PanelLoop::run(const RowSource& source, Range panels, const Sink& sink) con
   const int64_t bitpacked_panels = ceil_div(weights().panels(), panels_);  // at most, in one of ours
   const int64_t max_width = std::min(bitpacked_panels * kPanelCols, round_up(weights().n, kUnitCols));
   // A few rows wait for the sums of several panels, or handing them over would cost as much as a panel.
-  const int64_t sums = (gathers ? kGatheredSumBytes : kStridedSumBytes) / static_cast<int64_t>(sizeof(int32_t));
-  const int64_t together = gathers || sink.plain ? 1 : std::clamp<int64_t>(sums / (max_width * source.count), 1, panels.size());
   Work work{source, sink, Tiles(source.count, mr_, kernel_.row_group)};
   work.unit_bytes = panel_group_ * kPanelUnits * kernel_.panel_bytes;  // also where N is narrower: a kernel may expand whole vectors
+  const int64_t strided = std::max(kStridedSumBytes, kPanelAndSumBytes - kc_ * work.unit_bytes);
+  const int64_t sums = (gathers ? kGatheredSumBytes : strided) / static_cast<int64_t>(sizeof(int32_t));
+  const int64_t together = gathers || sink.plain ? 1 : std::clamp<int64_t>(sums / (max_width * source.count), 1, panels.size());
   work.put_rows = together > 1 ? source.count + mr_ : std::max<int64_t>(sums / max_width / mr_, 1) * mr_;
   work.keeps_sums = !gathers && (k_blocks_ > 1 || kernel_.find_excess);
   work.ld = together * max_width;

@@ -108,4 +108,31 @@ static inline X86Version read_x86_version() {
   return v;
 }
 
+// One cache as leaf 4 (Intel) and leaf 0x8000001d (AMD) describe it.
+static inline void read_x86_cache(uint32_t leaf, uint32_t index, uint32_t (&word)[4]) {
+#if defined(_MSC_VER)
+  __cpuidex(reinterpret_cast<int*>(word), static_cast<int>(leaf), static_cast<int>(index));
+#else
+  __cpuid_count(leaf, index, word[0], word[1], word[2], word[3]);
+#endif
+}
+
+// Of the second level, for data; 0 where the CPU does not say.
+static inline int64_t read_x86_second_level_bytes() {
+  uint32_t word[4] = {};
+  const bool is_amd = read_x86_version().is_amd;
+  const uint32_t leaf = is_amd ? 0x8000001du : 4;
+  read_x86_cache(is_amd ? 0x80000000u : 0, 0, word);
+  if (word[0] < leaf) return 0;
+  for (uint32_t i = 0; i < 8; ++i) {
+    read_x86_cache(leaf, i, word);
+    const uint32_t type = word[0] & 0x1f, level = word[0] >> 5 & 7;  // 1: data, 3: data and instructions
+    if (type == 0) break;
+    if (level != 2 || type == 2) continue;
+    const int64_t line = (word[1] & 0xfff) + 1, partitions = (word[1] >> 12 & 0x3ff) + 1, ways = (word[1] >> 22) + 1;
+    return line * partitions * ways * (int64_t{word[2]} + 1);
+  }
+  return 0;
+}
+
 }  // namespace ulp

@@ -10,7 +10,10 @@ const Ops& avx512_ops() {
     Ops all = avx2_ops();
     all.finish = ops_avx512::finish;
     all.window_max = ops_avx512::window_max;
+    all.window_sum = ops_avx512::window_sum;
     all.quantize = ops_avx512::quantize;
+    all.channel_sum = ops_avx512::channel_sum;
+    all.combine = ops_avx512::combine;
     return all;
   }();
   return table;

@@ -28,9 +28,12 @@ void combine(const Combination& f);
 
 namespace ops_avx512 {
 
-using ops_avx2::finish_thresholds;
 void finish(const Finish& f);
+void finish_thresholds(const Finish& f, const Target& target);
 void window_max(const Window& w, uint8_t* out);
+void window_sum(const Window& w, int32_t* out);
+void channel_sum(const uint8_t* a, int64_t pixel, int64_t pixels, int64_t channels, int32_t* out);
+void combine(const Combination& f);
 bool quantize(const float* x, int64_t plane, int64_t pixels, int64_t channels, const Target* targets, int target_count);
 
 }  // namespace ops_avx512

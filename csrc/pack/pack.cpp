@@ -119,6 +119,8 @@ bool in_range(const MatrixView& view, Encoding e) {
   if (view.cols == 0) return true;  // there may be any number of such rows
   const uint8_t shift = static_cast<uint8_t>(e.bipolar() ? 1 : -e.offset());
   const uint8_t mask = static_cast<uint8_t>(e.bipolar() ? 2 : e.levels() - 1);  // bipolar: -1 + 1 = 0, 1 + 1 = 2
+  if (mask == 0xFF) return true;
+  if (view.col_stride == 1 && view.row_stride == view.cols) return !stray_bits(view.data, view.rows * view.cols, shift, mask);
   for (int64_t r = 0; r < view.rows; ++r) {
     const uint8_t* row = view.data + r * view.row_stride;
     if (view.col_stride == 1) {
