@@ -151,6 +151,8 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "per_row": True,
             "finish": entries(targets=[(UNWRITTEN, 0)], scale=np.ones(6, np.float32), bias=np.ones(6, np.float32)),
             "kernel": None,
+            "bits": 5,
+            "function": "gelu",
         },
         "output": {"tensor": OTHER, "nhwc": True},
     }

@@ -207,6 +207,52 @@ def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:
                 np.testing.assert_array_equal(got.reshape(want.shape), want)
 
 
+@pytest.mark.parametrize(("a_bits", "w_bits", "function"), [(4, 4, "gelu"), (8, 1, "silu"), (1, 8, "identity"), (6, 2, "tanh")])
+def test_products_with_fewer_bits_and_a_function(a_bits: int, w_bits: int, function: str) -> None:
+    rng = np.random.default_rng(a_bits)
+    width, channels, outputs = 11, 21, 35  # rows whose last vector is short, and weights that are padded
+    w = rng.choice([-1, 1], (24, outputs)) if w_bits == 1 else rng.integers(-(2 ** (w_bits - 1)), 2 ** (w_bits - 1), (24, outputs))
+    w[channels:] = 1 if w_bits == 1 else 0
+    weights = _core.pack(w.astype(np.int8), w_bits)
+    terms = {"scale": rng.uniform(0.01, 0.1, outputs).astype(F32), "bias": rng.standard_normal(outputs).astype(F32)}
+
+    def describe(plan: Any) -> None:
+        x, floats = plan.floats(2, width, channels), plan.floats(2, width, outputs)
+        plan.input_floats(channels=channels, height=2, width=width, targets=[x], nhwc=True)
+        finish = {"residual": None, "low": -1.0, "high": 1.5, "targets": [(floats, 0)], "thresholds": [None], **terms}
+        plan.dynamic_linear(
+            source=x, weights=weights, weight_zero=0, per_row=True, finish=finish, kernel=None, bits=a_bits, function=function
+        )
+        plan.output(tensor=floats, nhwc=True)
+
+    x = (rng.standard_normal((1, 2, width, channels)) * 10.0 ** rng.integers(-30, 20, (1, 2, width, 1))).astype(F32)
+    (got,), (want,) = on_every_isa(describe, x), expected(describe, x)
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-30)
+    if function == "identity":
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_division_by_multiplications_rounds_as_a_division() -> None:
+    """The quantizers': codes next to halves show each wrong rounding."""
+    rng = np.random.default_rng(7)
+    w = _core.pack(np.eye(64, dtype=np.int8), 2)
+    ones = {"scale": np.ones(64, F32), "bias": np.zeros(64, F32)}
+
+    def describe(plan: Any) -> None:
+        x, floats = plan.floats(1, 500, 64), plan.floats(1, 500, 64)
+        plan.input_floats(channels=64, height=1, width=500, targets=[x], nhwc=True)
+        finish = {"residual": None, "low": -math.inf, "high": math.inf, "targets": [(floats, 0)], "thresholds": [None], **ones}
+        plan.dynamic_linear(source=x, weights=w, weight_zero=0, per_row=True, finish=finish, kernel=None)
+        plan.output(tensor=floats, nhwc=True)
+
+    largest = rng.uniform(0.5, 2, (1, 1, 500, 1)).astype(F32) * F32(255)
+    x = (rng.integers(0, 255, (1, 1, 500, 64)) + 0.5).astype(F32) * (largest / F32(255))
+    x[:, :, 250:] = np.nextafter(x[:, :, 250:], F32(0))
+    x[..., 0] = largest[..., 0]
+    (got,), (want,) = on_every_isa(describe, x), expected(describe, x)
+    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 def test_codes_of_products_that_leave_int32(per_row: bool) -> None:
     """The weights' scales alone do not say how far values reach: the activation's counts, too, which is known in the call only."""
@@ -250,6 +296,13 @@ def refusals() -> list[tuple[str, Callable[[Any], None]]]:
         given = {"operands": [(0, 0)], "channels": 4, "groups": 1, "function": "softmax", "targets": [(2, 0)], "divide": False}
         return lambda plan: plan.rows(**given | changes)
 
+    def dynamic(**changes: Any) -> Callable[[Any], None]:
+        ones = np.ones(4, F32)
+        finish = {"residual": None, "low": -1.0, "high": 1.0, "targets": [(2, 0)], "thresholds": [None], "scale": ones, "bias": ones}
+        weights = _core.pack(np.ones((4, 4), np.int8), 2)
+        given = {"source": 0, "weights": weights, "weight_zero": 0, "per_row": True, "finish": finish, "kernel": None}
+        return lambda plan: plan.dynamic_linear(**given | changes)
+
     at = np.array([[0, 0, 2], [0, 1, 0], [0, 0, 1]] * 3, np.int32)
     return [
         ("indices leave a tensor", product(sizes=(2, 3, 2, 2))),
@@ -264,6 +317,8 @@ def refusals() -> list[tuple[str, Callable[[Any], None]]]:
         ("one value per channel", rows(function="rms_norm", gamma=np.ones(3, F32))),
         ("epsilon must be finite", rows(function="layer_norm", epsilon=-1.0)),
         ("groups", rows(groups=0)),
+        ("no function of single elements", dynamic(function="softmax")),
+        ("bits = 9 is outside", dynamic(bits=9)),
     ]
 
 

@@ -353,10 +353,22 @@ class Plan:
         written. Two operands of codes are multiplied exactly, as integers less their zeros; in_units: `scale` gives units of the target.
         """
 
-    def dynamic_linear(self, *, source: int, weights: Packed, weight_zero: int, per_row: bool, finish: Finish, kernel: str | None) -> None:
+    def dynamic_linear(
+        self,
+        *,
+        source: int,
+        weights: Packed,
+        weight_zero: int,
+        per_row: bool,
+        finish: Finish,
+        kernel: str | None,
+        bits: int | None = ...,
+        function: str | None = ...,
+    ) -> None:
         """Floats, quantized in the call as ONNX's DynamicQuantizeLinear does it, times weights (Cp, N); the result is H x W x N.
 
-        v = float32(sum) * float32(scale of the call * finish scale) + bias. per_row: a scale for each pixel. NotFinite for a NaN.
+        v = float32(sum) * float32(scale of the call * finish scale) + bias, then `function` of single elements. per_row: a scale for each
+        pixel, and the codes of QONNX's Quant, whose zero point is added before rounding. bits: of the codes. NotFinite for a NaN.
         """
 
     def output(self, *, tensor: int, nhwc: bool) -> None:

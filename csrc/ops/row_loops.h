@@ -1,6 +1,8 @@
 // RowOps by the Vector16 that the including file defines: one template for all ISAs, so that all give the same bits.
 #pragma once
 
+#include <cstring>
+
 #include "row_functions.h"
 #include "rows.h"
 
@@ -33,6 +35,32 @@ ULP_INLINE Vector16 steps_to_codes(Vector16 steps, const Target& t) {
   const Vector16 raised = steps.max(Vector16::all(static_cast<float>(-t.zero)));
   return raised.min(Vector16::all(static_cast<float>(t.max_code - t.zero))).rint();
 }
+
+// x / divisor, rounded as a division rounds, by multiplications: those take a tenth of the time. With a reciprocal that is rounded
+// to the nearest, the first correction gives one of the two floats around the quotient, the second the nearest (Markstein, IBM Journal of
+// Research and Development 34, 1990, theorem 7). Remainders are exact where they do not leave float32's normal numbers: divisors far from 1
+// divide, and a quotient so small that its remainder would is next to 0 either way. Quotients beyond +-1024 become that.
+class Divisor {
+ public:
+  explicit ULP_INLINE Divisor(float by)
+      : by_(Vector16::all(by)),
+        reciprocal_(Vector16::all(1.0f / by)),
+        high_(Vector16::all(by * 1024.0f)),
+        low_(Vector16::all(by * -1024.0f)),
+        far_(!(by > 1e-18f && by < 1e18f)) {}
+
+  ULP_INLINE Vector16 divide(Vector16 x) const {
+    if (far_) return x / by_;
+    const Vector16 zero = Vector16::all(0.0f), bounded = x.max(low_).min(high_);
+    const Vector16 first = bounded * reciprocal_;
+    const Vector16 second = (zero - first).fma(by_, bounded).fma(reciprocal_, first);
+    return (zero - second).fma(by_, bounded).fma(reciprocal_, second);
+  }
+
+ private:
+  Vector16 by_, reciprocal_, high_, low_;
+  bool far_;
+};
 
 // nans grows where a code is made of a NaN: that becomes the least code when the lower bound is taken first, else the largest.
 ULP_INLINE void put(const RowWork& w, int64_t row, int64_t c, int64_t n, Vector16 v, Vector16& nans) {
@@ -146,42 +174,91 @@ bool softmax_rows(const RowWork& w) {
   return nans.sum() == 0;
 }
 
+// Calls `with` with a function of single elements. Precondition: it is one.
+template <class With>
+bool with_function(RowFunction function, const With& with) {
+  switch (function) {
+    case RowFunction::gelu:
+      return with([](Vector16 v) { return gelu16(v); });
+    case RowFunction::gelu_tanh:
+      return with([](Vector16 v) { return gelu_tanh16(v); });
+    case RowFunction::silu:
+      return with([](Vector16 v) { return v * sigmoid16(v); });
+    case RowFunction::sigmoid:
+      return with([](Vector16 v) { return sigmoid16(v); });
+    case RowFunction::tanh:
+      return with([](Vector16 v) { return tanh16(v); });
+    default:
+      return with([](Vector16 v) { return v; });
+  }
+}
+
 bool rows(const RowWork& work) {
   const RowWork w = work;  // a copy that no store can alias
   switch (w.function) {
-    case RowFunction::identity:
-      return each_element(w, [](Vector16 v) { return v; });
     case RowFunction::layer_norm:
       return normalized_rows<true>(w);
     case RowFunction::rms_norm:
       return normalized_rows<false>(w);
     case RowFunction::softmax:
       return softmax_rows(w);
-    case RowFunction::gelu:
-      return each_element(w, [](Vector16 v) { return gelu16(v); });
-    case RowFunction::gelu_tanh:
-      return each_element(w, [](Vector16 v) { return gelu_tanh16(v); });
-    case RowFunction::silu:
-      return each_element(w, [](Vector16 v) { return v * sigmoid16(v); });
-    case RowFunction::sigmoid:
-      return each_element(w, [](Vector16 v) { return sigmoid16(v); });
-    case RowFunction::tanh:
-      return each_element(w, [](Vector16 v) { return tanh16(v); });
+    default:
+      return with_function(w.function, [&](auto f) { return each_element(w, f); });
   }
-  return true;
 }
 
-bool quantize(const float* x, int64_t count, const Target& target, float divisor) {
-  const Target t = target;
-  const Vector16 by = Vector16::all(divisor != 0 ? divisor : t.inverse);
+template <class F>
+ULP_INLINE bool each_sum(const RowSums& s, const RowWork& targets, F f) {
+  const Vector16 low = Vector16::all(s.low), high = Vector16::all(s.high);
+  Vector16 nans = Vector16::all(0.0f);
+  for (int64_t c = 0; c < s.channels; c += kLanes) {
+    const int64_t n = s.channels - c;
+    int32_t columns[kLanes] = {}, some[kLanes] = {};
+    std::memcpy(columns, s.columns + c, static_cast<size_t>(n < kLanes ? n : kLanes) * sizeof(int32_t));
+    const Vector16 scale = load_some(s.scale + c, n), bias = load_some(s.bias + c, n);
+    for (int64_t m = 0; m < s.rows; ++m) {
+      const int32_t* sums = s.sums + m * s.ld + c;
+      if (n < kLanes) {
+        std::memcpy(some, sums, static_cast<size_t>(n) * sizeof(int32_t));
+        sums = some;
+      }
+      const Vector16 factor = Vector16::all(s.row_scale[m]) * scale;
+      const Vector16 v = f(Vector16::load_sums(sums, columns, s.zero[m]) * factor + bias);
+      put(targets, m, c, n, v.max(low).min(high), nans);
+    }
+  }
+  return nans.sum() == 0;
+}
+
+bool sums(const RowSums& work) {
+  const RowSums s = work;
+  RowWork targets{};
+  targets.targets = s.targets;
+  targets.target_count = s.target_count;
+  return with_function(s.function, [&](auto f) { return each_sum(s, targets, f); });
+}
+
+template <class Steps>
+ULP_INLINE bool quantize_by(const float* x, int64_t count, const Target& t, const Steps& steps) {
   Vector16 differences = Vector16::all(0.0f);  // x - x is a NaN where x is not finite
   for (int64_t c = 0; c < count; c += kLanes) {
     const int64_t n = count - c;
     const Vector16 v = load_some(x + c, n);
     differences = differences + (v - v);
-    steps_to_codes(divisor != 0 ? v / by : v * by, t).store_codes(t.codes + c, n, t.zero);
+    steps_to_codes(steps(v), t).store_codes(t.codes + c, n, t.zero);
   }
   return differences.sum() == 0;
+}
+
+bool quantize(const float* x, int64_t count, const Target& target, float divisor, float shift) {
+  const Target t = target;
+  const Vector16 added = Vector16::all(shift);
+  if (divisor != 0) {
+    const Divisor by(divisor);
+    return quantize_by(x, count, t, [&](Vector16 v) { return by.divide(v) + added; });
+  }
+  const Vector16 inverse = Vector16::all(t.inverse);
+  return quantize_by(x, count, t, [&](Vector16 v) { return v * inverse + added; });
 }
 
 void range(const float* x, int64_t count, float* low, float* high) {
@@ -218,7 +295,7 @@ void product(const FloatProduct& problem) {
   if (m < p.rows) product_tile<1>(p, m);
 }
 
-constexpr RowOps kRowOps{rows, quantize, product, range};
+constexpr RowOps kRowOps{rows, quantize, product, sums, range};
 
 }  // namespace
 }  // namespace ulp

@@ -43,6 +43,10 @@ struct Vector16 {
     std::memcpy(bytes, p, static_cast<size_t>(n));
     return load_codes(bytes, zero);
   }
+  // sums - zero * columns, exact in int32.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
+    return each([=](int i) { return static_cast<float>(sums[i] - zero * columns[i]); });
+  }
 
   ULP_INLINE void store(float* p) const { std::memcpy(p, v, sizeof v); }
   ULP_INLINE void store_first(float* p, int64_t n) const { std::memcpy(p, v, static_cast<size_t>(n) * sizeof(float)); }

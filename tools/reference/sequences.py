@@ -99,8 +99,18 @@ class SequenceSteps(Frame):
         self._add("product", run, a[0], [target], k=depth)
 
     def dynamic_linear(
-        self, *, source: int, weights: _core.Packed, weight_zero: int, per_row: bool, finish: dict[str, Any], kernel: str | None
+        self,
+        *,
+        source: int,
+        weights: _core.Packed,
+        weight_zero: int,
+        per_row: bool,
+        finish: dict[str, Any],
+        kernel: str | None,
+        bits: int | None = None,
+        function: str | None = None,
     ) -> None:
+        levels = 2 ** (8 if bits is None else bits) - 1
         t = self.tensors[source]
         w = _core.unpack(weights).astype(np.int64)[: t.channels] - weight_zero
         self.weight_bytes += weights.nbytes
@@ -109,12 +119,15 @@ class SequenceSteps(Frame):
             x = env[source].reshape(-1, t.channels)  # of calls with one image
             axis = 1 if per_row else None
             low = np.minimum(x.min(axis=axis, keepdims=True), F32(0))
-            scale = (np.maximum(x.max(axis=axis, keepdims=True), F32(0)) - low) / F32(255)
+            scale = (np.maximum(x.max(axis=axis, keepdims=True), F32(0)) - low) / F32(levels)
             safe = np.where(scale == 0, F32(1), scale)
-            zero = np.clip(np.rint((F32(0) - low) / safe), 0, 255)
-            codes = np.clip(np.rint(x / safe) + zero, 0, 255).astype(np.int64)
+            zero = np.clip(np.rint((F32(0) - low) / safe), 0, levels)
+            steps = np.rint(x / safe + zero) if per_row else np.rint(x / safe) + zero
+            codes = np.clip(steps, 0, levels).astype(np.int64)
             sums = (codes - zero.astype(np.int64)) @ w
             v = sums.astype(F32) * (safe * finish["scale"]) + finish["bias"]
+            if function not in (None, "identity"):
+                v = row_function(function, v.astype(np.float64), 1, 0, 0).astype(F32)
             self._finish(env, None, finish, v.reshape(t.height, t.width, -1))
 
         self._add("dynamic_linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=t.channels)

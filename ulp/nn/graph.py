@@ -199,13 +199,16 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class DynamicLinear:
-    """A product of each pixel's channels with integers (O, C), quantized in the call to 8 bits: `_core.Plan.dynamic_linear`.
+    """A product of each pixel's channels with integers (O, C), quantized in the call to `bits` bits: `_core.Plan.dynamic_linear`.
 
     per_row: whether each pixel has a scale of its own, or one is for the image. The weights' scale and bias are float32 numbers.
+    function: of the results, one of those of Rows that work on single elements.
     """
 
     weights: Weights
     per_row: bool
+    bits: int = 8
+    function: str = "identity"
 
 
 @dataclass(frozen=True, eq=False)

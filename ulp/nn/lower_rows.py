@@ -108,6 +108,8 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
             per_row=op.per_row,
             finish=finish_of("fp32", group, 0, len(integers), (w.scale.astype(np.float32), w.bias.astype(np.float32))),
             kernel=None,
+            bits=op.bits,
+            function=op.function,
         )
 
     slots = _direct(lowering, node, requests)

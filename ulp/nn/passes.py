@@ -41,6 +41,7 @@ def optimize(graph: Graph) -> None:
     _rewrite(graph, _fold_batch_norm)
     _rewrite(graph, _add_floats)
     _sum_in_rows(graph)
+    _function_in_product(graph)
     _rewrite(graph, _quantize_after_pool)
     for node in graph.inputs:
         _read_pixels(graph, node)
@@ -56,6 +57,24 @@ def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
             instead[id(node)] = made
     graph.outputs = [instead.get(id(node), node) for node in graph.outputs]
     graph.sort()
+
+
+_OF_ELEMENTS = ("gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
+
+
+def _function_in_product(graph: Graph) -> None:
+    """A function of single elements that alone reads a product of the call becomes part of that."""
+    users = graph.users()
+
+    def fused(node: Node) -> Node:
+        if not isinstance(node.op, Rows) or node.op.function not in _OF_ELEMENTS or node.op.quantizers != (None,):
+            return node
+        (source,) = node.inputs
+        if not isinstance(source.op, DynamicLinear) or source.op.function != "identity" or users[id(source)] != 1:
+            return node
+        return Node(replace(source.op, function=node.op.function), source.inputs, node.shape, source.name, source.kind)
+
+    _rewrite(graph, fused)
 
 
 def _fold_batch_norm(node: Node) -> Node:
