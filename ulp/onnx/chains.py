@@ -210,7 +210,7 @@ def _row_product(finder: _Finder, node: Node) -> RowProduct | None:
     rounded = finder.made(zero, "Round", 1)
     ratio = finder.made(rounded.inputs[0], "Div", 2) if rounded is not None else None
     turned = finder.made(ratio.inputs[0], "Neg", 1) if ratio is not None else None
-    if tiny is None or step is None or span is None or ratio is None or turned is None or width not in range(1, 9):
+    if tiny is None or step is None or span is None or ratio is None or turned is None or width is None or width not in range(1, 9):
         return None
     high, low = span.inputs
     same = turned.inputs[0] == low and ratio.inputs[1] == scale

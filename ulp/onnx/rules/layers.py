@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ulp.nn import graph as ir
-from ulp.nn.subpixel import spread, turned
 from ulp.nn.quantizer import Quantizer
+from ulp.nn.subpixel import spread, turned
 from ulp.onnx import views
 from ulp.onnx.chains import RowProduct
 from ulp.onnx.model import Array, Node, OnnxError
