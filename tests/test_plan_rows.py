@@ -171,6 +171,64 @@ def test_products_of_activations(sizes: tuple[int, int, int, int], transposed: b
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=1 if to_codes else 1e-4)
 
 
+def attention(fused: bool, heads: int, rows: int, columns: int, depth: int, values: int, mask: str) -> Describe:
+    """q (rows, heads * depth), k (columns, heads * depth), v (columns, heads * values), each of a call's input; or as steps of their own."""
+    width, channels = max(rows, columns), heads * max(depth, values, columns)
+
+    def describe(plan: Any) -> None:
+        x = [plan.floats(1, width, channels) for _ in range(3)]
+        plan.input_floats(channels=channels, height=1, width=width, targets=x, nhwc=True)
+        masks = {"": None, "one": (1, columns), "rows": (rows, columns), "heads": (rows, heads * columns)}[mask]
+        added = None
+        if masks is not None:
+            added = plan.codes(1, *masks, 5, 11, 0.25) if mask == "rows" else plan.floats(1, *masks)
+            at = np.zeros((masks[0], 3), np.int32)
+            at[:, 1] = np.arange(masks[0])
+            channel = np.stack([np.zeros(masks[1]), np.zeros(masks[1]), np.arange(masks[1])], axis=1).astype(np.int32)
+            source = x[0]
+            if mask == "rows":
+                source = plan.codes(1, width, channels, 5, 11, 0.25)
+                operand = {"operands": [(x[0], 0)], "channels": channels, "groups": 1, "function": "identity"}
+                plan.rows(**operand, targets=[(source, 0)], divide=True)
+            plan.rearrange(source=source, target=(added, 0), rows=np.zeros((1, 3), np.int32), columns=at, channels=channel)
+        of_q, of_k = [[0, 0, depth], [0, 1, 0], [0, 0, 1]], [[0, 0, depth], [0, 0, 1], [0, 1, 0]]
+        of_v = [[0, 0, values], [0, 1, 0], [0, 0, 1]]
+        of_scores = [[0, 0, columns], [0, 1, 0], [0, 0, 1]]
+        out, scale = plan.floats(1, rows, heads * values), 0.3
+        given = (x[0], 0), (x[1], 0), (x[2], 0)
+        sizes = heads, rows, depth, columns
+        masking = None if added is None else (added, 0)
+        if fused:
+            steps = np.array([*of_q, *of_k, *of_v, *of_v], np.int32)
+            q, k, v = given
+            plan.attention(q=q, k=k, v=v, mask=masking, target=(out, 0), sizes=sizes, values=values, steps=steps, scale=scale)
+        else:
+            scores, weights = (plan.floats(1, rows, heads * columns) for _ in range(2))
+            steps = np.array([*of_q, *of_k, *of_scores], np.int32)
+            plan.product(a=given[0], b=given[1], target=(scores, 0), sizes=sizes, steps=steps, scale=scale, in_units=False)
+            operands = [(scores, 0), *([] if masking is None else [masking])]
+            over = {"channels": columns, "groups": heads, "function": "softmax"}
+            plan.rows(operands=operands, **over, targets=[(weights, 0)], divide=False)
+            steps = np.array([*of_scores, *of_v, *of_v], np.int32)
+            sizes = heads, rows, columns, values
+            plan.product(a=(weights, 0), b=given[2], target=(out, 0), sizes=sizes, steps=steps, scale=1.0, in_units=False)
+        plan.output(tensor=out, nhwc=True)
+
+    describe.shape = (2, 1, width, channels)  # type: ignore[attr-defined]
+    return describe
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mask"), [((1, 1, 1, 1, 1), ""), ((3, 29, 17, 5, 7), "one"), ((2, 50, 33, 16, 3), "rows"), ((3, 7, 19, 8, 16), "heads")]
+)
+def test_attention_is_two_products_around_softmax(sizes: tuple[int, ...], mask: str) -> None:
+    describe: Any = attention(True, *sizes, mask)
+    x = np.random.default_rng(2).standard_normal(describe.shape).astype(F32) * 3
+    (got,), (want,) = on_every_isa(describe, x), native(attention(False, *sizes, mask)).run(x)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(got, expected(describe, x)[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
 def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:

@@ -207,25 +207,34 @@ bool rows(const RowWork& work) {
   }
 }
 
+// n channels from c on, of all rows. columns: 16 of them.
+template <class F>
+ULP_INLINE void sum_columns(const RowSums& s, const RowWork& targets, int64_t c, int64_t n, const int32_t* columns, F f, Vector16& nans) {
+  const Vector16 low = Vector16::all(s.low), high = Vector16::all(s.high);
+  const Vector16 scale = load_some(s.scale + c, n), bias = load_some(s.bias + c, n);
+  const int32_t* sums = s.sums + c;
+  for (int64_t m = 0; m < s.rows; ++m, sums += s.ld) {
+    int32_t some[kLanes] = {};
+    const int32_t* from = sums;
+    if (n < kLanes) {
+      std::memcpy(some, sums, static_cast<size_t>(n) * sizeof(int32_t));
+      from = some;
+    }
+    const Vector16 factor = Vector16::all(s.row_scale[m]) * scale;
+    const Vector16 v = f(Vector16::load_sums(from, columns, s.zero[m]) * factor + bias);
+    put(targets, m, c, n, v.max(low).min(high), nans);
+  }
+}
+
 template <class F>
 ULP_INLINE bool each_sum(const RowSums& s, const RowWork& targets, F f) {
-  const Vector16 low = Vector16::all(s.low), high = Vector16::all(s.high);
   Vector16 nans = Vector16::all(0.0f);
-  for (int64_t c = 0; c < s.channels; c += kLanes) {
-    const int64_t n = s.channels - c;
-    int32_t columns[kLanes] = {}, some[kLanes] = {};
-    std::memcpy(columns, s.columns + c, static_cast<size_t>(n < kLanes ? n : kLanes) * sizeof(int32_t));
-    const Vector16 scale = load_some(s.scale + c, n), bias = load_some(s.bias + c, n);
-    for (int64_t m = 0; m < s.rows; ++m) {
-      const int32_t* sums = s.sums + m * s.ld + c;
-      if (n < kLanes) {
-        std::memcpy(some, sums, static_cast<size_t>(n) * sizeof(int32_t));
-        sums = some;
-      }
-      const Vector16 factor = Vector16::all(s.row_scale[m]) * scale;
-      const Vector16 v = f(Vector16::load_sums(sums, columns, s.zero[m]) * factor + bias);
-      put(targets, m, c, n, v.max(low).min(high), nans);
-    }
+  int64_t c = 0;
+  for (; c + kLanes <= s.channels; c += kLanes) sum_columns(s, targets, c, kLanes, s.columns + c, f, nans);
+  if (c < s.channels) {
+    int32_t columns[kLanes] = {};
+    std::memcpy(columns, s.columns + c, static_cast<size_t>(s.channels - c) * sizeof(int32_t));
+    sum_columns(s, targets, c, s.channels - c, columns, f, nans);
   }
   return nans.sum() == 0;
 }

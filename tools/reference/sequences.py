@@ -98,6 +98,45 @@ class SequenceSteps(Frame):
 
         self._add("product", run, a[0], [target], k=depth)
 
+    def attention(
+        self,
+        *,
+        q: tuple[int, int],
+        k: tuple[int, int],
+        v: tuple[int, int],
+        mask: tuple[int, int] | None,
+        target: tuple[int, int],
+        sizes: tuple[int, int, int, int],
+        values: int,
+        steps: Array,
+        scale: float,
+    ) -> None:
+        batch, rows, depth, columns = sizes
+
+        def places(first: int, channel: int, counts: tuple[int, int, int]) -> tuple[Array, ...]:
+            index = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), axis=-1)
+            at = index @ steps[first : first + 3]
+            return at[..., 0], at[..., 1], at[..., 2] + channel
+
+        def run(env: dict[int, Array]) -> None:
+            shapes = (batch, rows, depth), (batch, depth, columns), (batch, columns, values)
+            given = zip((q, k, v), (0, 3, 6), shapes, strict=True)
+            x, y, z = (env[tensor][places(first, channel, shape)].astype(np.float64) for (tensor, channel), first, shape in given)
+            scores = x @ y * scale
+            if mask is not None:
+                t = self.tensors[mask[0]]
+                heads = 1 if t.channels == columns else batch
+                added = env[mask[0]][:, :, mask[1] : mask[1] + heads * columns]
+                added = (t.values(added) if t.bits else added).reshape(-1, heads, columns)
+                scores = scores + added.swapaxes(0, 1)
+            made = (row_function("softmax", scores, 1, 0, 0) @ z).astype(F32)
+            t = self.tensors[target[0]]
+            out = np.zeros((t.height, t.width, t.channels), np.uint8 if t.bits else F32)
+            out[places(9, target[1], (batch, rows, values))] = t.steps(made / F32(t.scale)) if t.bits else made
+            self._write(env, (target[0], 0), out)
+
+        self._add("attention", run, q[0], [target])
+
     def dynamic_linear(
         self,
         *,

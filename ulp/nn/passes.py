@@ -9,6 +9,7 @@ import numpy as np
 
 from .graph import (
     Add,
+    Attention,
     BatchNorm,
     Clamp,
     Combine,
@@ -29,6 +30,7 @@ from .graph import (
     Rearrange,
     Rows,
     Weights,
+    layout,
 )
 from .quantizer import Quantizer
 from .shapes import LayerError
@@ -41,6 +43,7 @@ def optimize(graph: Graph) -> None:
     _rewrite(graph, _fold_batch_norm)
     _rewrite(graph, _add_floats)
     _sum_in_rows(graph)
+    _attention(graph)
     _function_in_product(graph)
     _rewrite(graph, _quantize_after_pool)
     for node in graph.inputs:
@@ -57,6 +60,40 @@ def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
             instead[id(node)] = made
     graph.outputs = [instead.get(id(node), node) for node in graph.outputs]
     graph.sort()
+
+
+def _attention(graph: Graph) -> None:
+    """A product, softmax, and a product with its result, all of floats, are one step."""
+    users = graph.users()
+
+    def fused(node: Node) -> Node:
+        if not isinstance(node.op, Product) or node.op.quantizers != (None, None) or node.op.scale != 1:
+            return node
+        weights, values = node.inputs
+        if not isinstance(weights.op, Rows) or weights.op.function != "softmax" or users[id(weights)] != 1 or len(weights.inputs) > 2:
+            return node
+        scores, *masks = weights.inputs
+        of_scores, mixes = scores.op, node.op
+        if not isinstance(of_scores, Product) or of_scores.quantizers != (None, None) or users[id(scores)] != 1:
+            return node
+        batch, rows, _, columns = of_scores.sizes
+        one_behind_another = np.array([[0, 0, columns], [0, 1, 0], [0, 0, 1]])
+        fits = weights.op.groups == batch and mixes.sizes[:3] == (batch, rows, columns) and mixes.channels[0] == 0
+        if not fits or not np.array_equal(mixes.steps[:3], one_behind_another) or any(not _is_mask(mask, columns) for mask in masks):
+            return node
+        steps = np.concatenate([of_scores.steps[:6], mixes.steps[3:]])
+        channels = (*of_scores.channels, mixes.channels[1])
+        mask = weights.op.quantizers[1] if masks else None
+        op = Attention(of_scores.sizes, mixes.sizes[3], steps, channels, of_scores.scale, mask)
+        return Node(op, [*scores.inputs, values, *masks], node.shape, node.name, node.kind)
+
+    _rewrite(graph, fused)
+
+
+def _is_mask(node: Node, columns: int) -> bool:
+    """Whether the tensor is one of a row of pixels, as masks are."""
+    height, _, channels = layout(node)
+    return height == 1 and channels % columns == 0
 
 
 _OF_ELEMENTS = ("gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
