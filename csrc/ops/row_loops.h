@@ -36,29 +36,33 @@ ULP_INLINE Vector16 steps_to_codes(Vector16 steps, const Target& t) {
   return raised.min(Vector16::all(static_cast<float>(t.max_code - t.zero))).rint();
 }
 
-// x / divisor, rounded as a division rounds, by multiplications: those take a tenth of the time. With a reciprocal that is rounded
-// to the nearest, the first correction gives one of the two floats around the quotient, the second the nearest (Markstein, IBM Journal of
-// Research and Development 34, 1990, theorem 7). Remainders are exact where they do not leave float32's normal numbers: divisors far from 1
-// divide, and a quotient so small that its remainder would is next to 0 either way. Quotients beyond +-1024 become that.
+// Codes of x / divisor + shift, the division rounded as one, by multiplications, which take a tenth of its time. With a reciprocal that is
+// rounded to the nearest, the first correction gives one of the two floats around the quotient, the second the nearest (Markstein, IBM
+// Journal of Research and Development 34, 1990, theorem 7). Remainders are exact where they do not leave float32's normal numbers: divisors
+// far from 1 divide, and a quotient so small that its remainder would is next to 0 either way. What lies a quarter of a step beyond the
+// first and the last code has that code, so that x is bounded there, once for all that follows.
 class Divisor {
  public:
-  explicit ULP_INLINE Divisor(float by)
+  ULP_INLINE Divisor(float by, float shift, const Target& t)
       : by_(Vector16::all(by)),
+        negative_(Vector16::all(-by)),
         reciprocal_(Vector16::all(1.0f / by)),
-        high_(Vector16::all(by * 1024.0f)),
-        low_(Vector16::all(by * -1024.0f)),
+        shift_(Vector16::all(shift)),
+        low_(Vector16::all(by * (static_cast<float>(-t.zero) - shift - 0.25f))),
+        high_(Vector16::all(by * (static_cast<float>(t.max_code - t.zero) - shift + 0.25f))),
         far_(!(by > 1e-18f && by < 1e18f)) {}
 
-  ULP_INLINE Vector16 divide(Vector16 x) const {
-    if (far_) return x / by_;
-    const Vector16 zero = Vector16::all(0.0f), bounded = x.max(low_).min(high_);
+  // To be rounded.
+  ULP_INLINE Vector16 steps(Vector16 x, const Target& t) const {
+    if (far_) return steps_to_codes(x / by_ + shift_, t);
+    const Vector16 bounded = x.max(low_).min(high_);
     const Vector16 first = bounded * reciprocal_;
-    const Vector16 second = (zero - first).fma(by_, bounded).fma(reciprocal_, first);
-    return (zero - second).fma(by_, bounded).fma(reciprocal_, second);
+    const Vector16 second = first.fma(negative_, bounded).fma(reciprocal_, first);
+    return second.fma(negative_, bounded).fma(reciprocal_, second) + shift_;
   }
 
  private:
-  Vector16 by_, reciprocal_, high_, low_;
+  Vector16 by_, negative_, reciprocal_, shift_, low_, high_;
   bool far_;
 };
 
@@ -249,37 +253,50 @@ bool sums(const RowSums& work) {
 
 template <class Steps>
 ULP_INLINE bool quantize_by(const float* x, int64_t count, const Target& t, const Steps& steps) {
-  Vector16 differences = Vector16::all(0.0f);  // x - x is a NaN where x is not finite
-  for (int64_t c = 0; c < count; c += kLanes) {
-    const int64_t n = count - c;
-    const Vector16 v = load_some(x + c, n);
-    differences = differences + (v - v);
-    steps_to_codes(steps(v), t).store_codes(t.codes + c, n, t.zero);
+  const Vector16 zero = Vector16::all(0.0f);
+  Vector16 products = zero;  // x * 0 is a NaN where x is not finite
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    const Vector16 v = Vector16::load(x + c);
+    products = v.fma(zero, products);
+    steps(v).store_rounded(t.codes + c, kLanes, t.zero);
   }
-  return differences.sum() == 0;
+  if (c < count) {
+    const Vector16 v = Vector16::load_first(x + c, count - c);
+    products = v.fma(zero, products);
+    steps(v).store_rounded(t.codes + c, count - c, t.zero);
+  }
+  return products.sum() == 0;
 }
 
 bool quantize(const float* x, int64_t count, const Target& target, float divisor, float shift) {
   const Target t = target;
-  const Vector16 added = Vector16::all(shift);
   if (divisor != 0) {
-    const Divisor by(divisor);
-    return quantize_by(x, count, t, [&](Vector16 v) { return by.divide(v) + added; });
+    const Divisor by(divisor, shift, t);
+    return quantize_by(x, count, t, [&](Vector16 v) { return by.steps(v, t); });
   }
-  const Vector16 inverse = Vector16::all(t.inverse);
-  return quantize_by(x, count, t, [&](Vector16 v) { return v * inverse + added; });
+  const Vector16 inverse = Vector16::all(t.inverse), added = Vector16::all(shift);
+  return quantize_by(x, count, t, [&](Vector16 v) { return steps_to_codes(v * inverse + added, t); });
 }
 
 void range(const float* x, int64_t count, float* low, float* high) {
   const Vector16 zero = Vector16::all(0.0f);
-  Vector16 largest = zero, least = zero;  // of the negated values, too: the same reduction serves both
-  for (int64_t c = 0; c < count; c += kLanes) {
-    const Vector16 v = load_some(x + c, count - c);
-    largest = v.max(largest);
-    least = (zero - v).max(least);
+  Vector16 largest[2] = {zero, zero}, least[2] = {zero, zero};
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= count; c += 2 * kLanes) {
+    ULP_UNROLL for (int i = 0; i < 2; ++i) {
+      const Vector16 v = Vector16::load(x + c + i * kLanes);
+      largest[i] = v.max(largest[i]);
+      least[i] = v.min(least[i]);
+    }
   }
-  *low = -least.largest();
-  *high = largest.largest();
+  for (; c < count; c += kLanes) {
+    const Vector16 v = load_some(x + c, count - c);
+    largest[0] = v.max(largest[0]);
+    least[0] = v.min(least[0]);
+  }
+  *low = -(zero - least[0].min(least[1])).largest();
+  *high = largest[0].max(largest[1]).largest();
 }
 
 template <int tile_rows>

@@ -63,6 +63,9 @@ struct Vector16 {
     n >= 16 ? _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes(zero)) : store_low(p, bytes(zero), n);
   }
 
+  // Of values that are yet to be rounded: the conversion does it.
+  ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { store_codes(p, n, zero); }
+
   ULP_INLINE Vector16 operator+(Vector16 o) const { return {_mm256_add_ps(low, o.low), _mm256_add_ps(high, o.high)}; }
   ULP_INLINE Vector16 operator-(Vector16 o) const { return {_mm256_sub_ps(low, o.low), _mm256_sub_ps(high, o.high)}; }
   ULP_INLINE Vector16 operator*(Vector16 o) const { return {_mm256_mul_ps(low, o.low), _mm256_mul_ps(high, o.high)}; }

@@ -42,6 +42,9 @@ struct Vector16 {
     _mm_mask_storeu_epi8(p, lanes(n), _mm512_cvtepi32_epi8(codes));
   }
 
+  // Of values that are yet to be rounded: the conversion does it.
+  ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { store_codes(p, n, zero); }
+
   ULP_INLINE Vector16 operator+(Vector16 o) const { return {_mm512_add_ps(v, o.v)}; }
   ULP_INLINE Vector16 operator-(Vector16 o) const { return {_mm512_sub_ps(v, o.v)}; }
   ULP_INLINE Vector16 operator*(Vector16 o) const { return {_mm512_mul_ps(v, o.v)}; }

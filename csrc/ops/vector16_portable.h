@@ -57,6 +57,9 @@ struct Vector16 {
     for (int64_t i = 0; i < (n < 16 ? n : 16); ++i) p[i] = static_cast<uint8_t>(static_cast<int>(v[i]) + zero);
   }
 
+  // Of values that are yet to be rounded.
+  ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { rint().store_codes(p, n, zero); }
+
   ULP_INLINE Vector16 operator+(const Vector16& o) const {
     return each([&](int i) { return v[i] + o.v[i]; });
   }

@@ -84,10 +84,34 @@ def _attention(graph: Graph) -> None:
         steps = np.concatenate([of_scores.steps[:6], mixes.steps[3:]])
         channels = (*of_scores.channels, mixes.channels[1])
         mask = weights.op.quantizers[1] if masks else None
+        operands, first = _one_product([*scores.inputs, values], users)
+        channels = channels[0] + first[0], channels[1] + first[1], channels[2] + first[2]
         op = Attention(of_scores.sizes, mixes.sizes[3], steps, channels, of_scores.scale, mask)
-        return Node(op, [*scores.inputs, values, *masks], node.shape, node.name, node.kind)
+        return Node(op, [*operands, *masks], node.shape, node.name, node.kind)
 
     _rewrite(graph, fused)
+
+
+def _one_product(nodes: list[Node], users: dict[int, int]) -> tuple[list[Node], list[int]]:
+    """Products of the call of one tensor as one product, which quantizes it once; and each one's first channel in it."""
+    ops = [node.op for node in nodes if isinstance(node.op, DynamicLinear)]
+    alike = {(id(node.inputs[0]), op.per_row, op.bits, op.function, op.weights.zero) for node, op in zip(nodes, ops, strict=False)}
+    if len(ops) < len(nodes) or len(alike) > 1 or any(users.get(id(node)) != 1 for node in nodes):
+        return nodes, [0] * len(nodes)
+    bits = max(op.weights.bits for op in ops)
+    if any(op.weights.start is not None or (op.weights.bits == 1 and bits > 1) for op in ops):
+        return nodes, [0] * len(nodes)
+    weights = Weights(
+        np.concatenate([op.weights.integers for op in ops]),
+        bits,
+        np.concatenate([op.weights.scale for op in ops]),
+        np.concatenate([op.weights.bias for op in ops]),
+        ops[0].weights.zero,
+    )
+    sizes = [node.shape[0] for node in nodes]
+    shape = (sum(sizes), *nodes[0].shape[1:])
+    made = Node(replace(ops[0], weights=weights), nodes[0].inputs, shape, nodes[0].name, nodes[0].kind)
+    return [made] * len(nodes), [sum(sizes[:i]) for i in range(len(sizes))]
 
 
 def _is_mask(node: Node, columns: int) -> bool:

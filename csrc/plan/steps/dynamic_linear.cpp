@@ -210,38 +210,43 @@ struct DynamicLinearStep final : Step {
       s.low = output_.low;
       s.high = output_.high;
       s.target_count = output_.target_count;
-      for (int64_t done = 0; done < block.rows; done += s.rows) {
-        const int64_t m = block.m + done, at = rows_.first + m, pixel = at % of_.pixels;
-        s.rows = std::min(block.rows - done, of_.pixels - pixel);
-        s.sums = block.sums + done * block.ld;
-        s.row_scale = rows_.scales + m;
-        s.zero = rows_.zeros + m;
-        put_rows(s, at / of_.pixels, pixel, block.n);
+      s.row_scale = rows_.scales + block.m;
+      s.zero = rows_.zeros + block.m;
+      s.sums = block.sums;
+      const int64_t width = c_.tensor(of_.source).width;
+      int64_t image = 0, y = 0, x = rows_.first + block.m;
+      if (x + block.rows > width) {  // else it is the only row of the only image
+        image = x / of_.pixels;
+        y = x % of_.pixels / width;
+        x %= width;
+      }
+      for (int64_t rows = block.rows; rows > 0; rows -= s.rows) {
+        s.rows = std::min(rows, width - x);
+        put_run(s, image, y, x, block.n);
+        s.sums += s.rows * s.ld;
+        s.row_scale += s.rows;
+        s.zero += s.rows;
+        x = 0;
+        if (++y * width == of_.pixels) {
+          y = 0;
+          ++image;
+        }
       }
     }
 
    private:
-    // Rows of one image; those of an image of several rows of pixels are put one by one.
-    void put_rows(RowSums s, int64_t image, int64_t pixel, int64_t n) const {
-      const int64_t width = c_.tensor(of_.source).width;
-      for (int64_t rows = s.rows; rows > 0; rows -= s.rows) {
-        const int64_t y = pixel / width, x = pixel % width;
-        s.rows = std::min(rows, width - x);
-        Target targets[kMaxTargets];
-        for (int t = 0; t < s.target_count; ++t) {
-          targets[t] = output_.targets[t];
-          targets[t].pixel = output_.places[t].pixel;
-          const int64_t offset = output_.places[t].offset(image, y, x) + n;
-          if (targets[t].codes) targets[t].codes += offset;
-          if (targets[t].floats) targets[t].floats += offset;
-        }
-        s.targets = targets;
-        c_.row_ops.sums(s);
-        s.sums += s.rows * s.ld;
-        s.row_scale += s.rows;
-        s.zero += s.rows;
-        pixel += s.rows;
+    // Rows that are pixels of one row of an image.
+    void put_run(RowSums& s, int64_t image, int64_t y, int64_t x, int64_t n) const {
+      Target targets[kMaxTargets];
+      for (int t = 0; t < s.target_count; ++t) {
+        targets[t] = output_.targets[t];
+        targets[t].pixel = output_.places[t].pixel;
+        const int64_t offset = output_.places[t].offset(image, y, x) + n;
+        if (targets[t].codes) targets[t].codes += offset;
+        if (targets[t].floats) targets[t].floats += offset;
       }
+      s.targets = targets;
+      c_.row_ops.sums(s);
     }
 
     const DynamicLinearStep& of_;
