@@ -82,10 +82,13 @@ def test_fields_without_a_default_must_be_there(name: str) -> None:
                 getattr(plan, name)(**given)
 
 
+DOWN, ALONG = (1, 0, 0), (0, 0, 1)
+
+
 def valid(plan: Any) -> dict[str, dict[str, Any]]:
     """Fields that the plan of `begin` takes, but for the inputs, which need an empty one."""
     vector = plan.floats(1, 1, 4)
-    wide = plan.floats(4, 4, 6)
+    wide, row = plan.floats(4, 4, 6), plan.floats(1, 3, 2)
     plan.rescale(source=SOURCE, finish=unscaled(targets=[(wide, 0)]))
     window = {"stride": ONES, "padding": NONE, "dilation": ONES}
     windows = {"rows": ROWS, "columns": ROWS}
@@ -144,6 +147,19 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "scale": 0.5,
             "in_units": True,
         },
+        "attention": {
+            "q": (wide, 0),
+            "k": (wide, 2),
+            "v": (wide, 4),
+            "mask": None,
+            "target": (row, 0),
+            "sizes": (1, 3, 2, 4),
+            "values": 2,
+            "steps": np.array(
+                [(0, 0, 0), DOWN, ALONG, (0, 0, 0), ALONG, DOWN, (0, 0, 0), DOWN, ALONG, (0, 0, 0), (0, 1, 0), ALONG], np.int32
+            ),
+            "scale": 0.5,
+        },
         "dynamic_linear": {
             "source": wide,
             "weights": _core.pack(np.ones((8, 6), np.int8), 2),
@@ -151,6 +167,8 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "per_row": True,
             "finish": entries(targets=[(UNWRITTEN, 0)], scale=np.ones(6, np.float32), bias=np.ones(6, np.float32)),
             "kernel": None,
+            "bits": 5,
+            "function": "gelu",
         },
         "output": {"tensor": OTHER, "nhwc": True},
     }

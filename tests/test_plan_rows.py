@@ -171,6 +171,64 @@ def test_products_of_activations(sizes: tuple[int, int, int, int], transposed: b
                 np.testing.assert_allclose(got, want, rtol=1e-5, atol=1 if to_codes else 1e-4)
 
 
+def attention(fused: bool, heads: int, rows: int, columns: int, depth: int, values: int, mask: str) -> Describe:
+    """q (rows, heads * depth), k (columns, heads * depth), v (columns, heads * values), each of a call's input; or as steps of their own."""
+    width, channels = max(rows, columns), heads * max(depth, values, columns)
+
+    def describe(plan: Any) -> None:
+        x = [plan.floats(1, width, channels) for _ in range(3)]
+        plan.input_floats(channels=channels, height=1, width=width, targets=x, nhwc=True)
+        masks = {"": None, "one": (1, columns), "rows": (rows, columns), "heads": (rows, heads * columns)}[mask]
+        added = None
+        if masks is not None:
+            added = plan.codes(1, *masks, 5, 11, 0.25) if mask == "rows" else plan.floats(1, *masks)
+            at = np.zeros((masks[0], 3), np.int32)
+            at[:, 1] = np.arange(masks[0])
+            channel = np.stack([np.zeros(masks[1]), np.zeros(masks[1]), np.arange(masks[1])], axis=1).astype(np.int32)
+            source = x[0]
+            if mask == "rows":
+                source = plan.codes(1, width, channels, 5, 11, 0.25)
+                operand = {"operands": [(x[0], 0)], "channels": channels, "groups": 1, "function": "identity"}
+                plan.rows(**operand, targets=[(source, 0)], divide=True)
+            plan.rearrange(source=source, target=(added, 0), rows=np.zeros((1, 3), np.int32), columns=at, channels=channel)
+        of_q, of_k = [[0, 0, depth], [0, 1, 0], [0, 0, 1]], [[0, 0, depth], [0, 0, 1], [0, 1, 0]]
+        of_v = [[0, 0, values], [0, 1, 0], [0, 0, 1]]
+        of_scores = [[0, 0, columns], [0, 1, 0], [0, 0, 1]]
+        out, scale = plan.floats(1, rows, heads * values), 0.3
+        given = (x[0], 0), (x[1], 0), (x[2], 0)
+        sizes = heads, rows, depth, columns
+        masking = None if added is None else (added, 0)
+        if fused:
+            steps = np.array([*of_q, *of_k, *of_v, *of_v], np.int32)
+            q, k, v = given
+            plan.attention(q=q, k=k, v=v, mask=masking, target=(out, 0), sizes=sizes, values=values, steps=steps, scale=scale)
+        else:
+            scores, weights = (plan.floats(1, rows, heads * columns) for _ in range(2))
+            steps = np.array([*of_q, *of_k, *of_scores], np.int32)
+            plan.product(a=given[0], b=given[1], target=(scores, 0), sizes=sizes, steps=steps, scale=scale, in_units=False)
+            operands = [(scores, 0), *([] if masking is None else [masking])]
+            over = {"channels": columns, "groups": heads, "function": "softmax"}
+            plan.rows(operands=operands, **over, targets=[(weights, 0)], divide=False)
+            steps = np.array([*of_scores, *of_v, *of_v], np.int32)
+            sizes = heads, rows, columns, values
+            plan.product(a=(weights, 0), b=given[2], target=(out, 0), sizes=sizes, steps=steps, scale=1.0, in_units=False)
+        plan.output(tensor=out, nhwc=True)
+
+    describe.shape = (2, 1, width, channels)  # type: ignore[attr-defined]
+    return describe
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mask"), [((1, 1, 1, 1, 1), ""), ((3, 29, 17, 5, 7), "one"), ((2, 50, 33, 16, 3), "rows"), ((3, 7, 19, 8, 16), "heads")]
+)
+def test_attention_is_two_products_around_softmax(sizes: tuple[int, ...], mask: str) -> None:
+    describe: Any = attention(True, *sizes, mask)
+    x = np.random.default_rng(2).standard_normal(describe.shape).astype(F32) * 3
+    (got,), (want,) = on_every_isa(describe, x), native(attention(False, *sizes, mask)).run(x)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(got, expected(describe, x)[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
 def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:
@@ -205,6 +263,52 @@ def test_products_with_codes_of_the_call(per_row: bool, signed: bool) -> None:
             together = native(partial(describe, width=3 * width)).run(x.reshape(1, 1, 3 * width, channels))
             for got, want in zip(on_every_isa(describe, x), together, strict=True):
                 np.testing.assert_array_equal(got.reshape(want.shape), want)
+
+
+@pytest.mark.parametrize(("a_bits", "w_bits", "function"), [(4, 4, "gelu"), (8, 1, "silu"), (1, 8, "identity"), (6, 2, "tanh")])
+def test_products_with_fewer_bits_and_a_function(a_bits: int, w_bits: int, function: str) -> None:
+    rng = np.random.default_rng(a_bits)
+    width, channels, outputs = 11, 21, 35  # rows whose last vector is short, and weights that are padded
+    w = rng.choice([-1, 1], (24, outputs)) if w_bits == 1 else rng.integers(-(2 ** (w_bits - 1)), 2 ** (w_bits - 1), (24, outputs))
+    w[channels:] = 1 if w_bits == 1 else 0
+    weights = _core.pack(w.astype(np.int8), w_bits)
+    terms = {"scale": rng.uniform(0.01, 0.1, outputs).astype(F32), "bias": rng.standard_normal(outputs).astype(F32)}
+
+    def describe(plan: Any) -> None:
+        x, floats = plan.floats(2, width, channels), plan.floats(2, width, outputs)
+        plan.input_floats(channels=channels, height=2, width=width, targets=[x], nhwc=True)
+        finish = {"residual": None, "low": -1.0, "high": 1.5, "targets": [(floats, 0)], "thresholds": [None], **terms}
+        plan.dynamic_linear(
+            source=x, weights=weights, weight_zero=0, per_row=True, finish=finish, kernel=None, bits=a_bits, function=function
+        )
+        plan.output(tensor=floats, nhwc=True)
+
+    x = (rng.standard_normal((1, 2, width, channels)) * 10.0 ** rng.integers(-30, 20, (1, 2, width, 1))).astype(F32)
+    (got,), (want,) = on_every_isa(describe, x), expected(describe, x)
+    np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-30)
+    if function == "identity":
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_division_by_multiplications_rounds_as_a_division() -> None:
+    """The quantizers': codes next to halves show each wrong rounding."""
+    rng = np.random.default_rng(7)
+    w = _core.pack(np.eye(64, dtype=np.int8), 2)
+    ones = {"scale": np.ones(64, F32), "bias": np.zeros(64, F32)}
+
+    def describe(plan: Any) -> None:
+        x, floats = plan.floats(1, 500, 64), plan.floats(1, 500, 64)
+        plan.input_floats(channels=64, height=1, width=500, targets=[x], nhwc=True)
+        finish = {"residual": None, "low": -math.inf, "high": math.inf, "targets": [(floats, 0)], "thresholds": [None], **ones}
+        plan.dynamic_linear(source=x, weights=w, weight_zero=0, per_row=True, finish=finish, kernel=None)
+        plan.output(tensor=floats, nhwc=True)
+
+    largest = rng.uniform(0.5, 2, (1, 1, 500, 1)).astype(F32) * F32(255)
+    x = (rng.integers(0, 255, (1, 1, 500, 64)) + 0.5).astype(F32) * (largest / F32(255))
+    x[:, :, 250:] = np.nextafter(x[:, :, 250:], F32(0))
+    x[..., 0] = largest[..., 0]
+    (got,), (want,) = on_every_isa(describe, x), expected(describe, x)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("per_row", [False, True])
@@ -250,6 +354,13 @@ def refusals() -> list[tuple[str, Callable[[Any], None]]]:
         given = {"operands": [(0, 0)], "channels": 4, "groups": 1, "function": "softmax", "targets": [(2, 0)], "divide": False}
         return lambda plan: plan.rows(**given | changes)
 
+    def dynamic(**changes: Any) -> Callable[[Any], None]:
+        ones = np.ones(4, F32)
+        finish = {"residual": None, "low": -1.0, "high": 1.0, "targets": [(2, 0)], "thresholds": [None], "scale": ones, "bias": ones}
+        weights = _core.pack(np.ones((4, 4), np.int8), 2)
+        given = {"source": 0, "weights": weights, "weight_zero": 0, "per_row": True, "finish": finish, "kernel": None}
+        return lambda plan: plan.dynamic_linear(**given | changes)
+
     at = np.array([[0, 0, 2], [0, 1, 0], [0, 0, 1]] * 3, np.int32)
     return [
         ("indices leave a tensor", product(sizes=(2, 3, 2, 2))),
@@ -264,6 +375,8 @@ def refusals() -> list[tuple[str, Callable[[Any], None]]]:
         ("one value per channel", rows(function="rms_norm", gamma=np.ones(3, F32))),
         ("epsilon must be finite", rows(function="layer_norm", epsilon=-1.0)),
         ("groups", rows(groups=0)),
+        ("no function of single elements", dynamic(function="softmax")),
+        ("bits = 9 is outside", dynamic(bits=9)),
     ]
 
 

@@ -374,10 +374,42 @@ class Plan:
         written. Two operands of codes are multiplied exactly, as integers less their zeros; in_units: `scale` gives units of the target.
         """
 
-    def dynamic_linear(self, *, source: int, weights: Packed, weight_zero: int, per_row: bool, finish: Finish, kernel: str | None) -> None:
+    def attention(
+        self,
+        *,
+        q: tuple[int, int],
+        k: tuple[int, int],
+        v: tuple[int, int],
+        mask: tuple[int, int] | None,
+        target: tuple[int, int],
+        sizes: tuple[int, int, int, int],
+        values: int,
+        steps: npt.NDArray[np.int32],
+        scale: float,
+    ) -> None:
+        """target[b][m] = softmax over n of (scale * q[b][m] . k[b][:, n] + mask[b][m][n]) times v[b], all of floats.
+
+        What `product`, `rows` and `product` give, bit for bit. sizes: batch, rows, depth, columns; values: columns of v. steps (12, 3): as
+        for `product`, of q for b, m, k; of k for b, k, n; of v for b, n, j; of the target for b, m, j. mask: of batch * columns channels or
+        `columns`, one pixel or one per row; or None.
+        """
+
+    def dynamic_linear(
+        self,
+        *,
+        source: int,
+        weights: Packed,
+        weight_zero: int,
+        per_row: bool,
+        finish: Finish,
+        kernel: str | None,
+        bits: int | None = ...,
+        function: str | None = ...,
+    ) -> None:
         """Floats, quantized in the call as ONNX's DynamicQuantizeLinear does it, times weights (Cp, N); the result is H x W x N.
 
-        v = float32(sum) * float32(scale of the call * finish scale) + bias. per_row: a scale for each pixel. NotFinite for a NaN.
+        v = float32(sum) * float32(scale of the call * finish scale) + bias, then `function` of single elements. per_row: a scale for each
+        pixel, and the codes of QONNX's Quant, whose zero point is added before rounding. bits: of the codes. NotFinite for a NaN.
         """
 
     def output(self, *, tensor: int, nhwc: bool) -> None:

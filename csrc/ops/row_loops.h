@@ -1,6 +1,8 @@
 // RowOps by the Vector16 that the including file defines: one template for all ISAs, so that all give the same bits.
 #pragma once
 
+#include <cstring>
+
 #include "row_functions.h"
 #include "rows.h"
 
@@ -33,6 +35,36 @@ ULP_INLINE Vector16 steps_to_codes(Vector16 steps, const Target& t) {
   const Vector16 raised = steps.max(Vector16::all(static_cast<float>(-t.zero)));
   return raised.min(Vector16::all(static_cast<float>(t.max_code - t.zero))).rint();
 }
+
+// Codes of x / divisor + shift, the division rounded as one, by multiplications, which take a tenth of its time. With a reciprocal that is
+// rounded to the nearest, the first correction gives one of the two floats around the quotient, the second the nearest (Markstein, IBM
+// Journal of Research and Development 34, 1990, theorem 7). Remainders are exact where they do not leave float32's normal numbers: divisors
+// far from 1 divide, and a quotient so small that its remainder would is next to 0 either way. What lies a quarter of a step beyond the
+// first and the last code has that code, so that x is bounded there, once for all that follows.
+class Divisor {
+ public:
+  ULP_INLINE Divisor(float by, float shift, const Target& t)
+      : by_(Vector16::all(by)),
+        negative_(Vector16::all(-by)),
+        reciprocal_(Vector16::all(1.0f / by)),
+        shift_(Vector16::all(shift)),
+        low_(Vector16::all(by * (static_cast<float>(-t.zero) - shift - 0.25f))),
+        high_(Vector16::all(by * (static_cast<float>(t.max_code - t.zero) - shift + 0.25f))),
+        far_(!(by > 1e-18f && by < 1e18f)) {}
+
+  // To be rounded.
+  ULP_INLINE Vector16 steps(Vector16 x, const Target& t) const {
+    if (far_) return steps_to_codes(x / by_ + shift_, t);
+    const Vector16 bounded = x.max(low_).min(high_);
+    const Vector16 first = bounded * reciprocal_;
+    const Vector16 second = first.fma(negative_, bounded).fma(reciprocal_, first);
+    return second.fma(negative_, bounded).fma(reciprocal_, second) + shift_;
+  }
+
+ private:
+  Vector16 by_, negative_, reciprocal_, shift_, low_, high_;
+  bool far_;
+};
 
 // nans grows where a code is made of a NaN: that becomes the least code when the lower bound is taken first, else the largest.
 ULP_INLINE void put(const RowWork& w, int64_t row, int64_t c, int64_t n, Vector16 v, Vector16& nans) {
@@ -146,54 +178,125 @@ bool softmax_rows(const RowWork& w) {
   return nans.sum() == 0;
 }
 
+// Calls `with` with a function of single elements. Precondition: it is one.
+template <class With>
+bool with_function(RowFunction function, const With& with) {
+  switch (function) {
+    case RowFunction::gelu:
+      return with([](Vector16 v) { return gelu16(v); });
+    case RowFunction::gelu_tanh:
+      return with([](Vector16 v) { return gelu_tanh16(v); });
+    case RowFunction::silu:
+      return with([](Vector16 v) { return v * sigmoid16(v); });
+    case RowFunction::sigmoid:
+      return with([](Vector16 v) { return sigmoid16(v); });
+    case RowFunction::tanh:
+      return with([](Vector16 v) { return tanh16(v); });
+    default:
+      return with([](Vector16 v) { return v; });
+  }
+}
+
 bool rows(const RowWork& work) {
   const RowWork w = work;  // a copy that no store can alias
   switch (w.function) {
-    case RowFunction::identity:
-      return each_element(w, [](Vector16 v) { return v; });
     case RowFunction::layer_norm:
       return normalized_rows<true>(w);
     case RowFunction::rms_norm:
       return normalized_rows<false>(w);
     case RowFunction::softmax:
       return softmax_rows(w);
-    case RowFunction::gelu:
-      return each_element(w, [](Vector16 v) { return gelu16(v); });
-    case RowFunction::gelu_tanh:
-      return each_element(w, [](Vector16 v) { return gelu_tanh16(v); });
-    case RowFunction::silu:
-      return each_element(w, [](Vector16 v) { return v * sigmoid16(v); });
-    case RowFunction::sigmoid:
-      return each_element(w, [](Vector16 v) { return sigmoid16(v); });
-    case RowFunction::tanh:
-      return each_element(w, [](Vector16 v) { return tanh16(v); });
+    default:
+      return with_function(w.function, [&](auto f) { return each_element(w, f); });
   }
-  return true;
 }
 
-bool quantize(const float* x, int64_t count, const Target& target, float divisor) {
-  const Target t = target;
-  const Vector16 by = Vector16::all(divisor != 0 ? divisor : t.inverse);
-  Vector16 differences = Vector16::all(0.0f);  // x - x is a NaN where x is not finite
-  for (int64_t c = 0; c < count; c += kLanes) {
-    const int64_t n = count - c;
-    const Vector16 v = load_some(x + c, n);
-    differences = differences + (v - v);
-    steps_to_codes(divisor != 0 ? v / by : v * by, t).store_codes(t.codes + c, n, t.zero);
+// n channels from c on, of all rows. columns: 16 of them.
+template <class F>
+ULP_INLINE void sum_columns(const RowSums& s, const RowWork& targets, int64_t c, int64_t n, const int32_t* columns, F f, Vector16& nans) {
+  const Vector16 low = Vector16::all(s.low), high = Vector16::all(s.high);
+  const Vector16 scale = load_some(s.scale + c, n), bias = load_some(s.bias + c, n);
+  const int32_t* sums = s.sums + c;
+  for (int64_t m = 0; m < s.rows; ++m, sums += s.ld) {
+    int32_t some[kLanes] = {};
+    const int32_t* from = sums;
+    if (n < kLanes) {
+      std::memcpy(some, sums, static_cast<size_t>(n) * sizeof(int32_t));
+      from = some;
+    }
+    const Vector16 factor = Vector16::all(s.row_scale[m]) * scale;
+    const Vector16 v = f(Vector16::load_sums(from, columns, s.zero[m]) * factor + bias);
+    put(targets, m, c, n, v.max(low).min(high), nans);
   }
-  return differences.sum() == 0;
+}
+
+template <class F>
+ULP_INLINE bool each_sum(const RowSums& s, const RowWork& targets, F f) {
+  Vector16 nans = Vector16::all(0.0f);
+  int64_t c = 0;
+  for (; c + kLanes <= s.channels; c += kLanes) sum_columns(s, targets, c, kLanes, s.columns + c, f, nans);
+  if (c < s.channels) {
+    int32_t columns[kLanes] = {};
+    std::memcpy(columns, s.columns + c, static_cast<size_t>(s.channels - c) * sizeof(int32_t));
+    sum_columns(s, targets, c, s.channels - c, columns, f, nans);
+  }
+  return nans.sum() == 0;
+}
+
+bool sums(const RowSums& work) {
+  const RowSums s = work;
+  RowWork targets{};
+  targets.targets = s.targets;
+  targets.target_count = s.target_count;
+  return with_function(s.function, [&](auto f) { return each_sum(s, targets, f); });
+}
+
+template <class Steps>
+ULP_INLINE bool quantize_by(const float* x, int64_t count, const Target& t, const Steps& steps) {
+  const Vector16 zero = Vector16::all(0.0f);
+  Vector16 products = zero;  // x * 0 is a NaN where x is not finite
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    const Vector16 v = Vector16::load(x + c);
+    products = v.fma(zero, products);
+    steps(v).store_rounded(t.codes + c, kLanes, t.zero);
+  }
+  if (c < count) {
+    const Vector16 v = Vector16::load_first(x + c, count - c);
+    products = v.fma(zero, products);
+    steps(v).store_rounded(t.codes + c, count - c, t.zero);
+  }
+  return products.sum() == 0;
+}
+
+bool quantize(const float* x, int64_t count, const Target& target, float divisor, float shift) {
+  const Target t = target;
+  if (divisor != 0) {
+    const Divisor by(divisor, shift, t);
+    return quantize_by(x, count, t, [&](Vector16 v) { return by.steps(v, t); });
+  }
+  const Vector16 inverse = Vector16::all(t.inverse), added = Vector16::all(shift);
+  return quantize_by(x, count, t, [&](Vector16 v) { return steps_to_codes(v * inverse + added, t); });
 }
 
 void range(const float* x, int64_t count, float* low, float* high) {
   const Vector16 zero = Vector16::all(0.0f);
-  Vector16 largest = zero, least = zero;  // of the negated values, too: the same reduction serves both
-  for (int64_t c = 0; c < count; c += kLanes) {
-    const Vector16 v = load_some(x + c, count - c);
-    largest = v.max(largest);
-    least = (zero - v).max(least);
+  Vector16 largest[2] = {zero, zero}, least[2] = {zero, zero};
+  int64_t c = 0;
+  for (; c + 2 * kLanes <= count; c += 2 * kLanes) {
+    ULP_UNROLL for (int i = 0; i < 2; ++i) {
+      const Vector16 v = Vector16::load(x + c + i * kLanes);
+      largest[i] = v.max(largest[i]);
+      least[i] = v.min(least[i]);
+    }
   }
-  *low = -least.largest();
-  *high = largest.largest();
+  for (; c < count; c += kLanes) {
+    const Vector16 v = load_some(x + c, count - c);
+    largest[0] = v.max(largest[0]);
+    least[0] = v.min(least[0]);
+  }
+  *low = -(zero - least[0].min(least[1])).largest();
+  *high = largest[0].max(largest[1]).largest();
 }
 
 template <int tile_rows>
@@ -218,7 +321,7 @@ void product(const FloatProduct& problem) {
   if (m < p.rows) product_tile<1>(p, m);
 }
 
-constexpr RowOps kRowOps{rows, quantize, product, range};
+constexpr RowOps kRowOps{rows, quantize, product, sums, range};
 
 }  // namespace
 }  // namespace ulp

@@ -38,6 +38,28 @@ struct RowWork {
   int target_count;
 };
 
+// Sums of a product whose rows were quantized in the call, each with a scale and a zero point of its own:
+//
+//     v = float(sums[m][n] - zero[m] * columns[n]) * (row_scale[m] * scale[n]) + bias[n]      each operation rounded to float32
+//
+// then the function, which is one of single elements, min(max(v, low), high), and each target. columns: sums over the weights' columns,
+// with which sums less their zeros do not leave int32.
+struct RowSums {
+  const int32_t* sums;
+  int64_t ld;  // elements from a row to the next
+  int64_t rows;
+  int64_t channels;
+  const float* row_scale;
+  const int32_t* zero;
+  const int32_t* columns;
+  const float* scale;
+  const float* bias;
+  RowFunction function;
+  float low, high;
+  const Target* targets;
+  int target_count;
+};
+
 inline constexpr int kProductColumns = 16;
 
 // out[m][n] = the sum over k, in its order, of fma(a[m][k], b[k][n]). b: k x 16, dense. out: rows of 16, `out_row` apart.
@@ -55,9 +77,12 @@ struct FloatProduct {
 struct RowOps {
   // False if a code was made of a NaN; codes are in range.
   bool (*rows)(const RowWork& w);
-  // code = clamp(rint(x / divisor) + zero), or with a divisor of 0 rint(x * inverse). False if a value is not finite; codes are in range.
-  bool (*quantize)(const float* x, int64_t count, const Target& target, float divisor);
+  // code = clamp(rint(x / divisor + shift) + zero), or with a divisor of 0 rint(x * inverse + shift). False if a value is not finite; codes
+  // are in range. shift is an integer, and not negative.
+  bool (*quantize)(const float* x, int64_t count, const Target& target, float divisor, float shift);
   void (*product)(const FloatProduct& p);
+  // False if a code was made of a NaN; codes are in range.
+  bool (*sums)(const RowSums& s);
   // Least and largest of the values and 0.
   void (*range)(const float* x, int64_t count, float* low, float* high);
 };

@@ -31,6 +31,14 @@ struct Vector16 {
     std::memcpy(bytes, p, static_cast<size_t>(n));
     return load_codes(bytes, zero);
   }
+  // sums - zero * columns, exact in int32.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
+    const auto eight = [zero](const int32_t* from, const int32_t* of_columns) {
+      const __m256i less = _mm256_mullo_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(of_columns)), _mm256_set1_epi32(zero));
+      return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), less));
+    };
+    return {eight(sums, columns), eight(sums + 8, columns + 8)};
+  }
 
   ULP_INLINE void store(float* p) const {
     _mm256_storeu_ps(p, low);
@@ -54,6 +62,9 @@ struct Vector16 {
   ULP_INLINE void store_codes(uint8_t* p, int64_t n, int zero) const {
     n >= 16 ? _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes(zero)) : store_low(p, bytes(zero), n);
   }
+
+  // Of values that are yet to be rounded: the conversion does it.
+  ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { store_codes(p, n, zero); }
 
   ULP_INLINE Vector16 operator+(Vector16 o) const { return {_mm256_add_ps(low, o.low), _mm256_add_ps(high, o.high)}; }
   ULP_INLINE Vector16 operator-(Vector16 o) const { return {_mm256_sub_ps(low, o.low), _mm256_sub_ps(high, o.high)}; }

@@ -28,6 +28,11 @@ struct Vector16 {
   static ULP_INLINE Vector16 load_first_codes(const uint8_t* p, int64_t n, int zero) {
     return steps_of(_mm_maskz_loadu_epi8(lanes(n), p), zero);
   }
+  // sums - zero * columns, exact in int32.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
+    const __m512i less = _mm512_mullo_epi32(_mm512_loadu_si512(columns), _mm512_set1_epi32(zero));
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), less))};
+  }
 
   ULP_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   ULP_INLINE void store_first(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, lanes(n), v); }
@@ -36,6 +41,9 @@ struct Vector16 {
     const __m512i codes = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(zero));
     _mm_mask_storeu_epi8(p, lanes(n), _mm512_cvtepi32_epi8(codes));
   }
+
+  // Of values that are yet to be rounded: the conversion does it.
+  ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { store_codes(p, n, zero); }
 
   ULP_INLINE Vector16 operator+(Vector16 o) const { return {_mm512_add_ps(v, o.v)}; }
   ULP_INLINE Vector16 operator-(Vector16 o) const { return {_mm512_sub_ps(v, o.v)}; }

@@ -43,6 +43,10 @@ struct Vector16 {
     std::memcpy(bytes, p, static_cast<size_t>(n));
     return load_codes(bytes, zero);
   }
+  // sums - zero * columns, exact in int32.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
+    return each([=](int i) { return static_cast<float>(sums[i] - zero * columns[i]); });
+  }
 
   ULP_INLINE void store(float* p) const { std::memcpy(p, v, sizeof v); }
   ULP_INLINE void store_first(float* p, int64_t n) const { std::memcpy(p, v, static_cast<size_t>(n) * sizeof(float)); }
@@ -52,6 +56,9 @@ struct Vector16 {
   ULP_INLINE void store_codes(uint8_t* p, int64_t n, int zero) const {
     for (int64_t i = 0; i < (n < 16 ? n : 16); ++i) p[i] = static_cast<uint8_t>(static_cast<int>(v[i]) + zero);
   }
+
+  // Of values that are yet to be rounded.
+  ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { rint().store_codes(p, n, zero); }
 
   ULP_INLINE Vector16 operator+(const Vector16& o) const {
     return each([&](int i) { return v[i] + o.v[i]; });

@@ -6,6 +6,25 @@
 
 namespace ulp {
 
+// Function names as steps have them.
+inline constexpr struct {
+  const char* name;
+  RowFunction function;
+} kRowFunctions[] = {
+    {"identity", RowFunction::identity}, {"layer_norm", RowFunction::layer_norm},
+    {"rms_norm", RowFunction::rms_norm}, {"softmax", RowFunction::softmax},
+    {"gelu", RowFunction::gelu},         {"gelu_tanh", RowFunction::gelu_tanh},
+    {"silu", RowFunction::silu},         {"sigmoid", RowFunction::sigmoid},
+    {"tanh", RowFunction::tanh},
+};
+
+inline RowFunction row_function(const Checks& plan, const std::string& name) {
+  for (const auto& known : kRowFunctions) {
+    if (name == known.name) return known.function;
+  }
+  plan.refuse(": no function is called '" + name + "'");
+}
+
 // Runs body(image, y, first x, end) for the pixels of all images, some of a row at a time, on several threads where that pays.
 template <class Body>
 void for_pixels(const Context& c, int64_t height, int64_t width, int64_t elements, const Body& body) {

@@ -98,9 +98,58 @@ class SequenceSteps(Frame):
 
         self._add("product", run, a[0], [target], k=depth)
 
-    def dynamic_linear(
-        self, *, source: int, weights: _core.Packed, weight_zero: int, per_row: bool, finish: dict[str, Any], kernel: str | None
+    def attention(
+        self,
+        *,
+        q: tuple[int, int],
+        k: tuple[int, int],
+        v: tuple[int, int],
+        mask: tuple[int, int] | None,
+        target: tuple[int, int],
+        sizes: tuple[int, int, int, int],
+        values: int,
+        steps: Array,
+        scale: float,
     ) -> None:
+        batch, rows, depth, columns = sizes
+
+        def places(first: int, channel: int, counts: tuple[int, int, int]) -> tuple[Array, ...]:
+            index = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), axis=-1)
+            at = index @ steps[first : first + 3]
+            return at[..., 0], at[..., 1], at[..., 2] + channel
+
+        def run(env: dict[int, Array]) -> None:
+            shapes = (batch, rows, depth), (batch, depth, columns), (batch, columns, values)
+            given = zip((q, k, v), (0, 3, 6), shapes, strict=True)
+            x, y, z = (env[tensor][places(first, channel, shape)].astype(np.float64) for (tensor, channel), first, shape in given)
+            scores = x @ y * scale
+            if mask is not None:
+                t = self.tensors[mask[0]]
+                heads = 1 if t.channels == columns else batch
+                added = env[mask[0]][:, :, mask[1] : mask[1] + heads * columns]
+                added = (t.values(added) if t.bits else added).reshape(-1, heads, columns)
+                scores = scores + added.swapaxes(0, 1)
+            made = (row_function("softmax", scores, 1, 0, 0) @ z).astype(F32)
+            t = self.tensors[target[0]]
+            out = np.zeros((t.height, t.width, t.channels), np.uint8 if t.bits else F32)
+            out[places(9, target[1], (batch, rows, values))] = t.steps(made / F32(t.scale)) if t.bits else made
+            self._write(env, (target[0], 0), out)
+
+        self._add("attention", run, q[0], [target])
+
+    def dynamic_linear(
+        self,
+        *,
+        source: int,
+        weights: _core.Packed,
+        weight_zero: int,
+        per_row: bool,
+        finish: dict[str, Any],
+        kernel: str | None,
+        bits: int | None = None,
+        function: str | None = None,
+    ) -> None:
+        levels = 2 ** (8 if bits is None else bits) - 1
         t = self.tensors[source]
         w = _core.unpack(weights).astype(np.int64)[: t.channels] - weight_zero
         self.weight_bytes += weights.nbytes
@@ -109,12 +158,15 @@ class SequenceSteps(Frame):
             x = env[source].reshape(-1, t.channels)  # of calls with one image
             axis = 1 if per_row else None
             low = np.minimum(x.min(axis=axis, keepdims=True), F32(0))
-            scale = (np.maximum(x.max(axis=axis, keepdims=True), F32(0)) - low) / F32(255)
+            scale = (np.maximum(x.max(axis=axis, keepdims=True), F32(0)) - low) / F32(levels)
             safe = np.where(scale == 0, F32(1), scale)
-            zero = np.clip(np.rint((F32(0) - low) / safe), 0, 255)
-            codes = np.clip(np.rint(x / safe) + zero, 0, 255).astype(np.int64)
+            zero = np.clip(np.rint((F32(0) - low) / safe), 0, levels)
+            steps = np.rint(x / safe + zero) if per_row else np.rint(x / safe) + zero
+            codes = np.clip(steps, 0, levels).astype(np.int64)
             sums = (codes - zero.astype(np.int64)) @ w
             v = sums.astype(F32) * (safe * finish["scale"]) + finish["bias"]
+            if function not in (None, "identity"):
+                v = row_function(function, v.astype(np.float64), 1, 0, 0).astype(F32)
             self._finish(env, None, finish, v.reshape(t.height, t.width, -1))
 
         self._add("dynamic_linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=t.channels)

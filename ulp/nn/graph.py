@@ -200,14 +200,33 @@ class Product:
 
 
 @dataclass(frozen=True, eq=False)
+class Attention:
+    """Softmax of a product of two inputs, plus perhaps a fourth one, times the third: `_core.Plan.attention`. All of them are floats.
+
+    sizes: batch, rows, depth, columns; values: columns of the third. steps, channels: where the inputs' elements lie. The result has
+    batch * values channels and a row of pixels. mask: the quantizer of the fourth input; None where that comes as floats.
+    """
+
+    sizes: tuple[int, int, int, int]
+    values: int
+    steps: Indices
+    channels: tuple[int, int, int]
+    scale: float
+    mask: Quantizer | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class DynamicLinear:
-    """A product of each pixel's channels with integers (O, C), quantized in the call to 8 bits: `_core.Plan.dynamic_linear`.
+    """A product of each pixel's channels with integers (O, C), quantized in the call to `bits` bits: `_core.Plan.dynamic_linear`.
 
     per_row: whether each pixel has a scale of its own, or one is for the image. The weights' scale and bias are float32 numbers.
+    function: of the results, one of those of Rows that work on single elements.
     """
 
     weights: Weights
     per_row: bool
+    bits: int = 8
+    function: str = "identity"
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +281,7 @@ Op: TypeAlias = (
     | Combine
     | Rows
     | Product
+    | Attention
     | DynamicLinear
     | View
     | Add

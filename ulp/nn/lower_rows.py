@@ -63,15 +63,7 @@ def _is_plain(request: Request) -> bool:
 
 def _product(lowering: Lowering, node: ir.Node, op: ir.Product, requests: list[Request]) -> None:
     a, b = (lowering.request(source, q) for source, q in zip(node.inputs, op.quantizers, strict=True))
-    slots = _direct(lowering, node, requests)
-    target = slots[0]
-    if len(slots) > 1 or not target.whole:
-        height, width, channels = ir.layout(node)
-        floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None)
-        target = floats or Slot(Tensor(height, width, channels, None), 0, channels)
-        for slot in slots:
-            if slot is not target:
-                lowering.combine(node, [target], False, *FREE, slot)
+    target = _one_target(lowering, node, requests)
 
     def emit() -> None:
         one, other, result = (slot.tensor.quantizer for slot in (a, b, target))
@@ -94,6 +86,42 @@ def _product(lowering: Lowering, node: ir.Node, op: ir.Product, requests: list[R
     lowering.add_step(node, emit, [a, b], [target])
 
 
+def _one_target(lowering: Lowering, node: ir.Node, requests: list[Request]) -> Slot:
+    """Where a step puts its values that writes one whole tensor: from there they go on to where they are requested."""
+    slots = _direct(lowering, node, requests)
+    target = slots[0]
+    if len(slots) > 1 or not target.whole:
+        height, width, channels = ir.layout(node)
+        floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None)
+        target = floats or Slot(Tensor(height, width, channels, None), 0, channels)
+        for slot in slots:
+            if slot is not target:
+                lowering.combine(node, [target], False, *FREE, slot)
+    return target
+
+
+def _attention(lowering: Lowering, node: ir.Node, op: ir.Attention, requests: list[Request]) -> None:
+    sources = [lowering.request(source, None) for source in node.inputs[:3]]
+    masks = [lowering.request(source, op.mask) for source in node.inputs[3:]]
+    target = _one_target(lowering, node, requests)
+
+    def emit() -> None:
+        (q, q_channel), (k, k_channel), (v, v_channel) = (source.place for source in sources)
+        lowering.plan.attention(
+            q=(q, q_channel + op.channels[0]),
+            k=(k, k_channel + op.channels[1]),
+            v=(v, v_channel + op.channels[2]),
+            mask=masks[0].place if masks else None,
+            target=target.place,
+            sizes=op.sizes,
+            values=op.values,
+            steps=op.steps,
+            scale=op.scale,
+        )
+
+    lowering.add_step(node, emit, [*sources, *masks], [target])
+
+
 def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, requests: list[Request]) -> None:
     source = lowering.request(node.inputs[0], None)
     w = op.weights
@@ -108,6 +136,8 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
             per_row=op.per_row,
             finish=finish_of("fp32", group, 0, len(integers), (w.scale.astype(np.float32), w.bias.astype(np.float32))),
             kernel=None,
+            bits=op.bits,
+            function=op.function,
         )
 
     slots = _direct(lowering, node, requests)
@@ -119,5 +149,6 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
 ROW_RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Rows: _rows,
     ir.Product: _product,
+    ir.Attention: _attention,
     ir.DynamicLinear: _dynamic_linear,
 }

@@ -9,6 +9,7 @@ import numpy as np
 
 from .graph import (
     Add,
+    Attention,
     BatchNorm,
     Clamp,
     Combine,
@@ -29,6 +30,7 @@ from .graph import (
     Rearrange,
     Rows,
     Weights,
+    layout,
 )
 from .quantizer import Quantizer
 from .shapes import LayerError
@@ -41,6 +43,8 @@ def optimize(graph: Graph) -> None:
     _rewrite(graph, _fold_batch_norm)
     _rewrite(graph, _add_floats)
     _sum_in_rows(graph)
+    _attention(graph)
+    _function_in_product(graph)
     _rewrite(graph, _quantize_after_pool)
     for node in graph.inputs:
         _read_pixels(graph, node)
@@ -56,6 +60,82 @@ def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
             instead[id(node)] = made
     graph.outputs = [instead.get(id(node), node) for node in graph.outputs]
     graph.sort()
+
+
+def _attention(graph: Graph) -> None:
+    """A product, softmax, and a product with its result, all of floats, are one step."""
+    users = graph.users()
+
+    def fused(node: Node) -> Node:
+        if not isinstance(node.op, Product) or node.op.quantizers != (None, None) or node.op.scale != 1:
+            return node
+        weights, values = node.inputs
+        if not isinstance(weights.op, Rows) or weights.op.function != "softmax" or users[id(weights)] != 1 or len(weights.inputs) > 2:
+            return node
+        scores, *masks = weights.inputs
+        of_scores, mixes = scores.op, node.op
+        if not isinstance(of_scores, Product) or of_scores.quantizers != (None, None) or users[id(scores)] != 1:
+            return node
+        batch, rows, _, columns = of_scores.sizes
+        one_behind_another = np.array([[0, 0, columns], [0, 1, 0], [0, 0, 1]])
+        fits = weights.op.groups == batch and mixes.sizes[:3] == (batch, rows, columns) and mixes.channels[0] == 0
+        if not fits or not np.array_equal(mixes.steps[:3], one_behind_another) or any(not _is_mask(mask, columns) for mask in masks):
+            return node
+        steps = np.concatenate([of_scores.steps[:6], mixes.steps[3:]])
+        channels = (*of_scores.channels, mixes.channels[1])
+        mask = weights.op.quantizers[1] if masks else None
+        operands, first = _one_product([*scores.inputs, values], users)
+        channels = channels[0] + first[0], channels[1] + first[1], channels[2] + first[2]
+        op = Attention(of_scores.sizes, mixes.sizes[3], steps, channels, of_scores.scale, mask)
+        return Node(op, [*operands, *masks], node.shape, node.name, node.kind)
+
+    _rewrite(graph, fused)
+
+
+def _one_product(nodes: list[Node], users: dict[int, int]) -> tuple[list[Node], list[int]]:
+    """Products of the call of one tensor as one product, which quantizes it once; and each one's first channel in it."""
+    ops = [node.op for node in nodes if isinstance(node.op, DynamicLinear)]
+    alike = {(id(node.inputs[0]), op.per_row, op.bits, op.function, op.weights.zero) for node, op in zip(nodes, ops, strict=False)}
+    if len(ops) < len(nodes) or len(alike) > 1 or any(users.get(id(node)) != 1 for node in nodes):
+        return nodes, [0] * len(nodes)
+    bits = max(op.weights.bits for op in ops)
+    if any(op.weights.start is not None or (op.weights.bits == 1 and bits > 1) for op in ops):
+        return nodes, [0] * len(nodes)
+    weights = Weights(
+        np.concatenate([op.weights.integers for op in ops]),
+        bits,
+        np.concatenate([op.weights.scale for op in ops]),
+        np.concatenate([op.weights.bias for op in ops]),
+        ops[0].weights.zero,
+    )
+    sizes = [node.shape[0] for node in nodes]
+    shape = (sum(sizes), *nodes[0].shape[1:])
+    made = Node(replace(ops[0], weights=weights), nodes[0].inputs, shape, nodes[0].name, nodes[0].kind)
+    return [made] * len(nodes), [sum(sizes[:i]) for i in range(len(sizes))]
+
+
+def _is_mask(node: Node, columns: int) -> bool:
+    """Whether the tensor is one of a row of pixels, as masks are."""
+    height, _, channels = layout(node)
+    return height == 1 and channels % columns == 0
+
+
+_OF_ELEMENTS = ("gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
+
+
+def _function_in_product(graph: Graph) -> None:
+    """A function of single elements that alone reads a product of the call becomes part of that."""
+    users = graph.users()
+
+    def fused(node: Node) -> Node:
+        if not isinstance(node.op, Rows) or node.op.function not in _OF_ELEMENTS or node.op.quantizers != (None,):
+            return node
+        (source,) = node.inputs
+        if not isinstance(source.op, DynamicLinear) or source.op.function != "identity" or users[id(source)] != 1:
+            return node
+        return Node(replace(source.op, function=node.op.function), source.inputs, node.shape, source.name, source.kind)
+
+    _rewrite(graph, fused)
 
 
 def _fold_batch_norm(node: Node) -> Node:

@@ -27,7 +27,7 @@ from ulp.nn.lower import Mode, lower
 from ulp.nn.shapes import LayerError
 
 from . import rules, views
-from .chains import Chain, DynamicProduct, chains
+from .chains import AnyChain, Chain, DynamicProduct, chains
 from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
@@ -179,7 +179,7 @@ class Builder:
             self.float_tensor(port.name)
         return None if self.wrong else self.finish()
 
-    def visit(self, chain: Chain | DynamicProduct | None, node: Node) -> None:
+    def visit(self, chain: AnyChain | None, node: Node) -> None:
         """A node behind all that it reads; or the nodes of a chain, as one or else one after another."""
         if chain is not None and self.chain(chain):
             return
@@ -187,15 +187,17 @@ class Builder:
             if any(self.used[name] for name in each.outputs) and not self.fold(each):
                 self.place(each)
 
-    def chain(self, chain: Chain | DynamicProduct) -> bool:
+    def chain(self, chain: AnyChain) -> bool:
         """Put what several nodes make into the part of what they read. False where that is not possible."""
         if any(node.name in self.floats for node in chain.nodes):
             return False
         try:
             if isinstance(chain, Chain):
                 made = rules.activation(self.scope, chain.nodes, chain.source, chain.function)
-            else:
+            elif isinstance(chain, DynamicProduct):
                 made = rules.dynamic_product(self.scope, chain)
+            else:
+                made = rules.row_product(self.scope, chain)
         except NotInteger:
             return False
         self.scope.values[chain.nodes[-1].outputs[0]] = made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,9 @@ _OPERATORS: dict[str, Any] = {
     "Tanh": np.tanh,
     "Sigmoid": _sigmoid,
 }
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Of a row that is quantized in the call: what a row of zeros has."""
+
 _SEEDS = ("Erf", "Tanh", "Sigmoid")
 _MAX_NODES = 12
 
@@ -65,6 +68,27 @@ class _Finder:
                 self.users.setdefault(name, []).append(node)
         self.shown = {port.name for port in model.outputs}
         self.order = {id(node): i for i, node in enumerate(model.nodes)}
+
+    def made(self, name: str, op_type: str, inputs: int) -> Node | None:
+        """The node that makes a tensor, if it is this operator."""
+        node = self.makers.get(name)
+        found = node is not None and node.op_type == op_type and len(node.inputs) == inputs and not node.problem
+        return node if found else None
+
+    def number(self, name: str) -> float | None:
+        """A constant of one element."""
+        constant = self.model.constants.get(name)
+        return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+    def extreme(self, name: str, source: str, which: str) -> bool:
+        """Whether a tensor is the least (largest) of each row of another one, or 0 where that is less (more)."""
+        bounded = self.made(name, which, 2)
+        node = self.makers.get(bounded.inputs[0]) if bounded is not None else None
+        if bounded is None or node is None or node.op_type != f"Reduce{which}" or node.problem or self.number(bounded.inputs[1]) != 0:
+            return False
+        given = self.model.constants.get(node.input(1)) if node.input(1) else node.attributes.get("axes")
+        axes = [] if given is None else [int(axis) for axis in given]
+        return node.inputs[0] == source and axes == [-1] and bool(node.attributes.get("keepdims", 1))
 
     def chain(self, seed: Node) -> Chain | None:
         """The activation that the node is part of."""
@@ -159,23 +183,65 @@ def _dynamic_product(finder: _Finder, node: Node) -> DynamicProduct | None:
     return DynamicProduct(quantize.inputs[0], node.inputs[1], node.input(3), weight_scale, nodes)
 
 
+@dataclass(frozen=True)
+class RowProduct:
+    """A product of constants with codes that a Quant makes with a scale and a zero point of each row; the Quant is not among the nodes."""
+
+    source: str
+    bits: str
+    nodes: tuple[Node]
+
+
+def _row_product(finder: _Finder, node: Node) -> RowProduct | None:
+    """The product, where its left side is quantized as `ulp.quantize` writes it:
+
+    low = min(least, 0), scale = max((max(largest, 0) - low) / levels, tiny), zero = round(-low / scale), over the last side.
+    """
+    codes = finder.made(node.input(0), "Quant", 4)
+    if codes is None or codes.attributes.get("signed", 1) or codes.attributes.get("narrow", 0):
+        return None
+    if codes.attributes.get("rounding_mode", "ROUND") not in ("ROUND", b"ROUND"):
+        return None
+    source, scale, zero, bits = codes.inputs
+    width = finder.number(bits)
+    tiny = finder.made(scale, "Max", 2)
+    step = finder.made(tiny.inputs[0], "Div", 2) if tiny is not None else None
+    span = finder.made(step.inputs[0], "Sub", 2) if step is not None else None
+    rounded = finder.made(zero, "Round", 1)
+    ratio = finder.made(rounded.inputs[0], "Div", 2) if rounded is not None else None
+    turned = finder.made(ratio.inputs[0], "Neg", 1) if ratio is not None else None
+    if tiny is None or step is None or span is None or ratio is None or turned is None or width is None or width not in range(1, 9):
+        return None
+    high, low = span.inputs
+    same = turned.inputs[0] == low and ratio.inputs[1] == scale
+    numbers = finder.number(tiny.inputs[1]) == SMALLEST_SCALE and finder.number(step.inputs[1]) == 2**width - 1
+    if same and numbers and finder.extreme(low, source, "Min") and finder.extreme(high, source, "Max"):
+        return RowProduct(source, bits, (node,))
+    return None
+
+
 def _only_user(finder: _Finder, node: Node) -> Node | None:
     (name,) = node.outputs[:1]
     users = finder.users.get(name, [])
     return users[0] if len(users) == 1 and name not in finder.shown and sum(read == name for read in users[0].reads) == 1 else None
 
 
-def chains(model: Model) -> list[Chain | DynamicProduct]:
+AnyChain: TypeAlias = Chain | DynamicProduct | RowProduct
+
+
+def chains(model: Model) -> list[AnyChain]:
     """GELU, its approximation by tanh, and SiLU, in operators of elements and constants of one; products with codes of the call."""
     finder = _Finder(model)
-    found: list[Chain | DynamicProduct | None] = []
+    found: list[AnyChain | None] = []
     for node in model.nodes:
         if node.op_type in _SEEDS and not node.problem:
             found.append(finder.chain(node))
         elif node.op_type == "MatMulInteger" and not node.problem:
             found.append(_dynamic_product(finder, node))
+        elif node.op_type in ("MatMul", "Gemm") and not node.problem:
+            found.append(_row_product(finder, node))
     taken: set[int] = set()
-    kept: list[Chain | DynamicProduct] = []
+    kept: list[AnyChain] = []
     for chain in found:
         if chain is not None and not taken & {id(node) for node in chain.nodes}:
             taken |= {id(node) for node in chain.nodes}

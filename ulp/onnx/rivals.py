@@ -88,7 +88,8 @@ def scattered_products(built: Built, model: Model) -> dict[str, str]:
     Both multiply 8 bits by the same instructions: what plans gain lies between the products, and each part costs a session more.
     Decided by counting, as the floats between the products round otherwise in a session: a time would decide about results.
     """
-    nodes = [node for node in model.nodes if node.name in built.layers and isinstance(built.layers[node.name][0], DynamicLinear)]
+    ops = {name: op for name, (op, _) in built.layers.items() if isinstance(op, DynamicLinear) and not op.per_row}
+    nodes = [node for node in model.nodes if node.name in ops]
     products = [node for node in nodes if node.op_type == "MatMulInteger"]
     parts: list[Part] = []
     for node in nodes:

@@ -67,8 +67,9 @@ def layer_rows(model: Model, built: Built) -> list[LayerRow]:
                 w = op.weights
                 nbytes = (w.integers.size * w.bits + 7) // 8
                 rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.quantizer.bits), shape, nbytes))
-            elif isinstance(op, DynamicLinear) and node.op_type == "MatMulInteger":
-                rows.append(LayerRow(node.name, node.op_type, True, "", (op.weights.bits, 8), shape, op.weights.integers.size))
+            elif isinstance(op, DynamicLinear) and node.op_type in ("MatMulInteger", "MatMul", "Gemm"):
+                w = op.weights
+                rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.bits), shape, (w.integers.size * w.bits + 7) // 8))
             elif floats_in_plan(op):
                 rows.append(LayerRow(node.name, node.op_type, False, IN_PLAN, (0, 0), shape))
             else:

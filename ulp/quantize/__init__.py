@@ -16,7 +16,7 @@ from ulp.onnx.limits import Limits
 
 from .budget import Budget
 from .network import FloatNetwork
-from .options import Rounding, check_options
+from .options import Activations, Rounding, check_options
 from .pareto import Choice, LayerChoice, Point
 from .prepare import Layer
 from .ranges import Ranges
@@ -38,6 +38,7 @@ def quantize(
     percentile: float | None = None,
     rounding: Rounding = "gptq",
     bias_correction: bool = True,
+    activations: Activations = "static",
     equalize: bool = True,
     first_last_bits: int | None = 8,
     max_ms: float | str | None = None,
@@ -66,6 +67,9 @@ def quantize(
         not with its third power; where the sums would take more than 1 GiB (some 116000 weights per output), and where the layer's input
         does not vary on the calibration data, weights are rounded to the nearest.
     bias_correction: the mean of each channel of a layer's result becomes that of the float model.
+    activations: "static": ranges come from the calibration data. "dynamic": linear layers find the range of each row of what they read
+        (each word of a sequence) in the call, which costs some time and clips nothing, and give floats; layers of images have static
+        ranges.
     equalize: channels of what a layer reads get factors, taken out of the layer, normalization or activation in front of it and moved
         into its weights, where that lowers the error of its result on the calibration data: cross-layer equalization and SmoothQuant.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
@@ -87,10 +91,11 @@ def quantize(
     """
     _options.check_options({}, progress=progress)
     how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
+    before: dict[str, Any] = {"activations": activations, "equalize": equalize}
     limit = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes}
     search = {"metric": metric, "example": example, "target": target}
-    budget = check_options(bits=bits, calibrate=calibrate, first_last_bits=first_last_bits, equalize=equalize, **how, **limit, **search)
-    network = FloatNetwork(model, calibrate, equalize=equalize, progress=progress, limits=limits)
+    budget = check_options(bits=bits, calibrate=calibrate, first_last_bits=first_last_bits, **before, **how, **limit, **search)
+    network = FloatNetwork(model, calibrate, **before, progress=progress, limits=limits)
     if budget is not None:
         return auto(network, budget, progress=progress, **how, **search)
     if not network.layers:

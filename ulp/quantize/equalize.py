@@ -26,7 +26,7 @@ from ulp.onnx.model import Array
 
 from .batches import Batch, spread_rows
 from .moments import products
-from .places import tables
+from .places import OF_ROWS, tables
 from .prepare import Layer, Prepared, prepared_of
 from .ranges import quantizer_of
 from .running import Piece
@@ -66,9 +66,12 @@ class _Route:
     behind: bool = False
 
 
-def equalized(prepared: Prepared, batches: Sequence[Batch]) -> Prepared:
-    """The same function with equalized channels; the same object where nothing is gained."""
-    routes = _Routes(prepared).found()
+def equalized(prepared: Prepared, batches: Sequence[Batch], *, of_rows: bool = False) -> Prepared:
+    """The same function with equalized channels; the same object where nothing is gained.
+
+    of_rows: linear layers quantize rows in the call, so that activations in front of them are no tables.
+    """
+    routes = [route for route in _Routes(prepared).found() if not (of_rows and route.behind and route.readers[0].op_type in OF_ROWS)]
     if not routes:
         return prepared
     some = spread_rows(batches, _INPUTS, prepared.inputs)

@@ -20,7 +20,7 @@ from ulp.onnx.model import Array, OnnxError
 from .batches import Batch, batches_of, open_shapes
 from .equalize import equalized
 from .moments import layer_work
-from .options import Rounding, check_method
+from .options import Activations, Rounding, check_activations, check_method
 from .places import Place, places_of
 from .prepare import Layer, prepare
 from .ranges import Ranges, outliers, quantizer_of
@@ -47,16 +47,27 @@ _BYTES, _OPERATIONS = 2**32, 10**12
 class FloatNetwork:
     """A float model, prepared: `quantized` makes one that computes with integers, and another assignment of bits is cheap.
 
-    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate, equalize: see `ulp.quantize.quantize`. Needs onnx and
+    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate, activations, equalize: see `ulp.quantize.quantize`. Needs onnx and
     onnxruntime.
     layers: those with weights, in the order in which they run.
     """
 
-    def __init__(self, model: Any, calibrate: Any, *, equalize: bool = True, progress: bool = True, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        calibrate: Any,
+        *,
+        activations: Activations = "static",
+        equalize: bool = True,
+        progress: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        check_activations(activations)
+        self._of_rows = activations == "dynamic"
         self._prepared = prepare(model, limits)
         self.batches = batches_of(calibrate, self._prepared.inputs)
         if equalize:
-            self._prepared = equalized(self._prepared, self.batches)
+            self._prepared = equalized(self._prepared, self.batches, of_rows=self._of_rows)
         self.progress = progress
         self._observers: dict[str, Observer] = {}
         self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}
@@ -96,11 +107,12 @@ class FloatNetwork:
         given = self._assignment(assignment)
         check_method(ranges, percentile, rounding, bias_correction)
         share = 99.99 if percentile is None else float(percentile)
-        places = places_of(self._prepared, given)
-        self._observe(place.tensor for place in places)
+        places = places_of(self._prepared, given, of_rows=self._of_rows)
+        static = [place for place in places if not place.of_rows]
+        self._observe(place.tensor for place in static)
         if ranges != "percentile":
-            self._warn(place.tensor for place in places)
-        quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, share) for p in places}
+            self._warn(place.tensor for place in static)
+        quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, share) for p in static}
         low = {layer.name: bits.weight for layer in self.layers if (bits := given[layer.name]) is not None}
         if rounding == "nearest" and not bias_correction:
             constants = self._prepared.constants
@@ -231,7 +243,8 @@ class FloatNetwork:
                 continue
             exact = self._prepared.constants[layer.weight].astype(np.float64)
             error = float(np.square(exact - weights[layer.name].values()).sum())
-            clipped = clipped_share(self._observers[layer.x], quantizers[layer.x, bits.activation])
+            quantizer = quantizers.get((layer.x, bits.activation))  # none of rows, which clip nothing
+            clipped = 0.0 if quantizer is None else clipped_share(self._observers[layer.x], quantizer)
             rows.append(
                 LayerReport(layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped)
             )

@@ -14,6 +14,8 @@ from .request import bits_of
 
 Rounding = Literal["nearest", "gptq"]
 _ROUNDINGS = ("nearest", "gptq")
+Activations = Literal["static", "dynamic"]
+_ACTIVATIONS = ("static", "dynamic")
 
 
 def is_auto(bits: Any) -> bool:
@@ -29,6 +31,7 @@ def check_options(
     percentile: Any,
     rounding: Any,
     bias_correction: Any,
+    activations: Any,
     equalize: Any,
     first_last_bits: Any,
     max_ms: Any,
@@ -55,6 +58,7 @@ def check_options(
     if first_last_bits is not None:
         bit_width(first_last_bits, "first_last_bits")
     check_method(ranges, percentile, rounding, bias_correction)
+    check_activations(activations)
     _options.check_options({}, equalize=equalize)
     check_calibrate(calibrate)
     return budget
@@ -76,6 +80,12 @@ def check_method(ranges: Any, percentile: Any, rounding: Any, bias_correction: A
     if rounding not in _ROUNDINGS:
         raise ValueError(f"rounding={rounding!r}: expected one of {', '.join(_ROUNDINGS)}")
     _options.check_options({}, bias_correction=bias_correction)
+
+
+def check_activations(activations: Any) -> None:
+    """ValueError for a way of quantizing activations that there is not."""
+    if activations not in _ACTIVATIONS:
+        raise ValueError(f"activations={activations!r}: expected one of {', '.join(_ACTIVATIONS)}")
 
 
 def check_metric(metric: Any) -> None:

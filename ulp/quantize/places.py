@@ -15,15 +15,21 @@ from .prepare import Layer, Prepared
 from .request import Assignment, Bits
 
 WIDE = 8
+OF_ROWS = ("MatMul", "Gemm")
+"""Layers that can quantize each row of what they read in the call."""
 
 
 @dataclass
 class Place:
-    """A quantizer of `tensor` with `bits` bits, which the inputs `readers` (node index, input index) read instead of the tensor."""
+    """A quantizer of `tensor` with `bits` bits, which the inputs `readers` (node index, input index) read instead of the tensor.
+
+    of_rows: its scale and zero point are those of each row, found in the call.
+    """
 
     tensor: str
     bits: int
     readers: list[tuple[int, int]] = field(default_factory=list)
+    of_rows: bool = False
 
 
 # Activations that never fall: thresholds on the sums before them.
@@ -39,12 +45,13 @@ _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Sum", "BatchNormalization", "Pow")
 
 
 class _Placing:
-    def __init__(self, prepared: Prepared, assignment: Mapping[str, Any]) -> None:
+    def __init__(self, prepared: Prepared, assignment: Mapping[str, Any], of_rows: bool) -> None:
         self.prepared = prepared
+        self.of_rows = of_rows
         self.nodes = prepared.proto.graph.node
         self.layers: dict[int, Layer] = {layer.index: layer for layer in prepared.layers}
         self.assignment = assignment
-        self.places: dict[tuple[str, int], Place] = {}
+        self.places: dict[tuple[str, int, bool], Place] = {}
         self.integer: set[str] = set()  # tensors that quantized layers lead to
         self.sums: set[str] = set()  # results of layers as they are: a shortcut can become part of them
         # What a chain of operators on single values computes: the tensor that it begins with, and which inputs read that.
@@ -55,9 +62,9 @@ class _Placing:
             for name in node.input:
                 self.readers[name] += 1
 
-    def place(self, node: int, i: int, bits: int = WIDE) -> None:
+    def place(self, node: int, i: int, bits: int = WIDE, *, of_rows: bool = False) -> None:
         tensor = self.nodes[node].input[i]
-        place = self.places.setdefault((tensor, bits), Place(tensor, bits))
+        place = self.places.setdefault((tensor, bits, of_rows), Place(tensor, bits, of_rows=of_rows))
         if (node, i) not in place.readers:
             place.readers.append((node, i))
 
@@ -67,7 +74,9 @@ class _Placing:
         within = [i for i in computed if node.input[i] in self.integer]
         if index in self.layers:
             pair = self.assignment[self.layers[index].name]
-            if pair is not None:
+            if pair is not None and self.of_rows and node.op_type in OF_ROWS:
+                self.place(index, 0, pair.activation, of_rows=True)  # its result is floats: what follows is not quantized for it
+            elif pair is not None:
                 self.place(index, 0, pair.activation)
                 self.made(node, sums=True)
         elif not within:
@@ -121,7 +130,7 @@ class _Placing:
             self.roots[node.output[0]] = (root, slots)
             self.made(node)
             return
-        quantized = self.integer | {tensor for tensor, _ in self.places}
+        quantized = self.integer | {tensor for tensor, _, of_rows in self.places if not of_rows}
         if not quantized.issuperset(names):
             return  # with an operand that nothing quantizes it runs in floats, whatever the other has
         fused = next((i for i in computed if node.input[i] in self.sums and self.readers[node.input[i]] == 1), None)
@@ -140,13 +149,13 @@ def tables(prepared: Prepared) -> set[str]:
     return {name for name, (_, slots) in placing.roots.items() if slots <= placed}
 
 
-def places_of(prepared: Prepared, assignment: Assignment) -> list[Place]:
-    """The quantizers that this assignment takes, in the order of the tensors."""
-    return list(_placed(prepared, assignment).places.values())
+def places_of(prepared: Prepared, assignment: Assignment, *, of_rows: bool = False) -> list[Place]:
+    """The quantizers that this assignment takes, in the order of the tensors. of_rows: those of linear layers have a scale per row."""
+    return list(_placed(prepared, assignment, of_rows).places.values())
 
 
-def _placed(prepared: Prepared, assignment: Assignment) -> _Placing:
-    placing = _Placing(prepared, assignment)
+def _placed(prepared: Prepared, assignment: Assignment, of_rows: bool = False) -> _Placing:
+    placing = _Placing(prepared, assignment, of_rows)
     for index in range(len(placing.nodes)):
         placing.visit(index)
     return placing

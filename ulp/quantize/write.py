@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ulp.nn.quantizer import Quantizer
+from ulp.onnx.chains import SMALLEST_SCALE
 from ulp.onnx.model import Array
 
 from .places import Place
@@ -29,6 +30,7 @@ class Writer:
         self.constants: dict[str, Array] = {}
         self.before: dict[int, list[Any]] = {}
         self.readers = prepared.readers()
+        self.opset = next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
         self.taken = {name for node in self.nodes for name in (*node.input, *node.output)}
 
     def name(self, wanted: str) -> str:
@@ -61,6 +63,38 @@ class Writer:
         signed = quantizer.zero == half and quantizer.bits > 1
         first = min(index for index, _ in place.readers)
         out = self.quant(place.tensor, first, quantizer.scale, 0 if signed else quantizer.zero, quantizer.bits, signed=signed)
+        for index, i in place.readers:
+            self.nodes[index].input[i] = out
+
+    def rows(self, place: Place) -> None:
+        """The quantizer of a tensor with a scale and a zero point of each row (`ulp.onnx.chains`), which the place's readers then read."""
+        from onnx import helper
+
+        first = min(index for index, _ in place.readers)
+        out = self.name(f"{place.tensor}/rows{place.bits}")
+        zero, levels, tiny, bits = (
+            self.constant(f"{out}/{name}", value)
+            for name, value in (("0", 0), ("levels", 2**place.bits - 1), ("tiny", SMALLEST_SCALE), ("bits", place.bits))
+        )
+
+        def add(op_type: str, inputs: list[str], **attributes: Any) -> str:
+            name = self.name(f"{out}/{op_type}")
+            self.before.setdefault(first, []).append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
+            return name
+
+        def extreme(which: str) -> str:
+            if self.opset < 18:
+                return add(which, [add(f"Reduce{which}", [place.tensor], axes=[-1], keepdims=1), zero])
+            axes = self.name(f"{out}/axes")
+            self.constants[axes] = np.array([-1], np.int64)
+            return add(which, [add(f"Reduce{which}", [place.tensor, axes], keepdims=1), zero])
+
+        low, high = extreme("Min"), extreme("Max")
+        scale = add("Max", [add("Div", [add("Sub", [high, low]), levels]), tiny])
+        first_code = add("Round", [add("Div", [add("Neg", [low]), scale])])
+        attributes: dict[str, Any] = {"signed": 0, "narrow": 0, "rounding_mode": "ROUND"}
+        inputs = [place.tensor, scale, first_code, bits]
+        self.before[first].append(helper.make_node("Quant", inputs, [out], name=f"{out}/Quant", domain=DOMAIN, **attributes))
         for index, i in place.readers:
             self.nodes[index].input[i] = out
 
@@ -115,7 +149,10 @@ def written(
     """The onnx.ModelProto with these quantizers, by tensor and bits, and these weights, by layer; other layers keep theirs."""
     writer = Writer(prepared)
     for place in places:
-        writer.activation(place, quantizers[place.tensor, place.bits])
+        if place.of_rows:
+            writer.rows(place)
+        else:
+            writer.activation(place, quantizers[place.tensor, place.bits])
     for layer in prepared.layers:
         if layer.name in weights:
             writer.weights(layer, weights[layer.name])

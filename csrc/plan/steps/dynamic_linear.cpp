@@ -1,26 +1,28 @@
 // A product of floats with weights, whose codes are made in the call:
 //
-//     scale = (high - low) / 255, zero = rint(-low / scale)        low, high: least and largest of the values and 0
-//     u = clamp(rint(x / scale) + zero, 0, 255)
-//     out[n] = float(sum over c of (u[c] - zero) * (w[c][n] - weight_zero)) * (scale * weight_scale[n]) + bias[n]
+//     scale = (high - low) / levels, zero = rint(-low / scale)        low, high: least and largest of the values and 0; levels: 2^bits - 1
+//     u = clamp(rint(x / scale) + zero, 0, levels)                    with per_row clamp(rint(x / scale + zero), 0, levels)
+//     v[n] = float(sum over c of (u[c] - zero) * (w[c][n] - weight_zero)) * (scale * weight_scale[n]) + bias[n]
 //
-// as ONNX's DynamicQuantizeLinear and MatMulInteger define it, each operation rounded to float32. source: H x W x C floats; one
-// scale is for all images of the call, or with per_row one for a pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C
-// padded to a multiple of 4 (of 32: K is not padded further). kernel: empty, or a kernel's name.
+// as ONNX's DynamicQuantizeLinear and MatMulInteger define it for 8 bits, and with per_row QONNX's Quant, each operation rounded to
+// float32; then a function of single elements. source: H x W x C floats; one scale is for all images of the call, or with per_row one for a
+// pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C padded to a multiple of 4 (of 32: K is not padded further).
+// kernel: empty, or a kernel's name.
+//
+// Rows go through one product whatever their scales: it multiplies the codes, and zeros times the weights' sums are taken off behind it.
 #include <atomic>
 #include <cmath>
 #include <cstring>
 
 #include "../../gemm/gemm.h"
 #include "../../gemm/scratch.h"
-#include "../../ops/finish_sink.h"
 #include "../finish_spec.h"
 #include "../row_work.h"
 
 namespace ulp {
 namespace {
 
-constexpr int kBits = 8;
+constexpr int64_t kRowsAtOnce = 512;  // whose codes are held at a time
 constexpr char kNotFinite[] = "an activation that is quantized in the call holds a NaN or an infinity";
 
 struct DynamicLinearStep final : Step {
@@ -30,14 +32,19 @@ struct DynamicLinearStep final : Step {
   bool per_row = false;
   FinishSpec finish;  // its scale is the weights'
   std::string requested{};
+  int bits = 8;
+  std::string name = "identity";
 
   const Kernel* kernel = nullptr;
-  int64_t rows = 0;  // of an image
-  float largest_bias = 0;
+  RowFunction function = RowFunction::identity;
+  std::vector<int32_t> column_sums{};  // of the weights less their zero
+  int64_t pixels = 0;                  // of an image
+  float largest_scale = 0;
 
   FieldList fields() override {
-    return {{"source", &source},   {"weights", &weights}, {"weight_zero", &weight_zero},
-            {"per_row", &per_row}, {"finish", &finish},   {"kernel", &requested}};
+    constexpr bool optional = true;
+    return {{"source", &source}, {"weights", &weights},  {"weight_zero", &weight_zero}, {"per_row", &per_row},
+            {"finish", &finish}, {"kernel", &requested}, {"bits", &bits, optional},     {"function", &name, optional}};
   }
 
   std::string method() const override { return kernel->name; }
@@ -50,137 +57,202 @@ struct DynamicLinearStep final : Step {
     if (layout.n < 1 || layout.k != round_up(t.channels, 4))
       plan.refuse(": weights have K = " + std::to_string(layout.k) + ", expected " + std::to_string(round_up(t.channels, 4)));
     if (finish.residual || finish.unit != 1.0f || !finish.start.empty()) plan.refuse(": takes neither residual, unit nor start");
-    rows = int64_t{t.height} * t.width;
-    plan.sums(layout.k, kBits, 0, weights->encoding, weight_zero, {});
-    plan.sums(layout.k, kBits, 255, weights->encoding, weight_zero, {});
+    check_range("bits", bits, 1, 8);
+    pixels = int64_t{t.height} * t.width;
+    // The sums of codes, what is taken off, and the difference.
+    plan.sums(layout.k, bits, 0, weights->encoding, weight_zero, {});
+    plan.sums(layout.k, bits, levels(), weights->encoding, weight_zero, {});
     finish.check(plan, {t.height, t.width, layout.n, source});
-    largest_bias = largest_magnitude(finish.bias.values.data(), finish.bias.size());
+    largest_scale = largest_magnitude(finish.scale.values.data(), finish.scale.size());
     for (const auto& thresholds : finish.thresholds) {
       if (thresholds) plan.refuse(": takes no thresholds");
     }
-    choose_kernel(rows);
+    for (const auto& after : finish.after) {
+      if (after) plan.refuse(": takes no tables");
+    }
+    function = row_function(plan, name);
+    if (function == RowFunction::layer_norm || function == RowFunction::rms_norm || function == RowFunction::softmax)
+      plan.refuse(": '" + name + "' is no function of single elements");
+    choose_kernel(pixels);
+    add_columns(t.channels);
     Effects e;
     e.reads = finish.reads(source);
     e.writes = finish.targets;
     e.channels = layout.n;
-    e.macs = rows * layout.k * layout.n;
-    e.a_bits = kBits;
+    e.macs = pixels * layout.k * layout.n;
+    e.a_bits = bits;
     e.w_bits = layout.bits;
     e.whole_batch = !per_row;
     e.weight_bytes = static_cast<int64_t>(weights->data.size());
     return e;
   }
 
-  void choose_kernel(int64_t count) {
-    const Shape shape{count, weights->layout.n, weights->layout.k, {kBits, false}, weights->encoding, weights->excess};
+  int levels() const { return (1 << bits) - 1; }
+
+  void choose_kernel(int64_t rows) {
+    const Shape shape{rows, weights->layout.n, weights->layout.k, {bits, false}, weights->encoding, weights->excess};
     kernel = &select_kernel(shape, requested.empty() ? nullptr : requested.c_str());
   }
 
-  int64_t bind(const std::vector<Tensor>&, int64_t) override {
-    choose_kernel(rows);
+  int64_t bind(const std::vector<Tensor>&, int64_t group) override {
+    choose_kernel(std::min(pixels * group, kRowsAtOnce));
     return 0;
   }
 
-  void run(const Context& c) const override {
-    const Tensor& t = c.tensor(source);
-    float low = 0, high = 0;
-    for (int64_t i = 0; i < c.images && !per_row; ++i) {
-      float least, largest;
-      c.row_ops.range(c.floats({source, 0}).row(i, 0), t.elements(), &least, &largest);
-      low = std::min(low, least);
-      high = std::max(high, largest);
-    }
-    const Quantizer all = quantizer_of(low, high);
-    for (int64_t i = 0; i < c.images; ++i) run_image(c, i, all);
+  Problem problem(const uint8_t* codes, int64_t rows) const {
+    Problem p;
+    p.a = {codes, rows, weights->layout.k, weights->layout.k, 1, false};
+    p.a_encoding = {bits, false};
+    p.b = weights.get();
+    p.b_zero = &weight_zero;
+    return p;
+  }
+
+  // The sum over each column, but for the rows that pad it, as the product of a row of ones.
+  void add_columns(int64_t channels) {
+    std::vector<uint8_t> ones(static_cast<size_t>(weights->layout.k + 64));
+    std::fill_n(ones.begin(), channels, uint8_t{1});
+    column_sums.resize(static_cast<size_t>(weights->layout.n));
+    gemm(problem(ones.data(), 1), *kernel, PlainSink(column_sums.data(), weights->layout.n));
   }
 
   struct Quantizer {
     float scale;
-    int zero;
+    int32_t zero;
   };
 
-  static Quantizer quantizer_of(float low, float high) {
+  Quantizer quantizer_of(float low, float high) const {
     if (!std::isfinite(low) || !std::isfinite(high)) throw NotFinite(kNotFinite);  // infinity / infinity is no zero
-    const float scale = (high - low) / 255.0f;
+    const float most = static_cast<float>(levels());
+    const float scale = (high - low) / most;
     if (scale == 0) return {1.0f, 0};  // all values are 0
     const float zero = std::nearbyint(0.0f - low / scale);
-    return {scale, static_cast<int>(std::min(std::max(zero, 0.0f), 255.0f))};
+    if (!std::isfinite(scale * largest_scale)) throw NotFinite("the scale of an activation that is quantized in the call leaves float32");
+    return {scale, static_cast<int32_t>(std::min(std::max(zero, 0.0f), most))};
   }
 
-  void run_image(const Context& c, int64_t i, const Quantizer& all) const {
-    const Tensor& t = c.tensor(source);
+  void run(const Context& c) const override {
     const ImageView<float> from = c.floats({source, 0});
-    const int64_t k = weights->layout.k, n = weights->layout.n;
-    const int64_t count = int64_t{t.height} * t.width;
+    Quantizer all{1.0f, 0};
+    if (!per_row) {
+      float low = 0, high = 0;
+      for (int64_t i = 0; i < c.images; ++i) {
+        float least, largest;
+        c.row_ops.range(from.row(i, 0), c.tensor(source).elements(), &least, &largest);
+        low = std::min(low, least);
+        high = std::max(high, largest);
+      }
+      all = quantizer_of(low, high);
+    }
+    const int64_t k = weights->layout.k, total = pixels * c.images;
+    const Output output = finish.output(c);
     thread_local Scratch memory;
+    Rows rows{};
+    for (rows.first = 0; rows.first < total; rows.first += rows.count) {
+      rows.count = std::min(kRowsAtOnce, total - rows.first);
+      memory.lay_out(scratch_array(rows.codes, rows.count * k + 64), scratch_array(rows.scales, rows.count),
+                     scratch_array(rows.zeros, rows.count));
+      quantize(c, from, rows, all);
+      gemm(problem(rows.codes, rows.count), *kernel, RowSink(*this, c, output, rows));
+    }
+  }
+
+  // Pixels of the group's images, one behind another.
+  struct Rows {
+    int64_t first, count;
     uint8_t* codes;
     float* scales;
-    memory.lay_out(scratch_array(codes, count * k + 64), scratch_array(scales, n));
-    const float* x = from.row(i, 0);  // rows of floats have no gaps
-    if (!per_row) {
-      quantize(c, x, count, all, codes);
-      multiply(c, i, 0, count, codes, all, scales);
-      return;
-    }
-    for (int64_t row = 0; row < count; ++row) {
-      float low, high;
-      c.row_ops.range(x + row * t.channels, t.channels, &low, &high);
-      const Quantizer q = quantizer_of(low, high);
-      quantize(c, x + row * t.channels, 1, q, codes);
-      multiply(c, i, row, 1, codes, q, scales);
-    }
-  }
+    int32_t* zeros;
+  };
 
-  void quantize(const Context& c, const float* x, int64_t count, const Quantizer& q, uint8_t* codes) const {
+  void quantize(const Context& c, const ImageView<float>& from, const Rows& rows, const Quantizer& all) const {
+    constexpr int64_t kRowsPerTask = 16;
     const int64_t channels = c.tensor(source).channels, k = weights->layout.k;
-    Target to{};
-    to.zero = q.zero;
-    to.max_code = 255;
-    bool finite = true;
-    if (channels == k) {
-      to.codes = codes;
-      finite = c.row_ops.quantize(x, count * k, to, q.scale);
-    } else {
-      std::memset(codes, q.zero, static_cast<size_t>(count * k));
-      for (int64_t row = 0; row < count; ++row) {
-        to.codes = codes + row * k;
-        finite &= c.row_ops.quantize(x + row * channels, channels, to, q.scale);
+    Tasks tasks = c.tasks;
+    tasks.parallel &= rows.count * k >= int64_t{1} << 16;
+    std::atomic<bool> finite{true};
+    tasks.run(ceil_div(rows.count, kRowsPerTask), [&](int64_t task) {
+      Target to{};
+      to.max_code = levels();
+      for (int64_t r = task * kRowsPerTask; r < std::min(rows.count, (task + 1) * kRowsPerTask); ++r) {
+        const int64_t at = rows.first + r;
+        const float* x = from.row(at / pixels, 0) + at % pixels * channels;  // rows of floats have no gaps
+        Quantizer q = all;
+        if (per_row) {
+          float low, high;
+          c.row_ops.range(x, channels, &low, &high);
+          q = quantizer_of(low, high);
+        }
+        rows.scales[r] = q.scale;
+        rows.zeros[r] = q.zero;
+        to.zero = per_row ? 0 : q.zero;
+        to.codes = rows.codes + r * k;
+        if (!c.row_ops.quantize(x, channels, to, q.scale, per_row ? static_cast<float>(q.zero) : 0.0f)) finite.store(false);
+        std::memset(to.codes + channels, 0, static_cast<size_t>(k - channels));
       }
-    }
-    if (!finite) throw NotFinite(kNotFinite);
+    });
+    if (!finite.load()) throw NotFinite(kNotFinite);
   }
 
-  void multiply(const Context& c, int64_t image, int64_t first, int64_t count, const uint8_t* codes, const Quantizer& q,
-                float* scales) const {
-    Problem p;
-    p.a = {codes, count, weights->layout.k, weights->layout.k, 1, false};
-    p.a_encoding = {kBits, false};
-    p.a_zero = q.zero;
-    p.b = weights.get();
-    p.b_zero = &weight_zero;
-    for (int64_t j = 0; j < weights->layout.n; ++j) scales[j] = q.scale * finish.scale[j];
-    // How far values reach is known only now: the plan's check took the scales to be those of the weights alone.
-    const float largest = largest_magnitude(scales, weights->layout.n);
-    if (!std::isfinite(largest)) throw NotFinite("the scale of an activation that is quantized in the call leaves float32");
-    const ValueReach reach{largest, largest_bias};
-    Output output = finish.output(c);
-    output.scale = scales;
-    for (size_t j = 0; j < finish.targets.size(); ++j) output.targets[j].fits_int32 &= reach.fits_int32(output.targets[j].inverse);
-    gemm(p, *kernel, RowSink(output, image, c.tensor(source).width, first));
-  }
-
-  // Row m of the product is pixel first + m of the image.
+  // Row m of the product is pixel rows.first + m.
   struct RowSink final : Sink {
-    RowSink(const Output& output, int64_t image, int64_t width, int64_t first) : inner_(output, image, width), first_(first) {}
+    RowSink(const DynamicLinearStep& of, const Context& c, const Output& output, const Rows& rows)
+        : of_(of), c_(c), output_(output), rows_(rows) {}
+
     void put(const SumBlock& block) const override {
-      SumBlock moved = block;
-      moved.m += first_;
-      inner_.put(moved);
+      RowSums s{};
+      s.ld = block.ld;
+      s.channels = block.cols;
+      s.columns = of_.column_sums.data() + block.n;
+      s.scale = of_.finish.scale.values.data() + block.n;
+      s.bias = of_.finish.bias.values.data() + block.n;
+      s.function = of_.function;
+      s.low = output_.low;
+      s.high = output_.high;
+      s.target_count = output_.target_count;
+      s.row_scale = rows_.scales + block.m;
+      s.zero = rows_.zeros + block.m;
+      s.sums = block.sums;
+      const int64_t width = c_.tensor(of_.source).width;
+      int64_t image = 0, y = 0, x = rows_.first + block.m;
+      if (x + block.rows > width) {  // else it is the only row of the only image
+        image = x / of_.pixels;
+        y = x % of_.pixels / width;
+        x %= width;
+      }
+      for (int64_t rows = block.rows; rows > 0; rows -= s.rows) {
+        s.rows = std::min(rows, width - x);
+        put_run(s, image, y, x, block.n);
+        s.sums += s.rows * s.ld;
+        s.row_scale += s.rows;
+        s.zero += s.rows;
+        x = 0;
+        if (++y * width == of_.pixels) {
+          y = 0;
+          ++image;
+        }
+      }
     }
 
    private:
-    FinishSink inner_;
-    int64_t first_;
+    // Rows that are pixels of one row of an image.
+    void put_run(RowSums& s, int64_t image, int64_t y, int64_t x, int64_t n) const {
+      Target targets[kMaxTargets];
+      for (int t = 0; t < s.target_count; ++t) {
+        targets[t] = output_.targets[t];
+        targets[t].pixel = output_.places[t].pixel;
+        const int64_t offset = output_.places[t].offset(image, y, x) + n;
+        if (targets[t].codes) targets[t].codes += offset;
+        if (targets[t].floats) targets[t].floats += offset;
+      }
+      s.targets = targets;
+      c_.row_ops.sums(s);
+    }
+
+    const DynamicLinearStep& of_;
+    const Context& c_;
+    const Output& output_;
+    const Rows& rows_;
   };
 };
 

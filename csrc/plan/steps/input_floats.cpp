@@ -121,11 +121,11 @@ struct InputFloatsStep final : Step {
       to.max_code = t.max_code();
       const float divisor = divide ? t.scale : 0.0f;
       if (t.strides.pixel == channels) {
-        finite &= c.row_ops.quantize(row, count, to, divisor);
+        finite &= c.row_ops.quantize(row, count, to, divisor, 0.0f);
         continue;
       }
       for (int64_t x = 0; x < width; ++x, to.codes += t.strides.pixel)
-        finite &= c.row_ops.quantize(row + x * channels, channels, to, divisor);
+        finite &= c.row_ops.quantize(row + x * channels, channels, to, divisor, 0.0f);
     }
     return finite;
   }

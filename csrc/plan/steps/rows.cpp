@@ -15,19 +15,6 @@
 namespace ulp {
 namespace {
 
-struct NamedFunction {
-  const char* name;
-  RowFunction function;
-};
-
-constexpr NamedFunction kFunctions[] = {
-    {"identity", RowFunction::identity}, {"layer_norm", RowFunction::layer_norm},
-    {"rms_norm", RowFunction::rms_norm}, {"softmax", RowFunction::softmax},
-    {"gelu", RowFunction::gelu},         {"gelu_tanh", RowFunction::gelu_tanh},
-    {"silu", RowFunction::silu},         {"sigmoid", RowFunction::sigmoid},
-    {"tanh", RowFunction::tanh},
-};
-
 struct RowsStep final : Step {
   std::vector<Slice> operands;
   int channels = 0, groups = 1;
@@ -79,9 +66,7 @@ struct RowsStep final : Step {
   }
 
   void check_function(const Checks& plan) {
-    const auto* found = std::find_if(std::begin(kFunctions), std::end(kFunctions), [&](const NamedFunction& f) { return name == f.name; });
-    if (found == std::end(kFunctions)) plan.refuse(": no function is called '" + name + "'");
-    function = found->function;
+    function = row_function(plan, name);
     const bool norm = function == RowFunction::layer_norm || function == RowFunction::rms_norm;
     if (!norm && !(gamma.empty() && beta.empty())) plan.refuse(": gamma and beta go with normalizations");
     if (norm && !(epsilon >= 0 && std::isfinite(epsilon))) plan.refuse(": epsilon must be finite and not negative");

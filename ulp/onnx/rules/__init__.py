@@ -13,12 +13,12 @@ from ulp.onnx.scope import Scope
 
 from . import elementwise, layers, moves, pooling, quantizers, resizing, sequences, steps
 from .functions import ACTIVATIONS, function, function_or, or_function
-from .layers import small_product
+from .layers import row_product, small_product
 from .moves import moved_constant
 from .operands import through_views
 from .sequences import activation, dynamic_product
 
-__all__ = ["RULES", "Rule", "activation", "dynamic_product", "moved_constant", "quantizers", "small_product"]
+__all__ = ["RULES", "Rule", "activation", "dynamic_product", "moved_constant", "quantizers", "row_product", "small_product"]
 
 Rule = Callable[[Scope, Node], Value | list[Value]]
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from ulp.nn import graph as ir
+from ulp.nn.quantizer import Quantizer
 from ulp.nn.subpixel import spread, turned
 from ulp.onnx import views
+from ulp.onnx.chains import RowProduct
 from ulp.onnx.model import Array, Node, OnnxError
 from ulp.onnx.parts import Value, without_floats
 from ulp.onnx.scope import Scope
@@ -26,7 +28,7 @@ from .operands import (
     window_geometry,
     windowed,
 )
-from .sequences import product
+from .sequences import floats_or_root, of_rows, product
 
 
 def conv(scope: Scope, node: Node) -> Value:
@@ -145,8 +147,8 @@ def _transposed(weights: QuantizedConstant) -> QuantizedConstant:
     return QuantizedConstant(weights.integers.T, weights.scale.T, weights.zero.T)
 
 
-def gemm(scope: Scope, node: Node) -> Value:
-    """Gemm of codes with integers."""
+def _of_gemm(scope: Scope, node: Node) -> tuple[QuantizedConstant, QuantizedConstant | Array | None]:
+    """Weights (O, features) and bias of a Gemm."""
     get = node.attributes.get
     if get("alpha", 1.0) != 1 or get("beta", 1.0) != 1 or get("transA", 0):
         raise NotInteger("its alpha or beta is not 1, or it transposes its input")
@@ -155,7 +157,31 @@ def gemm(scope: Scope, node: Node) -> Value:
     shape = () if bias is None else bias.integers.shape if isinstance(bias, QuantizedConstant) else bias.shape
     if math.prod(shape) not in (1, shape[-1] if shape else 1):
         raise NotInteger("its bias differs by row")
-    return _product(scope, node, weights if get("transB", 0) else _transposed(weights), bias)
+    return weights if get("transB", 0) else _transposed(weights), bias
+
+
+def gemm(scope: Scope, node: Node) -> Value:
+    """Gemm of codes with integers."""
+    return _product(scope, node, *_of_gemm(scope, node))
+
+
+def row_product(scope: Scope, chain: RowProduct) -> Value:
+    """Gemm or MatMul of rows that are quantized in the call; it may begin a part."""
+    (node,) = chain.nodes
+    bias: QuantizedConstant | Array | None = None
+    if node.op_type == "Gemm":
+        weights, bias = _of_gemm(scope, node)
+    else:
+        weights = _transposed(quantized_weights(scope, node.inputs[1]))
+    x = floats_or_root(scope, chain.source)
+    features = views.shape_of(x)[-1]
+    if weights.integers.ndim != 2 or weights.integers.shape[1] != features:
+        raise NotInteger(f"its weights of shape {list(weights.integers.shape)} do not fit {features} features")
+    bits = int(scope.scalar(chain.bits, "bit width"))
+    floats = bias.values() if isinstance(bias, QuantizedConstant) else bias
+    # Codes less any zero point.
+    made = layer_weights(weights, Quantizer(bits, 1.0, 0), floats)
+    return of_rows(scope, node, x, ir.DynamicLinear(made, True, bits))
 
 
 # Multiply-accumulates of a layer in floats that a plan runs. With more, onnxruntime's kernels gain what calling them takes.

@@ -98,11 +98,9 @@ def gelu(scope: Scope, node: Node) -> Value:
 
 def dynamic_product(scope: Scope, chain: DynamicProduct) -> Value:
     """A product of each row of a sequence with integers, quantized in the call; it may begin a part."""
-    name = chain.source
-    known = name in scope.values or name in scope.grids
-    x = _floats(scope, name) if known else _root(scope, name)
+    x = floats_or_root(scope, chain.source)
     shape = views.shape_of(x)
-    if len(shape) != 2 or x.grid is not None:
+    if len(shape) != 2:
         raise NotInteger("it multiplies no sequence of floats")
     integers, scale = scope.array(chain.weights, "weight"), scope.array(chain.scale, "scale")
     zero = scope.array(chain.zero, "zero point") if chain.zero else np.zeros((), np.int8)
@@ -122,12 +120,33 @@ def dynamic_product(scope: Scope, chain: DynamicProduct) -> Value:
         np.zeros(outputs),
         less - first,
     )
-    x = views.tokens(x)
     node = chain.nodes[-1]
-    made = scope.add(node, ir.DynamicLinear(weights, False), [x.node], x.part, (outputs, 1, shape[0]))
+    made = of_rows(scope, node, x, ir.DynamicLinear(weights, False))
     for each in chain.nodes:
-        scope.layers[each.name] = (made.op, made.shape)
-    return Value(x.part, made, view=np.ascontiguousarray(views.ordered(outputs, shape[0]).T))
+        scope.layers[each.name] = (made.node.op, made.node.shape)
+    return made
+
+
+def floats_or_root(scope: Scope, name: str) -> Value:
+    """A tensor of floats that a part has, or of which one begins."""
+    x = _floats(scope, name) if name in scope.values or name in scope.grids else _root(scope, name)
+    if x.grid is not None:
+        raise NotInteger("it quantizes what is quantized already")
+    return x
+
+
+def of_rows(scope: Scope, node: Node, x: Value, op: ir.DynamicLinear) -> Value:
+    """A product of each row of the last side."""
+    shape, outputs = views.shape_of(x), len(op.weights.integers)
+    if len(shape) == 1:
+        x = views.image(x)
+        if ir.layout(x.node) != (1, 1, shape[0]):
+            raise NotInteger("it multiplies a flattened image")
+        return Value(x.part, scope.add(node, op, [x.node], x.part, (outputs,)))
+    x = views.tokens(x)
+    made = scope.add(node, op, [x.node], x.part, (outputs, *x.node.shape[1:]))
+    places = views.ordered(outputs, math.prod(shape[:-1])).T.reshape(*shape[:-1], outputs)
+    return Value(x.part, made, view=np.ascontiguousarray(places))
 
 
 def masked(scope: Scope, node: Node) -> Value | None:
