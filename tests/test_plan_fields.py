@@ -34,6 +34,11 @@ SAVED = {
     "lookup": ("source", "target", "codes", "values"),
     "combine": ("operands", "channels", "multiply", "low", "high", "targets", "divide"),
     "linear_floats": ("source", "target", "weights", "bias"),
+    "recurrent": (
+        *("source", "kind", "input_weights", "weights", "weight_zeros", "input_scale", "scale", "bias", "input_bits", "hidden_bits"),
+        *("per_row", "reverse", "targets", "divide", "candidate", "hidden_bias", "hidden_scale", "hidden_zero", "hidden", "cell"),
+        *("lengths", "final_hidden", "final_cell"),
+    ),
     "output": ("tensor", "nhwc"),
 }
 
@@ -170,7 +175,47 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "bits": 5,
             "function": "gelu",
         },
+        "recurrent": recurrent_fields(plan),
         "output": {"tensor": OTHER, "nhwc": True},
+    }
+
+
+def recurrent_fields(plan: Any) -> dict[str, Any]:
+    """Of an LSTM of 6 units over the 16 pixels of the source as a row, with states."""
+    line, result, state, end = plan.floats(1, 4, 6), plan.floats(1, 4, 6), plan.floats(1, 1, 13), plan.floats(1, 1, 12)
+    index = np.zeros((3, 4, 3), np.int32)  # of the row, its columns, its channels
+    index[1, :, 1] = np.arange(4)
+    plan.rescale(source=SOURCE, finish=unscaled(targets=[(wide := plan.floats(4, 4, 6), 0)]))
+    channels = np.array([[0, 0, c] for c in range(6)], np.int32)
+    plan.rearrange(source=wide, target=(line, 0), rows=index[0, :1], columns=index[1], channels=channels)
+    picked = np.array([[0, 0, 0]] * 13, np.int32)
+    plan.rearrange(source=wide, target=(state, 0), rows=index[0, :1], columns=index[0, :1], channels=picked)
+    weights = _core.pack(np.ones((8, 24), np.int8), 2)
+    ones = np.ones(24, np.float32)
+    return {
+        "source": line,
+        "kind": "lstm",
+        "input_weights": weights,
+        "weights": weights,
+        "weight_zeros": (0, 0),
+        "input_scale": ones,
+        "scale": ones,
+        "bias": ones,
+        "input_bits": 4,
+        "hidden_bits": 8,
+        "per_row": True,
+        "reverse": True,
+        "targets": [(result, 0)],
+        "divide": True,
+        "candidate": None,
+        "hidden_bias": None,
+        "hidden_scale": 0.5,
+        "hidden_zero": 0,
+        "hidden": (state, 0),
+        "cell": (state, 6),
+        "lengths": (state, 12),
+        "final_hidden": (end, 0),
+        "final_cell": (end, 6),
     }
 
 
@@ -252,7 +297,7 @@ def test_no_value_of_a_field_does_harm(name: str) -> None:
         plan.finalize(1, False)
         nhwc = fields.get("nhwc") is True and name.startswith("input")
         shape = (1, 4, 4, x.shape[1]) if nhwc else (1, x.shape[1], 4, 4)
-        with contextlib.suppress(_core.NotFinite):  # a function of zeros, as a root's inverse
+        with contextlib.suppress(_core.NotFinite, _core.CodeOutOfRange):  # a function of zeros, as a root's inverse
             plan.run(np.zeros(shape, x.dtype))
     assert refused > 50
 

@@ -412,6 +412,42 @@ class Plan:
         pixel, and the codes of QONNX's Quant, whose zero point is added before rounding. bits: of the codes. NotFinite for a NaN.
         """
 
+    def recurrent(
+        self,
+        *,
+        source: int,
+        kind: str,
+        input_weights: Packed,
+        weights: Packed,
+        weight_zeros: tuple[int, int],
+        input_scale: npt.NDArray[np.float32],
+        scale: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32],
+        input_bits: int,
+        hidden_bits: int,
+        per_row: bool,
+        reverse: bool,
+        targets: list[tuple[int, int]],
+        divide: bool,
+        candidate: Packed | None = ...,
+        hidden_bias: npt.NDArray[np.float32] | None = ...,
+        hidden_scale: float | None = ...,
+        hidden_zero: int | None = ...,
+        hidden: tuple[int, int] | None = ...,
+        cell: tuple[int, int] | None = ...,
+        lengths: tuple[int, int] | None = ...,
+        final_hidden: tuple[int, int] | None = ...,
+        final_cell: tuple[int, int] | None = ...,
+    ) -> None:
+        """One direction of an "lstm" (gates i, f, g, o) or a "gru" (r, z, n) of H units over a row of pixels, 1 x T x C: codes or floats.
+
+        input_weights (Cp, gates * H), weights (Hp, gates * H), Cp and Hp rounded up to 4; of a GRU that resets h before the product (H, 2 H),
+        and candidate (Hp, H). Floats become codes of input_bits by one scale per sequence, or with per_row per pixel; h becomes codes of
+        hidden_bits by the scale of each step, or by hidden_scale and hidden_zero. hidden, cell, lengths: (tensor of floats, element); the
+        first states, and how many pixels count. targets: 0 to 4, 1 x T x H; final_hidden, final_cell: 1 x 1 x H floats.
+        NotFinite for a NaN, CodeOutOfRange for a length that is not an integer of 0..T. The same bits on every instruction set.
+        """
+
     def output(self, *, tensor: int, nhwc: bool) -> None:
         """float32, or uint8 codes, (N, C, H, W) or (N, H, W, C)."""
 

@@ -28,12 +28,21 @@ ULP_INLINE Vector16 exp16(Vector16 x) {
   return x.below(Vector16::all(kLeast), Vector16::all(0.0f), y);
 }
 
+// A function before its division, so that products of two functions divide once.
+struct Ratio {
+  Vector16 top, bottom;
+  ULP_INLINE Vector16 value() const { return top / bottom; }
+  ULP_INLINE Vector16 times(Ratio o) const { return (top * o.top) / (bottom * o.bottom); }
+};
+
 // 1 / (1 + exp(-x)), from exp(-|x|), which neither overflows nor cancels.
-ULP_INLINE Vector16 sigmoid16(Vector16 x) {
+ULP_INLINE Ratio sigmoid_ratio(Vector16 x) {
   const Vector16 zero = Vector16::all(0.0f), one = Vector16::all(1.0f);
   const Vector16 e = exp16(zero - x.magnitude());
-  return x.below(zero, e, one) / (one + e);
+  return {x.below(zero, e, one), one + e};
 }
+
+ULP_INLINE Vector16 sigmoid16(Vector16 x) { return sigmoid_ratio(x).value(); }
 
 // x * P(X <= x), X normal. The lower tail is P(X <= -|x|) = exp(-x^2 / 2) g(t), t = 1 / (1 + 0.35 |x|), g being a polynomial; x^2 is taken
 // with its rounding error, or exp would multiply it.
@@ -58,17 +67,20 @@ ULP_INLINE Vector16 gelu_tanh16(Vector16 x) {
 }
 
 // By (1 - e) / (1 + e), e = exp(-2 |x|); near 0, where that cancels, x + x^3 p(x^2).
-ULP_INLINE Vector16 tanh16(Vector16 x) {
+ULP_INLINE Ratio tanh_ratio(Vector16 x) {
   static constexpr float kNear[] = {0.0022955674212425947f, -0.008346976712346077f, 0.02177010290324688f,
                                     -0.05395946279168129f,  0.13333304226398468f,   -0.3333333432674408f};
   const Vector16 zero = Vector16::all(0.0f), one = Vector16::all(1.0f);
   const Vector16 a = x.magnitude();
   const Vector16 e = exp16(zero - (a + a));
-  const Vector16 far = (one - e) / (one + e);
+  const Vector16 far = one - e;
   const Vector16 square = x * x;
   const Vector16 near = (x * square).fma(polynomial(kNear, square), x);
-  return a.below(Vector16::all(0.625f), near, x.below(zero, zero - far, far));
+  const Vector16 limit = Vector16::all(0.625f);
+  return {a.below(limit, near, x.below(zero, zero - far, far)), a.below(limit, one, one + e)};
 }
+
+ULP_INLINE Vector16 tanh16(Vector16 x) { return tanh_ratio(x).value(); }
 
 }  // namespace
 }  // namespace ulp

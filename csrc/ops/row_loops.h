@@ -3,15 +3,12 @@
 
 #include <cstring>
 
+#include "gate_loops.h"
 #include "row_functions.h"
 #include "rows.h"
 
 namespace ulp {
 namespace {
-
-constexpr int kLanes = 16;
-
-ULP_INLINE Vector16 load_some(const float* p, int64_t n) { return n >= kLanes ? Vector16::load(p) : Vector16::load_first(p, n); }
 
 // The sum of the operands at n channels of a row and group; behind the last channel zeros, which sums may pass over.
 ULP_INLINE Vector16 operands_at(const RowWork& w, int64_t row, int64_t group, int64_t c, int64_t n) {
@@ -321,7 +318,7 @@ void product(const FloatProduct& problem) {
   if (m < p.rows) product_tile<1>(p, m);
 }
 
-constexpr RowOps kRowOps{rows, quantize, product, sums, range};
+constexpr RowOps kRowOps{rows, quantize, product, sums, range, lstm, gru, gru_reset, gru_update};
 
 }  // namespace
 }  // namespace ulp

@@ -73,6 +73,35 @@ struct FloatProduct {
   int64_t out_row;
 };
 
+// Sums of a product of codes with weights, `units` columns per gate, gates one behind another. A sum stands for
+// float(sum - zero * columns[n]) * (unit * scale[n]), where columns[n] is the sum of column n of the weights.
+struct GateSums {
+  const int32_t* sums;
+  const int32_t* columns;
+  const float* scale;
+  int32_t zero;  // of the codes
+  float unit;    // their scale
+};
+
+// One step of an LSTM or a GRU, of one sequence: x[g], h[g] being the values of the sums of gate g, b[g] its biases,
+//
+//     lstm    v[g] = x[g] + b[g] + h[g] of i, f, g, o;  c = sigmoid(f) c + sigmoid(i) tanh(g);  h = sigmoid(o) tanh(c)
+//     gru     v[g] = x[g] + b[g] + h[g] of r, z;  n = tanh(x[n] + b[n] + sigmoid(r) (h[n] + hidden_bias));  h = n + sigmoid(z) (h - n)
+//
+// gru_reset and gru_update are a GRU that resets h before the product: the first has `update` = sigmoid(z) and `reset` = sigmoid(r) h, of
+// hidden.sums of r and z; the second n = tanh(x[n] + b[n] + h[n]) with hidden.sums of n, which come from products of `reset`.
+struct GateWork {
+  GateSums input;
+  GateSums hidden;
+  const float* bias;         // per column of the input's sums
+  const float* hidden_bias;  // `units` values, or nullptr: 0
+  int64_t units;
+  float* state;  // h: before the step and behind it
+  float* cell;   // c, likewise
+  float* update;
+  float* reset;
+};
+
 // A function per kind of work, as in Ops, of which the table is a part.
 struct RowOps {
   // False if a code was made of a NaN; codes are in range.
@@ -85,6 +114,10 @@ struct RowOps {
   bool (*sums)(const RowSums& s);
   // Least and largest of the values and 0.
   void (*range)(const float* x, int64_t count, float* low, float* high);
+  void (*lstm)(const GateWork& w);
+  void (*gru)(const GateWork& w);
+  void (*gru_reset)(const GateWork& w);
+  void (*gru_update)(const GateWork& w);
 };
 
 const RowOps& row_ops(Isa isa);

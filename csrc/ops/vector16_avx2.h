@@ -31,13 +31,13 @@ struct Vector16 {
     std::memcpy(bytes, p, static_cast<size_t>(n));
     return load_codes(bytes, zero);
   }
-  // sums - zero * columns, exact in int32.
-  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
-    const auto eight = [zero](const int32_t* from, const int32_t* of_columns) {
-      const __m256i less = _mm256_mullo_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(of_columns)), _mm256_set1_epi32(zero));
-      return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), less));
+  // sums - zero * columns, modulo 2^32, as floats.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int32_t zero) {
+    const auto half = [=](int at) {
+      const __m256i shift = _mm256_mullo_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns + at)), _mm256_set1_epi32(zero));
+      return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + at)), shift));
     };
-    return {eight(sums, columns), eight(sums + 8, columns + 8)};
+    return {half(0), half(8)};
   }
 
   ULP_INLINE void store(float* p) const {

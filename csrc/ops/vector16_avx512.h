@@ -28,10 +28,10 @@ struct Vector16 {
   static ULP_INLINE Vector16 load_first_codes(const uint8_t* p, int64_t n, int zero) {
     return steps_of(_mm_maskz_loadu_epi8(lanes(n), p), zero);
   }
-  // sums - zero * columns, exact in int32.
-  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
-    const __m512i less = _mm512_mullo_epi32(_mm512_loadu_si512(columns), _mm512_set1_epi32(zero));
-    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), less))};
+  // sums - zero * columns, modulo 2^32, as floats.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int32_t zero) {
+    const __m512i shift = _mm512_mullo_epi32(_mm512_loadu_si512(columns), _mm512_set1_epi32(zero));
+    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(sums), shift))};
   }
 
   ULP_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }

@@ -43,9 +43,12 @@ struct Vector16 {
     std::memcpy(bytes, p, static_cast<size_t>(n));
     return load_codes(bytes, zero);
   }
-  // sums - zero * columns, exact in int32.
-  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int zero) {
-    return each([=](int i) { return static_cast<float>(sums[i] - zero * columns[i]); });
+  // sums - zero * columns, modulo 2^32, as floats.
+  static ULP_INLINE Vector16 load_sums(const int32_t* sums, const int32_t* columns, int32_t zero) {
+    return each([=](int i) {
+      const uint32_t shift = static_cast<uint32_t>(columns[i]) * static_cast<uint32_t>(zero);
+      return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(sums[i]) - shift));
+    });
   }
 
   ULP_INLINE void store(float* p) const { std::memcpy(p, v, sizeof v); }

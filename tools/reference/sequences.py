@@ -171,6 +171,104 @@ class SequenceSteps(Frame):
 
         self._add("dynamic_linear", run, source, finish["targets"], kernel or "reference", w_bits=weights.bits, k=t.channels)
 
+    def recurrent(
+        self,
+        *,
+        source: int,
+        kind: str,
+        input_weights: _core.Packed,
+        weights: _core.Packed,
+        weight_zeros: tuple[int, int],
+        input_scale: Array,
+        scale: Array,
+        bias: Array,
+        input_bits: int,
+        hidden_bits: int,
+        per_row: bool,
+        reverse: bool,
+        targets: list[tuple[int, int]],
+        divide: bool,
+        candidate: _core.Packed | None = None,
+        hidden_bias: Array | None = None,
+        hidden_scale: float | None = None,
+        hidden_zero: int | None = None,
+        hidden: tuple[int, int] | None = None,
+        cell: tuple[int, int] | None = None,
+        lengths: tuple[int, int] | None = None,
+        final_hidden: tuple[int, int] | None = None,
+        final_cell: tuple[int, int] | None = None,
+    ) -> None:
+        t = self.tensors[source]
+        columns = len(bias)
+        units = columns // (4 if kind == "lstm" else 3)
+        wx = _core.unpack(input_weights).astype(np.int64)[: t.channels] - weight_zeros[0]
+        wh = _core.unpack(weights).astype(np.int64)[:units] - weight_zeros[1]
+        wn = None if candidate is None else _core.unpack(candidate).astype(np.int64)[:units] - weight_zeros[1]
+        self.weight_bytes += sum(w.nbytes for w in (input_weights, weights, candidate) if w is not None)
+
+        def coded(x: Array, low: Any, high: Any, bits: int) -> tuple[Array, Any]:
+            """Codes less their zero, and their scale, by ONNX's DynamicQuantizeLinear of so many bits."""
+            low, high = np.minimum(low, F32(0)), np.maximum(high, F32(0))
+            unit = (high - low) / F32(2**bits - 1)
+            unit = np.where(unit == 0, F32(1), unit)
+            zero = np.clip(np.rint(F32(0) - low / unit), 0, 2**bits - 1)
+            return (np.clip(np.rint(x / unit) + zero, 0, 2**bits - 1) - zero).astype(np.int64), unit
+
+        def of_state(h: Array) -> tuple[Array, Any]:
+            if hidden_scale:
+                top = 2**hidden_bits - 1
+                steps = np.rint(h * (F32(1) / F32(hidden_scale)))
+                return (np.clip(steps + (hidden_zero or 0), 0, top) - (hidden_zero or 0)).astype(np.int64), F32(hidden_scale)
+            return coded(h, h.min(), h.max(), hidden_bits)
+
+        def run(env: dict[int, Array]) -> None:
+            def state(place: tuple[int, int] | None) -> Array:
+                return np.zeros(units, F32) if place is None else env[place[0]].reshape(-1)[place[1] : place[1] + units]
+
+            count = t.width if lengths is None else int(env[lengths[0]].reshape(-1)[lengths[1]])
+            x, h, c = env[source][0, :count], state(hidden), state(cell)
+            if t.bits:
+                codes, unit = x.astype(np.int64) - t.zero, F32(t.scale)
+            elif count:
+                axis = 1 if per_row else None
+                codes, unit = coded(x, x.min(axis=axis, keepdims=True), x.max(axis=axis, keepdims=True), input_bits)
+            else:
+                codes, unit = x.astype(np.int64), F32(1)
+            from_x = (codes @ wx).astype(F32) * (unit * input_scale) + bias
+            y = np.zeros((1, t.width, units), F32)
+            for i in range(count)[:: -1 if reverse else 1]:
+                u, unit_h = of_state(h)
+                from_h = (u @ wh).astype(F32) * (unit_h * scale[: wh.shape[1]])
+                if kind == "lstm":
+                    a, f, g, o = (from_x[i] + from_h).astype(np.float64).reshape(4, units)
+                    c = (sigmoid(f) * c + sigmoid(a) * np.tanh(g)).astype(F32)
+                    h = (sigmoid(o) * np.tanh(c.astype(np.float64))).astype(F32)
+                else:
+                    r, z = sigmoid((from_x[i, : 2 * units] + from_h[: 2 * units]).astype(np.float64)).reshape(2, units)
+                    if wn is None:
+                        inner = r * (from_h[2 * units :] + (F32(0) if hidden_bias is None else hidden_bias))
+                    else:
+                        u, unit_h = of_state((r * h).astype(F32))
+                        inner = (u @ wn).astype(F32) * (unit_h * scale[2 * units :])
+                    n = np.tanh(from_x[i, 2 * units :] + inner)
+                    h = (n + z * (h - n)).astype(F32)
+                y[0, i] = h
+            for target in targets:
+                to = self.tensors[target[0]]
+                self._write(env, target, (to.steps(y / F32(to.scale)) if divide else to.quantize(y)) if to.bits else y)
+            for place, value in ((final_hidden, h), (final_cell, c)):
+                if place is not None:
+                    self._write(env, place, value[None, None])
+
+        bits = max(input_weights.bits, weights.bits)
+        self._add("recurrent", run, source, targets, "reference", w_bits=bits, k=input_weights.k + weights.k)
+
+
+def sigmoid(v: Array) -> Array:
+    """In float64."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-v)))
+
 
 def row_function(name: str, v: Array, gamma: Any, beta: Any, epsilon: float) -> Array:
     """A function of the last axis, in float64."""

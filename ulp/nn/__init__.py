@@ -17,6 +17,7 @@ from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d
 from .profile import Profile, ProfileRow
 from .quantizer import Quantizer
+from .recurrent import GRU, LSTM
 from .shapes import LayerError
 from .structure import Add, BatchNorm2d, Concat, Dropout, Flatten, Identity, Quantize, ReLU, ReLU6
 from .transposed import ConvTranspose2d
@@ -26,6 +27,8 @@ from .weights import manual_seed
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "Add",

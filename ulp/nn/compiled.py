@@ -275,7 +275,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
 
     network: calibrated, or its ranges loaded; what is changed in it afterwards does not reach the result.
     example: an input, float32 (N, C, H, W), (N, C, L), (N, T, C) or (N, features), or just its shape. Its values are not looked at,
-        and any N may be run.
+        and any N may be run. A network of several inputs: a tuple of them.
     mode: "fp32": bit for bit what the layers give one after another (but a batch normalisation is folded into its convolution, which
         rounds elsewhere); "threshold": each code by integer thresholds that say exactly what real arithmetic on the same float32 scales
         and biases would give, without its roundings. Where a step adds a shortcut, averages or makes floats, both modes compute alike.
@@ -307,19 +307,26 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
 
 def recorded(network: Module, example: Any) -> tuple[Graph, Structure]:
     """The graph of a network for an example, or its shape, and how its results are handed out. LayerError as for `compile`."""
-    shape = tuple(example) if isinstance(example, (tuple, list)) and all(isinstance(s, int) for s in example) else np.shape(example)
-    shape = tuple(int(side) for side in shape)
-    if len(shape) not in (2, 3, 4) or min(shape[1:]) < 1:
-        raise LayerError(f"example has shape {shape_text(shape)}: expected (N, C, H, W), (N, C, L), (N, T, C) or (N, features)")
-    trace = Trace(network, shape[1:])
+    several = isinstance(example, (tuple, list)) and not all(isinstance(s, int) for s in example)
+    shapes = [_example_shape(each) for each in (example if several else [example])]
+    trace = Trace(network, *(shape[1:] for shape in shapes))
     try:
-        results = network(Symbol.start(trace, shape[0]))
+        results = network(*(Symbol.start(trace, shape[0], i) for i, shape in enumerate(shapes)))
     except LayerError as error:
         locate(error, network)
         raise
     symbols, pack = _structure(results)
     trace.graph.outputs = [symbol.result for symbol in symbols]
     return trace.graph, pack
+
+
+def _example_shape(example: Any) -> tuple[int, ...]:
+    """The shape of an example, which may be given as such."""
+    shape = tuple(example) if isinstance(example, (tuple, list)) and all(isinstance(s, int) for s in example) else np.shape(example)
+    shape = tuple(int(side) for side in shape)
+    if len(shape) not in (2, 3, 4) or min(shape[1:]) < 1:
+        raise LayerError(f"example has shape {shape_text(shape)}: expected (N, C, H, W), (N, C, L), (N, T, C) or (N, features)")
+    return shape
 
 
 def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX_BYTES) -> CompiledNetwork:

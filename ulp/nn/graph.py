@@ -230,6 +230,40 @@ class DynamicLinear:
 
 
 @dataclass(frozen=True, eq=False)
+class Recurrent:
+    """One direction of an "lstm" or a "gru" over a row of pixels, (C, 1, T) -> (H, 1, T): `_core.Plan.recurrent`.
+
+    input, weights: integers (gates * H, C) and (gates * H, H), gates in torch's order; input.bias holds the biases of all sums, their other
+    biases are 0. hidden_bias: float32 (H,), of a GRU's third gate, inside the product with the reset gate. resets_before: the GRU resets h
+    before the product. quantizer: of the input; None: floats, which become codes of `act_bits` by a scale of the call, with per_row one for
+    each pixel. state_quantizer: of h; None: codes of state_bits by the scale of each step. hidden, cell, lengths: where in the inputs behind
+    the first one, (input, element), the first states and the number of pixels that count are.
+    """
+
+    kind: str
+    input: Weights
+    weights: Weights
+    quantizer: Quantizer | None
+    state_quantizer: Quantizer | None
+    act_bits: int = 8
+    state_bits: int = 8
+    per_row: bool = True
+    reverse: bool = False
+    hidden_bias: npt.NDArray[np.float32] | None = None
+    resets_before: bool = False
+    hidden: tuple[int, int] | None = None
+    cell: tuple[int, int] | None = None
+    lengths: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a Recurrent, its input, leaves behind its last step, (H,): "hidden" or "cell"."""
+
+    which: str
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """The input as an output of the network, of the node's shape: the image's elements in the order (C, H, W), or (H, W, C)."""
 
@@ -283,6 +317,8 @@ Op: TypeAlias = (
     | Product
     | Attention
     | DynamicLinear
+    | Recurrent
+    | State
     | View
     | Add
     | Concat

@@ -72,7 +72,7 @@ def lower(
     for node in reversed(graph.nodes):
         requests = lowering.requests[id(node)]
         lowering.steps.append([])
-        if requests or isinstance(node.op, ir.Input):
+        if requests or isinstance(node.op, ir.Input) or id(node) in lowering.finals:
             RULES[type(node.op)](lowering, node, node.op, requests)
     labels = []
     steps = [step for of_node in reversed(lowering.steps) for step in of_node]

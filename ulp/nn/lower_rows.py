@@ -146,9 +146,73 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
         lowering.add_step(node, partial(emit, targets), [source], targets)
 
 
+def _recurrent(lowering: Lowering, node: ir.Node, op: ir.Recurrent, requests: list[Request]) -> None:
+    source, *others = (lowering.request(each, op.quantizer if i == 0 else None) for i, each in enumerate(node.inputs))
+    finals = lowering.finals.get(id(node), {})
+    w, q, state = op.weights, op.quantizer, op.state_quantizer
+    units = w.integers.shape[1]
+    whole = 2 * units if op.resets_before else len(w.integers)
+
+    def place(at: tuple[int, int] | None) -> tuple[int, int] | None:
+        return None if at is None else (others[at[0] - 1].place[0], at[1])
+
+    def emit(targets: list[Slot]) -> None:
+        columns = w.integers[:, :, None, None]
+        lowering.plan.recurrent(
+            source=source.place[0],
+            kind=op.kind,
+            input_weights=lowering.weight_matrix(op.input, 0, op.input.integers[:, :, None, None]),
+            weights=lowering.weight_matrix(w, 0, columns[:whole]),
+            weight_zeros=(op.input.zero, w.zero),
+            input_scale=op.input.scale.astype(np.float32),
+            scale=w.scale.astype(np.float32),
+            bias=op.input.bias.astype(np.float32),
+            input_bits=0 if q is not None else op.act_bits,
+            hidden_bits=op.state_bits if state is None else state.bits,
+            per_row=op.per_row and q is None,
+            reverse=op.reverse,
+            targets=[target.place for target in targets],
+            divide=lowering.mode == "requantize",
+            candidate=lowering.weight_matrix(w, 1, columns[whole:]) if op.resets_before else None,
+            hidden_bias=op.hidden_bias,
+            hidden_scale=0.0 if state is None else state.scale,
+            hidden_zero=0 if state is None else state.zero,
+            hidden=place(op.hidden),
+            cell=place(op.cell),
+            lengths=place(op.lengths),
+            final_hidden=finals["hidden"].place if "hidden" in finals else None,
+            final_cell=finals["cell"].place if "cell" in finals else None,
+        )
+
+    slots = _direct(lowering, node, requests)
+    if len(slots) > MAX_TARGETS:  # a second run would cost as much as the first: the others are made of floats
+        slots = _shared(lowering, node, slots)
+    lowering.add_step(node, partial(emit, slots), [source, *others], [*slots, *finals.values()])
+
+
+def _shared(lowering: Lowering, node: ir.Node, slots: list[Slot]) -> list[Slot]:
+    """One slot of floats, and steps that make the others of it."""
+    height, width, channels = ir.layout(node)
+    floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None) or Slot(
+        Tensor(height, width, channels, None), 0, channels
+    )
+    for slot in slots:
+        if slot is not floats:
+            lowering.combine(node, [floats], False, *FREE, slot)
+    return [floats]
+
+
+def _state(lowering: Lowering, node: ir.Node, op: ir.State, requests: list[Request]) -> None:
+    slots = _direct(lowering, node, requests)
+    floats = _shared(lowering, node, slots) if len(slots) > 1 or slots[0].tensor.quantizer is not None else slots
+    lowering.finals.setdefault(id(node.inputs[0]), {})[op.which] = floats[0]
+
+
 ROW_RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Rows: _rows,
     ir.Product: _product,
     ir.Attention: _attention,
     ir.DynamicLinear: _dynamic_linear,
+    ir.Recurrent: _recurrent,
+    ir.State: _state,
 }

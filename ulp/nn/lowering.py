@@ -52,6 +52,7 @@ class Lowering:
         self.plan = cast("_core.Plan", script)
         self.requests: dict[int, list[Request]] = {id(node): [] for node in graph.nodes}
         self.steps: list[list[Step]] = []  # of the nodes, last node first
+        self.finals: dict[int, dict[str, Slot]] = {}  # of recurrent nodes: which states go where
         self.packed: dict[tuple[int, int], _core.Packed] = {}
         self.request_count = 0
         self.input_quantizer: Quantizer | None = None

@@ -18,8 +18,10 @@ from .shapes import LayerError, dimension
 class Trace:
     """A graph in the making, and the names of the network's layers."""
 
-    def __init__(self, network: Module, shape: Shape) -> None:
-        self.graph = Graph.start(shape)
+    def __init__(self, network: Module, *shapes: Shape) -> None:
+        self.graph = Graph.start(shapes[0])
+        for shape in shapes[1:]:
+            self.graph.join(Graph.start(shape))
         self._names = {id(module): name for name, module in network.named_modules()}
         self._calls: dict[str, int] = {}
 
@@ -47,9 +49,9 @@ class Symbol:
         self.rows = rows
 
     @classmethod
-    def start(cls, trace: Trace, batch: int) -> Symbol:
-        """The network's input."""
-        node = trace.graph.input
+    def start(cls, trace: Trace, batch: int, index: int = 0) -> Symbol:
+        """An input of the network."""
+        node = trace.graph.inputs[index]
         assert isinstance(node.op, Input)
         return cls(trace, node, batch, None if node.op.shape is None else False)
 

@@ -28,6 +28,12 @@ def manual_seed(seed: int) -> None:
         _rng = np.random.default_rng(seed)
 
 
+def uniform(bound: float, shape: Shape) -> FloatArray:
+    """Random numbers from -bound to bound."""
+    with _rng_lock:
+        return _rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
 W = TypeVar("W", bound="Weighted")
 
 

@@ -5,7 +5,7 @@ namespace ulp {
 
 using MakeStep = std::unique_ptr<Step>();
 MakeStep make_input_floats, make_input_codes, make_conv, make_depthwise, make_linear, make_max_pool, make_window_mean, make_rescale,
-    make_gather, make_rearrange, make_lookup, make_combine, make_rows, make_product, make_attention, make_dynamic_linear,
+    make_gather, make_rearrange, make_lookup, make_combine, make_rows, make_product, make_attention, make_dynamic_linear, make_recurrent,
     make_linear_floats, make_output;
 
 const std::vector<StepKind>& step_kinds() {
@@ -27,6 +27,7 @@ const std::vector<StepKind>& step_kinds() {
       {"product", "product", make_product},
       {"attention", "attention", make_attention},
       {"dynamic_linear", "dynamic_linear", make_dynamic_linear},
+      {"recurrent", "recurrent", make_recurrent},
       {"linear_floats", "linear", make_linear_floats},
       {"output", "output", make_output},
   };
