@@ -34,6 +34,7 @@ SAVED = {
     "lookup": ("source", "target", "codes", "values"),
     "combine": ("operands", "channels", "multiply", "low", "high", "targets", "divide"),
     "linear_floats": ("source", "target", "weights", "bias"),
+    "grouped_linear": ("source", "target", "weights", "group", "scales", "zeros", "zero", "table", "bias", "per_group"),
     "output": ("tensor", "nhwc"),
 }
 
@@ -86,6 +87,7 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
     """Fields that the plan of `begin` takes, but for the inputs, which need an empty one."""
     vector = plan.floats(1, 1, 4)
     wide = plan.floats(4, 4, 6)
+    sums = plan.floats(4, 4, 6)
     plan.rescale(source=SOURCE, finish=unscaled(targets=[(wide, 0)]))
     window = {"stride": ONES, "padding": NONE, "dilation": ONES}
     windows = {"rows": ROWS, "columns": ROWS}
@@ -151,6 +153,18 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "per_row": True,
             "finish": entries(targets=[(UNWRITTEN, 0)], scale=np.ones(6, np.float32), bias=np.ones(6, np.float32)),
             "kernel": None,
+        },
+        "grouped_linear": {
+            "source": wide,
+            "target": (sums, 0),
+            "weights": _core.pack(np.ones((64, 6), np.uint8), 3),
+            "group": 3,
+            "scales": np.ones((2, 6), np.float32),
+            "zeros": np.ones((2, 6), np.float32),
+            "zero": 0,
+            "table": None,
+            "bias": np.ones(6, np.float32),
+            "per_group": True,
         },
         "output": {"tensor": OTHER, "nhwc": True},
     }

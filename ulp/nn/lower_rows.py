@@ -66,12 +66,7 @@ def _product(lowering: Lowering, node: ir.Node, op: ir.Product, requests: list[R
     slots = _direct(lowering, node, requests)
     target = slots[0]
     if len(slots) > 1 or not target.whole:
-        height, width, channels = ir.layout(node)
-        floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None)
-        target = floats or Slot(Tensor(height, width, channels, None), 0, channels)
-        for slot in slots:
-            if slot is not target:
-                lowering.combine(node, [target], False, *FREE, slot)
+        target = _floats_of(lowering, node, slots)
 
     def emit() -> None:
         one, other, result = (slot.tensor.quantizer for slot in (a, b, target))
@@ -116,8 +111,32 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
         lowering.add_step(node, partial(emit, targets), [source], targets)
 
 
+def _floats_of(lowering: Lowering, node: ir.Node, slots: list[Slot]) -> Slot:
+    """A whole tensor of floats for a step of one target, from which the other slots are made."""
+    height, width, channels = ir.layout(node)
+    floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None)
+    target = floats or Slot(Tensor(height, width, channels, None), 0, channels)
+    for slot in slots:
+        if slot is not target:
+            lowering.combine(node, [target], False, *FREE, slot)
+    return target
+
+
+def _grouped_linear(lowering: Lowering, node: ir.Node, op: ir.GroupedLinear, requests: list[Request]) -> None:
+    source = lowering.request(node.inputs[0], op.quantizer)
+    target = _floats_of(lowering, node, _direct(lowering, node, requests))
+
+    def emit() -> None:
+        lowering.plan.grouped_linear(
+            source=source.place[0], target=target.place, bias=op.bias, per_group=op.per_group, **op.matrix.plan_fields()
+        )
+
+    lowering.add_step(node, emit, [source], [target])
+
+
 ROW_RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
     ir.Rows: _rows,
     ir.Product: _product,
     ir.DynamicLinear: _dynamic_linear,
+    ir.GroupedLinear: _grouped_linear,
 }

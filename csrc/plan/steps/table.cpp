@@ -5,7 +5,8 @@ namespace ulp {
 
 using MakeStep = std::unique_ptr<Step>();
 MakeStep make_input_floats, make_input_codes, make_conv, make_depthwise, make_linear, make_max_pool, make_window_mean, make_rescale,
-    make_gather, make_rearrange, make_lookup, make_combine, make_rows, make_product, make_dynamic_linear, make_linear_floats, make_output;
+    make_gather, make_rearrange, make_lookup, make_combine, make_rows, make_product, make_dynamic_linear, make_linear_floats,
+    make_grouped_linear, make_output;
 
 const std::vector<StepKind>& step_kinds() {
   // Never destroyed, as threads may still run plans while the process ends.
@@ -26,6 +27,7 @@ const std::vector<StepKind>& step_kinds() {
       {"product", "product", make_product},
       {"dynamic_linear", "dynamic_linear", make_dynamic_linear},
       {"linear_floats", "linear", make_linear_floats},
+      {"grouped_linear", "grouped_linear", make_grouped_linear},
       {"output", "output", make_output},
   };
   return kinds;
