@@ -190,6 +190,7 @@ void fill(py::module_& m) {
   py::register_exception<OutOfRange>(m, "OutOfRange", PyExc_ValueError);
   bind_packed(m);
   bind_gemm(m);
+  bind_grouped(m);
   bind_kernels(m);
   bind_settings(m);
   bind_plan(m);

@@ -39,6 +39,7 @@ SAVED = {
         *("per_row", "reverse", "targets", "divide", "candidate", "hidden_bias", "hidden_scale", "hidden_zero", "hidden", "cell"),
         *("lengths", "final_hidden", "final_cell"),
     ),
+    "grouped_linear": ("source", "target", "weights", "group", "scales", "zeros", "zero", "table", "bias", "per_group"),
     "output": ("tensor", "nhwc"),
 }
 
@@ -93,7 +94,7 @@ DOWN, ALONG = (1, 0, 0), (0, 0, 1)
 def valid(plan: Any) -> dict[str, dict[str, Any]]:
     """Fields that the plan of `begin` takes, but for the inputs, which need an empty one."""
     vector = plan.floats(1, 1, 4)
-    wide, row = plan.floats(4, 4, 6), plan.floats(1, 3, 2)
+    wide, sums, row = plan.floats(4, 4, 6), plan.floats(4, 4, 6), plan.floats(1, 3, 2)
     plan.rescale(source=SOURCE, finish=unscaled(targets=[(wide, 0)]))
     window = {"stride": ONES, "padding": NONE, "dilation": ONES}
     windows = {"rows": ROWS, "columns": ROWS}
@@ -176,6 +177,18 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "function": "gelu",
         },
         "recurrent": recurrent_fields(plan),
+        "grouped_linear": {
+            "source": wide,
+            "target": (sums, 0),
+            "weights": _core.pack(np.ones((64, 6), np.uint8), 3),
+            "group": 3,
+            "scales": np.ones((2, 6), np.float32),
+            "zeros": np.ones((2, 6), np.float32),
+            "zero": 0,
+            "table": None,
+            "bias": np.ones(6, np.float32),
+            "per_group": True,
+        },
         "output": {"tensor": OTHER, "nhwc": True},
     }
 

@@ -311,6 +311,39 @@ def test_a_division_by_multiplications_rounds_as_a_division() -> None:
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("source", ["rows", "groups", 3, 8])
+def test_products_with_weights_in_groups(source: str | int) -> None:
+    """Of floats, quantized per row or per group of it, and of codes with a zero point."""
+    rng = np.random.default_rng(8)
+    for width, channels, outputs, bits, group, kind in ((1, 3, 5, 8, 3, "zeros"), (9, 40, 33, 4, 16, "table"), (7, 96, 70, 2, 32, "zero")):
+        groups = -(-channels // group)
+        fields = {
+            "weights": _core.pack(rng.integers(0, 2**bits, (groups * 32, outputs), dtype=np.uint8), bits),
+            "group": group,
+            "scales": rng.uniform(-1, 1, (groups, outputs)).astype(F32),
+            "zeros": rng.uniform(0, 2**bits, (groups, outputs)).astype(F32) if kind == "zeros" else None,
+            "zero": 2 if kind == "zero" else 0,
+            "table": rng.integers(-3000, 3000, 16).astype(np.int32) if kind == "table" else None,
+            "bias": rng.standard_normal(outputs).astype(F32) if bits != 2 else None,
+            "per_group": source == "groups",
+        }
+
+        def describe(plan: Any, fields: Any = fields, width: int = width, channels: int = channels, outputs: int = outputs) -> None:
+            zero = 5 if isinstance(source, int) else 0
+            x = plan.codes(1, width, channels, source, zero, 0.25) if isinstance(source, int) else plan.floats(1, width, channels)
+            wide = plan.floats(1, width, outputs)
+            plan.input_floats(channels=channels, height=1, width=width, targets=[x], nhwc=True)
+            plan.grouped_linear(source=x, target=(wide, 0), **fields)
+            plan.output(tensor=wide, nhwc=True)
+
+        x = rng.standard_normal((3, 1, width, channels)).astype(F32)
+        for one in x[:, None]:
+            for got, want in zip(on_every_isa(describe, one), expected(describe, one), strict=True):
+                np.testing.assert_array_equal(got, want)
+        together = np.concatenate([native(describe).run(one[None])[0] for one in x])
+        np.testing.assert_array_equal(native(describe).run(x)[0], together)
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 def test_codes_of_products_that_leave_int32(per_row: bool) -> None:
     """The weights' scales alone do not say how far values reach: the activation's counts, too, which is known in the call only."""

@@ -24,6 +24,7 @@ from ._gpu.explain import CudaExplanation
 from ._gpu.packed import CudaPackedMatrix
 from ._tune import tune
 from .config import available_isas, get_isa, get_num_threads, set_isa, set_num_threads, show_config
+from .grouped import GroupedMatrix
 from .packed import PackedMatrix, pack
 
 if _TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "CudaExplanation",
     "CudaPackedMatrix",
     "Explanation",
+    "GroupedMatrix",
     "Kernel",
     "KernelTable",
     "PackedMatrix",

@@ -50,6 +50,37 @@ def from_data(data: npt.NDArray[np.uint8], k: int, n: int, bits: int, signed: bo
     Padding is rewritten and sums are recomputed: any bytes are safe.
     """
 
+class Grouped:
+    """Weights in groups of `group` k (csrc/gemm/grouped.h), each padded to a multiple of 32 in `weights`, unsigned codes.
+
+    scales, zeros: float32 (groups, n). zero: of all weights where zeros is None. table: int32 (2^bits,), what codes of 2 to 4 bits stand
+    for. ValueError for what does not fit.
+    """
+
+    def __init__(
+        self,
+        weights: Packed,
+        *,
+        k: int,
+        group: int,
+        scales: npt.NDArray[np.float32],
+        zeros: npt.NDArray[np.float32] | None,
+        zero: int,
+        table: npt.NDArray[np.int32] | None,
+    ) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    def product(
+        self, a: npt.NDArray[np.uint8], *, centre: int, scales: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.float32]:
+        """a (M, k), less a centre of 0 (below 128) or 128; scales (M,) or (M, groups)."""
+
+    def linear(self, x: npt.NDArray[np.float32], *, bias: npt.NDArray[np.float32] | None, per_group: bool) -> npt.NDArray[np.float32]:
+        """x (M, k), quantized per row or per group of a row. ValueError where it is not finite."""
+
+def grouped_kernel() -> str:
+    """Name of the kernel that Grouped runs now."""
+
 class Unfit(ValueError):  # noqa: N818  # the name of the native class
     """a and b differ in K, or `out` is not what the core writes to. The Python layer says why, or has the result copied into `out`."""
 
@@ -336,6 +367,25 @@ class Plan:
         self, *, source: int, target: tuple[int, int], weights: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
     ) -> None:
         """weights (H * W * C, N) in the order (y, x, c), bias (N,): a product of floats, summed in that order in float32; 1 x 1 x N."""
+
+    def grouped_linear(
+        self,
+        *,
+        source: int,
+        target: tuple[int, int],
+        weights: Packed,
+        group: int,
+        scales: npt.NDArray[np.float32],
+        zeros: npt.NDArray[np.float32] | None = ...,
+        zero: int = ...,
+        table: npt.NDArray[np.int32] | None = ...,
+        bias: npt.NDArray[np.float32] | None = ...,
+        per_group: bool = ...,
+    ) -> None:
+        """A product of each pixel's channels with weights in groups, as `Grouped`; the target holds floats.
+
+        source: floats, quantized in the call per pixel, or per group of it; or codes. NotFinite for a NaN.
+        """
 
     def rows(
         self,

@@ -22,6 +22,7 @@ from ._gpu.arrays import on_gpu
 from ._gpu.packed import CudaPackedMatrix, pack_for_gpu
 from ._matrix import Matrix
 from ._validate import IntArray, bit_width, integer, out_of_range, weight_codes, weight_width
+from .grouped import GroupedMatrix, pack_grouped
 
 if TYPE_CHECKING:
     import zipfile
@@ -116,18 +117,53 @@ class PackedMatrix(Matrix):
 @overload
 def pack(b: npt.ArrayLike, bits: int | str) -> PackedMatrix: ...
 @overload
+def pack(
+    b: npt.ArrayLike,
+    bits: int | str,
+    *,
+    scales: npt.ArrayLike,
+    zero_points: npt.ArrayLike | None = ...,
+    group_size: int | None = ...,
+    codebook: npt.ArrayLike | str | None = ...,
+    codebook_bits: int | None = ...,
+) -> GroupedMatrix: ...
+@overload
 def pack(b: Any, bits: int | str, device: str | None = ...) -> Any: ...
-def pack(b: Any, bits: int | str, device: str | None = None) -> PackedMatrix | CudaPackedMatrix:
-    """Pack a (K, N) integer matrix for reuse as `b` of `ulp.gemm`.
+def pack(
+    b: Any,
+    bits: int | str,
+    device: str | None = None,
+    *,
+    scales: npt.ArrayLike | None = None,
+    zero_points: npt.ArrayLike | None = None,
+    group_size: int | None = None,
+    codebook: npt.ArrayLike | str | None = None,
+    codebook_bits: int | None = None,
+) -> PackedMatrix | CudaPackedMatrix | GroupedMatrix:
+    """Pack a (K, N) integer matrix for reuse as `b` of `ulp.gemm`, or with `scales` as a `GroupedMatrix`.
 
     b: uint8 (unsigned), int8 (signed; at 1 bit only -1 and +1), or any integer dtype: unsigned if all values are in 0..2^bits-1, else
         signed. An array in the memory of a GPU is packed there.
     bits: 1..8, or "W3A8", whose 3 counts.
     device: "cuda" or "cuda:<number>" packs for a GPU, and gives a `CudaPackedMatrix`. By default where b is.
+    scales: floats (groups, N): the weights of a group of k of a column are (b - zero point) * scale. On the CPU only.
+    zero_points: numbers (groups, N), (N,), (groups, 1) or one for all; fractions, too. Signed b have 0 by default, and so have unsigned.
+    group_size: k of a group, the last of which may be shorter; by default K / groups.
+    codebook: what a code of 2 to 4 bits stands for instead of itself: 2^bits numbers, or "nf4", "fp4" (bitsandbytes), "fp4_e2m1" (OCP)
+        or "flint4".
+    codebook_bits: 8 or 16, of the integers that stand for its entries (`GroupedMatrix.codebook_error`); 16 take twice as many products.
+        By default as many as make them exact, and 8 where neither does.
     Raises ValueError for a value out of range (with index, value and interval) or a shape that is not 2-D, TypeError for other dtypes;
     for a GPU also RuntimeError where none can be used, MemoryError.
     """
     width = weight_width(bits, "bits")
+    if scales is not None:
+        if on_gpu(b) or device not in (None, "cpu"):
+            raise ValueError("scales: weights in groups are multiplied on the CPU; leave device out, and pass b as an array there")
+        return pack_grouped(b, width, scales, zero_points, group_size, codebook, codebook_bits)
+    for name, value in (("zero_points", zero_points), ("group_size", group_size), ("codebook", codebook), ("codebook_bits", codebook_bits)):
+        if value is not None:
+            raise ValueError(f"{name} without scales: pass scales, (groups, N), which make b a matrix in groups")
     if device is not None or on_gpu(b):
         packed = pack_for_gpu(b, width, device)
         if packed is not None:

@@ -5,43 +5,10 @@
 //
 // Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates per cycle for one row, 85 for four, which share the
 // first two. Reading weights from memory limits one row long before.
-#include "bitpacked_avx512.h"
-#include "tile_stream.h"
+#include "stream_avx512vnni.h"
 
 namespace ulp::stream_avx512vnni {
 namespace {
-
-struct Dot {
-  template <int>
-  static constexpr int kVecs = 2;
-  using Operand = Vec;
-
-  // One sum takes five cycles and two start in each: few rows need several sums per column, which take turns.
-  template <int rows>
-  struct Sums {
-    static constexpr int kTurns = rows == 1 ? 4 : 2;
-    Vec turn[kTurns];
-    Sums() { ULP_UNROLL for (int i = 0; i < kTurns; ++i) turn[i] = zero(); }
-  };
-
-  template <int j>
-  static ULP_INLINE Vec operand(const uint8_t* a) {
-    return broadcast4(a + 4 * j);
-  }
-
-  template <int j, int rows>
-  static ULP_INLINE void step(Sums<rows>& sums, Vec x, Vec codes) {
-    Vec& sum = sums.turn[j % Sums<rows>::kTurns];
-    sum = _mm512_dpbusd_epi32(sum, codes, x);
-  }
-
-  template <int rows>
-  static ULP_INLINE Vec columns(const Sums<rows>& sums) {
-    Vec all = sums.turn[0];
-    ULP_UNROLL for (int i = 1; i < Sums<rows>::kTurns; ++i) all = add_sums(all, sums.turn[i]);
-    return all;
-  }
-};
 
 void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
   const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));

@@ -17,6 +17,30 @@
 namespace ulp {
 namespace {
 
+// A K-block of the columns of `units` against the rows' codes from `a` on. Codes::vector<j>(units): what is multiplied in step j.
+template <class Op, class Codes, int rows, int vecs>
+ULP_INLINE void add_block(const Codes& weights, const Units (&units)[vecs], const uint8_t* a, int64_t a_stride,
+                          typename Op::template Sums<rows> (&sums)[rows][vecs]) {
+  // k outside, columns inside: an operand serves all of them.
+  unrolled<8>([&](auto j) {
+    typename Op::Operand x[rows];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = Op::template operand<j.value>(a + r * a_stride);
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) {
+      const Vec codes = weights.template vector<j.value>(units[v]);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) Op::template step<j.value>(sums[r][v], x[r], codes);
+    }
+  });
+}
+
+// The weights' codes themselves.
+template <int bits>
+struct BitpackedCodes {
+  template <int j>
+  ULP_INLINE Vec vector(Units units) const {
+    return code_vector<bits, j>(units);
+  }
+};
+
 // The vecs from unit `first` on.
 template <class Op, int bits, int rows, int vecs>
 ULP_INLINE void tile(const Tile& t, int first) {
@@ -24,15 +48,9 @@ ULP_INLINE void tile(const Tile& t, int first) {
   BitpackedSlice slice{t.b, 0, bits * kVector, t.units, t.units, 0, 1};
   const uint8_t* a = t.a;
   for (int64_t left = ceil_div(t.k, kUnitK); left > 0; --left, slice.data += t.units * bits * kVector, a += kUnitK) {
-    // k outside, columns inside: an operand serves all of them.
-    unrolled<8>([&](auto j) {
-      typename Op::Operand x[rows];
-      ULP_UNROLL for (int r = 0; r < rows; ++r) x[r] = Op::template operand<j.value>(a + r * t.a_stride);
-      ULP_UNROLL for (int v = 0; v < vecs; ++v) {
-        const Vec codes = code_vector<bits, j.value>(units_of(slice, 0, first + v * kVecUnits));
-        ULP_UNROLL for (int r = 0; r < rows; ++r) Op::template step<j.value>(sums[r][v], x[r], codes);
-      }
-    });
+    Units units[vecs];
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) units[v] = units_of(slice, 0, first + v * kVecUnits);
+    add_block<Op>(BitpackedCodes<bits>{}, units, a, t.a_stride, sums);
   }
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first + v * kVecUnits, row_term(t, r), Op::columns(sums[r][v]));

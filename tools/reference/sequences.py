@@ -263,6 +263,51 @@ class SequenceSteps(Frame):
         bits = max(input_weights.bits, weights.bits)
         self._add("recurrent", run, source, targets, "reference", w_bits=bits, k=input_weights.k + weights.k)
 
+    def grouped_linear(
+        self,
+        *,
+        source: int,
+        target: tuple[int, int],
+        weights: _core.Packed,
+        group: int,
+        scales: Array,
+        zeros: Array | None = None,
+        zero: int = 0,
+        table: Array | None = None,
+        bias: Array | None = None,
+        per_group: bool = False,
+    ) -> None:
+        t = self.tensors[source]
+        groups, outputs = scales.shape
+        codes = _core.unpack(weights).astype(np.int64).reshape(groups, -1, outputs)[:, :group].reshape(-1, outputs)[: t.channels]
+        of = np.arange(t.channels) // group
+        less = np.full((groups, outputs), zero, np.float64) if zeros is None else zeros.astype(np.float64)
+        shift = np.zeros(outputs, F32) if bias is None else bias
+        middle = (128 if t.bits == 8 else 0) if t.bits else 0
+        if t.bits and middle != t.zero:
+            values = table[codes] if table is not None else codes - less[of]
+            sums = np.cumsum(values * scales[of].astype(np.float64), axis=0)[-1]
+            shift = (shift + float(middle - t.zero) * float(F32(t.scale)) * sums).astype(F32)
+        self.weight_bytes += weights.nbytes + groups * -(-outputs // 8) * 32 * (1 if zeros is None else 2)
+
+        def run(env: dict[int, Array]) -> None:
+            x = env[source].reshape(-1, t.channels)
+            y = np.zeros((len(x), outputs), F32)
+            tiny = np.finfo(F32).tiny
+            whole = np.maximum(np.abs(x).max(axis=1, keepdims=True) / F32(127), tiny)
+            for g in range(groups):
+                part = x[:, of == g]
+                scale = np.maximum(np.abs(part).max(axis=1, keepdims=True) / F32(127), tiny) if per_group else whole
+                a = part.astype(np.int64) - middle if t.bits else np.rint(part / scale).astype(np.int64)
+                w = codes[of == g] if table is None else table[codes[of == g]].astype(np.int64)
+                p = (a @ w - a.sum(axis=1, keepdims=True) * less[g]).astype(F32)
+                factor = scales[g] * (F32(t.scale) if t.bits else scale)
+                y = (p.astype(np.float64) * factor.astype(np.float64) + y.astype(np.float64)).astype(F32)  # a fused multiply-add
+            out = y if bias is None and not shift.any() else y + shift
+            self._write(env, target, out.reshape(t.height, t.width, -1))
+
+        self._add("grouped_linear", run, source, [target], "reference", w_bits=weights.bits, k=t.channels)
+
 
 def sigmoid(v: Array) -> Array:
     """In float64."""

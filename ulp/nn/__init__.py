@@ -12,6 +12,7 @@ True
 from .activations import ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, Mish, PReLU, Sigmoid, SiLU, Tanh
 from .calibrate import calibrate
 from .compiled import CompiledNetwork, compile, load  # noqa: A004  # named as torch's
+from .grouped import GroupedLinear
 from .module import Module, Sequential
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d
@@ -42,6 +43,7 @@ __all__ = [
     "ConvTranspose2d",
     "Dropout",
     "Flatten",
+    "GroupedLinear",
     "Hardsigmoid",
     "Hardswish",
     "Identity",

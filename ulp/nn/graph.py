@@ -14,6 +14,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ulp.grouped import GroupedMatrix
+
 from .curves import Function
 from .quantizer import Quantizer
 
@@ -264,6 +266,19 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
+class GroupedLinear:
+    """A product of each pixel's channels with weights in groups, (C, O): `_core.Plan.grouped_linear`. bias: float32 (O,) or None.
+
+    quantizer: None: the input is floats, quantized in the call to 8 bits, per pixel, or with per_group per group of it.
+    """
+
+    matrix: GroupedMatrix
+    bias: npt.NDArray[np.float32] | None
+    per_group: bool
+    quantizer: Quantizer | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """The input as an output of the network, of the node's shape: the image's elements in the order (C, H, W), or (H, W, C)."""
 
@@ -319,6 +334,7 @@ Op: TypeAlias = (
     | DynamicLinear
     | Recurrent
     | State
+    | GroupedLinear
     | View
     | Add
     | Concat

@@ -89,15 +89,19 @@ def _product(lowering: Lowering, node: ir.Node, op: ir.Product, requests: list[R
 def _one_target(lowering: Lowering, node: ir.Node, requests: list[Request]) -> Slot:
     """Where a step puts its values that writes one whole tensor: from there they go on to where they are requested."""
     slots = _direct(lowering, node, requests)
-    target = slots[0]
-    if len(slots) > 1 or not target.whole:
-        height, width, channels = ir.layout(node)
-        floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None)
-        target = floats or Slot(Tensor(height, width, channels, None), 0, channels)
-        for slot in slots:
-            if slot is not target:
-                lowering.combine(node, [target], False, *FREE, slot)
-    return target
+    return slots[0] if len(slots) == 1 and slots[0].whole else _floats_for(lowering, node, slots)
+
+
+def _floats_for(lowering: Lowering, node: ir.Node, slots: list[Slot]) -> Slot:
+    """One whole slot of floats, and steps that make the others of it."""
+    height, width, channels = ir.layout(node)
+    floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None) or Slot(
+        Tensor(height, width, channels, None), 0, channels
+    )
+    for slot in slots:
+        if slot is not floats:
+            lowering.combine(node, [floats], False, *FREE, slot)
+    return floats
 
 
 def _attention(lowering: Lowering, node: ir.Node, op: ir.Attention, requests: list[Request]) -> None:
@@ -186,26 +190,27 @@ def _recurrent(lowering: Lowering, node: ir.Node, op: ir.Recurrent, requests: li
 
     slots = _direct(lowering, node, requests)
     if len(slots) > MAX_TARGETS:  # a second run would cost as much as the first: the others are made of floats
-        slots = _shared(lowering, node, slots)
+        slots = [_floats_for(lowering, node, slots)]
     lowering.add_step(node, partial(emit, slots), [source, *others], [*slots, *finals.values()])
-
-
-def _shared(lowering: Lowering, node: ir.Node, slots: list[Slot]) -> list[Slot]:
-    """One slot of floats, and steps that make the others of it."""
-    height, width, channels = ir.layout(node)
-    floats = next((s for s in slots if s.tensor.quantizer is None and s.whole), None) or Slot(
-        Tensor(height, width, channels, None), 0, channels
-    )
-    for slot in slots:
-        if slot is not floats:
-            lowering.combine(node, [floats], False, *FREE, slot)
-    return [floats]
 
 
 def _state(lowering: Lowering, node: ir.Node, op: ir.State, requests: list[Request]) -> None:
     slots = _direct(lowering, node, requests)
-    floats = _shared(lowering, node, slots) if len(slots) > 1 or slots[0].tensor.quantizer is not None else slots
-    lowering.finals.setdefault(id(node.inputs[0]), {})[op.which] = floats[0]
+    if len(slots) > 1 or slots[0].tensor.quantizer is not None:
+        slots = [_floats_for(lowering, node, slots)]
+    lowering.finals.setdefault(id(node.inputs[0]), {})[op.which] = slots[0]
+
+
+def _grouped_linear(lowering: Lowering, node: ir.Node, op: ir.GroupedLinear, requests: list[Request]) -> None:
+    source = lowering.request(node.inputs[0], op.quantizer)
+    target = _one_target(lowering, node, requests)
+
+    def emit() -> None:
+        lowering.plan.grouped_linear(
+            source=source.place[0], target=target.place, bias=op.bias, per_group=op.per_group, **op.matrix.plan_fields()
+        )
+
+    lowering.add_step(node, emit, [source], [target])
 
 
 ROW_RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] = {
@@ -215,4 +220,5 @@ ROW_RULES: dict[type, Callable[[Lowering, ir.Node, Any, list[Request]], None]] =
     ir.DynamicLinear: _dynamic_linear,
     ir.Recurrent: _recurrent,
     ir.State: _state,
+    ir.GroupedLinear: _grouped_linear,
 }

@@ -6,7 +6,7 @@ namespace ulp {
 using MakeStep = std::unique_ptr<Step>();
 MakeStep make_input_floats, make_input_codes, make_conv, make_depthwise, make_linear, make_max_pool, make_window_mean, make_rescale,
     make_gather, make_rearrange, make_lookup, make_combine, make_rows, make_product, make_attention, make_dynamic_linear, make_recurrent,
-    make_linear_floats, make_output;
+    make_linear_floats, make_grouped_linear, make_output;
 
 const std::vector<StepKind>& step_kinds() {
   // Never destroyed, as threads may still run plans while the process ends.
@@ -29,6 +29,7 @@ const std::vector<StepKind>& step_kinds() {
       {"dynamic_linear", "dynamic_linear", make_dynamic_linear},
       {"recurrent", "recurrent", make_recurrent},
       {"linear_floats", "linear", make_linear_floats},
+      {"grouped_linear", "grouped_linear", make_grouped_linear},
       {"output", "output", make_output},
   };
   return kinds;
