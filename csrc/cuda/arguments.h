@@ -9,6 +9,9 @@
 //
 // If w_term = 0 for all n, no row sums are needed. The padding of K adds nothing, as a' or w' is zero there, except for bipolar weights
 // (+1) with flipped activations (-a_offset): `padding` corrects that.
+//
+// The kernels of 1-bit tensor cores (planes.cuh) take a' = a unless a is bipolar; a bipolar operand has the offset 1 there. X_w of bipolar
+// weights is then K less than the stored sum of their values, which `padding` corrects, too: -a_term K.
 #pragma once
 
 #include <cstdint>
@@ -45,6 +48,16 @@ struct Finish {
   int zero = 0;
 };
 
+// Of planes.cuh, for the kernels of 1-bit tensor cores.
+struct Planes {
+  int w_bits = 0;
+  int a_bits = 0;
+  bool w_negative = false;  // the top plane counts negative: two's complement
+  bool a_negative = false;
+  int factor = 1;  // of the sums at the end: -2 for every bipolar operand
+  int stride = 0;  // bytes of a row of one plane of activations: 16 per block of k
+};
+
 struct Arguments {
   const unsigned char* a = nullptr;  // m x k bytes
   int64_t a_stride = 0;              // bytes from row to row
@@ -58,12 +71,14 @@ struct Arguments {
   uint32_t flip = 0;     // exclusive or on activations: 0x80808080 for unsigned 8-bit ones, 0x88888888 for unsigned nibbles
   uint32_t bipolar = 0;  // see unpack.cuh
 
-  int splits = 1;            // of K
-  int blocks_per_split = 0;  // kMaxSplitK / kBlock at most
-  int stages = 2;            // of the ring of buffers in shared memory
-  int* partials = nullptr;   // splits > 1, except in a cluster: [split][m][n rounded up to 2], added by reduce.cuh
-  int multicast = 1;         // blocks of a cluster that share activations (gemm_sm90.cuh)
-  int token_tiles = 0;       // gemm_sm90.cuh: the grid's tiles
+  Planes planes;  // of 1-bit kernels; `a` and `a_stride` are then the planes of activations and planes.stride, `aligned` is true
+
+  int splits = 1;           // of K
+  int steps_per_split = 0;  // of kBlock k, for 1-bit kernels of kPlaneBlocks * kBlock; bounded by pick.cpp's max_split_k
+  int stages = 2;           // of the ring of buffers in shared memory
+  int* partials = nullptr;  // splits > 1, except in a cluster: [split][m][n rounded up to 2], added by reduce.cuh
+  int multicast = 1;        // blocks of a cluster that share activations (gemm_sm90.cuh)
+  int token_tiles = 0;      // gemm_sm90.cuh: the grid's tiles
   int channel_tiles = 0;
 
   Finish finish;

@@ -1,13 +1,15 @@
-// The product with mma.sync, for every architecture from Turing: on 4-bit tensor cores (sm_75 to 89) if both operands fit, else on 8-bit
-// ones. Weights are the A operand, 16 channels by k, unpacked in registers. Activations are the B operand, k by 8 rows of a ("tokens"),
-// loaded by ldmatrix from swizzled shared memory. So a result fragment is 16 channels x 8 tokens.
+// The product with mma.sync, for every architecture from Turing: on 4-bit tensor cores (sm_75 to 89) if both operands fit, on 1-bit ones
+// (sm_80 to 90) by planes.cuh, else on 8-bit ones. Weights are the A operand, 16 channels by k, unpacked in registers. Activations are the
+// B operand, k by 8 rows of a ("tokens"), loaded by ldmatrix from swizzled shared memory. So a result fragment is 16 channels x 8 tokens.
 //
 // A thread block computes a tile of kChannels x kTokens (tiles.h). Its warps divide channels, tokens and, in small tiles, the blocks of k
-// among them; sums of different k are added in shared memory at the end. Shared memory holds a ring of `stages`, each with kWarpsK blocks
-// of k:
+// among them; sums of different k are added in shared memory at the end. Shared memory holds a ring of `stages`, each with kWarpsK times
+// stage_blocks blocks of k:
 //
-//     weights      [warp of k][strip][strip_bytes]       as in global memory: a warp loads 512 consecutive bytes
+//     weights      [warp of k][block][strip][strip_bytes]  as in global memory: a warp loads 512 consecutive bytes
 //     activations  [warp of k][token][8 pieces of 16 bytes, piece c of token r at c ^ (r % 8)]
+//
+// A 1-bit kernel has eight blocks of one plane of the activations there, and passes over its k once per pair of planes.
 //
 // With the pieces of each 128-byte row permuted, ldmatrix reads the same piece of eight rows without a bank conflict.
 #pragma once
@@ -21,6 +23,7 @@
 #include "cuda/kernels.h"
 #include "cuda/layout.h"
 #include "cuda/load.cuh"
+#include "cuda/planes.cuh"
 #include "cuda/ptx.cuh"
 #include "cuda/tiles.h"
 #include "cuda/unpack.cuh"
@@ -29,23 +32,25 @@
 namespace ulp::cuda {
 
 // The part of the product that a thread block computes.
-template <typename Tile>
+template <typename Tile, int kBlocks>
 struct MmaPlace {
   const unsigned char* weights;  // of its first strip, block 0
   int64_t weights_stride;        // bytes from block to block
   int strips;                    // existing ones of kTileStrips
   int channel;
   int token;
-  int block_begin;
-  int block_end;
+  int begin;  // in steps of kBlocks blocks of k
+  int end;
+  int block_end;  // where K or the split ends, in blocks
 
   __device__ MmaPlace(const Arguments& p, int bits) {
     const int tiles = (p.n + Tile::kChannels - 1) / Tile::kChannels;
     channel = static_cast<int>(blockIdx.x % tiles) * Tile::kChannels;
     token = static_cast<int>(blockIdx.x / tiles) * Tile::kTokens;
     const int blocks = (p.k + kBlock - 1) / kBlock;
-    block_begin = static_cast<int>(blockIdx.y) * p.blocks_per_split;
-    block_end = min(block_begin + p.blocks_per_split, blocks);
+    begin = static_cast<int>(blockIdx.y) * p.steps_per_split;
+    end = min(begin + p.steps_per_split, (blocks + kBlocks - 1) / kBlocks);
+    block_end = min(end * kBlocks, blocks);
     const int first = channel / kStrip;
     const int panel = first / kPanelStrips;
     const int all = (p.n + kStrip - 1) / kStrip;
@@ -57,36 +62,27 @@ struct MmaPlace {
   }
 };
 
-// Loads 16 bytes of activations byte by byte, from any address; those from `bytes` on are zero.
-__device__ inline uint4 gather16(const unsigned char* from, int bytes) {
-  uint32_t word[4] = {};
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    if (i < bytes) word[i / 4] |= static_cast<uint32_t>(from[i]) << (8 * (i % 4));
-  }
-  return make_uint4(word[0], word[1], word[2], word[3]);
-}
-
-// Starts the copies of one stage: kWarpsK blocks of k from `block` on.
-template <typename Tile, int kBits>
-__device__ inline void fetch_stage(const Arguments& p, const MmaPlace<Tile>& place, int block, uint32_t stage) {
+// Starts the copies of one stage: kWarpsK steps of k from `number` on. a: the activations, or a plane of them, of row_bytes each row.
+template <typename Tile, int kBits, int kBlocks>
+__device__ inline void fetch_stage(const Arguments& p, const MmaPlace<Tile, kBlocks>& place, const unsigned char* a, int row_bytes,
+                                   int number, uint32_t stage) {
   constexpr int kPieces = Tile::kTileStrips * strip_bytes(kBits) / 16;
-  for (int at = static_cast<int>(threadIdx.x); at < Tile::kWarpsK * kPieces; at += Tile::kThreads) {
-    const int slab = at / kPieces;
+  for (int at = static_cast<int>(threadIdx.x); at < Tile::kWarpsK * kBlocks * kPieces; at += Tile::kThreads) {
+    const int block = number * kBlocks + at / kPieces;
     const int piece = at % kPieces;
-    const bool there = block + slab < place.block_end && piece * 16 < place.strips * strip_bytes(kBits);
-    const unsigned char* from = there ? place.weights + (block + slab) * place.weights_stride + piece * 16 : p.weights;
+    const bool there = block < place.block_end && piece * 16 < place.strips * strip_bytes(kBits);
+    const unsigned char* from = there ? place.weights + block * place.weights_stride + piece * 16 : p.weights;
     ptx::copy_async16(stage + at * 16, from, there ? 16 : 0);
   }
-  const uint32_t activations = stage + Tile::weight_bytes(kBits);
+  const uint32_t activations = stage + Tile::weight_bytes(kBits, kBlocks);
   for (int at = static_cast<int>(threadIdx.x); at < Tile::kWarpsK * Tile::kTokens * 8; at += Tile::kThreads) {
     const int token = at / 8 % Tile::kTokens;
     const int piece = at % 8;
     const int slab = at / 8 / Tile::kTokens;
-    const int k = (block + slab) * kBlock + piece * 16;
+    const int offset = (number + slab) * kBlock + piece * 16;
     const int row = place.token + token;
-    const int bytes = row < p.m && block + slab < place.block_end ? max(0, min(16, p.k - k)) : 0;
-    const unsigned char* from = bytes > 0 ? p.a + row * p.a_stride + k : p.a;
+    const int bytes = row < p.m && number + slab < place.end ? max(0, min(16, row_bytes - offset)) : 0;
+    const unsigned char* from = bytes > 0 ? a + row * p.a_stride + offset : p.a;
     const uint32_t to = activations + (at / 8) * kBlock + ((piece ^ (token % 8)) * 16);
     if (p.aligned) {
       ptx::copy_async16(to, from, bytes);
@@ -139,6 +135,39 @@ __device__ inline void multiply_block(const Arguments& p, uint32_t weights, uint
   }
 }
 
+// acc += the products of one plane of the weights and one of the activations, over `blocks` (1 ... kPlaneBlocks) blocks of k.
+template <typename Tile, int kBits>
+__device__ inline void multiply_planes(uint32_t weights, uint32_t activations, int lane, int plane, int blocks,
+                                       int (&acc)[Tile::kStrips][Tile::kColumns][4]) {
+  const int row = lane % 8;
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {
+    if (4 * pair >= blocks) break;  // blocks that do not exist are zero
+    uint32_t a[Tile::kStrips][2][4];
+#pragma unroll
+    for (int strip = 0; strip < Tile::kStrips; ++strip) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t from = weights + ((4 * pair + i) * Tile::kTileStrips + strip) * strip_bytes(kBits);
+        uint32_t rows[2];
+        plane_of(load_words<kBits>(from, lane), plane, rows);
+        a[strip][i / 2][i % 2 * 2] = rows[0];
+        a[strip][i / 2][i % 2 * 2 + 1] = rows[1];
+      }
+    }
+#pragma unroll
+    for (int column = 0; column < Tile::kColumns; ++column) {
+      uint32_t b[4];
+      ptx::load_matrix4(b, activations + (8 * column + row) * kBlock + (((4 * pair + lane / 8) ^ row) * 16));
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+#pragma unroll
+        for (int strip = 0; strip < Tile::kStrips; ++strip) ptx::mma_b1(acc[strip][column], a[strip][step], b[2 * step], b[2 * step + 1]);
+      }
+    }
+  }
+}
+
 // Waits until at most `pending` groups of copies are under way. A switch, as the instruction takes a constant.
 __device__ inline void wait_copies_up_to(int pending) {
   switch (pending) {
@@ -156,44 +185,85 @@ __device__ inline void wait_copies_up_to(int pending) {
 }
 static_assert(kMaxMmaStages - 2 == 4);
 
-template <typename Tile, int kBits, bool kNibbles>
+// Whether the architecture that is compiled for has the unit. pick.cpp never selects a kernel without one.
+constexpr bool unit_exists(Unit unit) {
+#if defined(__CUDA_ARCH__)
+  return unit == Unit::s8 || (unit == Unit::s4 && __CUDA_ARCH__ < 900) ||
+         (unit == Unit::b1 && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ <= 900);
+#else
+  return unit == Unit::s8 || unit == Unit::s4 || unit == Unit::b1;
+#endif
+}
+
+template <typename Tile, int kBits, Unit kUnit>
 __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant__ Arguments p) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if constexpr (kNibbles) {
-    __trap();  // there is no such unit, and pick.cpp never selects this
+  if constexpr (!unit_exists(kUnit)) {
+    __trap();
     return;
   }
-#endif
-  const MmaPlace<Tile> place(p, kBits);
+  constexpr bool kPlanes = kUnit == Unit::b1;
+  constexpr int kBlocks = stage_blocks(kUnit);
+  const MmaPlace<Tile, kBlocks> place(p, kBits);
   const uint32_t shared = ptx::shared_base();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warp_channels = warp % Tile::kWarpsChannels;
   const int warp_tokens = warp / Tile::kWarpsChannels % Tile::kWarpsTokens;
   const int warp_k = warp / (Tile::kWarpsChannels * Tile::kWarpsTokens);
-  constexpr int kStage = Tile::stage_bytes(kBits);
-  const uint32_t own_weights = (warp_k * Tile::kTileStrips + warp_channels * Tile::kStrips) * strip_bytes(kBits);
-  const uint32_t own_activations = Tile::weight_bytes(kBits) + (warp_k * Tile::kTokens + warp_tokens * Tile::kColumns * 8) * kBlock;
+  constexpr int kStage = Tile::stage_bytes(kBits, kBlocks);
+  const uint32_t own_weights = (warp_k * kBlocks * Tile::kTileStrips + warp_channels * Tile::kStrips) * strip_bytes(kBits);
+  const uint32_t own_activations =
+      Tile::weight_bytes(kBits, kBlocks) + (warp_k * Tile::kTokens + warp_tokens * Tile::kColumns * 8) * kBlock;
 
-  // |acc| <= K of the split * 128 * 128 (nibbles: 8 * 8) < 2^31, as blocks_per_split * kBlock <= kMaxSplitK (unpack.cuh).
+  // |acc| < 2^31, as pick.cpp bounds the K of a split: bytes by 128 * 128 (nibbles: 8 * 8) per k (unpack.cuh), planes by planes.cuh.
   int acc[Tile::kStrips][Tile::kColumns][4] = {};
 
-  const int steps = (place.block_end - place.block_begin + Tile::kWarpsK - 1) / Tile::kWarpsK;
-  for (int step = 0; step < p.stages - 1; ++step) {
-    if (step < steps) fetch_stage<Tile, kBits>(p, place, place.block_begin + step * Tile::kWarpsK, shared + step * kStage);
+  const int steps = (place.end - place.begin + Tile::kWarpsK - 1) / Tile::kWarpsK;
+  const int passes = kPlanes ? p.planes.w_bits * p.planes.a_bits : 1;
+  PlanePairs fetched(p.planes);  // and `fetched_step` of its pass: what is fetched next
+  PlanePairs pair(p.planes);     // and `step`: what is multiplied
+  int fetched_step = 0;
+  int step = 0;
+  const auto fetch = [&](uint32_t stage) {
+    const unsigned char* a = kPlanes ? p.a + static_cast<int64_t>(fetched.a) * p.m * p.a_stride : p.a;
+    const int row_bytes = kPlanes ? p.planes.stride : p.k;
+    fetch_stage<Tile, kBits>(p, place, a, row_bytes, place.begin + fetched_step * Tile::kWarpsK, stage);
+    if (++fetched_step == steps) {
+      fetched_step = 0;
+      if constexpr (kPlanes) fetched.next(p.planes);
+    }
+  };
+  for (int stage = 0; stage < p.stages - 1; ++stage) {
+    if (stage < passes * steps) fetch(shared + stage * kStage);
     ptx::commit_copies();
   }
   int filled = p.stages - 1;  // the stage to fill next
   int used = 0;
-  for (int step = 0; step < steps; ++step) {
+  for (int left = passes * steps; left > 0; --left) {
     wait_copies_up_to(p.stages - 2);
     __syncthreads();  // all threads' copies of this stage have landed, and no thread still reads the stage to fill next
-    const int next = step + p.stages - 1;
-    if (next < steps) fetch_stage<Tile, kBits>(p, place, place.block_begin + next * Tile::kWarpsK, shared + filled * kStage);
+    if (left >= p.stages) fetch(shared + filled * kStage);
     ptx::commit_copies();
-    if (place.block_begin + step * Tile::kWarpsK + warp_k < place.block_end) {
+    const int number = place.begin + step * Tile::kWarpsK + warp_k;
+    if (number < place.end) {
       const uint32_t stage = shared + used * kStage;
-      multiply_block<Tile, kBits, kNibbles>(p, stage + own_weights, stage + own_activations, lane, acc);
+      if constexpr (kPlanes) {
+        const int blocks = min(kBlocks, place.block_end - number * kBlocks);
+        multiply_planes<Tile, kBits>(stage + own_weights, stage + own_activations, lane, pair.w, blocks, acc);
+      } else {
+        multiply_block<Tile, kBits, kUnit == Unit::s4>(p, stage + own_weights, stage + own_activations, lane, acc);
+      }
+    }
+    if (++step == steps) {
+      step = 0;
+      if constexpr (kPlanes) {
+        const int factor = pair.next(p.planes);
+#pragma unroll
+        for (int i = 0; i < Tile::kStrips * Tile::kColumns * 4; ++i) {
+          int& value = acc[i / (4 * Tile::kColumns)][i / 4 % Tile::kColumns][i % 4];
+          value = static_cast<int>(static_cast<uint32_t>(value) * static_cast<uint32_t>(factor));  // the last factor may wrap
+        }
+      }
     }
     filled = filled + 1 == p.stages ? 0 : filled + 1;
     used = used + 1 == p.stages ? 0 : used + 1;
@@ -257,10 +327,10 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
   }
 }
 
-// The kernel for weights of `bits` bits: 1 ... 8, for 4-bit tensor cores 1 ... 4.
-template <typename Tile, bool kNibbles>
+// The kernel for weights of `bits` bits: 1 ... 8, for 4-bit and 1-bit tensor cores 1 ... 4.
+template <typename Tile, Unit kUnit>
 MmaKernel find_mma(int bits) {
-  return with_bits<kNibbles ? 4 : 8>(bits, [](auto constant) -> MmaKernel { return gemm_mma<Tile, constant(), kNibbles>; });
+  return with_bits<kUnit == Unit::s8 ? 8 : 4>(bits, [](auto constant) -> MmaKernel { return gemm_mma<Tile, constant(), kUnit>; });
 }
 
 }  // namespace ulp::cuda

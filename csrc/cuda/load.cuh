@@ -1,4 +1,4 @@
-// Packed weights from shared memory to registers.
+// Packed weights from shared memory to registers, and activations from any address.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -29,6 +29,16 @@ __device__ inline Words<kBits> load_words(uint32_t strip, int lane) {
     words.word[kLast + 1] = value.y;
   }
   return words;
+}
+
+// Loads 16 bytes of activations byte by byte, from any address; those from `bytes` on are zero.
+__device__ inline uint4 gather16(const unsigned char* from, int bytes) {
+  uint32_t word[4] = {};
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    if (i < bytes) word[i / 4] |= static_cast<uint32_t>(from[i]) << (8 * (i % 4));
+  }
+  return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
 }  // namespace ulp::cuda

@@ -2,6 +2,6 @@
 
 namespace ulp::cuda {
 
-MmaKernel mma_s4_64x16(int bits) { return find_mma<MmaSmall, true>(bits); }
+MmaKernel mma_s4_64x16(int bits) { return find_mma<MmaSmall, Unit::s4>(bits); }
 
 }  // namespace ulp::cuda

@@ -2,6 +2,6 @@
 
 namespace ulp::cuda {
 
-MmaKernel mma_s4_64x64(int bits) { return find_mma<MmaMedium, true>(bits); }
+MmaKernel mma_s4_64x64(int bits) { return find_mma<MmaMedium, Unit::s4>(bits); }
 
 }  // namespace ulp::cuda

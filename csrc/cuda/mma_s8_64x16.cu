@@ -2,6 +2,6 @@
 
 namespace ulp::cuda {
 
-MmaKernel mma_s8_64x16(int bits) { return find_mma<MmaSmall, false>(bits); }
+MmaKernel mma_s8_64x16(int bits) { return find_mma<MmaSmall, Unit::s8>(bits); }
 
 }  // namespace ulp::cuda

@@ -2,6 +2,6 @@
 
 namespace ulp::cuda {
 
-MmaKernel mma_s8_64x64(int bits) { return find_mma<MmaMedium, false>(bits); }
+MmaKernel mma_s8_64x64(int bits) { return find_mma<MmaMedium, Unit::s8>(bits); }
 
 }  // namespace ulp::cuda

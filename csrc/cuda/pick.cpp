@@ -15,27 +15,31 @@
 namespace ulp::cuda {
 namespace {
 
-// Per clock of one multiprocessor. Multiply-accumulates are NVIDIA's dense int8 and int4 rates divided by multiprocessors and boost clock;
-// mma.sync on Hopper at 63 % of wgmma, which is known to be reached. Bytes from memory are from data sheets, too; those from L2 an
+// Per clock of one multiprocessor, all of them models until a device has run them. Multiply-accumulates are NVIDIA's dense int8 and int4
+// rates divided by multiprocessors and boost clock; mma.sync on Hopper at 63 % of wgmma, which is known to be reached. 1-bit ones: the
+// A100's from its data sheet, 8 times int8, and the same ratio for sm_86 and 89; Hopper's 4.4 times int8, as 7000 binary TOPS are reported
+// for 8192^3 on an H200 NVL, where int8 products are taken to reach 1590. Bytes from memory are from data sheets, too; those from L2 an
 // estimate.
 struct Figures {
   int arch;
   double wgmma;
+  double wgmma_b1;
   double s8;
   double s4;
+  double b1;
   double l2_bytes;
   double memory_bytes;
   int shared_bytes;          // limit per thread block
   int multiprocessor_bytes;  // limit of all blocks on a multiprocessor
 };
 constexpr Figures kFigures[] = {
-    {75, 0, 1024, 2048, 32, 5.0, 65536, 65536},     // T4
-    {80, 0, 2048, 4096, 32, 13.4, 166912, 167936},  // A100
-    {86, 0, 1024, 2048, 32, 6.7, 101376, 102400},   // RTX 3090
-    {89, 0, 1024, 2048, 32, 3.1, 101376, 102400},   // RTX 4090
-    {90, 4096, 2580, 0, 32, 14.5, 232448, 233472},  // H100 SXM
-    {100, 0, 2048, 0, 32, 28.0, 232448, 233472},    // B200; its tcgen05 is not used
-    {120, 0, 1024, 0, 32, 4.4, 101376, 102400},     // RTX 5090
+    {75, 0, 0, 1024, 2048, 0, 32, 5.0, 65536, 65536},             // T4
+    {80, 0, 0, 2048, 4096, 16384, 32, 13.4, 166912, 167936},      // A100
+    {86, 0, 0, 1024, 2048, 8192, 32, 6.7, 101376, 102400},        // RTX 3090
+    {89, 0, 0, 1024, 2048, 8192, 32, 3.1, 101376, 102400},        // RTX 4090
+    {90, 4096, 18000, 2580, 0, 11340, 32, 14.5, 232448, 233472},  // H100 SXM
+    {100, 0, 0, 2048, 0, 0, 32, 28.0, 232448, 233472},            // B200; its tcgen05 is not used
+    {120, 0, 0, 1024, 0, 0, 32, 4.4, 101376, 102400},             // RTX 5090
 };
 
 // An architecture that is not listed has the figures of the newest one before it.
@@ -52,6 +56,32 @@ const Figures& figures(int arch) {
 
 bool has_wgmma(const Machine& machine) { return machine.arch == 90; }
 bool has_s4(const Machine& machine) { return machine.arch < 90; }
+bool has_b1(const Machine& machine) { return machine.arch >= 80 && machine.arch <= 90; }
+
+double rate_of(const KernelRow& row, const Figures& f) {
+  switch (row.family) {
+    case Family::wgmma:
+      return f.wgmma;
+    case Family::wgmma_b1:
+      return f.wgmma_b1;
+    case Family::mma_s4:
+      return f.s4;
+    case Family::mma_b1:
+      return f.b1;
+    case Family::mma_s8:
+      return f.s8;
+  }
+  return 0;
+}
+
+// Pairs of planes, each of which passes over k.
+int passes(const KernelRow& row, const Shape& s) { return row.planes() ? s.a.bits * s.b.bits : 1; }
+
+// The largest K of one accumulator, in steps.
+int64_t max_split_steps(const KernelRow& row, const Shape& s) {
+  const int64_t k = row.planes() ? INT32_MAX / (((1 << s.a.bits) - 1) * ((1 << s.b.bits) - 1)) : kMaxSplitK;
+  return k / row.step();
+}
 
 // Why the row cannot run this call, or nullptr.
 const char* objection(const KernelRow& row, const Situation& situation, const Machine& machine) {
@@ -60,16 +90,25 @@ const char* objection(const KernelRow& row, const Situation& situation, const Ma
     case Family::wgmma:
       if (!has_wgmma(machine)) return "it needs sm_90 (Hopper)";
       if (!situation.aligned) return "a's address and row stride must be multiples of 16 bytes";
-      if (s.k == 0) return "K is 0";
-      if (ceil_div(s.k, kBlock) > row.max_splits * (kMaxSplitK / kBlock)) return "K is too long for its accumulators";
-      return nullptr;
+      break;
+    case Family::wgmma_b1:
+      if (!has_wgmma(machine)) return "it needs sm_90 (Hopper)";
+      if (s.b.bits > 4) return "b must have 4 bits or fewer";
+      break;
     case Family::mma_s4:
       if (!has_s4(machine)) return "sm_90 and later have no 4-bit tensor cores";
       if (s.a.bits > 4 || s.b.bits > 4) return "both operands must have 4 bits or fewer";
-      return nullptr;
+      break;
+    case Family::mma_b1:
+      if (!has_b1(machine)) return "only sm_80 to 90 have 1-bit tensor cores that count AND";
+      if (s.b.bits > 4) return "b must have 4 bits or fewer";
+      break;
     case Family::mma_s8:
-      return nullptr;
+      break;
   }
+  if (!row.hopper()) return nullptr;
+  if (s.k == 0) return "K is 0";
+  if (ceil_div(s.k, row.step()) > row.max_splits * max_split_steps(row, s)) return "K is too long for its accumulators";
   return nullptr;
 }
 
@@ -83,27 +122,27 @@ constexpr double kMemoryShare = 2;
 Estimate estimate(const Plan& p, const Situation& situation, const Machine& machine, const Figures& f) {
   const Shape& s = situation.shape;
   const KernelRow& row = *p.row;
-  const double rate = row.family == Family::wgmma ? f.wgmma : row.family == Family::mma_s4 ? f.s4 : f.s8;
   const double m = static_cast<double>(s.m);
   const double n = static_cast<double>(s.n);
   const double k = static_cast<double>(s.k);
-  // Per tile and block of k.
-  const double tensor = row.channels * row.tokens * kBlock / rate;
-  const double weights = row.channels / kStrip * strip_bytes(s.b.bits);
-  const double feed = (weights + row.tokens * kBlock / p.multicast) / f.l2_bytes;
+  // Per tile and step of k, over all passes.
+  const double tensor = passes(row, s) * (row.channels * row.tokens * row.step() / rate_of(row, f));
+  const double weights = row.channels / kStrip * strip_bytes(s.b.bits) * row.blocks();
+  const double feed = passes(row, s) * (weights + row.tokens * kBlock / p.multicast) / f.l2_bytes;
   const double tiles = static_cast<double>(p.channel_tiles * p.token_tiles);
   // Thread blocks that the busiest multiprocessor runs one after the other.
   const double rounds = std::ceil(tiles * p.splits / machine.sms);
   Estimate e;
-  e.tensor = rounds * p.blocks_per_split * tensor;
-  e.feed = rounds * p.blocks_per_split * feed;
+  e.tensor = rounds * p.steps_per_split * tensor;
+  e.feed = rounds * p.steps_per_split * feed;
   const double operands = n * k * s.b.bits / 8 + m * k;
   const double readers = std::min<double>(machine.sms, tiles * p.splits * kMemoryShare);
   e.memory = (operands + 4 * m * n) / (f.memory_bytes * readers);
   e.fixed = kStart;
+  if (row.planes()) e.fixed += kSecondKernel + m * k * (1 + s.a.bits / 8.0) / (f.memory_bytes * std::min<double>(machine.sms, m));
   if (p.splits > 1) {
     const double slices = 2 * 4 * m * n * p.splits;
-    e.fixed += row.family == Family::wgmma ? kExchange : kSecondKernel + slices / (f.l2_bytes * machine.sms);
+    e.fixed += row.hopper() ? kExchange : kSecondKernel + slices / (f.l2_bytes * machine.sms);
   }
   return e;
 }
@@ -112,17 +151,17 @@ Estimate estimate(const Plan& p, const Situation& situation, const Machine& mach
 bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& machine, const Figures& f) {
   const Shape& s = situation.shape;
   const KernelRow& row = *p.row;
-  const int64_t blocks = ceil_div(s.k, kBlock);
+  const int64_t steps = ceil_div(s.k, row.step());
   p.splits = splits;
-  p.blocks_per_split = static_cast<int>(ceil_div(blocks, splits));
-  if (p.blocks_per_split > kMaxSplitK / kBlock) return false;
-  if (splits > 1 && (p.blocks_per_split * (splits - 1) >= blocks)) return false;  // a split would be empty
+  p.steps_per_split = static_cast<int>(ceil_div(steps, splits));
+  if (p.steps_per_split > max_split_steps(row, s)) return false;
+  if (splits > 1 && (p.steps_per_split * (splits - 1) >= steps)) return false;  // a split would be empty
   p.channel_tiles = ceil_div(s.n, row.channels);
   p.token_tiles = ceil_div(s.m, row.tokens);
   p.stages = 0;
-  const int max_stages = row.family == Family::wgmma ? kSm90MaxStages : kMaxMmaStages;
+  const int max_stages = row.hopper() ? kSm90MaxStages : kMaxMmaStages;
   // Half of a multiprocessor's memory if that allows three stages, so that two thread blocks share it; a wgmma block runs alone.
-  for (const int budget : {row.family == Family::wgmma ? 0 : std::min(f.shared_bytes, f.multiprocessor_bytes / 2 - 1024), f.shared_bytes}) {
+  for (const int budget : {row.hopper() ? 0 : std::min(f.shared_bytes, f.multiprocessor_bytes / 2 - 1024), f.shared_bytes}) {
     for (int stages = max_stages; stages >= 2 && p.stages == 0; --stages) {
       if (row.shared_bytes(s.b.bits, stages) <= budget && (stages >= 3 || budget == f.shared_bytes)) p.stages = stages;
     }
@@ -131,7 +170,7 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
   p.shared_bytes = row.shared_bytes(s.b.bits, p.stages);
   p.grid = p.channel_tiles * p.token_tiles;
   p.multicast = 1;
-  if (row.family == Family::wgmma) {
+  if (row.hopper()) {
     p.multicast = row.tokens > kSm90SplitTokens && p.channel_tiles > 1 ? 2 : 1;
     const int cluster = p.multicast * splits;
     const int64_t clusters = ceil_div(p.channel_tiles, p.multicast) * p.token_tiles;
@@ -139,10 +178,16 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
     p.grid = cluster * (splits > 1 ? clusters : std::min<int64_t>(clusters, std::max(1, machine.sms / cluster)));
   }
   if (p.grid > std::numeric_limits<int32_t>::max()) return false;
-  p.row_sums = situation.b_zero_point || !s.b.is_signed;
-  p.partials_at = p.row_sums ? ceil_div(s.m * 4, static_cast<int64_t>(kAlignment)) * static_cast<int64_t>(kAlignment) : 0;
+  const auto aligned = [](int64_t bytes) { return ceil_div(bytes, static_cast<int64_t>(kAlignment)) * static_cast<int64_t>(kAlignment); };
+  p.row_sums = situation.b_zero_point || !s.b.is_signed || (row.planes() && s.b.bipolar());
+  p.planes_at = p.row_sums ? aligned(s.m * 4) : 0;
+  p.partials_at = p.planes_at;
+  if (row.planes()) {
+    if (s.m > std::numeric_limits<int32_t>::max() / s.a.bits) return false;  // rows of planes are counted in 32 bits
+    p.partials_at += aligned(s.a.bits * s.m * ceil_div(s.k, kBlock) * (kBlock / 8));
+  }
   p.workspace_bytes = p.partials_at;
-  if (splits > 1 && row.family != Family::wgmma) p.workspace_bytes += splits * s.m * ceil_div(s.n, 2) * 2 * 4;
+  if (splits > 1 && !row.hopper()) p.workspace_bytes += splits * s.m * ceil_div(s.n, 2) * 2 * 4;
   p.estimate = estimate(p, situation, machine, f);
   return true;
 }
@@ -150,12 +195,10 @@ bool lay_out(Plan& p, int splits, const Situation& situation, const Machine& mac
 // The best number of splits of a row, or the wanted one (0: any); row == nullptr in the result if none is possible.
 Plan best_of(const KernelRow& row, int wanted, const Situation& situation, const Machine& machine, const Figures& f) {
   Plan best;
-  const int64_t blocks = ceil_div(situation.shape.k, kBlock);
   // Fewer would overflow an accumulator; more than this are no faster.
-  const int64_t min_splits = std::max<int64_t>(1, ceil_div(blocks, kMaxSplitK / kBlock));
+  const int64_t min_splits = std::max<int64_t>(1, ceil_div(ceil_div(situation.shape.k, row.step()), max_split_steps(row, situation.shape)));
   const int64_t max_splits = std::min<int64_t>(row.max_splits, std::max<int64_t>(min_splits, 16));
-  for (int64_t splits = row.family == Family::wgmma ? 1 : min_splits; splits <= max_splits;
-       row.family == Family::wgmma ? splits *= 2 : ++splits) {
+  for (int64_t splits = row.hopper() ? 1 : min_splits; splits <= max_splits; row.hopper() ? splits *= 2 : ++splits) {
     if (wanted != 0 && splits != wanted) continue;
     Plan p;
     p.row = &row;
@@ -191,6 +234,11 @@ std::string explain(const Plan& p, const Situation& situation, const Machine& ma
                 static_cast<long long>(p.channel_tiles * p.token_tiles), p.row->tokens, p.row->channels, p.splits, p.splits == 1 ? "" : "s",
                 p.stages, p.shared_bytes, p.multicast > 1 ? ", pairs of blocks share activations" : "");
   text += line;
+  if (p.row->planes()) {
+    std::snprintf(line, sizeof line, "  1-bit tensor cores, %d x %d pairs of planes, after a kernel that packs the %d planes of a\n",
+                  s.b.bits, s.a.bits, s.a.bits);
+    text += line;
+  }
   const Estimate& e = p.estimate;
   std::snprintf(line, sizeof line, "  modelled clocks: tensor cores %.0f, L2 %.0f, memory %.0f, fixed %.0f: bound by %s", e.tensor, e.feed,
                 e.memory, e.fixed, e.bound());
@@ -292,8 +340,8 @@ Choice pick(const Situation& situation, const Machine& machine, const char* kern
   const Plan p = plan(situation, machine, kernel);
   Choice choice;
   choice.kernel = std::string(p.row->name);
-  choice.tile = {p.row->tokens, p.row->channels, kBlock * p.row->warps_k};
-  choice.grid = {p.grid, p.row->family == Family::wgmma ? 1 : p.splits, 1};
+  choice.tile = {p.row->tokens, p.row->channels, p.row->step() * p.row->warps_k};
+  choice.grid = {p.grid, p.row->hopper() ? 1 : p.splits, 1};
   choice.splits = p.splits;
   choice.shared_bytes = p.shared_bytes;
   choice.workspace_bytes = p.workspace_bytes;

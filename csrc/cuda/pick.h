@@ -13,7 +13,7 @@ struct Estimate {
   double tensor = 0;  // tensor cores
   double feed = 0;    // operands from L2 into the multiprocessors
   double memory = 0;  // operands and result from and to memory
-  double fixed = 0;   // starting kernels, filling the ring, adding the slices of a split
+  double fixed = 0;   // starting kernels, filling the ring, packing planes, adding the slices of a split
   double total() const;
   const char* bound() const;
 };
@@ -23,13 +23,14 @@ struct Plan {
   int splits = 1;
   int multicast = 1;
   int stages = 0;
-  int blocks_per_split = 0;
+  int steps_per_split = 0;  // of row->step() k
   int64_t channel_tiles = 0;
   int64_t token_tiles = 0;
   int64_t grid = 0;  // thread blocks; for mma those of one split
   int shared_bytes = 0;
   bool row_sums = false;
-  int64_t partials_at = 0;  // in the workspace, after the row sums
+  int64_t planes_at = 0;    // of a 1-bit kernel's activations, in the workspace after the row sums
+  int64_t partials_at = 0;  // in the workspace, after both
   int64_t workspace_bytes = 0;
   Estimate estimate;
 };

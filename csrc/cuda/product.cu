@@ -5,6 +5,8 @@
 #include "cuda/api.h"
 #include "cuda/check.h"
 #include "cuda/kernels.h"
+#include "cuda/layout.h"
+#include "cuda/pack_planes.cuh"
 #include "cuda/pick.h"
 #include "cuda/reduce.cuh"
 
@@ -26,10 +28,11 @@ EncodeTiled encode_tiled() {
   return function;
 }
 
-// Boxes of `rows` rows x 128 bytes of a, swizzled as wgmma reads them; zeros outside.
-CUtensorMap activation_map(const Arguments& p, int rows) {
+// Boxes of `rows` rows x 128 bytes of a or of its planes, swizzled as wgmma reads them; zeros outside.
+CUtensorMap activation_map(const Arguments& p, bool planes, int rows) {
   CUtensorMap map;
-  const cuuint64_t size[2] = {static_cast<cuuint64_t>(p.k), static_cast<cuuint64_t>(p.m)};
+  const cuuint64_t size[2] = {static_cast<cuuint64_t>(planes ? p.planes.stride : p.k),
+                              static_cast<cuuint64_t>(p.m) * static_cast<cuuint64_t>(planes ? p.planes.a_bits : 1)};
   const cuuint64_t stride[1] = {static_cast<cuuint64_t>(p.a_stride)};
   const cuuint32_t box[2] = {kBlock, static_cast<cuuint32_t>(rows)};
   const cuuint32_t step[2] = {1, 1};
@@ -57,8 +60,10 @@ Situation situation_of(const DeviceProblem& q) {
   return s;
 }
 
-// What flipping the top bit subtracts from unsigned activations to make them signed.
+// a - a' of arguments.h: what flipping the top bit subtracts from unsigned activations to make them signed, and the offset of bipolar
+// planes.
 int activation_offset(const Plan& plan, const Encoding& a) {
+  if (plan.row->planes()) return a.bipolar() ? 1 : 0;
   if (a.is_signed) return 0;
   if (plan.row->family == Family::mma_s8) return a.bits == 8 ? 128 : 0;
   if (plan.row->family == Family::mma_s4) return a.bits == 4 ? 8 : 0;
@@ -68,6 +73,7 @@ int activation_offset(const Plan& plan, const Encoding& a) {
 Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace) {
   const Encoding& b = q.b->encoding;
   const bool nibbles = plan.row->family == Family::mma_s4;
+  const bool planes = plan.row->planes();
   const int offset = activation_offset(plan, q.a.encoding);
   Arguments p;
   p.a = static_cast<const unsigned char*>(q.a.data);
@@ -77,15 +83,25 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
   p.k = static_cast<int>(q.b->k);
   p.n = static_cast<int>(q.b->n);
   p.weights = static_cast<const unsigned char*>(q.b->data.data());
-  p.shift = (nibbles ? 4 : 8) - (b.bipolar() ? 2 : b.bits);
-  p.flip = offset == 0 ? 0 : nibbles ? 0x88888888u : 0x80808080u;
+  p.shift = planes ? 0 : (nibbles ? 4 : 8) - (b.bipolar() ? 2 : b.bits);
+  p.flip = offset == 0 || planes ? 0 : nibbles ? 0x88888888u : 0x80808080u;
   p.bipolar = !b.bipolar() ? 0 : nibbles ? 0x44444444u : 0x40404040u;
   p.splits = plan.splits;
-  p.blocks_per_split = plan.blocks_per_split;
+  p.steps_per_split = plan.steps_per_split;
   p.stages = plan.stages;
   p.multicast = plan.multicast;
   p.token_tiles = static_cast<int>(plan.token_tiles);
   p.channel_tiles = static_cast<int>(plan.channel_tiles);
+  const int64_t blocks = Layout{p.k, p.n, b.bits}.blocks();
+  if (planes) {
+    p.planes = {
+        b.bits, q.a.encoding.bits, !b.bipolar(), q.a.encoding.is_signed && !q.a.encoding.bipolar(), 1, static_cast<int>(blocks) * 16};
+    if (b.bipolar()) p.planes.factor *= -2;
+    if (q.a.encoding.bipolar()) p.planes.factor *= -2;
+    p.a = static_cast<unsigned char*>(workspace) + plan.planes_at;
+    p.a_stride = p.planes.stride;
+    p.aligned = true;
+  }
   p.partials = reinterpret_cast<int*>(static_cast<unsigned char*>(workspace) + plan.partials_at);
 
   Finish& f = p.finish;
@@ -98,9 +114,9 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
   f.m = p.m;
   f.a_term = static_cast<int>(static_cast<uint32_t>(offset) - static_cast<uint32_t>(q.a.zero));
   f.weight_sums = static_cast<const int*>(q.b->sums.data());
-  const int64_t filled = Layout{p.k, p.n, b.bits}.blocks() * kBlock - p.k;
-  f.padding = b.bipolar() ? static_cast<int>(filled) * offset : 0;
-  const int w_offset = b.is_signed ? 0 : 1 << (b.bits - 1);
+  if (b.bipolar())
+    f.padding = planes ? static_cast<int>(-(static_cast<int64_t>(f.a_term) * p.k)) : static_cast<int>(blocks * kBlock - p.k) * offset;
+  const int w_offset = !b.is_signed ? 1 << (b.bits - 1) : planes && b.bipolar() ? 1 : 0;
   f.w_term = q.b_zeros != nullptr ? w_offset : static_cast<int>(static_cast<uint32_t>(w_offset) - static_cast<uint32_t>(q.b_zero));
   f.w_zeros = q.b_zeros;
   f.row_sums = plan.row_sums && (f.w_term != 0 || f.w_zeros != nullptr) ? static_cast<const int*>(workspace) : nullptr;
@@ -114,6 +130,18 @@ Arguments arguments_of(const DeviceProblem& q, const Plan& plan, void* workspace
   f.high = e.qmax - e.zero;
   f.zero = e.zero;
   return p;
+}
+
+// The planes of a, and X_a if the product needs it.
+void start_planes(const DeviceProblem& q, const Arguments& p, cudaStream_t stream) {
+  const PlaneSource source{static_cast<const unsigned char*>(q.a.data), q.a.row_stride, p.m, p.k, is_aligned(q.a), q.a.encoding.bipolar()};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(p.m));
+  config.blockDim = dim3(kPlanesThreads);
+  config.dynamicSmemBytes = kPlanesSharedBytes;
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, pack_planes, source, p.planes, const_cast<unsigned char*>(p.a), const_cast<int*>(p.finish.row_sums)),
+        "starting pack_planes");
 }
 
 void start_mma(const Plan& plan, const Arguments& p, int bits, cudaStream_t stream) {
@@ -137,7 +165,7 @@ void start_mma(const Plan& plan, const Arguments& p, int bits, cudaStream_t stre
 void start_sm90(const Plan& plan, const Arguments& p, const Encoding& a, int bits, cudaStream_t stream) {
   const Sm90Kernel kernel = plan.row->wgmma(!a.is_signed && a.bits == 8, bits);
   allow_shared(kernel, plan.shared_bytes);
-  const CUtensorMap map = activation_map(p, plan.row->tokens / plan.multicast);
+  const CUtensorMap map = activation_map(p, plan.row->planes(), plan.row->tokens / plan.multicast);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = static_cast<unsigned>(plan.multicast * plan.splits);
@@ -166,7 +194,9 @@ void gemm(const DeviceProblem& q, const char* kernel, void* workspace, size_t wo
   if (q.a.m == 0 || q.b->n == 0) return;
   const Arguments p = arguments_of(q, chosen, workspace);
   cudaStream_t queue = static_cast<cudaStream_t>(stream);
-  if (p.finish.row_sums != nullptr) {
+  if (chosen.row->planes()) {
+    start_planes(q, p, queue);
+  } else if (p.finish.row_sums != nullptr) {
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(ceil_div(p.m, kReduceThreads / 32)));
     config.blockDim = dim3(kReduceThreads);
@@ -174,7 +204,7 @@ void gemm(const DeviceProblem& q, const char* kernel, void* workspace, size_t wo
     check(cudaLaunchKernelEx(&config, sum_rows, p.a, p.a_stride, p.m, p.k, p.aligned, q.a.encoding.is_signed, static_cast<int*>(workspace)),
           "starting sum_rows");
   }
-  if (chosen.row->family == Family::wgmma) {
+  if (chosen.row->hopper()) {
     start_sm90(chosen, p, q.a.encoding, q.b->encoding.bits, queue);
   } else {
     start_mma(chosen, p, q.b->encoding.bits, queue);

@@ -140,4 +140,16 @@ __device__ inline void mma_s4(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, 
 #endif
 }
 
+// The same with single bits, of which AND is counted (.and.popc): a[0] row g, k = 32 t ... 32 t + 31; a[1] row g + 8; a[2], a[3] and b1 128
+// k further (9.7.14.5.13, m16n8k256). Units of sm_80 to 90; elsewhere it traps.
+__device__ inline void mma_b1(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ <= 900
+  asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  __trap();
+#endif
+}
+
 }  // namespace ulp::cuda::ptx

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/ptx.cuh"
+#include "cuda/tiles.h"
 
 namespace ulp::cuda::ptx {
 
@@ -128,62 +129,55 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Keeps the compiler from moving instructions that write an accumulator across this point, among the products: it would serialise them.
+__device__ inline void wgmma_keep(int& accumulator) { asm volatile("" : "+r"(accumulator)::"memory"); }
+
 // Matrix descriptor (9.7.15.5.1) of a K-major operand in shared memory, rows of 128 bytes, 128-byte swizzle: address and the stride of
 // eight rows (1024 bytes) in units of 16 bytes; bit 62 says the swizzle. The K steps within the 128 bytes advance the address.
 __device__ inline uint64_t swizzled_descriptor(uint32_t address) {
   return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | ((address & 0x3FFFF) >> 4);
 }
 
-// d (+)= a * b, started only: 64 rows, a of signed bytes from registers, a warp's 16 rows as in mma_s8; b is kColumns x 32 in shared
-// memory. d[4 i ... 4 i + 3] is the 16 x 8 fragment of mma_s8 for columns 8 i ... 8 i + 7. With accumulate = false the old d counts as
-// zero.
-template <int kColumns, bool kUnsigned>
-__device__ inline void wgmma(int (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate);
-
+// d (+)= a * b, started only: 64 rows, a from registers, a warp's 16 rows as in mma_s8 (signed bytes) or mma_b1; b is kColumns rows of 32
+// bytes in shared memory, of k: 32 values of kUnit's bytes or 256 bits, of which AND is counted. d[4 i ... 4 i + 3] is the 16 x 8 fragment
+// for columns 8 i ... 8 i + 7. With accumulate = false the old d counts as zero.
+template <int kColumns, Unit kUnit>
+__device__ inline void wgmma(int (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  static_assert(kUnit == Unit::s8 || kUnit == Unit::u8 || kUnit == Unit::b1);
+  static_assert(kColumns == 16 || kColumns == 32 || kColumns == 64);
 // Macros, as inline assembly takes only literals: they write the lists of registers.
-#define ULP_D8(d, i) \
-  "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), "+r"(d[i + 6]), "+r"(d[i + 7])
-#define ULP_WGMMA(columns, b_type, registers, a0, a1, a2, a3, descriptor, flag, ...)                                                      \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #flag                                                                                 \
-               ", 0;\n"                                                                                                                   \
-               "wgmma.mma_async.sync.aligned.m64n" #columns "k32.s32.s8." b_type " {" registers "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 \
-               "}, %" #descriptor ", p;\n}\n"                                                                                             \
-               : __VA_ARGS__                                                                                                              \
+#define ULP_D8(i) "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), "+r"(d[i + 6]), "+r"(d[i + 7])
+#define ULP_WGMMA(columns, kind, registers, a0, a1, a2, a3, descriptor, flag, ...)                                               \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #flag ", 0;\nwgmma.mma_async.sync.aligned.m64n" #columns kind " {" registers \
+               "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #descriptor ", p;\n}\n"                                          \
+               : __VA_ARGS__                                                                                                     \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)))
-
+#define ULP_UNITS(...)                                   \
+  if constexpr (kUnit == Unit::s8) {                     \
+    ULP_OF_KIND("k32.s32.s8.s8", __VA_ARGS__);           \
+  } else if constexpr (kUnit == Unit::u8) {              \
+    ULP_OF_KIND("k32.s32.s8.u8", __VA_ARGS__);           \
+  } else {                                               \
+    ULP_OF_KIND("k256.s32.b1.b1.and.popc", __VA_ARGS__); \
+  }
+#define ULP_OF_KIND(kind, columns, ...) ULP_WGMMA(columns, kind, __VA_ARGS__)
 #define ULP_R8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define ULP_R16 ULP_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define ULP_R32 ULP_R16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-
-template <>
-__device__ inline void wgmma<16, false>(int (&d)[8], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  ULP_WGMMA(16, "s8", ULP_R8, 8, 9, 10, 11, 12, 13, ULP_D8(d, 0));
-}
-template <>
-__device__ inline void wgmma<16, true>(int (&d)[8], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  ULP_WGMMA(16, "u8", ULP_R8, 8, 9, 10, 11, 12, 13, ULP_D8(d, 0));
-}
-template <>
-__device__ inline void wgmma<32, false>(int (&d)[16], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  ULP_WGMMA(32, "s8", ULP_R16, 16, 17, 18, 19, 20, 21, ULP_D8(d, 0), ULP_D8(d, 8));
-}
-template <>
-__device__ inline void wgmma<32, true>(int (&d)[16], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  ULP_WGMMA(32, "u8", ULP_R16, 16, 17, 18, 19, 20, 21, ULP_D8(d, 0), ULP_D8(d, 8));
-}
-template <>
-__device__ inline void wgmma<64, false>(int (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  ULP_WGMMA(64, "s8", ULP_R32, 32, 33, 34, 35, 36, 37, ULP_D8(d, 0), ULP_D8(d, 8), ULP_D8(d, 16), ULP_D8(d, 24));
-}
-template <>
-__device__ inline void wgmma<64, true>(int (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
-  ULP_WGMMA(64, "u8", ULP_R32, 32, 33, 34, 35, 36, 37, ULP_D8(d, 0), ULP_D8(d, 8), ULP_D8(d, 16), ULP_D8(d, 24));
-}
-
+  if constexpr (kColumns == 16) {
+    ULP_UNITS(16, ULP_R8, 8, 9, 10, 11, 12, 13, ULP_D8(0))
+  } else if constexpr (kColumns == 32) {
+    ULP_UNITS(32, ULP_R16, 16, 17, 18, 19, 20, 21, ULP_D8(0), ULP_D8(8))
+  } else {
+    ULP_UNITS(64, ULP_R32, 32, 33, 34, 35, 36, 37, ULP_D8(0), ULP_D8(8), ULP_D8(16), ULP_D8(24))
+  }
 #undef ULP_D8
 #undef ULP_WGMMA
+#undef ULP_UNITS
+#undef ULP_OF_KIND
 #undef ULP_R8
 #undef ULP_R16
 #undef ULP_R32
+}
 
 }  // namespace ulp::cuda::ptx

@@ -7,6 +7,13 @@
 
 namespace ulp::cuda {
 
+// The tensor cores' types: both operands are of one type, but u8 means unsigned activations and signed weights.
+enum class Unit { s8, u8, s4, b1 };
+
+// Blocks of k in a stage of a 1-bit kernel, so that a row of activations has 128 bytes as for bytes.
+constexpr int kPlaneBlocks = 8;
+constexpr int stage_blocks(Unit unit) { return unit == Unit::b1 ? kPlaneBlocks : 1; }
+
 // gemm_mma.cuh: how the warps of a thread block divide a tile.
 template <int kWarpsChannels_, int kWarpsTokens_, int kWarpsK_, int kStrips_, int kColumns_>
 struct MmaTile {
@@ -21,8 +28,8 @@ struct MmaTile {
   static constexpr int kTokens = kWarpsTokens * kColumns * 8;
   static_assert(kPanelStrips % kTileStrips == 0, "a tile lies within a panel");
 
-  static constexpr int weight_bytes(int bits) { return kWarpsK * kTileStrips * strip_bytes(bits); }
-  static constexpr int stage_bytes(int bits) { return weight_bytes(bits) + kWarpsK * kTokens * kBlock; }
+  static constexpr int weight_bytes(int bits, int blocks) { return kWarpsK * blocks * kTileStrips * strip_bytes(bits); }
+  static constexpr int stage_bytes(int bits, int blocks) { return weight_bytes(bits, blocks) + kWarpsK * kTokens * kBlock; }
   // Where the sums of all warps of k but the first are added at the end: it overlays the stages.
   static constexpr int exchange_bytes() { return (kWarpsK - 1) * kChannels * kTokens * 4; }
 };
@@ -40,7 +47,7 @@ constexpr int kSm90MaxStages = 16;  // 1-bit weights need that many to have enou
 constexpr int kSm90MaxSplits = 8;   // the largest cluster that every Hopper can place
 constexpr int kSm90TokenGroup = 8;  // neighbouring token tiles that are computed together, so that both operands of a wave stay in L2
 
-constexpr int sm90_stage_bytes(int bits, int tokens) { return tokens * kBlock + kPanelStrips * strip_bytes(bits); }
+constexpr int sm90_stage_bytes(int bits, int tokens, int blocks) { return tokens * kBlock + blocks * kPanelStrips * strip_bytes(bits); }
 constexpr int sm90_barrier_bytes() { return 2 * 8 * kSm90MaxStages; }
 
 // The columns of one wgmma. More tokens take several instructions; as the A operand is in registers, nothing is read twice.
@@ -53,8 +60,8 @@ constexpr int sm90_staged(int tokens) { return tokens <= kSm90SplitTokens ? toke
 // Bytes from row to row: the sums of 64 channels, and 4 words of padding against bank conflicts.
 constexpr int kSm90Pitch = (64 + 4) * 4;
 constexpr int sm90_exchange_bytes(int tokens) { return 2 * sm90_staged(tokens) * kSm90Pitch; }
-constexpr int sm90_shared_bytes(int bits, int tokens, int stages) {
-  return stages * sm90_stage_bytes(bits, tokens) + sm90_barrier_bytes() + sm90_exchange_bytes(tokens);
+constexpr int sm90_shared_bytes(int bits, int tokens, int blocks, int stages) {
+  return stages * sm90_stage_bytes(bits, tokens, blocks) + sm90_barrier_bytes() + sm90_exchange_bytes(tokens);
 }
 
 // The largest K of one accumulator for any weights and activations (unpack.cuh): a multiple of kBlock.

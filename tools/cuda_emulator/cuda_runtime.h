@@ -110,6 +110,7 @@ T atomicMin(T* address, std::common_type_t<T> value) {
   return old;
 }
 
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
 int __float2int_rn(float value);  // to nearest even; saturates, and NaN gives 0
 inline unsigned __float_as_uint(float value) {
   unsigned bits;

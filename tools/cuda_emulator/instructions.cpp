@@ -200,6 +200,27 @@ bool run_mma(Warp&, uint32_t, void* const (&arguments)[32]) {
   return true;
 }
 
+// m16n8k256 of bits: 32 per register, of which AND is counted.
+bool run_count(Warp&, uint32_t, void* const (&arguments)[32]) {
+  uint32_t a[16][8];  // by row, and by 32 k
+  uint32_t b[8][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const Mma& from = *static_cast<const Mma*>(arguments[lane]);
+    for (int i = 0; i < 4; ++i) a[lane / 4 + 8 * (i % 2)][lane % 4 + 4 * (i / 2)] = from.a[i];
+    for (int i = 0; i < 2; ++i) b[lane / 4][lane % 4 + 4 * i] = from.b[i];
+  }
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; ++column) {
+      int sum = 0;
+      for (int i = 0; i < 8; ++i) sum += __builtin_popcount(a[row][i] & b[column][i]);
+      int& d = static_cast<const Mma*>(arguments[4 * (row % 8) + column / 2])->d[2 * (row / 8) + column % 2];
+      d = static_cast<int>(static_cast<uint32_t>(d) + static_cast<uint32_t>(sum));  // wraps
+    }
+  }
+  return true;
+}
+
+const Collective kMmaB1{"mma.sync of b1", run_count};
 const Collective kMmaS8{"mma.sync of s8", run_mma<8>};
 const Collective kMmaS4{"mma.sync of s4", run_mma<4>};
 
@@ -214,6 +235,12 @@ void mma_s4(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   require_arch(device().arch < 90, "mma.sync of s4");
   Mma argument{d, a, {b0, b1}};
   converge(kMmaS4, kWholeWarp, &argument);
+}
+
+void mma_b1(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  require_arch(device().arch >= 80 && device().arch <= 90, "mma.sync of b1 with AND");
+  Mma argument{d, a, {b0, b1}};
+  converge(kMmaB1, kWholeWarp, &argument);
 }
 
 // ------------------------------------------------------------------------------------------------- of CUDA C++ rather than of PTX

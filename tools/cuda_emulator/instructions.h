@@ -17,5 +17,6 @@ void wait_copies(int pending);
 
 void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void mma_s4(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void mma_b1(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 }  // namespace ulp::emulator

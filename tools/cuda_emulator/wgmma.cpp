@@ -10,7 +10,7 @@
 namespace ulp::emulator {
 namespace {
 
-constexpr int kDepth = 32;  // bytes of k
+constexpr int kDepth = 32;  // bytes of k: 32 values, or 256 bits
 constexpr int kPoison = 0x5A17ED00;
 
 // ------------------------------------------------------------------------------------------------------- registers of a warp's lanes
@@ -138,6 +138,14 @@ Accumulators& accumulators_of(Warp& warp, const Registers<int>& d, uint32_t numb
   return *warp.products.flying.back();
 }
 
+// Adds to the result of a row of the warp and a column.
+void accumulate(const Product& product, int warp, int row, int n, int sum) {
+  const int lane = 4 * (row % 8) + n % 8 / 2;
+  int& d = product.d[warp]->values[static_cast<size_t>(lane * (product.columns / 2) + n / 8 * 4 + row / 8 * 2 + n % 2)];
+  const uint32_t old = product.accumulate[warp] ? static_cast<uint32_t>(d) : 0;
+  d = static_cast<int>(old + static_cast<uint32_t>(sum));  // wraps, as without .satfinite
+}
+
 template <typename B>
 void multiply(const uint8_t* b_bytes, const Product& product, int warp) {
   int16_t b[256][kDepth];
@@ -152,15 +160,29 @@ void multiply(const uint8_t* b_bytes, const Product& product, int warp) {
       for (int k = 0; k < 4; ++k) to[k] = static_cast<int8_t>(values >> (8 * k));
     }
   }
-  std::vector<int>& values = product.d[warp]->values;
   for (int row = 0; row < 16; ++row) {
     for (int n = 0; n < product.columns; ++n) {
       int sum = 0;
       for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[n][k];
-      const int lane = 4 * (row % 8) + n % 8 / 2;
-      int& d = values[static_cast<size_t>(lane * (product.columns / 2) + n / 8 * 4 + row / 8 * 2 + n % 2)];
-      const uint32_t old = product.accumulate[warp] ? static_cast<uint32_t>(d) : 0;
-      d = static_cast<int>(old + static_cast<uint32_t>(sum));  // wraps, as without .satfinite
+      accumulate(product, warp, row, n, sum);
+    }
+  }
+}
+
+// m64nNk256: bit i of register 0 is k = 32 (lane % 4) + i of row lane / 4; of register 1 eight rows, of 2 and 3 128 k further.
+void count(const uint8_t* b_bytes, const Product& product, int warp) {
+  uint32_t a[16][kDepth / 4];
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 4; ++i)
+      a[lane / 4 + 8 * (i % 2)][lane % 4 + 4 * (i / 2)] = product.a[warp].values[static_cast<size_t>(4 * lane + i)];
+  }
+  for (int n = 0; n < product.columns; ++n) {
+    uint32_t b[kDepth / 4];
+    memcpy(b, b_bytes + n * kDepth, kDepth);
+    for (int row = 0; row < 16; ++row) {
+      int sum = 0;
+      for (int i = 0; i < kDepth / 4; ++i) sum += __builtin_popcount(a[row][i] & b[i]);
+      accumulate(product, warp, row, n, sum);
     }
   }
 }
@@ -172,7 +194,8 @@ void run(Warpgroup& group, Product& product) {
     for (int part = 0; part < 2; ++part) group.block->shared.fetch(b.address(n, part), &bytes[n * kDepth + 16 * part], 16);
   }
   for (int warp = 0; warp < 4; ++warp) {
-    if (product.b_unsigned) multiply<uint8_t>(bytes, product, warp);
+    if (product.unit == cuda::Unit::b1) count(bytes, product, warp);
+    else if (product.unit == cuda::Unit::u8) multiply<uint8_t>(bytes, product, warp);
     else multiply<int8_t>(bytes, product, warp);
   }
   product.run = true;
@@ -220,8 +243,8 @@ bool run_wgmma(Warp& warp, uint32_t, void* const (&arguments)[32]) {
   Registers<const uint32_t> a{{}, 4, {}};
   for (size_t lane = 0; lane < 32; ++lane) {
     const WgmmaArguments& from = *static_cast<const WgmmaArguments*>(arguments[lane]);
-    if (from.b != first.b || from.columns != first.columns || from.b_unsigned != first.b_unsigned || from.accumulate != first.accumulate) {
-      fail(cudaErrorLaunchFailure, "wgmma: lanes 0 and %zu differ in descriptor, shape or accumulate", lane);
+    if (from.b != first.b || from.columns != first.columns || from.unit != first.unit || from.accumulate != first.accumulate) {
+      fail(cudaErrorLaunchFailure, "wgmma: lanes 0 and %zu differ in descriptor, shape, type or accumulate", lane);
     }
     d.lanes[lane] = from.d;
     a.lanes[lane] = from.a;
@@ -233,11 +256,10 @@ bool run_wgmma(Warp& warp, uint32_t, void* const (&arguments)[32]) {
   remember(own.known_a, a);
 
   const uint32_t number = own.issued++;
-  if (number - group.first == group.products.size())
-    group.products.push_back({first.b, first.columns, first.b_unsigned, false, 0, {}, {}, {}});
+  if (number - group.first == group.products.size()) group.products.push_back({first.b, first.columns, first.unit, false, 0, {}, {}, {}});
   Product& product = group.products[number - group.first];
-  if (product.b != first.b || product.columns != first.columns || product.b_unsigned != first.b_unsigned) {
-    fail(cudaErrorLaunchFailure, "wgmma: the warps of the warpgroup differ in descriptor or shape");
+  if (product.b != first.b || product.columns != first.columns || product.unit != first.unit) {
+    fail(cudaErrorLaunchFailure, "wgmma: the warps of the warpgroup differ in descriptor, shape or type");
   }
   note_operand(warp, group, Operand(first.b), first.columns, number);
   const size_t index = static_cast<size_t>(warp.index % 4);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "clocks.h"
+#include "cuda/tiles.h"
 
 namespace ulp::emulator {
 
@@ -21,7 +22,7 @@ struct WgmmaArguments {
   const uint32_t* a;
   uint64_t b;
   int columns;
-  bool b_unsigned;
+  cuda::Unit unit;
   bool accumulate;
 };
 
@@ -43,7 +44,7 @@ struct Accumulators {
 struct Product {
   uint64_t b;
   int columns;
-  bool b_unsigned;
+  cuda::Unit unit;
   bool run = false;
   int issued = 0;  // warps
   // By warp.

@@ -50,5 +50,6 @@ inline void wait_copies() {
 
 inline void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::mma_s8(d, a, b0, b1); }
 inline void mma_s4(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::mma_s4(d, a, b0, b1); }
+inline void mma_b1(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emulator::mma_b1(d, a, b0, b1); }
 
 }  // namespace ulp::cuda::ptx

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/ptx.cuh"
+#include "cuda/tiles.h"
 #include "mbarrier.h"
 #include "wgmma.h"
 
@@ -53,14 +54,16 @@ inline void wgmma_wait() {
   emulator::wgmma_wait(kPending);
 }
 
+inline void wgmma_keep(int&) {}
+
 inline uint64_t swizzled_descriptor(uint32_t address) {
   return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | ((address & 0x3FFFF) >> 4);
 }
 
-template <int kColumns, bool kUnsigned>
+template <int kColumns, Unit kUnit>
 inline void wgmma(int (&d)[kColumns / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   static_assert(kColumns % 8 == 0 && kColumns >= 8 && kColumns <= 256 && (kColumns <= 32 ? kColumns != 40 : kColumns % 16 == 0));
-  emulator::wgmma({d, a, b, kColumns, kUnsigned, accumulate});
+  emulator::wgmma({d, a, b, kColumns, kUnit, accumulate});
 }
 
 }  // namespace ulp::cuda::ptx

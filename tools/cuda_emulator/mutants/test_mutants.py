@@ -29,9 +29,9 @@ MMA = "80 64 64 1024 4 4 mma_s4_64x64"
 
 # The instance of a kernel that its products run, for 4-bit signed operands.
 INSTANCES = {
-    "wgmma_128x64": "Sm90Kernel wgmma_128x64(bool, int) { return gemm_sm90<4, 64, false>; }",
-    "wgmma_128x128": "Sm90Kernel wgmma_128x128(bool, int) { return gemm_sm90<4, 128, false>; }",
-    "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, true>; }",
+    "wgmma_128x64": "Sm90Kernel wgmma_128x64(bool, int) { return gemm_sm90<Unit::s8, 4, 64>; }",
+    "wgmma_128x128": "Sm90Kernel wgmma_128x128(bool, int) { return gemm_sm90<Unit::s8, 4, 128>; }",
+    "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s4>; }",
 }
 
 

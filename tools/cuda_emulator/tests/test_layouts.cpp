@@ -6,10 +6,11 @@ namespace ulp::emulator::test {
 namespace {
 
 namespace ptx = ulp::cuda::ptx;
+using ulp::cuda::Unit;
 
 // --------------------------------------------------------------------------------------------------------------------------- mma
 
-template <bool kNibbles>
+template <Unit kUnit>
 void mma_kernel(const uint32_t* a, const uint32_t* b, int* d) {
   const int lane = static_cast<int>(threadIdx.x);
   const int row = lane / 4;
@@ -17,19 +18,21 @@ void mma_kernel(const uint32_t* a, const uint32_t* b, int* d) {
   const uint32_t fragment[4] = {a[row * 8 + part], a[(row + 8) * 8 + part], a[row * 8 + 4 + part], a[(row + 8) * 8 + 4 + part]};
   int sums[4];
   for (int i = 0; i < 4; ++i) sums[i] = d[(row + i / 2 * 8) * 8 + part * 2 + i % 2];
-  if constexpr (kNibbles) ptx::mma_s4(sums, fragment, b[row * 8 + part], b[row * 8 + 4 + part]);
+  if constexpr (kUnit == Unit::s4) ptx::mma_s4(sums, fragment, b[row * 8 + part], b[row * 8 + 4 + part]);
+  else if constexpr (kUnit == Unit::b1) ptx::mma_b1(sums, fragment, b[row * 8 + part], b[row * 8 + 4 + part]);
   else ptx::mma_s8(sums, fragment, b[row * 8 + part], b[row * 8 + 4 + part]);
   for (int i = 0; i < 4; ++i) d[(row + i / 2 * 8) * 8 + part * 2 + i % 2] = sums[i];
 }
 
-// Value i of a row of words.
-int value(const uint32_t* row, int i, bool nibbles) {
-  if (!nibbles) return static_cast<int8_t>(row[i / 4] >> (8 * (i % 4)));
+// Value i of a row of words, u8 as s8.
+int value(const uint32_t* row, int i, Unit unit) {
+  if (unit == Unit::b1) return static_cast<int>(row[i / 32] >> (i % 32) & 1);
+  if (unit != Unit::s4) return static_cast<int8_t>(row[i / 4] >> (8 * (i % 4)));
   const int raw = static_cast<int>(row[i / 8] >> (4 * (i % 8)) & 15);
   return raw < 8 ? raw : raw - 16;
 }
 
-void check_mma(int arch, bool nibbles) {
+void check_mma(int arch, Unit unit) {
   configure(arch);
   const auto a = random_values<uint32_t>(16 * 8, 1);
   const auto b = random_values<uint32_t>(8 * 8, 2);
@@ -37,14 +40,14 @@ void check_mma(int arch, bool nibbles) {
   const Buffer<uint32_t> device_a(a);
   const Buffer<uint32_t> device_b(b);
   const Buffer<int> d(expected);
-  const auto kernel = nibbles ? mma_kernel<true> : mma_kernel<false>;
+  const auto kernel = unit == Unit::s4 ? mma_kernel<Unit::s4> : unit == Unit::b1 ? mma_kernel<Unit::b1> : mma_kernel<Unit::s8>;
+  const int depth = unit == Unit::s4 ? 64 : unit == Unit::b1 ? 256 : 32;
   const cudaError_t error = run(Shape{}, kernel, device_a.data(), device_b.data(), d.data());
   require(error == cudaSuccess, ulp_emulator_last_message());
   for (int m = 0; m < 16; ++m) {
     for (int n = 0; n < 8; ++n) {
       uint32_t sum = static_cast<uint32_t>(expected[static_cast<size_t>(m * 8 + n)]);
-      for (int k = 0; k < (nibbles ? 64 : 32); ++k)
-        sum += static_cast<uint32_t>(value(&a[m * 8], k, nibbles) * value(&b[n * 8], k, nibbles));
+      for (int k = 0; k < depth; ++k) sum += static_cast<uint32_t>(value(&a[m * 8], k, unit) * value(&b[n * 8], k, unit));
       expected[static_cast<size_t>(m * 8 + n)] = static_cast<int>(sum);
     }
   }
@@ -52,11 +55,15 @@ void check_mma(int arch, bool nibbles) {
 }
 
 ULP_TEST(mma_s8_is_a_product) {
-  for (const int arch : {75, 80, 86, 89, 90, 100, 120}) check_mma(arch, false);
+  for (const int arch : {75, 80, 86, 89, 90, 100, 120}) check_mma(arch, Unit::s8);
 }
 
 ULP_TEST(mma_s4_is_a_product) {
-  for (const int arch : {75, 80, 86, 89}) check_mma(arch, true);
+  for (const int arch : {75, 80, 86, 89}) check_mma(arch, Unit::s4);
+}
+
+ULP_TEST(mma_b1_counts_the_bits_of_and) {
+  for (const int arch : {80, 86, 89, 90}) check_mma(arch, Unit::b1);
 }
 
 ULP_TEST(mma_s4_is_missing_from_sm_90) {
@@ -64,8 +71,18 @@ ULP_TEST(mma_s4_is_missing_from_sm_90) {
   const Buffer<int> sums(std::vector<int>(128));
   for (const int arch : {90, 100, 120}) {
     configure(arch);
-    expect_fault(Found::always, cudaErrorIllegalInstruction, "has no mma.sync of s4", Shape{}, mma_kernel<true>, words.data(), words.data(),
-                 sums.data());
+    expect_fault(Found::always, cudaErrorIllegalInstruction, "has no mma.sync of s4", Shape{}, mma_kernel<Unit::s4>, words.data(),
+                 words.data(), sums.data());
+  }
+}
+
+ULP_TEST(mma_b1_with_and_is_of_sm_80_to_90) {
+  const Buffer<uint32_t> words(std::vector<uint32_t>(128));
+  const Buffer<int> sums(std::vector<int>(128));
+  for (const int arch : {75, 100, 120}) {
+    configure(arch);
+    expect_fault(Found::always, cudaErrorIllegalInstruction, "has no mma.sync of b1", Shape{}, mma_kernel<Unit::b1>, words.data(),
+                 words.data(), sums.data());
   }
 }
 
@@ -118,7 +135,7 @@ uint64_t descriptor(const WgmmaCase& c, uint32_t base) {
 }
 
 // b: kColumns rows of 128 bytes, of which bytes c.k ... c.k + 31 are multiplied; a: 64 rows of 32.
-template <int kColumns, bool kUnsigned>
+template <int kColumns, Unit kUnit>
 void wgmma_kernel(const uint32_t* a, const uint32_t* b, int* out, WgmmaCase c) {
   const uint32_t base = ptx::shared_base();
   const uint32_t row_bytes = c.mode == 0 ? 128 : 16u << c.mode;
@@ -136,28 +153,29 @@ void wgmma_kernel(const uint32_t* a, const uint32_t* b, int* out, WgmmaCase c) {
   int d[kColumns / 2];
   for (int i = 0; i < kColumns / 2; ++i) d[i] = 1000 * thread + i;
   ptx::wgmma_fence();
-  ptx::wgmma<kColumns, kUnsigned>(d, fragment, descriptor(c, base), c.accumulate);
+  ptx::wgmma<kColumns, kUnit>(d, fragment, descriptor(c, base), c.accumulate);
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
   for (int i = 0; i < kColumns / 2; ++i) out[(row + i / 2 % 2 * 8) * kColumns + i / 4 * 8 + part * 2 + i % 2] = d[i];
 }
 
-template <int kColumns, bool kUnsigned>
+template <int kColumns, Unit kUnit>
 void check_wgmma(const WgmmaCase& c) {
   const auto a = random_values<uint32_t>(64 * 8, 4);
   const auto b = random_values<uint32_t>(kColumns * 32, 5);
   const Buffer<uint32_t> device_a(a);
   const Buffer<uint32_t> device_b(b);
   const Buffer<int> out(64 * kColumns);
-  expect_success(Shape{1, 128, 64 << 10}, wgmma_kernel<kColumns, kUnsigned>, device_a.data(), device_b.data(), out.data(), c);
+  expect_success(Shape{1, 128, 64 << 10}, wgmma_kernel<kColumns, kUnit>, device_a.data(), device_b.data(), out.data(), c);
   const auto got = out.values();
   for (int m = 0; m < 64; ++m) {
     for (int n = 0; n < kColumns; ++n) {
       const int thread = m / 16 * 32 + m % 8 * 4 + n % 8 / 2;
       int sum = c.accumulate ? 1000 * thread + n / 8 * 4 + m / 8 % 2 * 2 + n % 2 : 0;
-      for (int k = 0; k < 32; ++k) {
-        const int from_b = value(&b[static_cast<size_t>(n) * 32], static_cast<int>(c.k) + k, false);
-        sum += value(&a[static_cast<size_t>(m) * 8], k, false) * (kUnsigned ? from_b & 255 : from_b);
+      constexpr int kEach = kUnit == Unit::b1 ? 8 : 1;  // values per byte of k
+      for (int k = 0; k < 32 * kEach; ++k) {
+        const int from_b = value(&b[static_cast<size_t>(n) * 32], static_cast<int>(c.k) * kEach + k, kUnit);
+        sum += value(&a[static_cast<size_t>(m) * 8], k, kUnit) * (kUnit == Unit::u8 ? from_b & 255 : from_b);
       }
       require(got[static_cast<size_t>(m * kColumns + n)] == sum, "row " + std::to_string(m) + " column " + std::to_string(n));
     }
@@ -167,19 +185,27 @@ void check_wgmma(const WgmmaCase& c) {
 ULP_TEST(wgmma_is_a_product_in_every_swizzle) {
   for (const bool accumulate : {false, true}) {
     for (uint32_t k = 0; k < 128; k += 32) {
-      check_wgmma<64, false>({3, k, accumulate});
-      check_wgmma<64, true>({0, k, accumulate});
+      check_wgmma<64, Unit::s8>({3, k, accumulate});
+      check_wgmma<64, Unit::u8>({0, k, accumulate});
     }
-    for (uint32_t k = 0; k < 64; k += 32) check_wgmma<32, true>({2, k, accumulate});
-    check_wgmma<16, false>({1, 0, accumulate});
+    for (uint32_t k = 0; k < 64; k += 32) check_wgmma<32, Unit::u8>({2, k, accumulate});
+    check_wgmma<16, Unit::s8>({1, 0, accumulate});
   }
 }
 
 ULP_TEST(wgmma_has_up_to_256_columns) {
-  check_wgmma<8, true>({3, 96, true});
-  check_wgmma<24, false>({3, 32, true});
-  check_wgmma<128, true>({3, 64, false});
-  check_wgmma<256, false>({3, 0, true});
+  check_wgmma<8, Unit::u8>({3, 96, true});
+  check_wgmma<24, Unit::s8>({3, 32, true});
+  check_wgmma<128, Unit::u8>({3, 64, false});
+  check_wgmma<256, Unit::s8>({3, 0, true});
+}
+
+ULP_TEST(wgmma_of_bits_counts_and) {
+  for (const bool accumulate : {false, true}) {
+    for (uint32_t k = 0; k < 128; k += 32) check_wgmma<64, Unit::b1>({3, k, accumulate});
+    check_wgmma<16, Unit::b1>({0, 64, accumulate});
+  }
+  check_wgmma<256, Unit::b1>({3, 32, true});
 }
 
 ULP_TEST(swizzled_descriptor_is_the_one_of_128_bytes) {

@@ -6,6 +6,7 @@ namespace ulp::emulator::test {
 namespace {
 
 namespace ptx = ulp::cuda::ptx;
+using ulp::cuda::Unit;
 
 constexpr int kColumns = 32;
 
@@ -49,24 +50,25 @@ void products_kernel(int* out, Fault fault) {
 
   if (fault == Fault::warp_missing && thread / 32 == 2) return;
   if (fault != Fault::no_fence) ptx::wgmma_fence();
-  ptx::wgmma<kColumns, false>(sums, even, descriptor, false);
+  ptx::wgmma<kColumns, Unit::s8>(sums, even, descriptor, false);
   ptx::wgmma_commit();
   if (fault == Fault::a_written) even[1] = thread + 2;
   if (fault == Fault::d_written) d[5] += 1;
-  if (fault == Fault::d_overlaps) ptx::wgmma<kColumns, false>(*reinterpret_cast<int (*)[kColumns / 2]>(d + 4), odd, descriptor + 2, true);
-  ptx::wgmma<kColumns, false>(sums, odd, descriptor + 2, true);
+  if (fault == Fault::d_overlaps)
+    ptx::wgmma<kColumns, Unit::s8>(*reinterpret_cast<int (*)[kColumns / 2]>(d + 4), odd, descriptor + 2, true);
+  ptx::wgmma<kColumns, Unit::s8>(sums, odd, descriptor + 2, true);
   if (fault != Fault::no_commit) ptx::wgmma_commit();
   ptx::wgmma_wait<1>();
   if (fault == Fault::no_fence_after_a) {
     even[0] = 17;
-    ptx::wgmma<kColumns, false>(sums, even, descriptor, true);
+    ptx::wgmma<kColumns, Unit::s8>(sums, even, descriptor, true);
     ptx::wgmma_commit();
   }
   if (fault == Fault::b_written && thread == 0) ptx::store_shared(b + 32, 5);
   if (fault != Fault::no_wait) ptx::wgmma_wait<0>();
   if (fault == Fault::no_fence_after_d) {
     d[1] = 0;
-    ptx::wgmma<kColumns, false>(sums, even, descriptor, true);
+    ptx::wgmma<kColumns, Unit::s8>(sums, even, descriptor, true);
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
   }
@@ -104,7 +106,7 @@ void part_kernel() {
   const uint32_t a[4] = {};
   int d[8];
   ptx::wgmma_fence();
-  ptx::wgmma<16, true>(d, a, ptx::swizzled_descriptor(ptx::shared_base()), false);
+  ptx::wgmma<16, Unit::u8>(d, a, ptx::swizzled_descriptor(ptx::shared_base()), false);
 }
 
 ULP_TEST(products_need_a_whole_warpgroup) { expect_fault("whose warpgroup is not whole", Shape{1, 96}, part_kernel); }

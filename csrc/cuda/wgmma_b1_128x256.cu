@@ -1,0 +1,7 @@
+#include "cuda/gemm_sm90.cuh"
+
+namespace ulp::cuda {
+
+Sm90Kernel wgmma_b1_128x256(bool, int bits) { return find_sm90_planes<256>(bits); }
+
+}  // namespace ulp::cuda
