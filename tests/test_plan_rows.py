@@ -221,7 +221,7 @@ def attention(fused: bool, heads: int, rows: int, columns: int, depth: int, valu
 @pytest.mark.parametrize(
     ("sizes", "mask"), [((1, 1, 1, 1, 1), ""), ((3, 29, 17, 5, 7), "one"), ((2, 50, 33, 16, 3), "rows"), ((3, 7, 19, 8, 16), "heads")]
 )
-def test_attention_is_two_products_around_softmax(sizes: tuple[int, ...], mask: str) -> None:
+def test_attention_is_two_products_around_softmax(sizes: tuple[int, int, int, int, int], mask: str) -> None:
     describe: Any = attention(True, *sizes, mask)
     x = np.random.default_rng(2).standard_normal(describe.shape).astype(F32) * 3
     (got,), (want,) = on_every_isa(describe, x), native(attention(False, *sizes, mask)).run(x)

@@ -19,7 +19,7 @@ bool quantize(const float* x, int64_t count, const RowOps& ops, uint8_t* codes, 
   to.codes = codes;
   to.zero = kCentre;
   to.max_code = 255;
-  return ops.quantize(x, count, to, *scale);
+  return ops.quantize(x, count, to, *scale, 0.0f);
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ struct Coder {
     t.inverse = 1.0f / scale;
     t.zero = zero;
     t.max_code = (1 << bits) - 1;
-    const bool finite = ops.quantize(x, count, t, divisor);
+    const bool finite = ops.quantize(x, count, t, divisor, 0.0f);
     std::memset(to + count, zero, static_cast<size_t>(k - count));
     return finite;
   }

@@ -363,7 +363,7 @@ struct RecurrentStep final : Step {
       } else if (!h) {
         std::memset(to.codes, to.zero, static_cast<size_t>(units));
       } else {
-        c.row_ops.quantize(h, units, to, divide ? c.tensor(s.tensor).scale : 0.0f);
+        c.row_ops.quantize(h, units, to, divide ? c.tensor(s.tensor).scale : 0.0f, 0.0f);
       }
     }
   }
