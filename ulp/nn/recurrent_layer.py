@@ -320,7 +320,7 @@ class RecurrentLayer(Layer):
         expected = self.num_layers * self.directions, self.hidden_size
         if not isinstance(part, Symbol) or part.shape[1:] != expected:
             found = shape_text(part.shape) if isinstance(part, Symbol) else type(part).__name__
-            raise LayerError(f"Expected states of shape {shape_text(('N', *expected))} in a compiled network, got {found}")
+            raise LayerError(f"Expected states of shape (N, {expected[0]}, {expected[1]}) in a compiled network, got {found}")
         return part if isinstance(part, States) else part.as_rows(True)
 
     def _op(self, key: str, layer: int, suffix: str, places: list[Any], lengths: tuple[int, int] | None) -> Recurrent:
