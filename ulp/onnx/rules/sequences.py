@@ -149,11 +149,6 @@ def of_rows(scope: Scope, node: Node, x: Value, op: ir.DynamicLinear) -> Value:
     return Value(x.part, made, view=np.ascontiguousarray(places))
 
 
-def floats_or_root(scope: Scope, name: str) -> Value:
-    """A tensor of a part as floats, or one outside of all parts, of which a part begins."""
-    return _floats(scope, name) if name in scope.values or name in scope.grids else _root(scope, name)
-
-
 def masked(scope: Scope, node: Node) -> Value | None:
     """The sum of scores (H, M, N), whose rows lie side by side, and a mask (1, M or 1, N) of the call; None of anything else."""
     for name, mask in (node.inputs[:2], node.inputs[1::-1]):
