@@ -105,6 +105,16 @@ class RecurrentLayer(Layer):
         """2 where it is bidirectional."""
         return len(self._suffixes)
 
+    @property
+    def weights(self) -> dict[str, tuple[npt.NDArray[np.int8], FloatArray]]:
+        """By torch's names: the integers, and their scales (gates * hidden_size,), read-only."""
+        return dict(self._weights)
+
+    @property
+    def biases(self) -> dict[str, FloatArray]:
+        """By torch's names, read-only; empty where there are none."""
+        return dict(self._biases)
+
     def _floats(self) -> dict[str, tuple[Shape, bool]]:
         """Names and shapes of torch's parameters."""
         made: dict[str, tuple[Shape, bool]] = {}
