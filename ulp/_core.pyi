@@ -491,10 +491,10 @@ class Plan:
     ) -> None:
         """One direction of an "lstm" (gates i, f, g, o) or a "gru" (r, z, n) of H units over a row of pixels, 1 x T x C: codes or floats.
 
-        input_weights (Cp, gates * H), weights (Hp, gates * H), Cp and Hp rounded up to 4; of a GRU that resets h before the product (H, 2 H),
-        and candidate (Hp, H). Floats become codes of input_bits by one scale per sequence, or with per_row per pixel; h becomes codes of
-        hidden_bits by the scale of each step, or by hidden_scale and hidden_zero. hidden, cell, lengths: (tensor of floats, element); the
-        first states, and how many pixels count. targets: 0 to 4, 1 x T x H; final_hidden, final_cell: 1 x 1 x H floats.
+        input_weights (Cp, gates * H), weights (Hp, gates * H), Cp and Hp rounded up to 4; of a GRU that resets h before the product
+        (Hp, 2 H), and candidate (Hp, H). Floats become codes of input_bits by one scale per sequence, or with per_row per pixel; h becomes
+        codes of hidden_bits by the scale of each step, or by hidden_scale and hidden_zero. hidden, cell, lengths: (tensor of floats,
+        element); the first states, and how many pixels count. targets: 0 to 4, 1 x T x H; final_hidden, final_cell: 1 x 1 x H floats.
         NotFinite for a NaN, CodeOutOfRange for a length that is not an integer of 0..T. The same bits on every instruction set.
         """
 

@@ -4,8 +4,10 @@
 //   KernelAtBits: four products go to int32, which wraps modulo 2^32 as the driver expects.
 //
 // Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates per cycle for one row, 85 for four, which share the
-// first two. Reading weights from memory limits one row long before.
+// first two; one row of 2, 4 or 8 bits: see one_row_avx512vnni.h. Reading weights from memory limits one row long before.
 #include "stream_avx512vnni.h"
+
+#include "one_row_avx512vnni.h"
 
 namespace ulp::stream_avx512vnni {
 namespace {
@@ -20,6 +22,14 @@ void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8
   }
 }
 
+template <int bits>
+void run(const Tile& t) {
+  if constexpr (bits == 2 || bits == 4 || bits == 8) {
+    if (t.rows == 1 && t.k <= kOneRowK) return one_row<bits>(t);
+  }
+  run_stream<Dot, bits, 4>(t);
+}
+
 }  // namespace
 
 bool supports(int, int) { return true; }
@@ -30,7 +40,7 @@ KernelAtBits bind(int a_bits, int b_bits) {
     b.centre_a = 128;
     b.pack_a = centre_a;
   }
-  b.run = for_bits(b_bits, [](auto bits) { return &run_stream<Dot, decltype(bits)::value, 4>; });
+  b.run = for_bits(b_bits, [](auto bits) { return &run<decltype(bits)::value>; });
   return b;
 }
 

@@ -31,10 +31,17 @@ ULP_INLINE Vector16 input_values(const GateWork& w, int64_t at, int64_t n) {
 
 ULP_INLINE Vector16 gate_sum(const GateWork& w, int64_t at, int64_t n) { return input_values(w, at, n) + gate_values(w.hidden, at, n); }
 
+// f(first column, columns) of each vector; of the whole ones, `columns` is a number that the compiler knows.
+template <class F>
+ULP_INLINE void each_vector(int64_t units, F f) {
+  int64_t at = 0;
+  for (; at + kLanes <= units; at += kLanes) f(at, int64_t{kLanes});
+  if (at < units) f(at, units - at);
+}
+
 void lstm(const GateWork& work) {
   const GateWork w = work;  // a copy that no store can alias
-  for (int64_t at = 0; at < w.units; at += kLanes) {
-    const int64_t n = w.units - at;
+  each_vector(w.units, [&w](int64_t at, int64_t n) {
     const Ratio i = sigmoid_ratio(gate_sum(w, at, n));
     const Vector16 f = sigmoid16(gate_sum(w, w.units + at, n));
     const Ratio g = tanh_ratio(gate_sum(w, 2 * w.units + at, n));
@@ -42,7 +49,7 @@ void lstm(const GateWork& work) {
     const Vector16 c = f.fma(load_some(w.cell + at, n), i.times(g));
     store_some(w.cell + at, n, c);
     store_some(w.state + at, n, o.times(tanh_ratio(c)));
-  }
+  });
 }
 
 // h between n, the candidate, and what it was.
@@ -53,32 +60,29 @@ ULP_INLINE void put_between(const GateWork& w, int64_t at, int64_t n, Vector16 u
 
 void gru(const GateWork& work) {
   const GateWork w = work;
-  for (int64_t at = 0; at < w.units; at += kLanes) {
-    const int64_t n = w.units - at;
+  each_vector(w.units, [&w](int64_t at, int64_t n) {
     const Vector16 r = sigmoid16(gate_sum(w, at, n));
     const Vector16 z = sigmoid16(gate_sum(w, w.units + at, n));
     Vector16 h = gate_values(w.hidden, 2 * w.units + at, n);
     if (w.hidden_bias) h = h + load_some(w.hidden_bias + at, n);
     put_between(w, at, n, z, tanh16(r.fma(h, input_values(w, 2 * w.units + at, n))));
-  }
+  });
 }
 
 void gru_reset(const GateWork& work) {
   const GateWork w = work;
-  for (int64_t at = 0; at < w.units; at += kLanes) {
-    const int64_t n = w.units - at;
+  each_vector(w.units, [&w](int64_t at, int64_t n) {
     store_some(w.reset + at, n, sigmoid16(gate_sum(w, at, n)) * load_some(w.state + at, n));
     store_some(w.update + at, n, sigmoid16(gate_sum(w, w.units + at, n)));
-  }
+  });
 }
 
 void gru_update(const GateWork& work) {
   const GateWork w = work;
-  for (int64_t at = 0; at < w.units; at += kLanes) {
-    const int64_t n = w.units - at;
+  each_vector(w.units, [&w](int64_t at, int64_t n) {
     const Vector16 candidate = tanh16(input_values(w, 2 * w.units + at, n) + gate_values(w.hidden, at, n));
     put_between(w, at, n, load_some(w.update + at, n), candidate);
-  }
+  });
 }
 
 }  // namespace

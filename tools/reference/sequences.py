@@ -206,14 +206,6 @@ class SequenceSteps(Frame):
         wn = None if candidate is None else _core.unpack(candidate).astype(np.int64)[:units] - weight_zeros[1]
         self.weight_bytes += sum(w.nbytes for w in (input_weights, weights, candidate) if w is not None)
 
-        def coded(x: Array, low: Any, high: Any, bits: int) -> tuple[Array, Any]:
-            """Codes less their zero, and their scale, by ONNX's DynamicQuantizeLinear of so many bits."""
-            low, high = np.minimum(low, F32(0)), np.maximum(high, F32(0))
-            unit = (high - low) / F32(2**bits - 1)
-            unit = np.where(unit == 0, F32(1), unit)
-            zero = np.clip(np.rint(F32(0) - low / unit), 0, 2**bits - 1)
-            return (np.clip(np.rint(x / unit) + zero, 0, 2**bits - 1) - zero).astype(np.int64), unit
-
         def of_state(h: Array) -> tuple[Array, Any]:
             if hidden_scale:
                 top = 2**hidden_bits - 1
@@ -307,6 +299,15 @@ class SequenceSteps(Frame):
             self._write(env, target, out.reshape(t.height, t.width, -1))
 
         self._add("grouped_linear", run, source, [target], "reference", w_bits=weights.bits, k=t.channels)
+
+
+def coded(x: Array, low: Any, high: Any, bits: int) -> tuple[Array, Any]:
+    """Codes less their zero, and their scale, by ONNX's DynamicQuantizeLinear of so many bits."""
+    low, high = np.minimum(low, F32(0)), np.maximum(high, F32(0))
+    unit = (high - low) / F32(2**bits - 1)
+    unit = np.where(unit == 0, F32(1), unit)
+    zero = np.clip(np.rint(F32(0) - low / unit), 0, 2**bits - 1)
+    return (np.clip(np.rint(x / unit) + zero, 0, 2**bits - 1) - zero).astype(np.int64), unit
 
 
 def sigmoid(v: Array) -> Array:

@@ -235,11 +235,11 @@ class DynamicLinear:
 class Recurrent:
     """One direction of an "lstm" or a "gru" over a row of pixels, (C, 1, T) -> (H, 1, T): `_core.Plan.recurrent`.
 
-    input, weights: integers (gates * H, C) and (gates * H, H), gates in torch's order; input.bias holds the biases of all sums, their other
-    biases are 0. hidden_bias: float32 (H,), of a GRU's third gate, inside the product with the reset gate. resets_before: the GRU resets h
-    before the product. quantizer: of the input; None: floats, which become codes of `act_bits` by a scale of the call, with per_row one for
-    each pixel. state_quantizer: of h; None: codes of state_bits by the scale of each step. hidden, cell, lengths: where in the inputs behind
-    the first one, (input, element), the first states and the number of pixels that count are.
+    input, weights: integers (gates * H, C) and (gates * H, H), gates in torch's order; input.bias holds the biases of all sums.
+    hidden_bias: float32 (H,), of a GRU's third gate, inside the product with the reset gate. resets_before: the GRU resets h before the
+    product. quantizer: of the input; None: floats, which become codes of `act_bits` by a scale of the call, with per_row one for each
+    pixel. state_quantizer: of h; None: codes of state_bits by the scale of each step. hidden, cell, lengths: (input, element) behind the
+    first input, where the first states are, and the number of pixels that count.
     """
 
     kind: str

@@ -23,8 +23,8 @@ class LSTM(RecurrentLayer):
     Compiled (batch_first only), states are inputs and results of the network, batch first: (N, num_layers * directions, hidden_size).
 
     bits: 1..8, or "W4A8", which says act_bits, too. act_bits: 1..8, `bits` by default; with bits=1 it must be given.
-    dynamic: each step's input, and h, get a scale of their own in the call, by ONNX's DynamicQuantizeLinear of so many bits; nothing hangs on
-    how a stream is cut. False: fixed scales, which `calibrate` finds. per_channel, weight_method, weight_range: as for Conv2d; a channel
+    dynamic: each step's input, and h, get a scale of their own in the call, by ONNX's DynamicQuantizeLinear of so many bits; how a stream
+    is cut changes nothing. False: fixed scales, which `calibrate` finds. per_channel, weight_method, weight_range: as for Conv2d; a channel
     is a column of a gate.
 
     A sum of integers is exact. Each gate is sigmoid or tanh of float32(sum) * scale, of both products, plus biases; functions are within
@@ -69,7 +69,7 @@ class LSTM(RecurrentLayer):
     def _packed(self, states: list[Any]) -> Any:
         return tuple(states)
 
-    def _float_step(self, x: FloatArray, h: FloatArray, states: list[FloatArray], hidden_bias: FloatArray | None) -> list[FloatArray]:
+    def _float_step(self, x: FloatArray, h: FloatArray, states: list[FloatArray], _: FloatArray | None) -> list[FloatArray]:
         i, f, g, o = np.split(x + h, 4, axis=1)
         cell = _sigmoid(f) * states[1] + _sigmoid(i) * np.tanh(g)
         return [_sigmoid(o) * np.tanh(cell), cell]
@@ -122,10 +122,11 @@ class GRU(RecurrentLayer):
 def _options(
     name: str, bits: int | str, act_bits: int | None, per_channel: bool, method: WeightMethod, value_range: WeightRange
 ) -> tuple[WeightOptions, int]:
-    bits, act_bits = layer_widths(bits, act_bits)
-    if act_bits is None and bits == 1:
+    w_bits, act_bits = layer_widths(bits, act_bits)
+    width = bit_width(w_bits, "bits")
+    if act_bits is None and width == 1:
         raise TypeError(f"{name}: act_bits is needed where bits=1")
-    return WeightOptions(bit_width(bits, "bits"), per_channel, method, value_range), act_bits if act_bits is not None else bits
+    return WeightOptions(width, per_channel, method, value_range), width if act_bits is None else act_bits
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:

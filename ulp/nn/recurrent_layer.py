@@ -105,6 +105,16 @@ class RecurrentLayer(Layer):
         """2 where it is bidirectional."""
         return len(self._suffixes)
 
+    @property
+    def weights(self) -> dict[str, tuple[npt.NDArray[np.int8], FloatArray]]:
+        """By torch's names: the integers, and their scales (gates * hidden_size,), read-only."""
+        return dict(self._weights)
+
+    @property
+    def biases(self) -> dict[str, FloatArray]:
+        """By torch's names, read-only; empty where there are none."""
+        return dict(self._biases)
+
     def _floats(self) -> dict[str, tuple[Shape, bool]]:
         """Names and shapes of torch's parameters."""
         made: dict[str, tuple[Shape, bool]] = {}
@@ -320,7 +330,7 @@ class RecurrentLayer(Layer):
         expected = self.num_layers * self.directions, self.hidden_size
         if not isinstance(part, Symbol) or part.shape[1:] != expected:
             found = shape_text(part.shape) if isinstance(part, Symbol) else type(part).__name__
-            raise LayerError(f"Expected states of shape {shape_text(('N', *expected))} in a compiled network, got {found}")
+            raise LayerError(f"Expected states of shape (N, {expected[0]}, {expected[1]}) in a compiled network, got {found}")
         return part if isinstance(part, States) else part.as_rows(True)
 
     def _op(self, key: str, layer: int, suffix: str, places: list[Any], lengths: tuple[int, int] | None) -> Recurrent:

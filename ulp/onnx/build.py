@@ -27,7 +27,7 @@ from ulp.nn.lower import Mode, lower
 from ulp.nn.shapes import LayerError
 
 from . import rules, views
-from .chains import AnyChain, Chain, DynamicProduct, chains
+from .chains import AnyChain, Chain, DynamicProduct, RowProduct, chains
 from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
@@ -196,8 +196,10 @@ class Builder:
                 made = rules.activation(self.scope, chain.nodes, chain.source, chain.function)
             elif isinstance(chain, DynamicProduct):
                 made = rules.dynamic_product(self.scope, chain)
-            else:
+            elif isinstance(chain, RowProduct):
                 made = rules.row_product(self.scope, chain)
+            else:
+                made = rules.quantized_lstm(self.scope, chain)
         except NotInteger:
             return False
         self.scope.values[chain.nodes[-1].outputs[0]] = made

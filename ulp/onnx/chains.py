@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .model import Model, Node
+from .recurrences import QuantizedLSTM, Surroundings, quantized_lstm
 
 Doubles = npt.NDArray[np.float64]
 
@@ -226,12 +227,13 @@ def _only_user(finder: _Finder, node: Node) -> Node | None:
     return users[0] if len(users) == 1 and name not in finder.shown and sum(read == name for read in users[0].reads) == 1 else None
 
 
-AnyChain: TypeAlias = Chain | DynamicProduct | RowProduct
+AnyChain: TypeAlias = Chain | DynamicProduct | RowProduct | QuantizedLSTM
 
 
 def chains(model: Model) -> list[AnyChain]:
-    """GELU, its approximation by tanh, and SiLU, in operators of elements and constants of one; products with codes of the call."""
+    """GELU, its approximation by tanh, and SiLU, in operators of elements and constants of one; products with codes of the call; LSTMs."""
     finder = _Finder(model)
+    around = Surroundings(model, finder.makers, finder.users)
     found: list[AnyChain | None] = []
     for node in model.nodes:
         if node.op_type in _SEEDS and not node.problem:
@@ -240,6 +242,8 @@ def chains(model: Model) -> list[AnyChain]:
             found.append(_dynamic_product(finder, node))
         elif node.op_type in ("MatMul", "Gemm") and not node.problem:
             found.append(_row_product(finder, node))
+        elif node.op_type == "DynamicQuantizeLSTM" and not node.problem:
+            found.append(quantized_lstm(around, node))
     taken: set[int] = set()
     kept: list[AnyChain] = []
     for chain in found:

@@ -16,6 +16,7 @@ from ulp.nn.observer import METHODS, Observer
 from ulp.nn.quantizer import WeightMethod, WeightRange
 
 from . import quantized as quantized_layers
+from . import recurrent
 from .layers import adapter
 from .norms import find_norms, graphs
 from .quantized.found import LayerIntegers, Unfit
@@ -48,7 +49,7 @@ def convert(
     weight_range: WeightRange = "full",
     progress: bool = True,
 ) -> Any:
-    """A torch model with low-bit layers in place of its Conv1d, Conv2d and Linear, in eval mode; `model` itself with inplace.
+    """A torch model with low-bit layers in place of its Conv1d, Conv2d, Linear, LSTM and GRU, in eval mode; `model` itself with inplace.
 
     bits, act_bits: of weights and of the layers' inputs, 1..8; act_bits is `bits` by default, and needed for bits=1.
         bits="W3A8" says both.
@@ -69,8 +70,11 @@ def convert(
     - torch.ao.nn.quantized: Conv2d and Linear, with ReLU too, from eager or FX graph mode, take and give quantized tensors as before.
       Results equal torch's unless a value lies within float32 rounding of the middle between two codes. The dynamic Linear as well.
     - pt2e: the convolutions and products of an exported, quantized graph whose input and weights are dequantized; exact sums, as above.
+    - torch.ao.nn.quantized.dynamic: LSTM and GRU, with activations of 8 bits (torch.ao's have 7 on CPUs without VNNI).
     - torchao: Linear with weights of 1 to 8 bits (Int8Tensor, IntxUnpackedToInt8Tensor), per channel or group; activations of dynamic int8,
       or floats, whose sums are then exact to 23 bits below the largest of their row.
+
+    LSTM and GRU get `bits` and `act_bits`, and a scale of each step in the call, as `ulp.nn.LSTM` with dynamic=True; no calibration.
 
     The result's `ulp_report` says which layers were converted and why others were left: other kinds of convolution, subclasses, layers with
     hooks, layers whose weights torch reads past their forward. A layer that is used in several places is converted once.
@@ -93,7 +97,8 @@ def convert(
         model = copy.deepcopy(model)
     model.eval()
     report = Report()
-    targets, made = _choose(model, skip, report, calibrate is not None or dynamic)
+    options = {"per_channel": per_channel, "weight_method": weight_method, "weight_range": weight_range}
+    targets, made = _choose(model, skip, report, calibrate is not None or dynamic, widths, options)
     find_norms(model, targets, report, fold)
     floats = {key: target for key, target in targets.items() if target.quantized is None}
     observers = {} if calibrate is None else _observe(model, floats, calibrate, progress)
@@ -108,9 +113,7 @@ def convert(
                 act_signed=act_signed,
                 act_asymmetric=act_asymmetric,
                 dynamic=dynamic,
-                per_channel=per_channel,
-                weight_method=weight_method,
-                weight_range=weight_range,
+                **options,
             )
             if key in observers and observers[key].seen:
                 low.quantizer = observers[key].quantizer(a_bits, act_signed, act_asymmetric, method, percentile)
@@ -139,21 +142,25 @@ def _widths(bits: int | str, act_bits: int | None) -> tuple[int, int]:
     return bits, bits
 
 
-def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: bool) -> tuple[dict[int, Target], dict[int, Any]]:
+def _choose(
+    model: Any, skip: Skip | Iterable[Skip], report: Report, floats: bool, widths: tuple[int, int], options: dict[str, Any]
+) -> tuple[dict[int, Target], dict[int, Any]]:
     """The layers to convert by their id, in the order of definition, and what takes the place of others.
 
-    floats: whether layers of floats are converted in a model that holds quantized ones.
+    floats: whether layers of floats are converted in a model that holds quantized ones. widths, options: of recurrent layers.
     """
     skipped = _skip_rule(model, skip)
     libraries = {id(module): library for module in model.modules() if (library := quantized_layers.library(module)) is not None}
     read = _Reader(model, libraries)
     own_readers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.TransformerEncoderLayer)]
+    has_integers = any(recurrent.is_quantized(module) for module in model.modules())
     targets: dict[int, Target] = {}
     made: dict[int, Any] = {}
     layers: list[str] = []
     for name, layer in model.named_modules():
         quantized = id(layer) in libraries
-        if not quantized and not isinstance(layer, (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)):
+        known = (_ConvNd, torch.nn.Linear, torch.nn.Bilinear, torch.nn.RNNBase)
+        if not quantized and not isinstance(layer, known) and not recurrent.is_recurrent(layer):
             # Weights of a part of a layer are the layer's.
             if has_weights(layer) and not any(name.startswith(f"{seen}." if seen else "") for seen in layers):
                 report.left[name] = f"{type(layer).__name__} is not supported"
@@ -162,6 +169,14 @@ def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: boo
         layers.append(name)
         if skipped(name, layer):
             report.left[name] = "as `skip` says"
+        elif recurrent.is_recurrent(layer) and not layer._forward_hooks and not layer._forward_pre_hooks:
+            try:
+                low = recurrent.converted(layer, *widths, **options)
+            except Unfit as reason:
+                report.left[name] = str(reason)
+                continue
+            made[id(layer)] = low
+            report.converted.append(Converted(name, type(layer).__name__, low.bits, low.act_bits, None, True))
         elif not quantized and type(layer) not in _LAYERS:
             base = next((kind.__name__ for kind in _LAYERS if isinstance(layer, kind)), None)
             report.left[name] = f"{type(layer).__name__} is " + (f"a subclass of {base}" if base else "not supported")
@@ -180,7 +195,7 @@ def _choose(model: Any, skip: Skip | Iterable[Skip], report: Report, floats: boo
             else:
                 made[id(layer)] = found
                 report.converted.append(Converted(name, found.kind, found.bits, found.act_bits, None, True))
-        elif libraries and not floats:
+        elif (libraries or has_integers) and not floats:
             report.left[name] = "it is of floats among quantized layers: pass `calibrate` or dynamic=True to convert it, too"
         else:
             targets[id(layer)] = Target(name, layer)

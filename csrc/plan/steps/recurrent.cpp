@@ -27,7 +27,7 @@ namespace ulp {
 namespace {
 
 // Pixels whose products with input_weights are made at a time.
-constexpr int64_t kChunk = 64;
+constexpr int64_t kChunk = 128;
 constexpr float kInt32 = 2147483648.0f;
 
 struct RecurrentStep final : Step {

@@ -16,9 +16,20 @@ from .functions import ACTIVATIONS, function, function_or, or_function
 from .layers import row_product, small_product
 from .moves import moved_constant
 from .operands import through_views
+from .recurrent import quantized_lstm
 from .sequences import activation, dynamic_product
 
-__all__ = ["RULES", "Rule", "activation", "dynamic_product", "moved_constant", "quantizers", "row_product", "small_product"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "activation",
+    "dynamic_product",
+    "moved_constant",
+    "quantized_lstm",
+    "quantizers",
+    "row_product",
+    "small_product",
+]
 
 Rule = Callable[[Scope, Node], Value | list[Value]]
 
