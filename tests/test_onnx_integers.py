@@ -112,7 +112,7 @@ FORMS: dict[str, Form] = {
                 "Softplus",
                 "Softsign",
             ),
-            *("Abs", "Neg", "Floor", "Sign", "Exp", "ThresholdedRelu"),
+            *("Abs", "Neg", "Floor", "Sign", "Exp", "ThresholdedRelu", "Cos", "Sin"),
         )
     },
     "tanh form of Gelu": lambda w, x: w.add("Gelu", x, approximate="tanh"),

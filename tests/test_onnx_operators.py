@@ -25,12 +25,7 @@ Array = npt.NDArray[Any]
 
 # Where onnx's file of an operator's cases is not called as the operator is, in small letters.
 _FILES = {
-    "And": "and_",
     "BatchNormalization": "batch_normalization",
-    "GreaterOrEqual": "greater_or_equal",
-    "LessOrEqual": "less_or_equal",
-    "Not": "not_",
-    "Or": "or_",
     "Range": "rangeop",
 }
 

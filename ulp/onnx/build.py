@@ -153,7 +153,7 @@ class Builder:
         self.limits = limits
         self.floats = floats
         self.wrong: dict[str, str] = {}
-        self.scope = Scope(model, inferred, inside, limits)
+        self.scope = Scope(model, inferred, inside, limits, compilation.islands)
         self.steps: list[FloatStage] = []
         self.folded_bytes = 0
         self.operations = 0

@@ -34,6 +34,8 @@ _ALIKE = (
 )
 # Operators that other domains took from ONNX as they are.
 _TAKEN = ("QuantizeLinear", "DequantizeLinear")
+_POOL = "QLinearAveragePool"
+_FLOAT = 1
 # The first opset in which these two have an axis.
 _AXIS = 13
 
@@ -108,6 +110,18 @@ class _Inference:
                 self.tensors[node.outputs[0]] = first
             return
         known = all(name in self.tensors and self.tensors[name].kind for name in node.inputs if name)
+        if node.op_type == _POOL and first is not None and first.kind:  # windows lie over codes as over floats
+            options = {key: value for key, value in node.attributes.items() if key != "channels_last"}
+            if len(options) < len(node.attributes) and node.attributes["channels_last"]:
+                return
+            pool = _POOL.removeprefix("QLinear")
+            node = replace(node, op_type=pool, inputs=node.inputs[:1], domain="", proto=None, attributes=options)
+            self.tensors[node.inputs[0]] = Tensor(_FLOAT, first.shape)
+            self.node(node)
+            self.tensors[node.inputs[0]] = first
+            if node.outputs[0] in self.tensors:
+                self.tensors[node.outputs[0]] = Tensor(first.kind, self.tensors[node.outputs[0]].shape)
+            return
         schema = self.schema(node.op_type, "" if node.op_type in _TAKEN else domain)
         if (
             not known

@@ -13,9 +13,11 @@ from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 
 from . import views
+from .alone import run_alone
 from .inference import Inferred
 from .limits import Limits
 from .model import Array, Model, Node, OnnxError
+from .operators import OPERATORS
 from .parts import Part, Value
 from .stages import Codes, bound
 from .tensors import dtype_of, known_type
@@ -36,6 +38,7 @@ class Scope:
     values: tensors inside integer parts; parts: the integer parts by the tensor that they read.
     grids: quantizers of float tensors outside of parts that hold values of codes.
     samples: tensors outside of parts, for a batch of one. Their shapes and types are right; their values are where `true_samples` says so.
+    islands: whether onnxruntime computes what numpy has no operator for.
     types: what shape inference knows. inside: tensors of which another side than the first follows the batch.
     coded_roots: what parts read as codes, by which quantizer.
     coded_results: what parts give as integers, and how these are made of codes.
@@ -43,8 +46,9 @@ class Scope:
     float_nodes: nodes that run in floats, by their first result. layers: by the name of a node, the last graph node that it became.
     """
 
-    def __init__(self, model: Model, inferred: Inferred, inside: Set[str], limits: Limits) -> None:
+    def __init__(self, model: Model, inferred: Inferred, inside: Set[str], limits: Limits, islands: bool = False) -> None:
         self.opset = model.opset
+        self.islands = islands
         self.bits: Mapping[str, int] = model.bits
         self.limits = limits
         self.constants: dict[str, Array] = dict(model.constants)
@@ -102,7 +106,9 @@ class Scope:
         return float(array.reshape(-1)[0])
 
     def run(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        """The node's results by its float operator."""
+        """The node's results by its float operator, or by onnxruntime if there is none."""
+        if node.op_type not in OPERATORS and self.islands:
+            return run_alone(node, arrays, self.opset)
         return bound(node, self.opset, self.limits)(*arrays)
 
     # Integer parts.

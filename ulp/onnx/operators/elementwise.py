@@ -81,14 +81,12 @@ def softplus(x: Array) -> Array:
 for _name, _word, _function in (
     ("Abs", "number", np.abs),
     ("Neg", "signed", np.negative),
-    ("Sign", "number", np.sign),
     ("Reciprocal", "float", np.reciprocal),
     ("Exp", "float", np.exp),
     ("Log", "float", np.log),
     ("Sqrt", "float", np.sqrt),
     ("Floor", "float", np.floor),
     ("Ceil", "float", np.ceil),
-    ("Round", "float", np.rint),
     ("Tanh", "float", np.tanh),
     ("Erf", "number", erf),
     ("Relu", "signed", lambda x: np.maximum(x, x.dtype.type(0))),
@@ -96,8 +94,6 @@ for _name, _word, _function in (
     ("Softplus", "float", softplus),
     ("Softsign", "float", lambda x: x / (1 + np.abs(x))),
     ("HardSwish", "float", lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
-    ("Mish", "float", lambda x: x * np.tanh(softplus(x))),
-    ("Not", "bool", np.logical_not),
 ):
     _unary(_name, _word, _function)
 
@@ -108,11 +104,7 @@ for _name, _word, _operation in (
     ("Div", "number", _divide),
     ("Equal", "any", np.equal),
     ("Greater", "number", np.greater),
-    ("GreaterOrEqual", "number", np.greater_equal),
     ("Less", "number", np.less),
-    ("LessOrEqual", "number", np.less_equal),
-    ("And", "bool", np.logical_and),
-    ("Or", "bool", np.logical_or),
 ):
     _binary(_name, _word, _operation)
 
@@ -146,12 +138,6 @@ def leaky_relu(call: Call, x: Array) -> Array:
     return np.where(x < 0, x * x.dtype.type(call["alpha"]), x)
 
 
-@operator("ThresholdedRelu", "X:float", alpha=number(1.0))
-def thresholded_relu(call: Call, x: Array) -> Array:
-    """X where above alpha, else 0."""
-    return np.where(x > call["alpha"], x, x.dtype.type(0))
-
-
 def _exponential(x: Array, scale: float, negative: float) -> Array:
     """scale * X where positive, else scale * negative * (exp(X) - 1)."""
     return np.where(x > 0, x * scale, np.expm1(np.minimum(x, 0)) * (scale * negative)).astype(x.dtype)
@@ -180,12 +166,6 @@ def selu(call: Call, x: Array) -> Array:
 def hard_sigmoid(call: Call, x: Array) -> Array:
     """clip(alpha * X + beta, 0, 1)."""
     return np.asarray(np.clip(x * x.dtype.type(call["alpha"]) + x.dtype.type(call["beta"]), 0, 1)).astype(x.dtype, copy=False)
-
-
-@operator("Swish", "X:float", since=24, alpha=number(1.0))
-def swish(call: Call, x: Array) -> Array:
-    """X * sigmoid(alpha * X)."""
-    return (x * _sigmoid(x * x.dtype.type(call["alpha"]))).astype(x.dtype, copy=False)
 
 
 @operator("Gelu", "X:float", since=20, approximate=string("none", "tanh"))
