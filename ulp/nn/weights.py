@@ -17,8 +17,15 @@ from .quantizer import FloatArray, Quantizer, WeightOptions, as_float32, quantiz
 from .shapes import LayerError, shape_text
 from .trace import Symbol
 
-_rng = np.random.default_rng()
+_rng: np.random.Generator | None = None
 _rng_lock = threading.Lock()
+
+
+def _generator() -> np.random.Generator:
+    """The generator of random weights, made on first use, as importing numpy's takes long. The lock is held."""
+    global _rng
+    _rng = _rng or np.random.default_rng()
+    return _rng
 
 
 def manual_seed(seed: int) -> None:
@@ -31,7 +38,7 @@ def manual_seed(seed: int) -> None:
 def uniform(bound: float, shape: Shape) -> FloatArray:
     """Random numbers from -bound to bound."""
     with _rng_lock:
-        return _rng.uniform(-bound, bound, shape).astype(np.float32)
+        return _generator().uniform(-bound, bound, shape).astype(np.float32)
 
 
 W = TypeVar("W", bound="Weighted")
@@ -84,10 +91,10 @@ class Weighted(PlannedLayer):
             if self._integers is not None:
                 return  # another thread was faster
             if self.bits == 1:
-                integers = (2 * _rng.integers(0, 2, self._shape, np.int8) - 1).astype(np.int8)
+                integers = (2 * _generator().integers(0, 2, self._shape, np.int8) - 1).astype(np.int8)
             else:
-                integers = _rng.integers(max(low, -high), high + 1, self._shape, np.int8)
-            bias = _rng.uniform(-bound, bound, self._shape[0]).astype(np.float32) if self._has_bias else None
+                integers = _generator().integers(max(low, -high), high + 1, self._shape, np.int8)
+            bias = _generator().uniform(-bound, bound, self._shape[0]).astype(np.float32) if self._has_bias else None
             self._set(integers, np.full(self._shape[0], bound / high, np.float32), bias)
 
     def _set(self, integers: npt.NDArray[np.int8], scale: FloatArray, bias: FloatArray | None) -> None:

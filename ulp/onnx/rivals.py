@@ -8,7 +8,6 @@ in floats, whose roundings differ, stay in plans.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -148,6 +147,8 @@ def _share(stage: IntegerStage, nodes: list[Node], maker: Maker) -> float | None
     made = {name for node in nodes for name in node.outputs}
     if not made.issuperset(stage.results) or len(stage.sources) > 1:
         return None  # integers leave the part; or its tensors are drawn each for itself
+    import tempfile  # with all that it imports, it takes as long as reading a small model
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         try:

@@ -62,7 +62,9 @@ def clamp_bounds(bits: float, signed: bool, narrow: bool) -> tuple[float, float]
 def _clamped(call: Call, steps: Array, bits: Array) -> Array:
     """Clamped (in place) to the interval of `bits`, signed and narrow, then rounded: the order of QONNX."""
     low, high = clamp_bounds(float(bits.reshape(())), call["signed"], call["narrow"])
-    return rounding(call["rounding_mode"])(np.clip(steps, low, high, out=steps))
+    np.clip(steps, low, high, out=steps)
+    function = rounding(call["rounding_mode"])
+    return np.rint(steps, out=steps) if function is np.rint else function(steps)
 
 
 def _parameters(x: Array, *parameters: Array) -> tuple[Array, ...]:

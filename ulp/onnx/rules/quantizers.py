@@ -236,17 +236,34 @@ def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedC
         return None
     if (arrays[2] % 1 != 0).any():
         return None  # less such a zero point, the values are no integers times the scale
-    scale = scale.astype(np.float32)
-    values = scope.run(node, arrays)[0]
-    steps = np.divide(values, scale, out=values if values.dtype == np.float32 else None)  # scale times integers, so this is next to them
-    np.rint(steps, out=steps)
-    low, high = steps.min(initial=0), steps.max(initial=0)  # NaN where there is one
-    if not (low >= -255 and high <= 255):
-        return None
-    broadcast = scale.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
-    return QuantizedConstant(
-        steps.astype(np.int8 if low >= -128 and high <= 127 else np.int16), broadcast, np.zeros((1,) * x.ndim, np.int64)
-    )
+    integers = np.empty(x.shape, np.int16)
+    lowest, highest = 0.0, 0.0
+    for rows in _blocks(x):
+        block = [a[rows] if a.ndim == x.ndim and a.ndim and len(a) > 1 else a for a in arrays]
+        values = scope.run(node, block)[0]
+        # Scale times integers, so this is next to them.
+        steps = np.divide(values, block[1].astype(np.float32), out=values if values.dtype == np.float32 else None)
+        np.rint(steps, out=steps)
+        low, high = steps.min(initial=0), steps.max(initial=0)  # NaN where there is one
+        if not (low >= -255 and high <= 255):
+            return None
+        lowest, highest = min(lowest, float(low)), max(highest, float(high))
+        integers[rows] = steps
+    broadcast = scale.astype(np.float32).reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
+    dtype = np.int8 if lowest >= -128 and highest <= 127 else np.int16
+    return QuantizedConstant(integers.astype(dtype, copy=False), broadcast, np.zeros((1,) * x.ndim, np.int64))
+
+
+# So many elements are computed at a time that they stay in the cache of a core.
+_BLOCK = 2**16
+
+
+def _blocks(x: Array) -> list[Any]:
+    """Indices of pieces of an array along its first side."""
+    if x.ndim == 0 or x.size <= _BLOCK:
+        return [...]
+    rows = max(1, _BLOCK // (x.size // len(x)))
+    return [slice(i, i + rows) for i in range(0, len(x), rows)]
 
 
 def _constant_bipolar(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedConstant | None:
