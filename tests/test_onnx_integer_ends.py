@@ -145,3 +145,20 @@ def test_a_clip_in_front_of_four_bits() -> None:
     y = w.add("DequantizeLinear", w.add("QuantizeLinear", x, w.scale, "z4"), w.scale, "z4")
     network = checked(w.finished({"x": FLOAT}, {w.add("Add", y, y): FLOAT}), tune=False)
     assert len(network.stages) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"|u1", b"|f1"), (b"|u1", b"<i2"), (b'codes\\"', b'coded\\"'), (b"input_codes", b"input_floats")]
+)
+def test_damaged_files_are_refused(old: bytes, new: bytes) -> None:
+    w = Ends()
+    network = ulp.load(w.finished({"x": UINT8}, {w.integers(w.conv_of(w.floats("x", UINT8)), UINT8): UINT8}), tune=False)
+    data = network.__reduce__()[1][0]
+    begin, places = 0, []
+    while (begin := data.find(old, begin)) >= 0:
+        places.append(begin)
+        begin += 1
+    assert places
+    for place in places:
+        with pytest.raises(ulp.onnx.OnnxError, match="cannot be loaded"):
+            ulp.onnx.network.load_saved(data[:place] + new + data[place + len(old) :])
