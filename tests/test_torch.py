@@ -511,6 +511,30 @@ def test_state_dict_of_other_bits_is_refused() -> None:
         ulp.torch.convert(model(), bits=4, act_bits=3).load_state_dict(state)
 
 
+def test_torch_compile_does_not_look_into_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that torch.compile has given up runs as Python, and then the functions that it calls are compiled, one by one."""
+    import torch._dynamo
+
+    converted = ulp.torch.convert(model().eval(), bits=4, calibrate=[torch.randn(4, 3, 16, 16)])
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = converted(x)
+    looked_at: list[str] = []
+
+    def given_up(graph: Any, inputs: Any) -> Any:
+        stack = [str(node.meta.get("stack_trace")) for node in graph.graph.nodes]
+        looked_at.extend(text for text in stack if "operators.py" in text or "/ulp/nn/" in text)
+        raise RuntimeError("no graphs here")
+
+    monkeypatch.setattr(operators, "_entries", {})  # the layers of ulp.nn are made again, within the operators
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad(), torch._dynamo.config.patch(suppress_errors=True):
+        torch.testing.assert_close(torch.compile(lambda x: converted(x) + 1, backend=given_up)(x), expected + 1)
+    assert not looked_at
+    assert torch._dynamo.utils.counters["frames"]["total"] <= 8
+    assert not any("operators.py" in str(reason) for reason in torch._dynamo.utils.counters["graph_break"])
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_in_one_graph(backend: str, dynamic: bool) -> None:

@@ -6,6 +6,7 @@ made from them on first use. It is kept as long as the tensors live and stay unc
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,11 +128,38 @@ def _layer(tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: C
     return layer
 
 
-def _run(layer: _Layer, x: Tensor) -> Tensor:
+def _run(x: Tensor, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: Callable[..., _Layer]) -> Tensor:
     """The layer's result in x's dtype, a new tensor."""
+    layer = _layer(tensors, options, make)
     if x.dtype == torch.float32:
         return torch.from_numpy(layer(as_numpy(x)))
     return layer(x).to(x.dtype)
+
+
+# Where torch.compile gives a function up, it goes on with the functions that this one calls, and so comes to the operators' own code, of
+# which it would make many small graphs. torch.compiler.disable keeps it away; that takes microseconds, and seconds to import, so it is
+# called only where torch.compile looks on.
+_dynamo: Any = getattr(torch._C._dynamo, "eval_frame", None)
+_looks_on: Callable[[], Any] = getattr(_dynamo, "get_eval_frame_callback", lambda: sys.modules.get("torch._dynamo"))
+_unseen: list[Callable[..., Tensor]] = []
+
+
+def _hidden(*arguments: Any) -> Tensor:
+    """`_run`, unseen by torch.compile."""
+    if _looks_on() is None:
+        return _run(*arguments)
+    if not _unseen:
+        _unseen.append(torch.compiler.disable(_run))
+    return _unseen[0](*arguments)
+
+
+def _skip(function: Any) -> None:
+    """Keep torch.compile from the few lines in front of `_run`, too, where this version of torch has a way to say so."""
+    if hasattr(_dynamo, "set_code_exec_strategy"):
+        skip = _dynamo._FrameAction.SKIP
+        _dynamo.set_code_exec_strategy(function.__code__, _dynamo._FrameExecStrategy(skip, skip))
+    elif hasattr(_dynamo, "skip_code"):
+        _dynamo.skip_code(function.__code__)
 
 
 # torch.library.Library rather than custom_op, whose calls go through more Python.
@@ -154,13 +182,17 @@ _library.define(f"linear({_COMMON}) -> Tensor", tags=torch.Tag.pt2_compliant_tag
 def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
     shape, bits, act_bits, act_signed, dynamic, stride, padding, dilation, groups, mode = arguments[_TENSORS:]
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups, mode
-    return _run(_layer(arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic, *geometry), _make_conv2d), x)
+    return _hidden(x, arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic, *geometry), _make_conv2d)
 
 
 @torch.library.impl(_library, "linear", "CPU")
 def _linear(x: Tensor, *arguments: Any) -> Tensor:
     shape, bits, act_bits, act_signed, dynamic = arguments[_TENSORS:]
-    return _run(_layer(arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic), _make_linear), x)
+    return _hidden(x, arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic), _make_linear)
+
+
+for _function in (_conv2d, _linear, _hidden):
+    _skip(_function)
 
 
 @torch.library.register_fake("ulp::conv2d", lib=_library)
