@@ -173,3 +173,41 @@ def test_poolings_that_take_the_minimum_of_some_channels(channels: int) -> None:
         plan.output(tensor=target, nhwc=True)
 
     both_sides(describe, rng.integers(0, 256, (2, 7, 6, channels), np.uint8))
+
+
+def ties_and_odd_zeros(seed: int) -> Describe:
+    """1x1 convolutions whose sums fall on the halves between codes, to codes of all widths with even and odd zeros.
+
+    Scales of both signs and of 0, and ordinary ones in the odd channels.
+    """
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([17, 64, 131]))
+    weights = padded_rows(rng.integers(-4, 4, (1, 1, 6, n)).astype(np.int8), 3)
+    signs = rng.choice(np.array([-1, 1, 1, 1], F32), n)
+    scale = (signs * F32(2) ** rng.integers(-6, -2, n)).astype(F32)
+    scale[1::2] = rng.uniform(-0.2, 0.2, len(scale[1::2]))
+    scale[::13] = 0
+    bias = (rng.integers(-12, 12, n) / 4).astype(F32)
+    bias[1::2] += rng.uniform(-0.5, 0.5, len(scale[1::2])).astype(F32)
+    widths = [(bits, int(rng.integers(0, 1 << bits))) for bits in range(1, 9)]
+    scales = [float(F32(s)) for s in (0.25, *rng.uniform(0.05, 0.5, 8))]
+    window: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+
+    def describe(plan: Any) -> None:
+        source = plan.codes(8, 9, 6, 4, 3, 0.3)
+        plan.input_floats(channels=6, height=8, width=9, targets=[source])
+        for i, (bits, zero) in enumerate(widths):
+            target = plan.codes(8, 9, n, bits, zero, scales[0] if i % 2 else scales[i])
+            entries = finish(n, [(target, 0)], scale=scale, bias=bias, low=0.0 if i % 3 == 0 else -np.inf)
+            plan.conv(
+                source=source, source_channel=0, weights=weights, weight_zero=0, kernel=(1, 1), method=None, finish=entries, **window
+            )
+            plan.output(tensor=target, nhwc=False)
+
+    return describe
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sums_between_two_codes(seed: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((2, 6, 8, 9)).astype(F32)
+    both_sides(ties_and_odd_zeros(seed), x)

@@ -19,6 +19,7 @@
 #include "costs_arm64.h"
 #else
 #include "costs_x86.h"
+#include "costs_x86_cores.h"
 #include "costs_x86_vnni.h"
 #endif
 #include "cpu.h"
@@ -103,6 +104,22 @@ struct PairFit {
   double weight = kNaN, tile = 0, mac = 0;
 };
 
+// Of a kernel on this core, to its time on the one that was measured.
+double core_factor(const Kernel& kernel) {
+  static const auto& factors = *new std::vector<double>([] {  // never destroyed, as above
+    std::vector<double> found;
+    for (const Kernel& k : kernel_table()) {
+      found.push_back(1);
+      for (const CoreFactor& f : kCoreFactors) {
+        if (cpu_core().model == f.core && std::strcmp(k.technique, f.technique) == 0 && (k.isa > Isa::avx2) == f.wide)
+          found.back() = f.factor;
+      }
+    }
+    return found;
+  }());
+  return factors[row_of(kernel)];
+}
+
 double predict_fitted(const Kernel& kernel, const Shape& s) {
   using Pairs = std::array<PairFit, 64>;
   static const std::vector<Pairs> index = [] {
@@ -125,7 +142,7 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
   }();
   const PairFit& fit = index[row_of(kernel)][pair_index(s.a.bits, s.b.bits)];
   const double fs = fit.weight + fit.tile * static_cast<double>(ceil_div(s.m, kernel.mr)) + fit.mac * static_cast<double>(s.m);
-  return 1e-15 * fs * static_cast<double>(s.n) * static_cast<double>(s.k);
+  return 1e-15 * fs * core_factor(kernel) * static_cast<double>(s.n) * static_cast<double>(s.k);
 }
 
 // Kernels that were not measured yet: the time of another one times a factor.

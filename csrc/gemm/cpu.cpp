@@ -92,13 +92,8 @@ CpuCore detect() {
 
 #elif defined(ULP_X86)
 
-// Those whose costs were measured; kernels depend on features alone (isa.h).
-CpuCore detect() {
-  const X86Version cpu = read_x86_version();
-  if (cpu.is_intel && cpu.family == 6 && (cpu.model == 0x8f || cpu.model == 0xcf)) return {"", "sapphire-rapids"};
-  if (cpu.is_amd && cpu.family == 0x19 && (cpu.model < 0x10 || (cpu.model >= 0x20 && cpu.model < 0x60))) return {"", "zen3"};
-  return {};
-}
+// Those whose costs were measured or modelled; kernels depend on features alone (isa.h).
+CpuCore detect() { return {"", x86_core(read_x86_version())}; }
 
 #else
 

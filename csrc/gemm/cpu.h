@@ -8,7 +8,8 @@ namespace ulp {
 
 struct CpuCore {
   std::string name;   // "cortex-a76"; an unknown core's MIDR as "arm-41-d0b"; "" on x86
-  std::string model;  // the core whose costs come closest, "neoverse-n1"; on x86 only a core that was measured; "" where nothing is known
+  std::string model;  // the core whose costs come closest, "neoverse-n1"; on x86 only a core that was measured or modelled; "" where
+                      // nothing is known
 };
 
 // Where a system has cores of several kinds, the strongest one. Detected once.

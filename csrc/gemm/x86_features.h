@@ -108,6 +108,42 @@ static inline X86Version read_x86_version() {
   return v;
 }
 
+// The name of a core whose costs are known; "" for others. Models as Intel's manual (volume 4, table 2-1) and AMD's revision guides list
+// them.
+static inline const char* x86_core(const X86Version& cpu) {
+  if (cpu.is_amd && cpu.family == 0x1a) return "zen5";
+  if (cpu.is_amd && cpu.family == 0x19) return cpu.model < 0x10 || (cpu.model >= 0x20 && cpu.model < 0x60) ? "zen3" : "zen4";
+  if (!cpu.is_intel || cpu.family != 6) return "";
+  switch (cpu.model) {
+    case 0x8f:
+    case 0xcf:
+      return "sapphire-rapids";
+    case 0x6a:
+    case 0x6c:
+      return "icelake-server";
+    case 0x7d:
+    case 0x7e:
+    case 0x8c:
+    case 0x8d:
+    case 0xa7:  // Ice Lake, Tiger Lake, Rocket Lake
+      return "icelake-client";
+    case 0x55:
+      return "cascade-lake";  // and Skylake-X, which has no VNNI and takes the costs of AVX2
+    case 0x97:
+    case 0x9a:
+    case 0xb7:
+    case 0xba:
+    case 0xbf:
+    case 0xaa:
+    case 0xac:  // Alder Lake, Raptor Lake, Meteor Lake
+      return "alder-lake";
+    case 0xbe:  // only small cores
+      return "alder-lake-e";
+    default:
+      return "";
+  }
+}
+
 // One cache as leaf 4 (Intel) and leaf 0x8000001d (AMD) describe it.
 static inline void read_x86_cache(uint32_t leaf, uint32_t index, uint32_t (&word)[4]) {
 #if defined(_MSC_VER)

@@ -17,8 +17,9 @@ namespace {
 enum class Kind { none, codes, floats };
 
 // What is known of a call before it starts. `bytes`: codes are clamped, not the values they come from.
-template <bool residual_, bool bytes_, Kind first_, Kind second_>
+template <bool residual_, bool bytes_, Kind first_, Kind second_, bool one_step_ = false>
 struct Case {
+  static constexpr bool one_step = one_step_;  // Finish::step
   static constexpr bool residual = residual_;
   static constexpr bool bytes = bytes_;
   static constexpr bool clamps_values = !bytes_ || first_ == Kind::floats || second_ == Kind::floats;
@@ -34,7 +35,7 @@ struct Goal {
 };
 
 // Where a target's columns go.
-template <Kind kind, bool bytes, int vectors, bool part>
+template <Kind kind, bool bytes, int vectors, bool part, bool scaled = false>
 struct Writer {
   Coder coder;
   Vec lowest;
@@ -57,7 +58,7 @@ struct Writer {
 
   ULP_INLINE void put(int64_t p, const FloatVec* v, const Lanes& lanes) const {
     if constexpr (kind == Kind::codes) {
-      Vec x = coder.codes<!bytes, vectors>(v);
+      Vec x = coder.codes<!bytes, vectors, scaled>(v);
       if constexpr (bytes) x = smaller_bytes(has_lowest ? larger_bytes(x, lowest) : x, highest);
       store_codes<vectors, part>(codes + p * pixel, plus_bytes(x, offset), lanes);
     } else {
@@ -66,8 +67,8 @@ struct Writer {
   }
 };
 
-template <bool bytes, int vectors, bool part>
-struct Writer<Kind::none, bytes, vectors, part> {
+template <bool bytes, int vectors, bool part, bool scaled>
+struct Writer<Kind::none, bytes, vectors, part, scaled> {
   Writer(const Goal&, int64_t) {}
   ULP_INLINE void put(int64_t, const FloatVec*, const Lanes&) const {}
 };
@@ -75,15 +76,17 @@ struct Writer<Kind::none, bytes, vectors, part> {
 // kFloats * vectors columns from `column` on, or, for a part, the last n < kFloats.
 template <class C, int vectors, bool part>
 void columns(const Finish& f, const Goal& g0, const Goal& g1, int64_t column, int64_t n) {
-  const Writer<C::first, C::bytes, vectors, part> first(g0, column);
+  const Writer<C::first, C::bytes, vectors, part, C::one_step> first(g0, column);
   const Writer<C::second, C::bytes, vectors, part> second(g1, column);
   const Lanes lanes(part ? n : kFloats);
   const FloatVec nothing = same(-0.0f);  // leaves what it is added to as it is, zeros included
   FloatVec scale[vectors];
   FloatVec bias[vectors];
+  const float* scales = C::one_step ? f.step : f.scale;
+  const float* biases = C::one_step ? f.step_offset : f.bias;
   ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-    scale[i] = f.one_scale ? same(f.scale[0]) : load_floats<part>(f.scale + column + kFloats * i, lanes);
-    bias[i] = f.bias ? load_floats<part>(f.bias + column + kFloats * i, lanes) : nothing;
+    scale[i] = f.one_scale ? same(scales[0]) : load_floats<part>(scales + column + kFloats * i, lanes);
+    bias[i] = biases ? load_floats<part>(biases + column + kFloats * i, lanes) : nothing;
   }
   const FloatVec low = same(f.low);
   const FloatVec high = same(f.high);
@@ -99,7 +102,8 @@ void columns(const Finish& f, const Goal& g0, const Goal& g1, int64_t column, in
   for (int64_t p = 0; p < pixels; ++p, acc += ld) {
     FloatVec v[vectors];
     ULP_UNROLL for (int i = 0; i < vectors; ++i) {
-      v[i] = plus(times(to_floats(load_ints<part>(acc + kFloats * i, lanes)), scale[i]), bias[i]);
+      const FloatVec sum = to_floats(load_ints<part>(acc + kFloats * i, lanes));
+      v[i] = C::one_step ? times_plus(sum, scale[i], bias[i]) : plus(times(sum, scale[i]), bias[i]);
       if constexpr (C::residual) {
         Vec other = load_codes<part>(residual + p * residual_pixel + kFloats * i, lanes);
         if (has_residual_zero) other = minus(other, residual_zero);
@@ -139,6 +143,14 @@ void run_kinds(const Finish& f, const Target& t0, const Target* t1) {
 // One target, or two of which at least one is of codes.
 template <bool residual>
 void run_targets(const Finish& f, const Target& t0, const Target* t1) {
+  if constexpr (!residual) {
+    if (f.step && !t1) {
+      Target t = t0;
+      t.zero = f.step_zero;
+      const Goal g{&t, code_of(f.low, t0), code_of(f.high, t0)};
+      return run<Case<false, true, Kind::codes, Kind::none, true>>(f, g, g);
+    }
+  }
   if (!t1 && !t0.codes) return run<Case<residual, false, Kind::floats, Kind::none>>(f, {&t0, 0, 0}, {&t0, 0, 0});
   const bool bytes = (!t0.codes || t0.fits_int32) && (!t1 || !t1->codes || t1->fits_int32);
   bytes ? run_kinds<residual, true>(f, t0, t1) : run_kinds<residual, false>(f, t0, t1);

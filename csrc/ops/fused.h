@@ -43,6 +43,8 @@ inline Output fused_output(const Epilogue& e, int64_t n, void* c, int64_t row_st
     target.max_code = e.quantized.levels() - 1;
     target.fits_int32 = ValueReach{largest_magnitude(e.scale, e.scale_per_column ? n : 1), 0}.fits_int32(target.inverse);
     target.offset = static_cast<uint8_t>(e.quantized.min());
+    out.step = target.fits_int32 ? e.scale : nullptr;  // nothing is added and nothing multiplied behind: this is the one step
+    out.step_zero = target.zero;
   }
   out.places[0].pixel = row_stride;
   out.target_count = 1;

@@ -56,6 +56,11 @@ struct Finish {
   float high;
   const Target* targets;
   int target_count;
+  // Where not nullptr, of a first and only target, of codes that fit int32, without residual: the same code is that of
+  // rint(fma(float(acc), step[c], step_offset[c])) + step_zero (one_step.h). One step where there is one scale; no offsets: 0.
+  const float* step;
+  const float* step_offset;
+  int step_zero;
 };
 
 // What a combination reads: codes, (u - zero) * scale, or floats if `codes` is nullptr. Pointers are to channel 0 of the run's first pixel.

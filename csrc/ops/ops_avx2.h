@@ -121,6 +121,7 @@ struct Lanes {
 ULP_INLINE FloatVec same(float x) { return _mm256_set1_ps(x); }
 ULP_INLINE FloatVec plus(FloatVec x, FloatVec y) { return _mm256_add_ps(x, y); }
 ULP_INLINE FloatVec times(FloatVec x, FloatVec y) { return _mm256_mul_ps(x, y); }
+ULP_INLINE FloatVec times_plus(FloatVec x, FloatVec y, FloatVec z) { return _mm256_fmadd_ps(x, y, z); }
 ULP_INLINE FloatVec quotient(FloatVec x, FloatVec y) { return _mm256_div_ps(x, y); }
 ULP_INLINE FloatVec bounded(FloatVec v, FloatVec low, FloatVec high) { return _mm256_min_ps(high, _mm256_max_ps(low, v)); }
 ULP_INLINE FloatVec to_floats(Vec x) { return _mm256_cvtepi32_ps(x); }

@@ -21,6 +21,7 @@ inline __mmask64 first_bytes(int64_t n) { return n < 64 ? (__mmask64{1} << n) - 
 ULP_INLINE FloatVec same(float x) { return _mm512_set1_ps(x); }
 ULP_INLINE FloatVec plus(FloatVec x, FloatVec y) { return _mm512_add_ps(x, y); }
 ULP_INLINE FloatVec times(FloatVec x, FloatVec y) { return _mm512_mul_ps(x, y); }
+ULP_INLINE FloatVec times_plus(FloatVec x, FloatVec y, FloatVec z) { return _mm512_fmadd_ps(x, y, z); }
 ULP_INLINE FloatVec quotient(FloatVec x, FloatVec y) { return _mm512_div_ps(x, y); }
 ULP_INLINE FloatVec bounded(FloatVec v, FloatVec low, FloatVec high) { return _mm512_min_ps(high, _mm512_max_ps(low, v)); }
 ULP_INLINE FloatVec to_floats(Vec x) { return _mm512_cvtepi32_ps(x); }

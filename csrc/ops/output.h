@@ -52,6 +52,9 @@ struct Output {
   const int32_t* start = nullptr;  // one per channel, added to the sums, or nullptr
   float low = 0;
   float high = 0;
+  const float* step = nullptr;  // as in Finish
+  const float* step_offset = nullptr;
+  int step_zero = 0;
 
   const uint8_t* residual = nullptr;
   ImageStrides residual_place;
@@ -132,6 +135,9 @@ struct Output {
     }
     f.low = low;
     f.high = high;
+    f.step = step && !one_scale ? step + n0 : step;
+    f.step_offset = step_offset ? step_offset + n0 : nullptr;
+    f.step_zero = step_zero;
     f.targets = at;
     f.target_count = target_count;
     ops->finish(f);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../ops/one_step.h"
 #include "step.h"
 
 namespace ulp {
@@ -92,6 +93,35 @@ void FinishSpec::check(const Checks& plan, const Shape& shape) {
   }
   plan.writable(targets, shape.channels, shape.height, shape.width);
   find_fits(plan, shape);
+  find_step(plan, shape);
+}
+
+// How codes of a target are made.
+Target FinishSpec::quantizer(const Tensor& tensor, size_t i) const {
+  Target target{};
+  const AfterSpec* a = after.empty() || !after[i] ? nullptr : &*after[i];
+  target.inverse = unit / (a ? a->scale : tensor.scale);
+  target.zero = a ? a->zero : tensor.zero;
+  target.max_code = a ? (1 << a->bits) - 1 : tensor.max_code();
+  target.fits_int32 = fits_int32[i];
+  return target;
+}
+
+void FinishSpec::find_step(const Checks& plan, const Shape& shape) {
+  step.clear();
+  step_offset.clear();
+  if (!shape.has_scale || residual || targets.size() != 1 || thresholds[0] || !fits_int32[0]) return;
+  const Target target = quantizer(plan.tensor(targets[0].tensor), 0);
+  const OneStep search(target, low, high, shape.largest_sum);
+  if (!search.is_possible()) return;
+  step.resize(static_cast<size_t>(shape.channels));
+  step_offset.resize(static_cast<size_t>(shape.channels));
+  for (size_t c = 0; c < step.size(); ++c) {
+    if (search.find(scale.values[c], bias.values[c], step[c], step_offset[c])) continue;
+    step.clear();
+    step_offset.clear();
+    return;
+  }
 }
 
 void FinishSpec::find_fits(const Checks& plan, const Shape& shape) {
@@ -136,16 +166,10 @@ Output FinishSpec::output(const Context& c) const {
     Target& target = o.targets[i];
     if (t.is_codes) {
       const ImageView<uint8_t> codes = c.codes(targets[i]);
+      target = quantizer(t, i);
       target.codes = codes.data;
-      target.inverse = unit / t.scale;
-      target.zero = t.zero;
-      target.max_code = t.max_code();
-      target.fits_int32 = fits_int32[i];
       if (!after.empty() && after[i]) {
         const AfterSpec& a = *after[i];
-        target.inverse = unit / a.scale;
-        target.zero = a.zero;
-        target.max_code = (1 << a.bits) - 1;
         After& then = o.after[i];
         then.table = a.all.data();
         then.bits = a.bits;
@@ -169,6 +193,11 @@ Output FinishSpec::output(const Context& c) const {
     }
   }
   o.target_count = static_cast<int>(targets.size());
+  if (!step.empty()) {
+    o.step = step.data();
+    o.step_offset = step_offset.data();
+    o.step_zero = o.targets[0].zero - OneStep::folded_zero(o.targets[0].zero);
+  }
   return o;
 }
 

@@ -45,6 +45,8 @@ struct FinishSpec {
   std::vector<std::optional<AfterSpec>> after;        // per target; empty: nothing comes after any
 
   std::vector<bool> fits_int32{};  // per target, set by check: Target::fits_int32
+  // Likewise, per channel: Finish::step and step_offset, or empty.
+  std::vector<float> step{}, step_offset{};
 
   FieldList fields() {
     constexpr bool optional = true;
@@ -78,6 +80,8 @@ struct FinishSpec {
 
  private:
   void find_fits(const Checks& plan, const Shape& shape);
+  void find_step(const Checks& plan, const Shape& shape);
+  Target quantizer(const Tensor& tensor, size_t target) const;
   void check_after(const Checks& plan, const Shape& shape, const Tensor& target, AfterSpec& a) const;
 };
 

@@ -34,18 +34,26 @@ MODELS: dict[str, set[str]] = {
     "arrow_lake": {"avx2", "avxvnni"},
     "sapphire_rapids": set(LEVELS),
 }
+# Whose costs each is taken to have; "" for the others.
+CORES = {"icelake_u": "icelake-client", "skylake_x": "cascade-lake", "sapphire_rapids": "sapphire-rapids"}
 # Kernels run on the least model that has their level: instructions of any other would fault.
 RUNS_ON = {"avxvnni": "arrow_lake", "avx512": "skylake_x", "avx512vnni": "icelake_u", "avx512vbmi": "icelake_u"}
+
+# Levels with operations and convolutions of their own, and what guest_ops.cpp compares at each.
+OPS = {
+    "avx512": ("finish", "combine", "windows", "quantize"),
+    "avx512vnni": ("depthwise", "winograd"),
+    "avx512vbmi": ("lookup",),
+}
+OPS_CASES = 200
 
 SHAPES = ((1, 8, 33), (2, 40, 70), (7, 33, 64), (13, 72, 31))
 DEEPEST = 620
 
 
 def link(build: Path, folder: Path) -> Path:
-    """guest.cpp with the build's objects, at a fixed address; what no kernel calls stays unresolved."""
-    source = Path(__file__).with_name("guest.cpp")
-    root = source.parents[2]
-    guest = folder / "guest.o"
+    """guest.cpp and guest_ops.cpp with the build's objects, at a fixed address; what no kernel calls stays unresolved."""
+    root = Path(__file__).parents[2]
     flags = [
         "-std=c++17",
         "-O2",
@@ -55,10 +63,15 @@ def link(build: Path, folder: Path) -> Path:
         "-fno-tree-loop-distribute-patterns",
         "-fno-pic",
     ]
-    subprocess.run(["c++", *flags, "-mno-avx", f"-I{root / 'csrc'}", "-c", str(source), "-o", str(guest)], check=True)
+    objects = []
+    for name in ("guest", "guest_ops"):
+        objects.append(str(folder / f"{name}.o"))
+        source = str(Path(__file__).with_name(f"{name}.cpp"))
+        command = ["c++", *flags, "-mno-avx", "-DULP_X86=1", f"-I{root / 'csrc'}", "-c", source, "-o", objects[-1]]
+        subprocess.run(command, check=True)
     image = folder / "guest.elf"
     layout = ["-nostdlib", "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--unresolved-symbols=ignore-all", "-Wl,-Ttext-segment=0x400000"]
-    names = ["kernels", "name", "isa", "supports", "spill_every", "product", "levels"]
+    names = ["kernels", "name", "isa", "supports", "spill_every", "product", "levels", "core", *(f"ops_{level}" for level in OPS)]
     keep = [f"-Wl,-u,guest_{name}" for name in names]
     command = [
         "c++",
@@ -66,7 +79,7 @@ def link(build: Path, folder: Path) -> Path:
         *keep,
         "-Wl,-e,guest_kernels",
         "-Wl,--build-id=none",
-        str(guest),
+        *objects,
         str(build / "libulp_kernels.a"),
         "-o",
         str(image),
@@ -139,12 +152,23 @@ def check(guest: Guest, name: str, index: int) -> int:
     return count
 
 
+def check_ops(guest: Guest, level: str) -> int:
+    """Operations and convolutions of a level against a lower level's. Returns the number of comparisons."""
+    for seed in range(OPS_CASES):
+        failed = guest.call(f"guest_ops_{level}", seed, guest.machine.heap())
+        if failed:
+            raise AssertionError(f"{OPS[level][failed - 1]} on {level}: other results than a lower level, case {seed}")
+    return OPS_CASES * len(OPS[level])
+
+
 def _run_model(image: Path, model: str) -> None:
     begin = time.monotonic()
     guest = Guest(image, model)
     levels = guest.call("guest_levels")
     found = {level for i, level in enumerate(LEVELS) if levels >> i & 1}
     assert found == MODELS[model], f"{model}: found {sorted(found)}, not {sorted(MODELS[model])}"
+    core = guest.machine.text(guest.call("guest_core"))
+    assert core == CORES.get(model, ""), f"{model} is taken for {core!r}"
     masked = guest.call("guest_levels", xcr0=7)  # a system that does not save the registers of AVX-512
     kept = {level for i, level in enumerate(LEVELS) if masked >> i & 1}
     assert kept == {level for level in found if not level.startswith("avx512")}, f"{model} without zmm: {sorted(kept)}"
@@ -152,8 +176,11 @@ def _run_model(image: Path, model: str) -> None:
     for name, (index, level) in guest.kernels().items():
         if RUNS_ON[level] == model:
             counts[name] = check(guest, name, index)
+    for level, operations in OPS.items():
+        if RUNS_ON[level] == model:
+            counts[" ".join(operations)] = check_ops(guest, level)
     told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "no kernels"
-    print(f"{model}: levels as expected; exact products: {told}; {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"{model}: levels as expected; exact: {told}; {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def main() -> int:

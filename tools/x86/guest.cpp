@@ -133,6 +133,8 @@ int64_t guest_product(const Product* args) {
   return bits.centre_a * 256 + bits.centre_b;
 }
 
+const char* guest_core() { return x86_core(read_x86_version()); }
+
 // Bit i: level i of csrc/gemm/isa.cpp, from avx2 upwards.
 int64_t guest_levels() {
   const X86Features here = read_x86_features();

@@ -1,0 +1,45 @@
+// Other cores with AVX-VNNI or AVX-512 beside the one whose costs costs_x86_vnni.h holds: modelled, as factors to its times per cycle of
+// the instruction that bounds each technique. Written by hand from published throughputs, in operations per cycle:
+//
+//                         vpdpbusd     vpermb, vpshufb   AND, vpopcntd, add    sources
+//     sapphire-rapids     2 zmm        1 zmm, 2 ymm      2 of 3 zmm            measured (bench/NOTES.md)
+//     icelake-server      2 zmm        1 zmm, 2 ymm      2 of 3 zmm            uops.info, Ice Lake; two multipliers of 512 bits
+//     icelake-client      1 zmm        1 zmm, 2 ymm      2 of 3 zmm            uops.info, Ice Lake: the second one is missing
+//     cascade-lake        2 zmm        (no VBMI), 1 ymm  (no VPOPCNTDQ)        uops.info, Cascade Lake
+//     zen4                1 zmm        1 zmm, 2 ymm      2 of 3 zmm            uops.info, Zen 4: 512 bits as two halves
+//     zen5                2 zmm        2 zmm, 2 ymm      4 of 3 zmm            uops.info, Zen 5: 512 bits at full width
+//     alder-lake          2 ymm        2 ymm             -                     uops.info, Alder Lake P
+//     alder-lake-e        1 ymm        1 ymm             -                     uops.info, Alder Lake E
+//
+// Clocks do not count: only ratios between the kernels of one CPU decide.
+#pragma once
+
+namespace ulp {
+
+struct CoreFactor {
+  const char* core;       // CpuCore::model
+  const char* technique;  // Kernel::technique, of kernels above AVX2 only if `wide`
+  bool wide;
+  double factor;
+};
+
+inline constexpr CoreFactor kCoreFactors[] = {
+    {"icelake-client", "dot", true, 2.0},
+    {"icelake-client", "stream", true, 1.5},
+    {"cascade-lake", "lut", false, 2.0},
+    {"cascade-lake", "lutstream", false, 2.0},
+    {"zen4", "dot", true, 2.0},
+    {"zen4", "stream", true, 1.5},
+    {"zen5", "bitserial", true, 0.6},
+    {"zen5", "lut", true, 0.6},
+    {"alder-lake-e", "dot", true, 2.0},
+    {"alder-lake-e", "mul8", false, 2.0},
+    {"alder-lake-e", "mul16", false, 2.0},
+    {"alder-lake-e", "lut", false, 2.0},
+    {"alder-lake-e", "lutstream", false, 2.0},
+    {"alder-lake-e", "stream", false, 2.0},
+    {"alder-lake-e", "rowpair", false, 2.0},
+    {"alder-lake-e", "bitserial", false, 2.0},
+};
+
+}  // namespace ulp
