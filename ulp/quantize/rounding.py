@@ -120,11 +120,17 @@ def _improved(integers: Doubles, scale: Doubles, wanted: Doubles, h: Doubles, bi
     integers = integers.copy()
     low, high = limits(bits)
     slope = (wanted - integers * scale) @ h
-    for i in range(h.shape[2]):
-        old = integers[:, :, i]
-        new = np.minimum(np.maximum(np.rint(old + slope[:, :, i] / (h[:, i, i, None] * scale[..., 0])), low), high)
-        changed = new - old
-        if changed.any():
-            slope -= (changed * scale[..., 0])[..., None] * h[:, None, i]
-            integers[:, :, i] = new
+    for begin in range(0, h.shape[2], _BLOCK):
+        # Slopes of a block's columns fit a cache; those of the others are needed behind it only.
+        block = slice(begin, min(begin + _BLOCK, h.shape[2]))
+        before, inner = integers[:, :, block].copy(), np.ascontiguousarray(h[:, block, block])
+        own = np.ascontiguousarray(slope[:, :, block])
+        for i in range(inner.shape[2]):
+            old = integers[:, :, begin + i]
+            new = np.minimum(np.maximum(np.rint(old + own[:, :, i] / (inner[:, i, i, None] * scale[..., 0])), low), high)
+            changed = new - old
+            if changed.any():
+                own -= (changed * scale[..., 0])[..., None] * inner[:, None, i]
+                integers[:, :, begin + i] = new
+        slope -= ((integers[:, :, block] - before) * scale) @ h[:, block]
     return integers

@@ -1,0 +1,103 @@
+"""Linear layers that quantize each row of what they read in the call: `ulp.quantize(activations="dynamic")`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+import ulp  # noqa: E402
+from ulp.quantize.simulate import simulated  # noqa: E402
+
+F32 = np.float32
+
+
+def network(opset: int, sequence: bool = True) -> Any:
+    """Two heads of attention and a block with GELU, (N, T, 16); or of rows (N, 16) the block alone, of Gemm."""
+    rng = np.random.default_rng(0)
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def constant(array: Any) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), f"c{len(constants)}"))
+        return f"c{len(constants) - 1}"
+
+    def add(op_type: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op_type, list(inputs), [f"t{len(nodes)}"], name=f"{op_type}_{len(nodes)}", **attributes))
+        return str(nodes[-1].output[0])
+
+    def linear(x: str, inputs: int, outputs: int) -> str:
+        weight, bias = rng.standard_normal((inputs, outputs)).astype(F32) / 4, rng.standard_normal(outputs).astype(F32)
+        if not sequence:
+            return add("Gemm", x, constant(weight.T), constant(bias), transB=1)
+        return add("Add", add("MatMul", x, constant(weight)), constant(bias))
+
+    def heads(x: str, *perm: int) -> str:
+        return add("Transpose", add("Reshape", x, constant(np.array([0, 0, 2, 8]))), perm=perm)
+
+    x = "x"
+    if sequence:
+        q, k, v = (linear(x, 16, 16) for _ in range(3))
+        scores = add("Mul", add("MatMul", heads(q, 0, 2, 1, 3), heads(k, 0, 2, 3, 1)), constant(F32(0.35)))
+        mixed = add("MatMul", add("Softmax", scores, axis=-1), heads(v, 0, 2, 1, 3))
+        mixed = add("Reshape", add("Transpose", mixed, perm=[0, 2, 1, 3]), constant(np.array([0, 0, 16])))
+        x = add("Add", linear(mixed, 16, 16), x)
+    norm = rng.uniform(0.5, 2, 16).astype(F32), rng.standard_normal(16).astype(F32)
+    x = add("LayerNormalization", x, *(constant(p) for p in norm), axis=-1)
+    h = linear(x, 16, 33)
+    gate = add("Add", add("Erf", add("Div", h, constant(F32(np.sqrt(2))))), constant(F32(1)))
+    y = add("Add", linear(add("Mul", add("Mul", h, gate), constant(F32(0.5))), 33, 16), x)
+    shape: list[str | int | None] = ["N", 7, 16] if sequence else ["N", 16]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", y)]
+    graph = helper.make_graph(nodes, "network", ports[:1], ports[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def simulation(model: Any, x: Any) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(simulated(model).SerializeToString()).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize(("opset", "sequence", "bits"), [(17, True, "W4A8"), (18, True, "W8A4"), (17, False, "W3A6")])
+def test_rows_are_quantized_in_the_call(opset: int, sequence: bool, bits: str, tmp_path: Path) -> None:
+    """The plan gives what the file says, whose codes onnxruntime makes in floats; no row knows of another one."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((6, 7, 16) if sequence else (6, 16)).astype(F32)
+    made = ulp.quantize.quantize(
+        network(opset, sequence), bits=bits, calibrate=x, activations="dynamic", rounding="nearest", first_last_bits=None, progress=False
+    )
+    loaded = made.load(strict=False, tune=False)
+    integers = [row for row in loaded.layers if row.op_type in ("MatMul", "Gemm") and row.integer]
+    assert {row.bits for row in integers if row.bits != (0, 0)} == {(int(bits[1]), int(bits[3]))}
+    assert len([row for row in integers if row.bits != (0, 0)]) == (6 if sequence else 2)
+    assert all(row.clipped == 0 for row in made.layers)
+    wide = x * (10.0 ** rng.integers(-6, 6, (*x.shape[:-1], 1))).astype(F32)
+    wide[0, ..., :] = 0
+    for given in (x, wide):
+        got, want = loaded(given), simulation(made.model, given)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max()))
+        for i in range(3):
+            np.testing.assert_array_equal(loaded(given[i : i + 1])[0], got[i])
+    loaded.save(tmp_path / "network.ulp")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "network.ulp")(x), loaded(x))
+    made.save(tmp_path / "network.onnx")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "network.onnx", tune=False)(x), loaded(x))
+
+
+def test_what_is_wrong_is_named() -> None:
+    x = np.zeros((2, 16), F32)
+    with pytest.raises(ValueError, match="activations='row': expected one of static, dynamic"):
+        ulp.quantize.quantize(network(17, False), bits=4, calibrate=x, activations="row")  # type: ignore[arg-type]
+    made = ulp.quantize.quantize(network(17, False), bits=8, calibrate=x + 1, activations="dynamic", progress=False)
+    loaded = made.load(tune=False)
+    x[1, 3] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        loaded(x)
