@@ -147,6 +147,7 @@ def test_torch_modules(name: str) -> None:
         assert torch.equal(found, layer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.ao's modules stay in files
+            warnings.simplefilter("ignore", UserWarning)
             integers = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(model), {type(model)}, dtype=torch.qint8)
         own = ulp.torch.convert(integers)
         assert (own(x)[0] - wanted).abs().max() < 0.03
