@@ -14,6 +14,7 @@ from . import running
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 # Commands with a parser of their own, which gets all that follows the name.
 PASSED_ON = {
+    "grouped": "few rows against weights in groups (GPTQ, AWQ, NF4) beside onnxruntime and torch",
     "onnx": "exported models in ulp.load beside onnxruntime and qonnx",
     "quantize": "float models quantized after training by ulp.quantize beside other tools",
     "sentences": "a trained encoder of sentences (MiniLM): quantized in the call, after training, and in floats",
@@ -197,6 +198,10 @@ def _passed_on(command: str, arguments: list[str]) -> int:
         from .runs import onnx_models
 
         return onnx_models.main(arguments)
+    if command == "grouped":
+        from .runs import grouped
+
+        return grouped.main(arguments)
     if command == "quantize":
         from .runs import quantize
 

@@ -140,7 +140,7 @@ def test_weights_in_blocks(bits: int, form: Any, symmetric: bool) -> None:
     np.testing.assert_allclose(ulp.load(made.model.model)(x), theirs, atol=0.02 * np.ptp(theirs))
 
 
-def nbits(w: Writer, x: str, *, k: int, n: int, bits: int, block: int, zeros: bool, bias: bool) -> str:
+def nbits(w: Writer, x: str, *, k: int, n: int, bits: int, block: int, zeros: bool, bias: bool, accuracy: int = 0) -> str:
     blocks = -(-k // block)
     inputs = [
         w.constant(w.rng.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8)),
@@ -150,7 +150,8 @@ def nbits(w: Writer, x: str, *, k: int, n: int, bits: int, block: int, zeros: bo
     inputs += ["", w.constant(w.rng.standard_normal(n).astype(np.float32))] if bias else []
     while not inputs[-1]:
         inputs.pop()
-    return w.add("MatMulNBits", x, *inputs, domain="com.microsoft", K=k, N=n, bits=bits, block_size=block)
+    level = {"accuracy_level": accuracy} if accuracy else {}
+    return w.add("MatMulNBits", x, *inputs, domain="com.microsoft", K=k, N=n, bits=bits, block_size=block, **level)
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -162,6 +163,34 @@ def test_products_with_weights_in_blocks(bits: int, k: int, block: int, zeros: b
     x = images(5, k)
     theirs = exact(model, x)
     np.testing.assert_allclose(ulp.load(model)(x), theirs, rtol=1e-3, atol=1e-4 * np.ptp(theirs))
+
+
+@pytest.mark.parametrize(("shape", "block"), [((96,), 16), ((7, 96), 32), ((70,), 64), ((5, 300), 128), ((300,), 256)])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_activations_are_integers_where_the_file_asks_for_it(bits: int, shape: tuple[int, ...], block: int) -> None:
+    """accuracy_level 4: the same integers per block as onnxruntime's, so nearly the same floats; a bias, ReLU and sums follow."""
+    for zeros in (False, True):
+        w = Writer(shape, opset=21)
+        y = nbits(w, "x", k=shape[-1], n=40, bits=bits, block=block, zeros=zeros, bias=zeros, accuracy=4)
+        model = w.model(w.add("Add", w.add("Relu", y), y))
+        network = ulp.load(model, tune=False)
+        assert [row.integer for row in network.layers if row.op_type == "MatMulNBits"] == [True], network
+        x = images(3, *shape)
+        theirs = exact(model, x)
+        # onnxruntime's kernels for 2 bits, and for blocks beyond K, may keep activations as floats.
+        np.testing.assert_allclose(network(x), theirs, atol=(0.02 if bits == 2 else 1e-5) * np.ptp(theirs))
+
+
+def test_blocks_of_codes_are_multiplied_as_the_file_has_them() -> None:
+    for shape in ((96,), (7, 96)):
+        w = Writer(shape, opset=21)
+        scale, zero = w.constant(np.float32(0.0625)), w.constant(np.uint8(117))
+        x = w.add("DequantizeLinear", w.add("QuantizeLinear", "x", scale, zero), scale, zero)
+        model = w.model(nbits(w, x, k=96, n=12, bits=4, block=32, zeros=True, bias=True))
+        network = ulp.load(model, tune=False)
+        assert network.integer, network
+        theirs = exact(model, images(5, *shape))
+        np.testing.assert_allclose(network(images(5, *shape)), theirs, atol=1e-5 * np.ptp(theirs))
 
 
 @pytest.mark.parametrize(("bits", "zeros"), [(2, False), (2, True), (4, False), (4, True), (8, False)])

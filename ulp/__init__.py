@@ -31,6 +31,7 @@ if _TYPE_CHECKING:
     from . import nn, onnx, quantize, torch  # noqa: F401  # not in __all__: a star import would need torch
     from ._bridge.compile import compile  # noqa: A004  # named as torch's
     from ._bridge.export import export
+    from ._grouped_files import GroupedLayer, load_grouped
     from .onnx import load
 
 __version__: str = _build_info()["version"]
@@ -40,6 +41,7 @@ __all__ = [
     "CudaExplanation",
     "CudaPackedMatrix",
     "Explanation",
+    "GroupedLayer",
     "GroupedMatrix",
     "Kernel",
     "KernelTable",
@@ -54,6 +56,7 @@ __all__ = [
     "get_num_threads",
     "kernels",
     "load",
+    "load_grouped",
     "nn",
     "onnx",
     "pack",
@@ -70,7 +73,7 @@ _threadpoolctl.register()
 
 
 # Imported when they are first used: they are not needed for matrix products.
-_LAZY = ("compile", "export", "load", "nn", "onnx", "quantize", "torch")
+_LAZY = ("GroupedLayer", "compile", "export", "load", "load_grouped", "nn", "onnx", "quantize", "torch")
 
 
 def __getattr__(name: str) -> _Any:
@@ -86,6 +89,8 @@ def __getattr__(name: str) -> _Any:
         from ._bridge.export import export
 
         return export
+    if name in ("GroupedLayer", "load_grouped"):
+        return getattr(_import_module("._grouped_files", __name__), name)
     if name in _LAZY:
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

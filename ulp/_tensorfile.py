@@ -27,6 +27,8 @@ import numpy.typing as npt
 _SIZES = {"F": (16, 32, 64), "I": (8, 16, 32, 64), "U": (8, 16, 32, 64)}
 _DTYPES = {"BOOL": "|b1"} | {f"{kind}{size}": f"<{kind.lower()}{size // 8}" for kind, sizes in _SIZES.items() for size in sizes}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+# What numpy has no numbers for, as their bits in a field of that name.
+_BITS = {name: np.dtype([(name, dtype)]) for name, dtype in (("BF16", "<u2"), ("F8_E4M3", "|u1"), ("F8_E5M2", "|u1"))}
 _ALIGNMENT = 64
 _MAX_DIMENSIONS = 8
 _CHECKSUM = "crc32"
@@ -56,8 +58,10 @@ def write(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -
     return [len(text).to_bytes(8, "little"), text, *parts]
 
 
-def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+def read(data: bytes | memoryview, bits: bool = False) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """(arrays, metadata) of a file's bytes, without the checksum; the arrays are read-only views of them.
+
+    bits: take BF16, F8_E4M3 and F8_E5M2 as well, each as a structured array of one field of that name, which holds the bits.
 
     ValueError, saying what is wrong, for whatever is not such a file.
     """
@@ -79,7 +83,7 @@ def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[st
     arrays = {}
     ends = [(0, 0)]
     for name, entry in header.items():
-        begin, end, arrays[name] = _array(name, entry, body)
+        begin, end, arrays[name] = _array(name, entry, body, _BITS if bits else {})
         ends.append((begin, end))
     ends.sort()
     for (_, last), (begin, _) in itertools.pairwise(ends):
@@ -96,12 +100,16 @@ def read(data: bytes | memoryview) -> tuple[dict[str, npt.NDArray[Any]], dict[st
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> str:
     """8 hexadecimal digits: what the module's text says, as JSON with sorted keys, then the bytes of the arrays in the order of names."""
     ordered = sorted(arrays.items())
-    described = [sorted(metadata.items()), [[name, _NAMES[array.dtype], list(array.shape)] for name, array in ordered]]
+    described = [sorted(metadata.items()), [[name, _name_of(array), list(array.shape)] for name, array in ordered]]
     crc = zlib.crc32(json.dumps(described, separators=(",", ":")).encode())
     for _, array in ordered:
         if array.size:
             crc = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), crc)
     return f"{crc:08x}"
+
+
+def _name_of(array: npt.NDArray[Any]) -> str:
+    return array.dtype.names[0] if array.dtype.names else _NAMES[array.dtype]
 
 
 def parse_json(text: bytes | str, what: str) -> Any:
@@ -114,23 +122,24 @@ def parse_json(text: bytes | str, what: str) -> Any:
         raise ValueError(f"{what} is not valid JSON: {error}") from None
 
 
-def _array(name: str, entry: object, body: memoryview) -> tuple[int, int, npt.NDArray[Any]]:
+def _array(name: str, entry: object, body: memoryview, more: Mapping[str, np.dtype[Any]]) -> tuple[int, int, npt.NDArray[Any]]:
     """(begin, end, view) of one array."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(f"array {name!r} needs dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
+    if not isinstance(dtype, str) or (dtype not in _DTYPES and dtype not in more):
         _refuse(f"array {name!r} has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
     if not _counts(shape) or len(shape) > _MAX_DIMENSIONS:
         _refuse(f"array {name!r} has shape {shape!r}; expected a list of up to {_MAX_DIMENSIONS} sizes")
     if not _counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= len(body):
         _refuse(f"array {name!r} has data_offsets {offsets!r}; expected [begin, end] within the {len(body)} bytes of data: is it cut off?")
     begin, end = offsets
-    if math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize != end - begin:
+    kind = more[dtype] if dtype in more else np.dtype(_DTYPES[dtype])
+    if math.prod(shape) * kind.itemsize != end - begin:
         _refuse(f"array {name!r}, {dtype} of shape {shape}, does not take the {end - begin} bytes that it is said to have")
     if dtype == "BOOL" and begin < end and int(np.frombuffer(body[begin:end], np.uint8).max()) > 1:
         _refuse(f"array {name!r} holds bytes that are no booleans")
-    return begin, end, np.frombuffer(body[begin:end], _DTYPES[dtype]).reshape(shape)
+    return begin, end, np.frombuffer(body[begin:end], kind).reshape(shape)
 
 
 def _counts(values: object) -> bool:

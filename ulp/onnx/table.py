@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ulp.nn.graph import Conv, DynamicLinear, Linear, LinearFloats, Product, Rows
+from ulp.nn.graph import Conv, DynamicLinear, GroupedLinear, Linear, LinearFloats, Product, Rows
 
 from .build import Built
 from .model import Model
@@ -70,6 +70,9 @@ def layer_rows(model: Model, built: Built) -> list[LayerRow]:
             elif isinstance(op, DynamicLinear) and node.op_type in ("MatMulInteger", "MatMul", "Gemm"):
                 w = op.weights
                 rows.append(LayerRow(node.name, node.op_type, True, "", (w.bits, op.bits), shape, (w.integers.size * w.bits + 7) // 8))
+            elif isinstance(op, GroupedLinear):
+                bits = op.matrix.bits, 8 if op.quantizer is None else op.quantizer.bits
+                rows.append(LayerRow(node.name, node.op_type, True, "", bits, shape, op.matrix.nbytes))
             elif floats_in_plan(op):
                 rows.append(LayerRow(node.name, node.op_type, False, IN_PLAN, (0, 0), shape))
             else:

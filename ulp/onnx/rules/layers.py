@@ -17,6 +17,7 @@ from ulp.onnx.parts import Value, without_floats
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger, QuantizedConstant, layer_weights, nbits_weights
 
+from . import groups
 from .operands import (
     as_image,
     as_sequence,
@@ -132,6 +133,8 @@ def _product(scope: Scope, node: Node, weights: QuantizedConstant, bias: Quantiz
     if weights.integers.ndim != 2 or weights.integers.shape[1] != shape[-1]:
         raise OnnxError(f"{node}: weights of shape {list(weights.integers.shape)} do not fit {shape[-1]} features")
     outputs = len(weights.integers)
+    if groups.has_groups(weights):
+        return groups.in_groups(scope, node, x, weights, bias)
     made = layer_weights(weights, grid, bias)
     if len(shape) == 1:
         x = views.image(x)
@@ -220,21 +223,32 @@ def matmul(scope: Scope, node: Node) -> Value:
 
 
 def matmul_nbits(scope: Scope, node: Node) -> Value:
-    """onnxruntime's MatMulNBits of codes, where the scale of its weights does not differ within an output."""
-    quantized_of(scope, node.inputs[0])
+    """onnxruntime's MatMulNBits: of codes as they are; of floats with accuracy_level 4, each block of a row quantized in the call.
+
+    So does onnxruntime, whose integers are those of max |x| / 127 per block, too. Without accuracy_level 4 a file asks for a product of
+    floats.
+    """
     get = node.attributes.get
+    x = groups.source(scope, node)
     if node.input(4) or get("weight_prepacked", 0):
         raise NotInteger("its weights are in another order")
     arrays = [scope.array(name, "weight") if name else None for name in (node.inputs[1], node.inputs[2], node.input(3))]
     b, scales, zeros = arrays
     assert b is not None
     assert scales is not None
+    if scales.dtype != np.float32:
+        raise NotInteger(f"it computes in {scales.dtype}")
     sizes = (int(get(key, default)) for key, default in (("N", 0), ("K", 0), ("bits", 4), ("block_size", 32)))
+    outputs, features, bits, block = sizes
+    if block < 16 or outputs < 1 or features < 1:
+        raise NotInteger(f"its sizes N={outputs}, K={features}, block_size={block} are out of range")
     try:
-        integers, each, points = nbits_weights(b, scales, zeros, *sizes)
-    except (ValueError, ZeroDivisionError) as error:
+        integers, each, points = nbits_weights(b, scales, zeros, outputs, features, bits, block)
+    except ValueError as error:
         raise NotInteger(str(error)) from error
-    if (each != each[:, :1]).any() or (points != points[:, :1]).any() or (points % 1 != 0).any():
-        raise NotInteger("the scale of its weights differs within an output channel")
-    weights = QuantizedConstant(integers, each[:, :1].astype(np.float64), points[:, :1].astype(np.int64))
-    return _product(scope, node, weights, known(scope, node.input(5), "bias") if node.input(5) else None)
+    bias = known(scope, node.input(5), "bias") if node.input(5) else None
+    one = not ((each != each[:, :1]).any() or (points != points[:, :1]).any() or (points % 1 != 0).any())
+    if one and x.grid is not None:
+        weights = QuantizedConstant(integers, each[:, :1].astype(np.float64), points[:, :1].astype(np.int64))
+        return _product(scope, node, weights, bias)
+    return groups.product(scope, node, x, groups.matrix_of(integers.T, bits, each, points, min(block, features)), bias)
