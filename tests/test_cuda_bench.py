@@ -48,6 +48,12 @@ def test_four_bits_count_twice_where_there_are_cores_for_them() -> None:
     assert work.tensor_ns(Work(512, 512, 512, 4, 4), H100) == work.tensor_ns(Work(512, 512, 512, 8, 8), H100)
 
 
+def test_one_bit_counts_eight_times_where_there_are_cores_for_it_and_pairs_of_planes_take_turns() -> None:
+    bytes_ = work.tensor_ns(Work(512, 512, 512, 8, 8), H100)
+    for bits, times in (((1, 1), 8), ((2, 1), 4), ((2, 2), 2), ((3, 3), 1)):
+        assert work.tensor_ns(Work(512, 512, 512, *bits), H100) * times == pytest.approx(bytes_)
+
+
 def test_buffers_rotate_past_the_cache() -> None:
     for nbytes in (1, 1000, 7 << 20, 33 << 20, 1 << 30):
         count = work.slots(nbytes, H100.l2_bytes, H100.memory_bytes)
@@ -446,7 +452,7 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(device, "_graph", lambda start, _: start)
     for name, value in {
         "SQUARE": 64, "LAYERS": ((48, 256), (64, 64)), "TARGET_LAYERS": ((48, 256),), "DECODE_ROWS": (1, 16), "PREFILL_ROWS": (20,),
-        "DECODE_PAIRS": ((4, 4), (8, 3)), "GRAPH_NS": 1,
+        "DECODE_PAIRS": ((4, 4), (8, 3)), "PLANE_PAIRS": ((1, 1), (2, 2)), "PLANE_ROWS": (64, 1), "PLANE_SWEEP_ROWS": (64,), "GRAPH_NS": 1,
     }.items():  # fmt: skip
         monkeypatch.setattr(work, name, value)
     for where, name in ((measure, "SQUARE_NAME"), (report, "SQUARE")):
@@ -477,7 +483,8 @@ def test_a_dry_run_on_the_emulator(dry: Any, part: str, tmp_path: Path, capsys: 
     wrong = [row for row in result.settings["not_run"] if "M > 16" not in row["reason"]]
     assert wrong == []
     if part == "speed":
-        assert {g.name for g in result.groups} == {"copy", "64x64x64", "1x48x256", "16x48x256", "1x64x64", "16x64x64", "20x64x64"}
+        shapes = {"64x64x64", "1x48x256", "16x48x256", "1x64x64", "16x64x64", "20x64x64"}
+        assert {g.name for g in result.groups} == shapes | {"copy", "64x64x64 few bits", "1x64x64 few bits"}
         few = result.find("16x48x256")
         assert few is not None
         assert {f"ulp W{w}A{a}" for a, w in work.DECODE_PAIRS} <= {c.name for c in few.cells}
@@ -485,7 +492,7 @@ def test_a_dry_run_on_the_emulator(dry: Any, part: str, tmp_path: Path, capsys: 
         assert report.tables(result)
     else:
         cells = [c for g in result.groups for c in g.cells if c.kind == "ulp"]
-        assert {str(c.info["kernel"]) for c in cells} >= {"wgmma_128x16", "mma_s8_64x16"}
+        assert {str(c.info["kernel"]) for c in cells} >= {"wgmma_128x16", "mma_s8_64x16", "wgmma_b1_128x64"}
         assert sum(bool(c.info["picked"]) for c in cells) >= len(result.groups) - 1
         assert report.picks_table(result).rows
 

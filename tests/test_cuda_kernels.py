@@ -20,10 +20,14 @@ from reference import ALL_PAIRS, SIGNS, Array, assert_exact, dtype, interval, ma
 WGMMA = ["wgmma_128x256", "wgmma_128x128", "wgmma_128x64", "wgmma_128x32", "wgmma_128x16"]
 S4 = ["mma_s4_128x128", "mma_s4_64x64", "mma_s4_64x16"]
 S8 = ["mma_s8_128x128", "mma_s8_64x64", "mma_s8_64x16"]
+WGMMA_B1 = ["wgmma_b1_128x256", "wgmma_b1_128x128", "wgmma_b1_128x64"]
+B1 = ["mma_b1_128x128", "mma_b1_64x64", "mma_b1_64x16"]
+PLANES = WGMMA_B1 + B1
 # (architecture, kernel): every kernel on one architecture at least, and all architectures whose instructions differ.
 ON = (
     [(90, kernel) for kernel in WGMMA] + [(arch, kernel) for arch in (75, 80) for kernel in S4 + S8] + [(120, kernel) for kernel in S8[-1:]]
 )
+ON_PLANES = [(90, kernel) for kernel in WGMMA_B1 + B1[-1:]] + [(80, kernel) for kernel in B1]
 INT32 = 2**31 - 1
 
 
@@ -92,6 +96,19 @@ def test_every_pair_of_bits_and_signs(cuda: Cuda, emulator: Emulator, a_bits: in
                 assert_exact(cuda.gemm(a, b, bits, kernel), expected, f"{kernel} on sm_{arch}, A{a_bits}W{b_bits}, signed {signs}")
 
 
+@pytest.mark.parametrize(("a_bits", "b_bits"), [pair for pair in ALL_PAIRS if pair[1] <= 4])
+def test_every_pair_of_bits_and_signs_by_planes(cuda: Cuda, emulator: Emulator, a_bits: int, b_bits: int) -> None:
+    # Those that the planes are for on both units, the others on one.
+    on = [(90, "wgmma_b1_128x64"), (86, "mma_b1_64x16")] if a_bits * b_bits <= 4 else [(89, "mma_b1_64x16")]
+    for signs in SIGNS:
+        a, b = operands(8 * a_bits + b_bits, 11, 37, 150, (a_bits, b_bits), signs)
+        for arch, kernel in on:
+            emulator.configure(arch)
+            what = f"{kernel} on sm_{arch}, A{a_bits}W{b_bits}, signed {signs}"
+            assert_exact(cuda.gemm(a, b, (a_bits, b_bits), kernel), matmul(a, b), what)
+            assert_exact(cuda.gemm(a, b, (a_bits, b_bits), kernel, a_zero=3, b_zero=-2), matmul(a, b, 3, -2), f"{what}, zero points")
+
+
 SHAPES = [(1, 1, 1), (1, 300, 128), (7, 16, 127), (17, 15, 129), (65, 144, 300), (130, 260, 130), (257, 129, 64), (8, 8, 0)]
 
 
@@ -111,6 +128,55 @@ def test_every_kernel_at_the_edges_of_its_tiles(cuda: Cuda, emulator: Emulator, 
         assert_exact(cuda.gemm(a, b, bits, kernel, a_zero=1, b_zero=-2), expected, f"{kernel} {m}x{n}x{k} {bits} {signs}")
 
 
+# K around the 1024 of a step, and several steps with a tail.
+PLANE_SHAPES = [(1, 1, 1), (1, 300, 128), (17, 15, 129), (130, 140, 300), (257, 17, 1023), (9, 144, 1025), (65, 20, 2300), (8, 8, 0)]
+
+
+@pytest.mark.parametrize(("arch", "kernel"), ON_PLANES)
+def test_every_kernel_of_planes_at_the_edges_of_its_tiles(cuda: Cuda, emulator: Emulator, arch: int, kernel: str) -> None:
+    emulator.configure(arch)
+    for index, (m, n, k) in enumerate(PLANE_SHAPES):
+        bits = [(1, 1), (2, 2), (1, 3), (4, 1), (1, 4), (2, 1)][index % 6]
+        if k == 0 and kernel in WGMMA_B1:
+            with pytest.raises(ValueError, match="K is 0"):
+                cuda.gemm(np.zeros((m, 0), np.uint8), np.zeros((0, n), np.uint8), bits, kernel)
+            continue
+        a, b = operands(index, m, n, k, bits, SIGNS[index % 4])
+        expected = matmul(a, b, 1, -2)
+        assert_exact(cuda.gemm(a, b, bits, kernel, a_zero=1, b_zero=-2), expected, f"{kernel} {m}x{n}x{k} {bits} {SIGNS[index % 4]}")
+
+
+def test_planes_in_parts_of_k_and_several_tiles_per_block(cuda: Cuda, emulator: Emulator) -> None:
+    # One multiprocessor computes all tiles, in pairs of blocks where the tile is wide; parts of K meet in a cluster and in slices.
+    for arch, m, n, k, kernel in (
+        (90, 70, 260, 200, "wgmma_b1_128x64"),
+        (90, 130, 260, 200, "wgmma_b1_128x128"),
+        (90, 10, 140, 2100, "wgmma_b1_128x64/2"),
+        (80, 20, 70, 2100, "mma_b1_64x16/3"),
+    ):
+        emulator.configure(arch, 1)
+        a, b = operands(k, m, n, k, (2, 2), (False, True))
+        assert_exact(cuda.gemm(a, b, (2, 2), kernel), matmul(a, b), kernel)
+
+
+@pytest.mark.parametrize(("arch", "kernel"), [(90, "wgmma_b1_128x64"), (80, "mma_b1_64x16")])
+def test_planes_at_the_edge_of_the_accumulators(cuda: Cuda, emulator: Emulator, arch: int, kernel: str) -> None:
+    # K (2^8 - 1) (2^4 - 1) must fit in 31 bits, in steps of 1024; longer K is split.
+    longest = (2**31 - 1) // (255 * 15) // 1024 * 1024
+    pick = cuda.native.pick
+    assert pick(1, 1, longest, 8, False, 4, arch, 1, True, f"{kernel}/1")["splits"] == 1
+    assert pick(1, 1, longest + 1, 8, False, 4, arch, 1, True, kernel)["splits"] >= 2
+    with pytest.raises(ValueError, match="in that many parts"):
+        pick(1, 1, longest + 1, 8, False, 4, arch, 1, True, f"{kernel}/1")
+    # All bits set, in every sign.
+    emulator.configure(arch)
+    for bits in ((8, 4), (1, 1)):
+        for signs in SIGNS:
+            a = np.full((1, 1300), interval(bits[0], signs[0])[0 if signs[0] else 1], dtype(signs[0]))
+            b = np.full((1300, 2), interval(bits[1], signs[1])[0 if signs[1] else 1], dtype(signs[1]))
+            assert_exact(cuda.gemm(a, b, bits, kernel), matmul(a, b), f"{kernel} {bits} {signs}")
+
+
 @pytest.mark.parametrize("sms", [1, 3, 132])
 def test_tiles_splits_and_clusters_however_many_multiprocessors(cuda: Cuda, emulator: Emulator, sms: int) -> None:
     # Few multiprocessors: thread blocks compute several tiles each, in pairs and alone. Many: K is split, in clusters and in slices.
@@ -120,7 +186,7 @@ def test_tiles_splits_and_clusters_however_many_multiprocessors(cuda: Cuda, emul
         a, b = operands(k, m, n, k, (5, 4), (False, True))
         expected = matmul(a, b)
         for kernel in cuda.native.kernels():
-            if cuda.runs(kernel, (5, 4), arch):
+            if kernel not in PLANES and cuda.runs(kernel, (5, 4), arch):
                 choice = cuda.native.pick(m, n, k, 5, False, 4, arch, sms, True, kernel)
                 seen.add((kernel.split("_")[0], choice["splits"] > 1))
                 assert_exact(cuda.gemm(a, b, (5, 4), kernel), expected, choice["text"])
@@ -168,7 +234,17 @@ EPILOGUES = [
 
 
 @pytest.mark.parametrize("number", range(len(EPILOGUES)))
-@pytest.mark.parametrize(("arch", "kernel"), [(90, "wgmma_128x16"), (90, "wgmma_128x128"), (80, "mma_s4_64x16"), (75, "mma_s8_64x64")])
+@pytest.mark.parametrize(
+    ("arch", "kernel"),
+    [
+        (90, "wgmma_128x16"),
+        (90, "wgmma_128x128"),
+        (80, "mma_s4_64x16"),
+        (75, "mma_s8_64x64"),
+        (90, "wgmma_b1_128x64"),
+        (80, "mma_b1_64x16"),
+    ],
+)
 def test_results_are_finished_as_on_the_cpu(cuda: Cuda, emulator: Emulator, arch: int, kernel: str, number: int) -> None:
     emulator.configure(arch)
     rng = np.random.default_rng(number)
@@ -182,14 +258,14 @@ def test_results_are_finished_as_on_the_cpu(cuda: Cuda, emulator: Emulator, arch
 
 def test_a_split_product_is_finished_as_on_the_cpu(cuda: Cuda, emulator: Emulator) -> None:
     epilogue = Epilogue(scale=0.003, out_bits=4, out_zero=7)
-    for arch, kernel in ((90, "wgmma_128x32"), (80, "mma_s8_64x16")):
+    for arch, kernel in ((90, "wgmma_128x32"), (80, "mma_s8_64x16"), (90, "wgmma_b1_128x64"), (80, "mma_b1_64x16")):
         emulator.configure(arch, 132)
         a, b = operands(5, 20, 69, 3000, (4, 4), (False, False))
         assert cuda.native.pick(20, 69, 3000, 4, False, 4, arch, 132, True, kernel, b_signed=False)["splits"] > 1
         assert_exact(cuda.gemm(a, b, (4, 4), kernel, a_zero=3, epilogue=epilogue), on_cpu(a, b, (4, 4), 3, 0, epilogue), kernel)
 
 
-@pytest.mark.parametrize("kernel", S8)
+@pytest.mark.parametrize("kernel", [*S8, "mma_b1_64x16"])
 def test_activations_anywhere(cuda: Cuda, emulator: Emulator, kernel: str) -> None:
     # Rows at odd addresses are gathered byte by byte; bytes between the rows do not enter the result.
     emulator.configure(80)
@@ -202,18 +278,18 @@ def test_activations_anywhere(cuda: Cuda, emulator: Emulator, kernel: str) -> No
         cuda.native.pick(9, 20, 133, 8, True, 4, 90, 132, False, "wgmma_128x16")
 
 
-@pytest.mark.parametrize(("arch", "kernel"), ON)
+@pytest.mark.parametrize(("arch", "kernel"), ON + ON_PLANES)
 def test_any_order_of_threads_and_copies(cuda: Cuda, emulator: Emulator, arch: int, kernel: str) -> None:
-    bits = (4, 3)
-    a, b = operands(3, 70, 200, 700, bits, (False, True))
+    bits, k = ((2, 1), 2200) if kernel in PLANES else ((4, 3), 700)
+    a, b = operands(3, 70, 200, k, bits, (False, True))
     expected = matmul(a, b)
-    for seed in range(6):
+    for seed in range(3 if kernel in PLANES else 6):
         emulator.configure(arch, 3 if seed % 2 else 40)
         emulator.seed(seed)
         assert_exact(cuda.gemm(a, b, bits, kernel), expected, f"{kernel}, seed {seed}")
 
 
-@pytest.mark.parametrize(("arch", "kernel"), ON)
+@pytest.mark.parametrize(("arch", "kernel"), ON + ON_PLANES)
 @pytest.mark.parametrize("b_bits", [1, 2, 3, 4, 8])
 def test_shared_memory_is_read_and_written_without_bank_conflicts(
     cuda: Cuda, emulator: Emulator, arch: int, kernel: str, b_bits: int
@@ -312,7 +388,7 @@ def test_a_value_out_of_range_is_found_first_in_order(cuda: Cuda, emulator: Emul
 def test_every_kernel_has_the_file_of_its_name(cuda: Cuda) -> None:
     sources = (Path(__file__).parents[1] / "csrc" / "cuda").glob("*mma_*.cu")
     assert sorted(cuda.native.kernels()) == sorted(source.stem for source in sources)
-    assert set(cuda.native.kernels()) == {*WGMMA, *S4, *S8}
+    assert set(cuda.native.kernels()) == {*WGMMA, *S4, *S8, *PLANES}
 
 
 def test_the_choice_follows_shape_bits_and_machine(cuda: Cuda) -> None:
@@ -331,12 +407,36 @@ def test_the_choice_follows_shape_bits_and_machine(cuda: Cuda) -> None:
         assert "bound by memory" in text
 
 
+def test_planes_are_chosen_for_few_pairs_of_bits_where_arithmetic_decides(cuda: Cuda) -> None:
+    def kernel(m: int, bits: tuple[int, int], arch: int) -> str:
+        return str(cuda.native.pick(m, 8192, 8192, bits[0], True, bits[1], arch, 132, True)["kernel"])
+
+    for bits in ((1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2), (1, 3)):
+        assert kernel(8192, bits, 90) == "wgmma_b1_128x256", bits
+    for bits in ((3, 2), (3, 3), (4, 2), (8, 1), (1, 4)):  # each pass reads all bits of the weights: W4A1 is bound by L2
+        assert kernel(8192, bits, 90) == "wgmma_128x256", bits
+    for arch in (80, 86, 89):  # 4 x 4 bits on 4-bit tensor cores are as fast as four pairs of planes
+        assert kernel(8192, (1, 1), arch) == kernel(8192, (1, 2), arch) == "mma_b1_128x128"
+        assert kernel(8192, (2, 2), arch).startswith("mma_s4")
+    for arch in (75, 100, 120):
+        assert "b1" not in kernel(8192, (1, 1), arch)
+    assert "b1" not in kernel(16, (1, 1), 90)  # the bytes of the weights decide, which are the same
+    text = cuda.native.pick(8192, 8192, 8192, 1, True, 2, 90, 132, False)["text"]  # any address: planes are copies
+    assert "2 x 1 pairs of planes" in text
+    assert "modelled clocks" in text
+
+
 def test_a_kernel_that_cannot_run_says_why(cuda: Cuda) -> None:
     pick = cuda.native.pick
     for arguments, why in (
         ((16, 16, 128, 4, False, 4, 90, 132, True, "mma_s4_64x16"), "no 4-bit tensor cores"),
         ((16, 16, 128, 8, False, 4, 80, 108, True, "mma_s4_64x16"), "4 bits or fewer"),
         ((16, 16, 128, 8, False, 4, 80, 108, True, "wgmma_128x16"), "needs sm_90"),
+        ((16, 16, 128, 1, False, 1, 75, 40, True, "mma_b1_64x16"), "1-bit tensor cores"),
+        ((16, 16, 128, 1, False, 1, 100, 148, True, "mma_b1_64x16"), "1-bit tensor cores"),
+        ((16, 16, 128, 1, False, 1, 89, 128, True, "wgmma_b1_128x64"), "needs sm_90"),
+        ((16, 16, 128, 1, False, 5, 90, 132, True, "wgmma_b1_128x64"), "4 bits or fewer"),
+        ((16, 16, 128, 1, False, 4, 86, 82, True, "mma_b1_128x128"), "do not fit in shared memory"),
         ((16, 16, 128, 8, False, 4, 80, 108, True, "mma_s3"), "known are wgmma_128x256"),
         ((16, 16, 128, 8, False, 4, 70, 80, True), "sm_75"),
     ):

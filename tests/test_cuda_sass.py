@@ -21,6 +21,7 @@ import pytest
 # Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop.
 MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 32}
 LAST_BEFORE_HOPPER = 89
+FIRST_WITH_B1, LAST_WITH_B1 = 80, 90
 
 Kernel = tuple[str, str, str]
 """Architecture ("sm_90a"), name, mangled template arguments."""
@@ -112,16 +113,18 @@ def number(arch: str) -> int:
     return int(re.sub(r"\D", "", arch))
 
 
-def is_nibbles(arguments: str) -> bool:
-    """Of an instance of gemm_mma: whether it is the one for 4-bit tensor cores."""
-    return arguments.endswith("Lb1EE")
+def unit_of(arguments: str) -> str:
+    """The Unit of tiles.h of an instance of a kernel."""
+    match = re.search(r"UnitE(\d)E", arguments)
+    assert match is not None, arguments
+    return ("s8", "u8", "s4", "b1")[int(match[1])]
 
 
 def test_every_tile_is_there_for_every_architecture(resources: dict[Kernel, dict[str, int]], architectures: list[str]) -> None:
     counts = Counter((arch, name) for arch, name, _ in resources)
     for arch in architectures:
-        assert counts[arch, "gemm_mma"] in (0, 3 * (8 + 4)), arch
-        assert counts[arch, "gemm_sm90"] == (5 * 8 * 2 if arch == "sm_90a" else 0), arch
+        assert counts[arch, "gemm_mma"] in (0, 3 * (8 + 4 + 4)), arch
+        assert counts[arch, "gemm_sm90"] == (5 * 8 * 2 + 3 * 4 if arch == "sm_90a" else 0), arch
     assert sum(counts[arch, "gemm_mma"] for arch in architectures) > 0
 
 
@@ -163,11 +166,19 @@ def test_tensor_cores(architectures: list[str], kind: str) -> None:
     arch = chosen[0]
     for (_, name, arguments), code in disassemble(arch).items():
         if name == "gemm_sm90":
-            assert code.of("IGMMA"), (arch, arguments)
+            own, other = ("BGMMA", "IGMMA") if unit_of(arguments) == "b1" else ("IGMMA", "BGMMA")
+            assert code.of(own), (arch, arguments)
+            assert not code.of(other), (arch, arguments)
             assert not code.of("IMMA"), (arch, arguments)
+        elif name == "gemm_mma" and unit_of(arguments) == "b1":
+            assert not code.of("IMMA"), (arch, arguments)
+            if FIRST_WITH_B1 <= number(arch) <= LAST_WITH_B1:
+                assert {instruction.split(".")[2:] == ["AND", "POPC"] for instruction in code.of("BMMA")} == {True}, (arch, arguments)
+            else:
+                assert code.of("BPT"), (arch, arguments)
         elif name == "gemm_mma":
             types = {re.sub(r"^IMMA\.\d+\.", "", instruction).partition(".SAT")[0] for instruction in code.of("IMMA")}
-            if not is_nibbles(arguments):
+            if unit_of(arguments) == "s8":
                 assert types == {"S8.S8"}, (arch, arguments, types)
             elif number(arch) <= LAST_BEFORE_HOPPER:
                 assert types == {"S4.S4"}, (arch, arguments, types)

@@ -20,7 +20,7 @@ from bench.runs import machine, results
 from bench.runs.results import Group, Result
 from bench.subjects.interface import WrongResultError
 
-from . import names, peers, work
+from . import names, peers, report, work
 from .device import Call, Captured, driver, measure, quick_ns, torch
 from .subject import Layer, Requantized, Subject, exact, random_values
 from .work import Work
@@ -133,10 +133,10 @@ def copies(bench: Bench) -> None:
         print(f"  copy: {bench.copy_rate / 1e3:.2f} TB/s read and written", flush=True)
 
 
-def products(bench: Bench, layer: Layer, rows: int, pairs: Sequence[tuple[int, int]]) -> None:
+def products(bench: Bench, layer: Layer, rows: int, pairs: Sequence[tuple[int, int]], suffix: str = "") -> None:
     """One group: every pair of `ulp`, every peer, bf16, copies; int32 results."""
     t, n, k = torch(), layer.n, layer.k
-    name = f"{rows}x{n}x{k}"
+    name = f"{rows}x{n}x{k}{suffix}"
     narrow = Work(rows, n, k, *pairs[0])
     max_slots = max(len(layer.packed[b]) for _, b in pairs)
     outs = [t.empty((rows, n), dtype=t.int32, device="cuda") for _ in range(max_slots)]
@@ -231,13 +231,21 @@ def layers_of(bench: Bench, todo: Iterator[tuple[tuple[int, int], int]], widths:
         yield layer, rows
 
 
+def planes(bench: Bench, rows: Sequence[int]) -> None:
+    """Pairs of few bits, which 1-bit tensor cores may multiply, beside the same peers."""
+    for layer, m in layers_of(bench, work.planes(rows), sorted({b for _, b in work.PLANE_PAIRS})):
+        products(bench, layer, m, work.PLANE_PAIRS, report.PLANES_SUFFIX)
+
+
 def speed(bench: Bench) -> None:
     """Everything that a target or a table names; the most important first."""
     copies(bench)
     bench.save()
     square(bench)
+    planes(bench, work.PLANE_ROWS[:1])
     for layer, rows in layers_of(bench, work.decode(), sorted({b for _, b in work.DECODE_PAIRS})):
         products(bench, layer, rows, work.DECODE_PAIRS)
+    planes(bench, work.PLANE_ROWS[1:])
     for layer, rows in layers_of(bench, work.prefill(), sorted({b for _, b in work.PREFILL_PAIRS})):
         products(bench, layer, rows, work.PREFILL_PAIRS)
     for group, calls in bench.kept.items():
@@ -267,8 +275,12 @@ def sweep(bench: Bench) -> None:
     """Every kernel with every number of splits at the shapes and pairs of `speed`: what the picker's model is fitted to."""
     bench.copy_rate = 0.0
     copies(bench)
-    for todo, pairs in ((work.decode, work.DECODE_PAIRS), (work.prefill, work.PREFILL_PAIRS)):
-        for layer, rows in layers_of(bench, todo(), sorted({b for _, b in pairs})):
+    for todo, pairs in (
+        (work.planes(work.PLANE_SWEEP_ROWS), work.PLANE_PAIRS),
+        (work.decode(), work.DECODE_PAIRS),
+        (work.prefill(), work.PREFILL_PAIRS),
+    ):
+        for layer, rows in layers_of(bench, todo, sorted({b for _, b in pairs})):
             for a_bits, b_bits in pairs:
                 if not bench.late():
                     sweep_one(bench, layer, Work(rows, layer.n, layer.k, a_bits, b_bits))

@@ -25,12 +25,15 @@ from .work import Gpu, Work
 
 CHECKS = "cuda_checks.json"
 SANITIZERS = "cuda_sanitizers.json"
+PLANES_SUFFIX = " few bits"  # of the groups of products that 1-bit tensor cores may multiply
 LT, LT_TO_8, BF16 = "cuBLASLt int8", "cuBLASLt int8 to int8", "bf16 torch.matmul"
 SQUARE = f"{work.SQUARE}x{work.SQUARE}x{work.SQUARE}"
 FUSED = "ulp W4A4 to 4 bits"
 # Targets: the square over cuBLASLt and in TOPS; few rows over cuBLASLt, over bf16, share of the copy's bandwidth.
 SQUARE_OVER_LT, SQUARE_TOPS = 1.0, 1300.0
 DECODE_OVER_LT, DECODE_OVER_BF16, DECODE_SHARE = 1.7, 3.0, 0.75
+# Products of few bits at the square, over cuBLASLt's of int8.
+PLANES_OVER_LT = {"W1A1": 4.0, "W1A2": 2.0, "W2A2": 1.1}
 # "Time falls with the bytes": no more than this times what the bytes of W4A8 and of the narrower pair say.
 NARROW_EXCESS = 1.25
 MAX_PICKS = 25
@@ -105,7 +108,7 @@ def decode_groups(result: Result, layers: Sequence[tuple[int, int]] = work.LAYER
 
 def verdicts(result: Result) -> list[Verdict]:
     """Every target, with the worst figure where it speaks of many shapes."""
-    return [*_square_verdicts(result), *_decode_verdicts(result), *_narrow_verdicts(result)]
+    return [*_square_verdicts(result), *_planes_verdicts(result), *_decode_verdicts(result), *_narrow_verdicts(result)]
 
 
 def _square_verdicts(result: Result) -> list[Verdict]:
@@ -119,6 +122,17 @@ def _square_verdicts(result: Result) -> list[Verdict]:
         _at_least(what, f">= {SQUARE_OVER_LT:.1f}x {LT}", over, SQUARE_OVER_LT, "{:.2f}x" + (f" ({peer.name})" if peer else "")),
         _at_least(what, f">= {SQUARE_TOPS:.0f} TOPS", rate, SQUARE_TOPS, "{:.0f} TOPS"),
     ]
+
+
+def _planes_verdicts(result: Result) -> list[Verdict]:
+    group = result.find(planes_name(work.SQUARE))
+    peer = group.find(LT) if group else None
+    made = []
+    for pair, limit in PLANES_OVER_LT.items():
+        cell = group.find(f"ulp {pair}") if group else None
+        over = cell.over(peer).median if cell and peer else None
+        made.append(_at_least(f"{SQUARE} {pair}", f">= {limit:.1f}x {LT}", over, limit, "{:.2f}x"))
+    return made
 
 
 def _at_least(what: str, target: str, found: float | None, limit: float, form: str, where: str = "") -> Verdict:
@@ -181,6 +195,11 @@ def targets_table(result: Result) -> Table:
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ speed
+
+
+def planes_name(rows: int) -> str:
+    """Of the group of few bits at this M."""
+    return f"{rows}x{work.SQUARE}x{work.SQUARE}{PLANES_SUFFIX}"
 
 
 def square_table(result: Result, group: Group) -> Table:
@@ -319,6 +338,7 @@ def tables(result: Result, sweep: Result | None = None, max_picks: int | None = 
     made = [targets_table(result)]
     if group := result.find(SQUARE):
         made.append(square_table(result, group))
+    made += [square_table(result, group) for rows in work.PLANE_ROWS if (group := result.find(planes_name(rows)))]
     made += [decode_table(result, layer) for layer in work.LAYERS]
     made += [prefill_table(result), peers_table(result), kernels_table(result)]
     if sweep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 SQUARE = 8192
@@ -14,16 +14,21 @@ DECODE_ROWS = (1, 4, 8, 16, 32, 64)
 PREFILL_ROWS = (256, 512, 1024, 2048, 4096)
 DECODE_PAIRS = ((4, 4), (8, 4), (8, 3), (8, 2), (8, 1))  # (a_bits, b_bits)
 PREFILL_PAIRS = ((4, 4), (8, 4))
+# What the 1-bit tensor cores are for, and one pair beyond: on a square layer, and at few rows.
+PLANE_PAIRS = ((1, 1), (2, 1), (2, 2), (3, 3))
+PLANE_ROWS = (SQUARE, 1, 16, 64)
+PLANE_SWEEP_ROWS = (64, 4096)
 
-# Dense multiply-accumulates per multiprocessor and clock: (int8, int4 where both operands have 4 bits or fewer), by NVIDIA's data sheets.
+# Dense multiply-accumulates per multiprocessor and clock: (int8, int4 where both operands have 4 bits or fewer, 1 bit), by NVIDIA's data
+# sheets. 1 bit: the A100's ratio of 8 to int8, taken as the bound of all that have such cores.
 TENSOR_MACS = {
-    75: (1024, 2048),
-    80: (2048, 4096),
-    86: (1024, 2048),
-    89: (1024, 2048),
-    90: (4096, 4096),
-    100: (8192, 8192),
-    120: (1024, 1024),
+    75: (1024, 2048, 0),
+    80: (2048, 4096, 16384),
+    86: (1024, 2048, 8192),
+    89: (1024, 2048, 8192),
+    90: (4096, 4096, 32768),
+    100: (8192, 8192, 0),
+    120: (1024, 1024, 0),
 }
 # Rotating over this many times the L2 cache, nothing of a buffer is left there when its turn comes again.
 ROTATION = 3
@@ -84,8 +89,9 @@ class Work:
 def tensor_ns(work: Work, gpu: Gpu, clock_mhz: float | None = None) -> float:
     """The tensor cores' time at a clock (None: the highest), if nothing ever waits."""
     known = [arch for arch in TENSOR_MACS if arch <= gpu.arch]
-    int8, int4 = TENSOR_MACS[max(known)] if known else TENSOR_MACS[min(TENSOR_MACS)]
-    rate = int4 if max(work.a_bits, work.b_bits) <= 4 else int8
+    int8, int4, int1 = TENSOR_MACS[max(known)] if known else TENSOR_MACS[min(TENSOR_MACS)]
+    # One product per pair of bit planes on 1-bit cores.
+    rate = max(int4 if max(work.a_bits, work.b_bits) <= 4 else int8, int1 / (work.a_bits * work.b_bits))
     return work.macs / (rate * gpu.sms * (clock_mhz or gpu.clock_mhz) * 1e-3)
 
 
@@ -115,6 +121,11 @@ def decode() -> Iterator[tuple[tuple[int, int], int]]:
     """((N, K), M) of every decode group, one layer at a time; the layers that the targets name first."""
     ordered = [*TARGET_LAYERS, *(layer for layer in LAYERS if layer not in TARGET_LAYERS)]
     return ((layer, rows) for layer in ordered for rows in DECODE_ROWS)
+
+
+def planes(rows: Sequence[int]) -> Iterator[tuple[tuple[int, int], int]]:
+    """((N, K), M) at which pairs of few bits are measured."""
+    return (((SQUARE, SQUARE), m) for m in rows)
 
 
 def prefill() -> Iterator[tuple[tuple[int, int], int]]:

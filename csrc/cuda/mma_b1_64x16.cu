@@ -2,6 +2,6 @@
 
 namespace ulp::cuda {
 
-MmaKernel mma_b1_64x16(int bits) { return find_mma<MmaSmall, Unit::b1>(bits); }
+MmaKernel mma_b1_64x16(int bits) { return find_mma<MmaPlanesSmall, Unit::b1>(bits); }
 
 }  // namespace ulp::cuda

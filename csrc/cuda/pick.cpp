@@ -106,6 +106,7 @@ const char* objection(const KernelRow& row, const Situation& situation, const Ma
     case Family::mma_s8:
       break;
   }
+  if (row.shared_bytes(s.b.bits, 2) > figures(machine.arch).shared_bytes) return "its two stages do not fit in shared memory";
   if (!row.hopper()) return nullptr;
   if (s.k == 0) return "K is 0";
   if (ceil_div(s.k, row.step()) > row.max_splits * max_split_steps(row, s)) return "K is too long for its accumulators";

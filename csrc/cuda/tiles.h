@@ -37,6 +37,9 @@ struct MmaTile {
 using MmaSmall = MmaTile<4, 1, 2, 1, 2>;   // 64 channels x 16 tokens
 using MmaMedium = MmaTile<4, 1, 2, 1, 8>;  // 64 x 64
 using MmaLarge = MmaTile<4, 2, 1, 2, 8>;   // 128 x 128
+// For planes, whose steps of k are long: their warps do not divide k.
+using MmaPlanesSmall = MmaTile<4, 1, 1, 1, 2>;   // 64 x 16
+using MmaPlanesMedium = MmaTile<4, 2, 1, 1, 4>;  // 64 x 64
 
 constexpr int kMaxMmaStages = 6;
 

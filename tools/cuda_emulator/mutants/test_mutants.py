@@ -26,11 +26,16 @@ PAIRS = "90 128 256 3072 4 4 wgmma_128x128"  # blocks share activations
 SPLIT = "90 64 256 4096 4 4 wgmma_128x64"  # sums meet in a cluster
 TILES = "90 64 4096 256 4 4 wgmma_128x64"  # several tiles per block
 MMA = "80 64 64 1024 4 4 mma_s4_64x64"
+PLANES = "90 64 256 5000 2 2 wgmma_b1_128x64/1"  # four passes over more steps of k than stages, and a tail
+TAIL = "90 64 128 700 2 2 wgmma_b1_128x64/1"  # less than a step
+MMA_PLANES = "80 64 64 5000 2 2 mma_b1_64x64/1"
 
 # The instance of a kernel that its products run, for 4-bit signed operands.
 INSTANCES = {
     "wgmma_128x64": "Sm90Kernel wgmma_128x64(bool, int) { return gemm_sm90<Unit::s8, 4, 64>; }",
     "wgmma_128x128": "Sm90Kernel wgmma_128x128(bool, int) { return gemm_sm90<Unit::s8, 4, 128>; }",
+    "wgmma_b1_128x64": "Sm90Kernel wgmma_b1_128x64(bool, int) { return gemm_sm90<Unit::b1, 2, 64>; }",
+    "mma_b1_64x64": "MmaKernel mma_b1_64x64(int) { return gemm_mma<MmaPlanesMedium, 2, Unit::b1>; }",
     "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s4>; }",
 }
 
@@ -46,7 +51,7 @@ class Mutant(NamedTuple):
     @property
     def kernel(self) -> str:
         """The row of the table that the product runs on."""
-        return self.product.split()[-1]
+        return self.product.split()[-1].split("/")[0]
 
 
 def _hopper(line: str, becomes: str, product: str) -> Mutant:
@@ -54,28 +59,38 @@ def _hopper(line: str, becomes: str, product: str) -> Mutant:
 
 
 MUTANTS = [
-    _hopper("ptx::barrier_wait(own.full(ring.stage), ring.phase);\n  const Words", "const Words", RING),
+    _hopper("ptx::barrier_wait(own.full(ring.stage), ring.phase);\n  // A warp", "// A warp", RING),
     _hopper("ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);", "", RING),
     _hopper("  __syncwarp();\n  if (lane < p.multicast)", "  if (lane < p.multicast)", RING),
     _hopper("if (!first) sm90_release(p, own, before, lane);", "sm90_release(p, own, ring.stage, lane);", RING),
     _hopper("ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();", RING),
-    _hopper("step(odd, false);", "step(even, false);", RING),
+    _hopper("step(odd, number", "step(even, number", RING),
     _hopper("ptx::wgmma_fence();", "", RING),
     _hopper("ptx::wgmma_wait<0>();", "", RING),
     _hopper("bytes + kTokens * kBlock)", "bytes + kTokens * kBlock / 2)", RING),
     _hopper("bytes + kTokens * kBlock)", "bytes + kTokens * kBlock * 2)", RING),
     _hopper("ptx::fence_barrier_init();", "", RING),
     _hopper("  __syncwarp();\n  ptx::cluster_sync();", "", RING),
-    _hopper("lower_registers<40>", "lower_registers<48>", RING),
+    _hopper("kPlanes ? 56 : 40", "kPlanes ? 56 : 48", RING),
     _hopper("if (lane < p.multicast) ptx::", "if (lane < 2) ptx::", RING),
     _hopper("kSm90ConsumerWarps * p.multicast", "kSm90ConsumerWarps", PAIRS),
     _hopper("own.rank_channel * rows * kBlock;", "0;", PAIRS),
     _hopper("if (p.splits * p.multicast > 1) ptx::cluster_sync();", "", PAIRS),
     _hopper("if (p.splits * p.multicast > 1) ptx::cluster_sync();", "", SPLIT),
     _hopper("if (p.splits == 1) ptx::barrier_sync(1 + group, 128);", "", TILES),
+    _hopper("pair.a * p.m", "0", PLANES),
+    _hopper("own.blocks(p, step) * block_bytes", "kBlocks * block_bytes", TAIL),
+    _hopper("block < blocks) plane_of", "true) plane_of", TAIL),
+    _hopper("a[block / 2][block % 2 * 2] = rows[0];", "a[block / 2][block % 2] = rows[0];", PLANES),
+    _hopper("pair.w, pass == 0, acc", "pair.w, true, acc", PLANES),
+    Mutant("gemm_mma.cuh", "if constexpr (kPlanes) fetched.next(p.planes);", "", MMA_PLANES),
+    Mutant("gemm_mma.cuh", "if (4 * pair >= blocks) break;", "if (8 * pair >= blocks) break;", MMA_PLANES),
+    Mutant("planes.cuh", "factor = 2;", "factor = 1;", MMA_PLANES),
+    Mutant("planes.cuh", "return negative == before ? factor : -factor;", "return factor;", MMA_PLANES),
+    Mutant("planes.cuh", "rotate_left(row, 1) | (from[kStep] & mask)", "rotate_left(row, 1) | (from[0] & mask)", MMA_PLANES),
     Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
-    Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16", "(4 * pair + lane / 8) * 16", MMA),
+    Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16));\n      if", "(4 * pair + lane / 8) * 16));\n      if", MMA),
 ]
 
 
@@ -103,7 +118,8 @@ def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
     (scratch / "cuda").mkdir()
     (scratch / "cuda" / mutant.header).write_text(text.replace(mutant.line, mutant.becomes), "utf-8")
     source, program = scratch / "kernel.cpp", scratch / "program"
-    source.write_text(f'#include "cuda/{mutant.header}"\nnamespace ulp::cuda {{\n{INSTANCES[mutant.kernel]}\n}}\n', "utf-8")
+    kernels = "gemm_mma.cuh" if "Mma" in INSTANCES[mutant.kernel] else "gemm_sm90.cuh"
+    source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{INSTANCES[mutant.kernel]}\n}}\n', "utf-8")
     # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
     archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
     folders = [f"-I{path}" for path in (scratch, EMULATOR, CSRC)]
