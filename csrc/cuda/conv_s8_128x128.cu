@@ -1,0 +1,8 @@
+#include "cuda/conv_kernels.h"
+#include "cuda/conv_rows.cuh"
+
+namespace ulp::cuda {
+
+ConvKernel conv_s8_128x128(int bits) { return find_mma<MmaLarge, false, ConvArguments>(bits); }
+
+}  // namespace ulp::cuda
