@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import test_plan_elements
 import test_plan_units
+from cuda_arrays import CupyArray, OtherArray, TorchTensor, fake_cupy, fake_torch
 from cuda_modules import NO_EMULATOR, load_emulated
 from hypothesis import given, settings
 from reference import Array, assert_exact
@@ -18,10 +21,15 @@ from test_cuda_kernels import Emulator
 from test_nn_compile import Random, networks
 from test_plan import branches
 
-from ulp import _core, nn
+import ulp
+from ulp import _core, config, nn
 from ulp._gpu import native, steps
 from ulp._gpu.network import DeviceNetwork
 from ulp.nn.script import TENSORS, Script
+from ulp.onnx.limits import Limits
+from ulp.onnx.model import OnnxError, Port
+from ulp.onnx.network import OnnxNetwork
+from ulp.onnx.stages import IntegerStage
 
 pytestmark = pytest.mark.skipif(load_emulated() is None, reason=NO_EMULATOR)
 
@@ -300,3 +308,74 @@ def test_a_step_without_a_form_is_named(emulator: Emulator, monkeypatch: pytest.
     for device, error in (("cuda:7", ValueError), ("tpu", ValueError), (0, TypeError)):
         with pytest.raises(error):
             compiled.to(device)
+
+
+@pytest.mark.parametrize("make", [TorchTensor, CupyArray, OtherArray])
+def test_arrays_on_the_device(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
+    """Results are of the input's library, on its stream; what does not fit is refused before anything starts."""
+    monkeypatch.setitem(sys.modules, "torch", fake_torch())
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    x = np.random.default_rng(0).standard_normal((3, 3, 12, 12)).astype(np.float32)
+    there = assert_runs(small_network(4), x)
+    result = there(make(x))
+    assert type(result) is make
+    assert_exact(result.host, there.to("cpu")(x), "on the device")
+    turned = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)  # channels last
+    assert_exact(there(make(turned)).host, result.host, "of strides")
+    assert there(make(x[:0])).shape == (0, 10)
+    with pytest.raises(nn.LayerError, match="compile it again for another size"):
+        there(make(x[:, :, :11]))
+    with pytest.raises(TypeError, match="x has dtype uint8: on a GPU this network takes float32"):
+        there(make(x.astype(np.uint8)))
+    with pytest.raises(ValueError, match="x is on cuda:1, and the network on cuda:0"):
+        there(make(x, 1))
+    x[0, 0, 0, 0] = np.nan
+    assert there(make(x)).shape == (3, 10)  # nobody looks
+    monkeypatch.setattr(config, "cuda_check", True)
+    with pytest.raises(_core.NotFinite):
+        there(make(x))
+
+
+def test_pickles_and_saved_networks(emulator: Emulator, tmp_path: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    there = assert_runs(small_network(3), x)
+    again = pickle.loads(pickle.dumps(there))
+    assert type(again) is type(there)
+    assert again.device == "cuda:0"
+    assert_exact(again(x), there(x), "unpickled")
+    there.to("cpu").save(tmp_path / "network.ulp")
+    assert_exact(nn.load(tmp_path / "network.ulp").to("cuda")(x), there(x), "loaded")
+
+
+class Listed(nn.Module):
+    """A network that returns its result in a list, as the parts of a loaded model do."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Any) -> list[Any]:
+        return [self.network(x)]
+
+
+def test_a_loaded_model(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    compiled = assert_runs(Listed(small_network(4)), x).to("cpu")
+    ports = Port("x", np.dtype(np.float32), ("N", 3, 12, 12)), Port("y", np.dtype(np.float32), ("N", 10))
+    network = OnnxNetwork(ports[:1], ports[1:], [IntegerStage(("x",), ("y",), compiled)], {}, [], 21, Limits())
+    network.save(tmp_path / "model.ulp")
+    expected = network(x)
+    for there in (network.to("cuda"), ulp.load(tmp_path / "model.ulp", device="cuda:0"), ulp.load(tmp_path / "model.ulp", device="auto")):
+        assert there.device == "cuda:0"
+        assert_exact(there(x), expected, "by position")
+        assert_exact(there(x=x), expected, "by name")
+        assert_exact(there.to("cpu")(x), expected, "back on the CPU")
+        assert_exact(pickle.loads(pickle.dumps(there))(x), expected, "unpickled")
+        with pytest.raises(TypeError, match="the input 'x' is missing"):
+            there()
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    assert_exact(there(CupyArray(x)).host, expected, "on the device")
+    two = OnnxNetwork(ports[:1], ports[1:], [IntegerStage(("x",), ("y",), compiled)] * 2, {}, [], 21, Limits())
+    with pytest.raises(OnnxError, match="device='cuda': the model runs in 2 parts; on a GPU all of a model has to be one integer plan"):
+        two.to("cuda")
+    assert two.to("auto") is two

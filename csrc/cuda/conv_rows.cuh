@@ -88,8 +88,8 @@ struct ConvRows {
       : place{WindowPlace(p, token + MmaCopies<Tile>::token(kIndices))...} {}
 };
 
-template <typename Tile>
-__device__ inline ConvRows<Tile> rows_of(const ConvArguments& p, const MmaPlace<Tile>& place) {
+template <typename Tile, int kBlocks>
+__device__ inline ConvRows<Tile> rows_of(const ConvArguments& p, const MmaPlace<Tile, kBlocks>& place) {
   return ConvRows<Tile>(p, place.token);
 }
 

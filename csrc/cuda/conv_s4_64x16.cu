@@ -3,6 +3,6 @@
 
 namespace ulp::cuda {
 
-ConvKernel conv_s4_64x16(int bits) { return find_mma<MmaSmall, true, ConvArguments>(bits); }
+ConvKernel conv_s4_64x16(int bits) { return find_mma<MmaSmall, Unit::s4, ConvArguments>(bits); }
 
 }  // namespace ulp::cuda

@@ -3,6 +3,6 @@
 
 namespace ulp::cuda {
 
-ConvKernel conv_s4_64x64(int bits) { return find_mma<MmaMedium, true, ConvArguments>(bits); }
+ConvKernel conv_s4_64x64(int bits) { return find_mma<MmaMedium, Unit::s4, ConvArguments>(bits); }
 
 }  // namespace ulp::cuda

@@ -3,6 +3,6 @@
 
 namespace ulp::cuda {
 
-ConvKernel conv_s8_64x16(int bits) { return find_mma<MmaSmall, false, ConvArguments>(bits); }
+ConvKernel conv_s8_64x16(int bits) { return find_mma<MmaSmall, Unit::s8, ConvArguments>(bits); }
 
 }  // namespace ulp::cuda

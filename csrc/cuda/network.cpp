@@ -176,6 +176,18 @@ void Network::run(int64_t images, const void* const* inputs, void* const* output
   if (!capturing) turn_->end(queue);
 }
 
+void Network::start_step(size_t step, int64_t images, Stream stream) const {
+  if (step >= steps_.size() || steps_[step]->input >= 0 || steps_[step]->output >= 0) {
+    throw std::invalid_argument("step " + std::to_string(step) + " is none without a port");
+  }
+  if (images < 1 || images > room_)
+    throw std::invalid_argument("there is memory for " + std::to_string(room_) + " images: run that many first");
+  const CurrentDevice current(device_);
+  unsigned char* arena = static_cast<unsigned char*>(arena_.data());
+  steps_[step]->start({tensors_, arena, images, arena + images * scratch_[step], outside_.data(), static_cast<int*>(status_.data()),
+                       nullptr, nullptr, stream});
+}
+
 std::array<bool, 2> Network::status(Stream stream) const {
   int found[2] = {};
   download(found, status_.data(), sizeof found, device_, stream);

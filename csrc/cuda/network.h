@@ -222,6 +222,9 @@ class Network {
   // and wait. A stream under capture gets the kernels themselves, and needs a run of as many images, or more, before; from then on the
   // arena stays where it is, and no larger number is accepted.
   void run(int64_t images, const void* const* inputs, void* const* outputs, Stream stream);
+  // Starts one step without a port, on what the arena holds, outside of every graph and turn; for benchmarks. Needs a run of as many
+  // images, or more, before.
+  void start_step(size_t step, int64_t images, Stream stream) const;
   // Of the last run: whether an input or a sum that becomes codes was not finite, and whether an input's code was too large. Waits.
   std::array<bool, 2> status(Stream stream) const;
 

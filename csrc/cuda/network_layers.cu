@@ -170,7 +170,7 @@ struct ConvStep final : DeviceStep {
     p.flip = offset == 0 ? 0 : nibbles ? 0x88888888u : 0x80808080u;
     p.bipolar = !e.bipolar() ? 0 : nibbles ? 0x44444444u : 0x40404040u;
     p.splits = chosen.splits;
-    p.blocks_per_split = chosen.blocks_per_split;
+    p.steps_per_split = chosen.blocks_per_split;
     p.stages = chosen.stages;
     p.partials = reinterpret_cast<int*>(run.scratch + run.images * row_sum_bytes());
     p.windows = windows_of(fields.window, source, channels);

@@ -51,31 +51,35 @@ class DeviceNetwork:
         """What computes each step, for so many images."""
         return list(self._native.methods(images))
 
-    def on_host(self, arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """The results for C-contiguous numpy arrays (N, *port), copied to the device and back. ValueError for values, as on the CPU."""
+    def on_host(self, arrays: Sequence[npt.NDArray[Any]], shapes: Sequence[tuple[int, ...]] | None = None) -> list[npt.NDArray[Any]]:
+        """The results for C-contiguous numpy arrays (N, *port), copied to the device and back. ValueError for values, as on the CPU.
+
+        shapes: of the results of one image, of as many elements as the ports, which are the default.
+        """
+        shapes = shapes or [port.shape for port in self.outputs]
         library = Host(self.device)
         with self._lock:  # the status is of the last run
-            results = self._run(library, [library.view(library.upload(array)) for array in arrays])
+            results = self._run(library, [library.view(library.upload(array)) for array in arrays], shapes)
             if len(arrays[0]):
                 self._check(library)
         return [to_numpy(library, result) for result in results]
 
-    def on_device(self, arrays: Sequence[Any]) -> list[Any]:
-        """The results for arrays (N, ...) of as many elements as the ports, as arrays (N, *port) of the first one's library.
+    def on_device(self, arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+        """The results for arrays (N, ...) of as many elements as the ports, as arrays (N, *shape) of the first one's library.
 
         The work goes to that library's current stream and is not waited for. Values are not looked at, unless ULP_CUDA_CHECK=1.
         """
         library = library_of(arrays[0])
         views = [_usable(array, port, self.device, i) for i, (array, port) in enumerate(zip(arrays, self.inputs, strict=True))]
         with self._lock:
-            results = self._run(library, views)
+            results = self._run(library, views, shapes)
             if config.cuda_check and views[0].shape[0]:
                 self._check(library)
         return results
 
-    def _run(self, library: Library, views: Sequence[View]) -> list[Any]:
+    def _run(self, library: Library, views: Sequence[View], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
         images = views[0].shape[0]
-        results = [library.empty((images, *port.shape), port.dtype) for port in self.outputs]
+        results = [library.empty((images, *shape), port.dtype) for shape, port in zip(shapes, self.outputs, strict=True)]
         if images:
             self._native.run(
                 images=images,

@@ -85,9 +85,11 @@ class CompiledNetwork(Printed):
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
 
     input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint, group: as given to `compile`. input_quantizer: the
-    quantizer of the input, None if there are several. print() shows the steps. `save` writes it to a file, from which `load` makes it
-    again in milliseconds; pickle goes the same way.
+    quantizer of the input, None if there are several. device: "cpu". print() shows the steps. `save` writes it to a file, from which
+    `load` makes it again in milliseconds; pickle goes the same way. `to` moves it to a GPU.
     """
+
+    device = "cpu"
 
     def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, pack: Structure) -> None:
         self._lowered = lowered

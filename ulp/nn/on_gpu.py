@@ -47,12 +47,11 @@ class CudaNetwork(Printed):
             if not all(places):
                 raise ValueError("some inputs are on the CPU and some on a GPU: move all to one place")
             self._compiled.check_inputs(given)
-            results = self._network.on_device(given)
-            return self._compiled.packed([r.reshape(len(r), *s) for r, s in zip(results, self.output_shapes, strict=True)])
+            return self._compiled.packed(self._network.on_device(given, self.output_shapes))
         arrays, back = self._compiled._inputs(*given)
         shaped = self._compiled._lowered.shaped(arrays)
-        results = self._network.on_host(shaped if len(arrays) > 1 else [shaped])
-        return self._compiled.packed([back(r.reshape(len(r), *s)) for r, s in zip(results, self.output_shapes, strict=True)])
+        results = self._network.on_host(shaped if len(arrays) > 1 else [shaped], self.output_shapes)
+        return self._compiled.packed([back(result) for result in results])
 
     run = __call__
 

@@ -36,10 +36,11 @@ class OnnxNetwork(Printed):
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row per node of the model; print() shows
     them as a table. integer: whether all of it is one plan. quantized: where `ulp.load` quantized the model, what it made of it (a
     `ulp.quantize.Quantized`; not saved), else None. source: the quantized onnx.ModelProto that `ulp.compile` made it of, for `ulp.export`;
-    not saved. structure: how several results are handed out; None: by name.
+    not saved. structure: how several results are handed out; None: by name. device: "cpu", or where `to` has put it.
     """
 
     source: Any = None
+    device = "cpu"
 
     def __init__(
         self,

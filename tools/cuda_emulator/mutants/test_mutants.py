@@ -26,12 +26,15 @@ PAIRS = "90 128 256 3072 4 4 wgmma_128x128"  # blocks share activations
 SPLIT = "90 64 256 4096 4 4 wgmma_128x64"  # sums meet in a cluster
 TILES = "90 64 4096 256 4 4 wgmma_128x64"  # several tiles per block
 MMA = "80 64 64 1024 4 4 mma_s4_64x64"
+CONV = "80 9 40 48 -4 4 conv_s8_64x64"  # codes in pieces of 16
+WORDS = "80 9 40 20 -4 4 conv_s8_64x64"  # of 4
 
 # The instance of a kernel that its products run, for 4-bit signed operands.
 INSTANCES = {
     "wgmma_128x64": "Sm90Kernel wgmma_128x64(bool, int) { return gemm_sm90<Unit::s8, 4, 64>; }",
     "wgmma_128x128": "Sm90Kernel wgmma_128x128(bool, int) { return gemm_sm90<Unit::s8, 4, 128>; }",
     "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s4>; }",
+    "conv_s8_64x64": "void (*conv_s8_64x64(int))(ConvArguments) { return gemm_mma<MmaMedium, 4, Unit::s8, ConvArguments>; }",
 }
 
 
@@ -53,6 +56,17 @@ def _hopper(line: str, becomes: str, product: str) -> Mutant:
     return Mutant("gemm_sm90.cuh", line, becomes, product)
 
 
+CONVOLUTIONS = [
+    ("p.a + i * w.image;", "p.a;", CONV),
+    ("at_y >= 0 && at_y < w.height", "at_y < w.height", CONV),
+    ("at_x >= 0 && at_x < w.width", "at_x >= 0", CONV),
+    ("remainder(tap, tap_y) * w.dilation_x", "remainder(tap, tap_y)", CONV),
+    ("out_y * w.stride_y - w.pad_top", "out_y * w.stride_y", CONV),
+    ("from != nullptr ? from : p.outside", "from != nullptr ? from : p.a", CONV),
+    ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0)", CONV),
+    ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
+    ("row_part * c.sums.w_term[1]);", "row_part * c.sums.w_term[1]) + 1;", WORDS),
+]
 MUTANTS = [
     _hopper("ptx::barrier_wait(own.full(ring.stage), ring.phase);\n  const Words", "const Words", RING),
     _hopper("ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);", "", RING),
@@ -75,6 +89,7 @@ MUTANTS = [
     _hopper("if (p.splits == 1) ptx::barrier_sync(1 + group, 128);", "", TILES),
     Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
+    *(Mutant("conv_rows.cuh", *change) for change in CONVOLUTIONS),
     Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16", "(4 * pair + lane / 8) * 16", MMA),
 ]
 
