@@ -86,8 +86,8 @@ class Epilogue:
 class Network:
     """The steps of a plan on one device (csrc/cuda/network.h). Tensors and steps are added as ulp/_gpu/steps.py does, then it is finalized.
 
-    Places are (tensor, first channel). Fields of steps go by name and are those that a plan of the CPU has accepted, with offsets and scales
-    in the device's terms.
+    Places are (tensor, first channel). Fields of steps go by name and are those that a plan of the CPU has accepted, with offsets and
+    scales in the device's terms.
     """
 
     def __init__(self, device: int) -> None: ...
