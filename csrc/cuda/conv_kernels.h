@@ -12,13 +12,11 @@ namespace ulp::cuda {
 
 using ConvKernel = void (*)(ConvArguments);
 
-// The compiled kernel for weights of `bits` bits: 1 ... 8, conv_s4 1 ... 4.
+// The compiled kernel for weights of `bits` bits: 1 ... 4, conv_s8 also 8.
 ConvKernel conv_s4_128x128(int bits);
 ConvKernel conv_s4_64x64(int bits);
-ConvKernel conv_s4_64x16(int bits);
 ConvKernel conv_s8_128x128(int bits);
 ConvKernel conv_s8_64x64(int bits);
-ConvKernel conv_s8_64x16(int bits);
 
 struct ConvRow {
   std::string_view name;  // tensor cores, channels x pixels
@@ -43,9 +41,10 @@ constexpr ConvRow conv_row(std::string_view name, bool nibbles, ConvKernel (*ker
 
 // Best first.
 inline constexpr std::array kConvKernels = {
-    conv_row<MmaLarge>("conv_s4_128x128", true, conv_s4_128x128), conv_row<MmaMedium>("conv_s4_64x64", true, conv_s4_64x64),
-    conv_row<MmaSmall>("conv_s4_64x16", true, conv_s4_64x16),     conv_row<MmaLarge>("conv_s8_128x128", false, conv_s8_128x128),
-    conv_row<MmaMedium>("conv_s8_64x64", false, conv_s8_64x64),   conv_row<MmaSmall>("conv_s8_64x16", false, conv_s8_64x16),
+    conv_row<MmaLarge>("conv_s4_128x128", true, conv_s4_128x128),
+    conv_row<MmaMedium>("conv_s4_64x64", true, conv_s4_64x64),
+    conv_row<MmaLarge>("conv_s8_128x128", false, conv_s8_128x128),
+    conv_row<MmaMedium>("conv_s8_64x64", false, conv_s8_64x64),
 };
 
 }  // namespace ulp::cuda

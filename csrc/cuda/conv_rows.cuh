@@ -14,6 +14,13 @@
 
 namespace ulp::cuda {
 
+// Not inlined where it is compiled for a GPU: what few layers need would take most of the kernels' code.
+#if defined(__CUDACC__)
+#define ULP_CUDA_RARE __noinline__
+#else
+#define ULP_CUDA_RARE
+#endif
+
 // The first pixel of a window, which may lie outside of its image.
 struct WindowPlace {
   const unsigned char* image;  // null: there is no such window
@@ -58,6 +65,16 @@ struct WindowPlace {
   }
 };
 
+// The 16 codes of a window from k on, those from p.k on being zero.
+__device__ inline ULP_CUDA_RARE uint4 piece_of(WindowPlace place, const ConvArguments& p, int k) {
+  uint32_t words[4] = {};
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    if (k + 4 * part < p.k) words[part] = place.word(p, k + 4 * part);
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // The windows that a thread copies codes of.
 template <typename Tile>
 struct ConvRows {
@@ -74,12 +91,7 @@ struct ConvRows {
       ptx::copy_async16(to, from != nullptr ? from : p.outside, some ? 16 : 0);
       return;
     }
-    uint32_t word[4] = {};
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      if (some && k + 4 * part < p.k) word[part] = place[i].word(p, k + 4 * part);
-    }
-    ptx::store_shared4(to, make_uint4(word[0], word[1], word[2], word[3]));
+    ptx::store_shared4(to, some ? piece_of(place[i], p, k) : make_uint4(0, 0, 0, 0));
   }
 
  private:
@@ -113,6 +125,16 @@ __device__ inline void finish_pair(const ConvArguments& p, const LayerChannels& 
   if (c.sums.count < 2) return;
   const int sum1 = static_cast<int>(static_cast<uint32_t>(acc[1]) + c.sums.term[1] + row_part * c.sums.w_term[1]);
   finish_layer(p.layer, c.second, row, channel + 1, sum1);
+}
+
+// The kernel for weights of `bits` bits: 1 ... 4, and with bytes 8. Weights of 5 to 7 bits are packed to 8: that halves the compiled code.
+template <typename Tile, Unit kUnit>
+auto find_conv(int bits) {
+  using Kernel = void (*)(ConvArguments);
+  if constexpr (kUnit == Unit::s8) {
+    if (bits == 8) return static_cast<Kernel>(gemm_mma<Tile, 8, kUnit, ConvArguments>);
+  }
+  return with_bits<4>(bits, [](auto constant) -> Kernel { return gemm_mma<Tile, constant(), kUnit, ConvArguments>; });
 }
 
 }  // namespace ulp::cuda

@@ -3,6 +3,6 @@
 
 namespace ulp::cuda {
 
-ConvKernel conv_s4_128x128(int bits) { return find_mma<MmaLarge, Unit::s4, ConvArguments>(bits); }
+ConvKernel conv_s4_128x128(int bits) { return find_conv<MmaLarge, Unit::s4>(bits); }
 
 }  // namespace ulp::cuda

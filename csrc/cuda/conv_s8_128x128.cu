@@ -3,6 +3,6 @@
 
 namespace ulp::cuda {
 
-ConvKernel conv_s8_128x128(int bits) { return find_mma<MmaLarge, Unit::s8, ConvArguments>(bits); }
+ConvKernel conv_s8_128x128(int bits) { return find_conv<MmaLarge, Unit::s8>(bits); }
 
 }  // namespace ulp::cuda

@@ -3,6 +3,6 @@
 
 namespace ulp::cuda {
 
-ConvKernel conv_s8_64x64(int bits) { return find_mma<MmaMedium, Unit::s8, ConvArguments>(bits); }
+ConvKernel conv_s8_64x64(int bits) { return find_conv<MmaMedium, Unit::s8>(bits); }
 
 }  // namespace ulp::cuda

@@ -357,10 +357,9 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
 }
 
 // The kernel for weights of `bits` bits: 1 ... 8, for 4-bit and 1-bit tensor cores 1 ... 4.
-template <typename Tile, Unit kUnit, typename Problem = Arguments>
-auto find_mma(int bits) {
-  using Kernel = void (*)(Problem);
-  return with_bits<kUnit == Unit::s8 ? 8 : 4>(bits, [](auto constant) -> Kernel { return gemm_mma<Tile, constant(), kUnit, Problem>; });
+template <typename Tile, Unit kUnit>
+MmaKernel find_mma(int bits) {
+  return with_bits<kUnit == Unit::s8 ? 8 : 4>(bits, [](auto constant) -> MmaKernel { return gemm_mma<Tile, constant(), kUnit>; });
 }
 
 }  // namespace ulp::cuda

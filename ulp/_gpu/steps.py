@@ -92,6 +92,7 @@ class Builder:
             if channels < 4 and taps[1] > 1 and packed.k == by_rows:
                 values = _by_taps(values, taps, channels)
             values, bits, kept = _narrowest(values, packed.bits, zero)
+            bits = bits if bits <= 4 else 8  # csrc/cuda/conv_rows.cuh: find_conv
             made = self.module.Weights.from_host(np.ascontiguousarray(values), bits, self.device)
             self._weights[key] = made, kept, packed  # which keeps the id its own
         made, kept, _ = self._weights[key]
