@@ -210,6 +210,13 @@ def packed(p: Problem, group: int) -> Any:
 def plan_of(p: Problem, path: Path) -> Any:
     """ValueError where the method cannot compute it."""
     plan: Any = _core.Plan()
+    describe(p, path, plan)
+    plan.finalize(p.images_together, p.throughput)
+    return plan
+
+
+def describe(p: Problem, path: Path, plan: Any) -> None:
+    """The steps of the convolution for an open plan."""
     groups, kh, kw, channels, n = p.weights.shape
     height, width, depth = p.images.shape[1:]
     source = plan.codes(height, width, depth, p.a_bits, p.a_zero, 1.0)
@@ -243,8 +250,6 @@ def plan_of(p: Problem, path: Path) -> Any:
     plan.output(tensor=result, nhwc=True)
     for tensor in looked_up:
         plan.output(tensor=tensor, nhwc=True)
-    plan.finalize(p.images_together, p.throughput)
-    return plan
 
 
 def check_method(p: Problem, path: Path, plan: Any) -> None:

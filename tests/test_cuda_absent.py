@@ -14,15 +14,25 @@ from cuda_arrays import OtherArray
 from interpreter import run_python
 
 import ulp
+from ulp import nn
 from ulp._gpu import native
 
 ONES = np.ones((2, 3), dtype=np.int8)
+
+
+def compiled() -> nn.CompiledNetwork:
+    network = nn.Linear(3, 2, bits=2)
+    network.calibrate([np.ones((1, 3), np.float32)])
+    return nn.compile(network, (1, 3), tune=False)
+
 
 CALLS: dict[str, Callable[[], object]] = {
     "gemm": lambda: ulp.gemm(ONES, ONES.T, bits=2, device="cuda"),
     "pack": lambda: ulp.pack(ONES, 2, device="cuda:0"),
     "to": lambda: ulp.pack(ONES, 2).to("cuda"),
     "kernels": lambda: ulp.kernels(device="cuda"),
+    "network": lambda: compiled().to("cuda"),
+    "load": lambda: ulp.load("no such file.onnx", device="cuda"),
     "explain": lambda: ulp.explain(1, 2, 3, bits=4, device="cuda"),
 }
 
@@ -80,6 +90,14 @@ def test_device_cpu_needs_no_module() -> None:
 def test_no_driver_says_so(call: Callable[[], object]) -> None:
     with pytest.raises(RuntimeError, match="no CUDA device can be used: looking for CUDA devices: CUDA driver version is insufficient"):
         call()
+
+
+@pytest.mark.parametrize("missing", ["no_module", "no_driver"])
+def test_auto_is_the_cpu_then(missing: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(missing)
+    network = compiled()
+    assert network.to("auto") is network
+    assert network.device == "cpu"
 
 
 @pytest.mark.usefixtures("no_driver")

@@ -20,7 +20,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
 
-from bench.cuda import build, check, device, measure, names, operands, report, run, work
+from bench.cuda import build, check, conv, device, measure, names, operands, report, run, work
 from bench.cuda.operands import Epilogue, Problem
 from bench.cuda.work import Gpu, Work
 from bench.runs import machine, results  # the path comes first
@@ -512,3 +512,44 @@ def test_a_contestant_that_is_wrong_is_refused(dry: Any, tmp_path: Path) -> None
     assert [c.name for c in group.cells] == ["honest"]
     with pytest.raises(RuntimeError, match="idle is wrong"):
         device.fastest([idle])
+
+
+SMALL = (conv.Layer(3, 8, 7, 2, 9, 1), conv.Layer(16, 20, 1, 1, 4, 3))
+
+
+def test_resnets_convolutions_are_all_there() -> None:
+    assert sum(layer.count for layer in conv.RESNET50) == 53
+    assert sum(layer.count * layer.macs(1) for layer in conv.RESNET50) == 4_087_136_256
+    assert len({layer.name for layer in conv.RESNET50}) == len(conv.RESNET50)
+
+
+def test_convolutions_are_checked_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = cuda_modules.load_emulated()
+    if module is None:
+        pytest.skip(cuda_modules.NO_EMULATOR)
+    native = importlib.import_module("ulp._gpu.native")
+    native.replace_module(module)
+    try:
+        assert not conv.check(tmp_path, 0.0, SMALL)  # the time is over before it begins
+        assert conv.check(tmp_path, 60.0, SMALL)
+        found = json.loads((tmp_path / conv.CHECKS).read_text("utf-8"))
+        assert set(found["layers"].values()) == {"equal"}
+        assert len(found["layers"]) == len(SMALL) * len(conv.CHECKED)
+        monkeypatch.setattr(conv, "Problem", None)
+        assert conv.check(tmp_path, 0.0, SMALL)  # nothing is left
+    finally:
+        native.replace_module(None)
+
+
+def test_a_dry_run_of_convolutions(dry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("ulp._gpu.native").replace_module(dry)
+    monkeypatch.setattr(conv, "ROUNDS", 1)
+    monkeypatch.setattr(conv, "MAX_SLOTS", 2)
+    arguments = argparse.Namespace(out=tmp_path, seconds=100.0, libraries=tmp_path, commit="feed", command="dry")
+    for batches in ((2,), (2, 3)):
+        bench = measure.Bench("cuda_conv", arguments)
+        conv.speed(bench, SMALL, batches)
+        assert [row for row in bench.not_run if row["name"] != "torch fp16"] == []
+    result = results.load(tmp_path / "cuda_conv.json")
+    assert [group.name for group in result.groups] == [f"batch {n}, {layer.name}" for n in (2, 3) for layer in SMALL]
+    assert {cell.name for group in result.groups for cell in group.cells} >= {"ulp W4A4", "ulp W1A2"}

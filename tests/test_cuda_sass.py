@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 # Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop.
-MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 32}
+MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 32, "conv": 32}
 LAST_BEFORE_HOPPER = 89
 FIRST_WITH_B1, LAST_WITH_B1 = 80, 90
 
@@ -67,12 +67,13 @@ def cuobjdump(*arguments: str) -> Iterator[str]:
 
 
 def kernel_name(mangled: str) -> tuple[str, str]:
-    """("gemm_sm90", "ILi4ELi64ELb0EE") from the name of an instance of a kernel of ours."""
+    """("gemm_sm90", "ILi4ELi64ELb0EE") from the name of an instance of a kernel of ours; gemm_mma over windows is "conv"."""
     match = re.match(r"_ZN3ulp4cuda(\d+)", mangled)
     assert match is not None, mangled
     start = match.end()
     length = int(match[1])
-    return mangled[start : start + length], mangled[start + length :].partition("Ev")[0]
+    name, arguments = mangled[start : start + length], mangled[start + length :].partition("Ev")[0]
+    return ("conv", arguments.replace("NS0_13ConvArgumentsE", "")) if "ConvArguments" in arguments else (name, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,7 @@ def test_every_tile_is_there_for_every_architecture(resources: dict[Kernel, dict
     counts = Counter((arch, name) for arch, name, _ in resources)
     for arch in architectures:
         assert counts[arch, "gemm_mma"] in (0, 3 * (8 + 4 + 4)), arch
+        assert counts[arch, "conv"] in (0, 2 * (5 + 4)), arch
         assert counts[arch, "gemm_sm90"] == (5 * 8 * 2 + 3 * 4 if arch == "sm_90a" else 0), arch
     assert sum(counts[arch, "gemm_mma"] for arch in architectures) > 0
 

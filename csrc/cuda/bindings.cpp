@@ -4,6 +4,7 @@
 #include "bindings_classes.h"
 #include "bindings_gil.h"
 #include "cuda/api.h"
+#include "cuda/bindings_network.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -343,6 +344,7 @@ PYBIND11_MODULE(ULP_CUDA_MODULE, m) {
                py::arg("bias") = 0, py::arg("float_bias") = 0, py::arg("relu") = false, py::arg("out_bits") = 8,
                py::arg("out_signed") = false, py::arg("out_zero") = 0);
 
+  bind_network(m);
   m.def("build_info", build_info);
   m.def("devices", devices);
   m.def("current_device", ulp::cuda::current_device);

@@ -99,4 +99,10 @@ __device__ inline void finish(const Finish& f, const Channels<kCount>& c, int ro
   }
 }
 
+// What a kernel calls for two neighbouring channels of its arguments; other kinds of arguments have their own.
+__device__ inline Channels<2> channels_of(const Arguments& p, int channel) { return Channels<2>(p.finish, channel); }
+__device__ inline void finish_pair(const Arguments& p, const Channels<2>& c, int row, const int (&acc)[2]) {
+  finish(p.finish, c, row, acc);
+}
+
 }  // namespace ulp::cuda

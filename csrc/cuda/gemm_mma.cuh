@@ -62,10 +62,45 @@ struct MmaPlace {
   }
 };
 
-// Starts the copies of one stage: kWarpsK steps of k from `number` on. a: the activations, or a plane of them, of row_bytes each row.
-template <typename Tile, int kBits, int kBlocks>
-__device__ inline void fetch_stage(const Arguments& p, const MmaPlace<Tile, kBlocks>& place, const unsigned char* a, int row_bytes,
-                                   int number, uint32_t stage) {
+// The pieces of 16 bytes of activations that a thread copies to a stage, and the token of each.
+template <typename Tile>
+struct MmaCopies {
+  static constexpr int kCount = Tile::kWarpsK * Tile::kTokens * 8 / Tile::kThreads;
+  static_assert(kCount * Tile::kThreads == Tile::kWarpsK * Tile::kTokens * 8);
+  __device__ static int token(int i) { return (static_cast<int>(threadIdx.x) + i * Tile::kThreads) / 8 % Tile::kTokens; }
+};
+
+// The rows of a matrix, or of a plane of it: row_bytes from a on, p.a_stride apart. What takes its place, with rows_of, channels_of and
+// finish_pair of its arguments, makes another product (conv_rows.cuh).
+struct MatrixRows {
+  const unsigned char* a;
+  int row_bytes;
+
+  // Starts the copy number i of a stage: 16 bytes of a row from `offset` on, those behind its end being zero, to shared memory.
+  __device__ void copy(const Arguments& p, int /*i*/, int row, int offset, bool there, uint32_t to) const {
+    const int bytes = row < p.m && there ? max(0, min(16, row_bytes - offset)) : 0;
+    const unsigned char* from = bytes > 0 ? a + row * p.a_stride + offset : p.a;
+    if (p.aligned) {
+      ptx::copy_async16(to, from, bytes);
+    } else {
+      ptx::store_shared4(to, gather16(from, bytes));
+    }
+  }
+};
+
+template <typename Tile, int kBlocks>
+__device__ inline MatrixRows rows_of(const Arguments& p, const MmaPlace<Tile, kBlocks>&) {
+  return {p.a, p.k};
+}
+
+// The rows of a plane; only matrices have planes.
+__device__ inline void select_plane(MatrixRows& rows, const Arguments& p, int plane) {
+  rows = {p.a + static_cast<int64_t>(plane) * p.m * p.a_stride, p.planes.stride};
+}
+
+// Starts the copies of one stage: kWarpsK steps of k from `number` on.
+template <typename Tile, int kBits, int kBlocks, typename Problem, typename Rows>
+__device__ inline void fetch_stage(const Problem& p, const MmaPlace<Tile, kBlocks>& place, const Rows& rows, int number, uint32_t stage) {
   constexpr int kPieces = Tile::kTileStrips * strip_bytes(kBits) / 16;
   for (int at = static_cast<int>(threadIdx.x); at < Tile::kWarpsK * kBlocks * kPieces; at += Tile::kThreads) {
     const int block = number * kBlocks + at / kPieces;
@@ -75,20 +110,14 @@ __device__ inline void fetch_stage(const Arguments& p, const MmaPlace<Tile, kBlo
     ptx::copy_async16(stage + at * 16, from, there ? 16 : 0);
   }
   const uint32_t activations = stage + Tile::weight_bytes(kBits, kBlocks);
-  for (int at = static_cast<int>(threadIdx.x); at < Tile::kWarpsK * Tile::kTokens * 8; at += Tile::kThreads) {
-    const int token = at / 8 % Tile::kTokens;
+#pragma unroll
+  for (int i = 0; i < MmaCopies<Tile>::kCount; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * Tile::kThreads;
+    const int token = MmaCopies<Tile>::token(i);
     const int piece = at % 8;
     const int slab = at / 8 / Tile::kTokens;
-    const int offset = (number + slab) * kBlock + piece * 16;
-    const int row = place.token + token;
-    const int bytes = row < p.m && number + slab < place.end ? max(0, min(16, row_bytes - offset)) : 0;
-    const unsigned char* from = bytes > 0 ? a + row * p.a_stride + offset : p.a;
     const uint32_t to = activations + (at / 8) * kBlock + ((piece ^ (token % 8)) * 16);
-    if (p.aligned) {
-      ptx::copy_async16(to, from, bytes);
-    } else {
-      ptx::store_shared4(to, gather16(from, bytes));
-    }
+    rows.copy(p, i, place.token + token, (number + slab) * kBlock + piece * 16, number + slab < place.end, to);
   }
 }
 
@@ -195,8 +224,8 @@ constexpr bool unit_exists(Unit unit) {
 #endif
 }
 
-template <typename Tile, int kBits, Unit kUnit>
-__global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant__ Arguments p) {
+template <typename Tile, int kBits, Unit kUnit, typename Problem = Arguments>
+__global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant__ Problem p) {
   if constexpr (!unit_exists(kUnit)) {
     __trap();
     return;
@@ -204,6 +233,7 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
   constexpr bool kPlanes = kUnit == Unit::b1;
   constexpr int kBlocks = stage_blocks(kUnit);
   const MmaPlace<Tile, kBlocks> place(p, kBits);
+  auto rows = rows_of(p, place);
   const uint32_t shared = ptx::shared_base();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -225,9 +255,8 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
   int fetched_step = 0;
   int step = 0;
   const auto fetch = [&](uint32_t stage) {
-    const unsigned char* a = kPlanes ? p.a + static_cast<int64_t>(fetched.a) * p.m * p.a_stride : p.a;
-    const int row_bytes = kPlanes ? p.planes.stride : p.k;
-    fetch_stage<Tile, kBits>(p, place, a, row_bytes, place.begin + fetched_step * Tile::kWarpsK, stage);
+    if constexpr (kPlanes) select_plane(rows, p, fetched.a);
+    fetch_stage<Tile, kBits>(p, place, rows, place.begin + fetched_step * Tile::kWarpsK, stage);
     if (++fetched_step == steps) {
       fetched_step = 0;
       if constexpr (kPlanes) fetched.next(p.planes);
@@ -313,7 +342,7 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
       }
       continue;
     }
-    const Channels<2> channels(p.finish, channel);
+    const auto channels = channels_of(p, channel);
 #pragma unroll
     for (int column = 0; column < Tile::kColumns; ++column) {
 #pragma unroll
@@ -321,7 +350,7 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
         const int (&sum)[4] = acc[strip][column];
         const int token = token0 + 8 * column + i;
         const int both[2] = {sum[i] >> p.shift, sum[2 + i] >> p.shift};
-        if (token < p.m) finish(p.finish, channels, token, both);
+        if (token < p.m) finish_pair(p, channels, token, both);
       }
     }
   }

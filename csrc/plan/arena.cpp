@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "place.h"
+
 namespace ulp {
 namespace {
 
@@ -17,26 +19,6 @@ void check_bytes(int64_t bytes, int64_t group) {
   if (bytes <= kMaxBytes / group) return;
   refuse("the buffers of the plan take more than " + std::to_string(kMaxBytes >> 40) + " TiB with group = " + std::to_string(group) +
          "; the images are too large");
-}
-
-// A part of the arena that is in use from one step to another.
-struct Block {
-  int64_t begin, end;
-  int first_step, last_step;
-};
-
-// The lowest place that is free for all of the steps; it is taken. taken: by ascending begin.
-Block place(std::vector<Block>& taken, int64_t bytes, int first_step, int last_step) {
-  int64_t at = 0;
-  for (const Block& b : taken) {
-    if (b.first_step > last_step || first_step > b.last_step) continue;
-    if (b.begin - at >= bytes) break;
-    at = std::max(at, b.end);
-  }
-  const Block placed{at, at + bytes, first_step, last_step};
-  taken.insert(std::upper_bound(taken.begin(), taken.end(), placed, [](const Block& a, const Block& b) { return a.begin < b.begin; }),
-               placed);
-  return placed;
 }
 
 // From which step to which each tensor is in use.

@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 // No __shared__: all accesses to shared memory go through cuda/ptx.cuh.
 #define __device__
@@ -120,6 +122,7 @@ inline unsigned __float_as_uint(float value) {
 inline float __int2float_rn(int value) { return static_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // the emulator is built with -ffp-contract=off
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
 extern "C" float fminf(float a, float b) noexcept;
 extern "C" float fmaxf(float a, float b) noexcept;
 
@@ -143,6 +146,7 @@ enum cudaError {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
+  cudaErrorIllegalState = 401,
   cudaErrorSymbolNotFound = 500,
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchOutOfResources = 701,
@@ -151,11 +155,25 @@ enum cudaError {
   cudaErrorMisalignedAddress = 716,
   cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureIsolation = 905,
   cudaErrorInvalidClusterSize = 912,
 };
 using cudaError_t = cudaError;
 
 using cudaStream_t = struct CUstream_st*;
+using cudaEvent_t = struct CUevent_st*;
+using cudaGraph_t = struct CUgraph_st*;
+using cudaGraphExec_t = struct CUgraphExec_st*;
+
+constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaEventDisableTiming = 2;
+
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal = 0,
+  cudaStreamCaptureModeThreadLocal = 1,
+  cudaStreamCaptureModeRelaxed = 2,
+};
 
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost = 0,
@@ -285,7 +303,21 @@ cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer);
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+
+// Work is done when its call returns, so events order nothing.
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 
 // The error of a kernel that faulted, as on a device; unlike there, later launches work again once it was returned.
 cudaError_t cudaGetLastError();
@@ -301,6 +333,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 namespace ulp::emulator {
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*run)(void*), void* arguments);
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+bool captures(cudaStream_t stream);
+void capture(cudaStream_t stream, std::function<cudaError_t()> work);
 }  // namespace ulp::emulator
 
 template <typename T>
@@ -308,11 +342,18 @@ cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute attribute, int val
   return ulp::emulator::set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
-// Runs the whole grid before it returns.
+// Runs the whole grid before it returns, or, on a stream that captures, when the graph is launched.
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
-  auto call = [&] { std::apply(kernel, values); };
-  return ulp::emulator::launch(
-      *config, reinterpret_cast<const void*>(kernel), [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+  const auto run = [kernel, values = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)](const cudaLaunchConfig_t& how) {
+    auto call = [&] { std::apply(kernel, values); };
+    return ulp::emulator::launch(how, reinterpret_cast<const void*>(kernel), [](void* c) { (*static_cast<decltype(call)*>(c))(); }, &call);
+  };
+  if (!ulp::emulator::captures(config->stream)) return run(*config);
+  std::vector<cudaLaunchAttribute> attributes(config->attrs, config->attrs + config->numAttrs);
+  ulp::emulator::capture(config->stream, [run, how = *config, attributes]() mutable {
+    how.attrs = attributes.data();
+    return run(how);
+  });
+  return cudaSuccess;
 }

@@ -146,7 +146,12 @@ cudaError_t cudaMemset(void* pointer, int value, size_t bytes) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t) { return cudaMemset(pointer, value, bytes); }
+cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {
+  const auto fill = [=] { return cudaMemset(pointer, value, bytes); };
+  if (!ulp::emulator::captures(stream)) return fill();
+  ulp::emulator::capture(stream, fill);
+  return cudaSuccess;
+}
 
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
   const std::lock_guard lock(state().mutex);

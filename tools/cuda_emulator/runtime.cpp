@@ -117,11 +117,6 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return synchronize();
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-
 cudaError_t cudaGetLastError() {
   const cudaError_t error = state().error;
   state().error = cudaSuccess;

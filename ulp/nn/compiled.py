@@ -20,6 +20,7 @@ from .graph import Graph
 from .layer import as_input
 from .lower import Lowered, Mode, lower
 from .module import Module, locate
+from .on_gpu import placed
 from .profile import Profile, ProfileRow, bits_text, measured, size_text
 from .quantizer import Quantizer
 from .script import Arrays
@@ -84,9 +85,11 @@ class CompiledNetwork(Printed):
     """A network as a plan; made by `compile`. Calling it gives what the network gives. Any number of threads may do so at once.
 
     input_shape, output_shapes: of one image, (C, H, W) or (features,). mode, hint, group: as given to `compile`. input_quantizer: the
-    quantizer of the input, None if there are several. print() shows the steps. `save` writes it to a file, from which `load` makes it
-    again in milliseconds; pickle goes the same way.
+    quantizer of the input, None if there are several. device: "cpu". print() shows the steps. `save` writes it to a file, from which
+    `load` makes it again in milliseconds; pickle goes the same way. `to` moves it to a GPU.
     """
+
+    device = "cpu"
 
     def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, pack: Structure) -> None:
         self._lowered = lowered
@@ -233,17 +236,37 @@ class CompiledNetwork(Printed):
     def __repr__(self) -> str:
         return f"<{str(self).splitlines()[0]}>"
 
+    def to(self, device: Any) -> Any:
+        """The network on a GPU, for device="cuda" or "cuda:1", a `CudaNetwork`; the network itself for "cpu".
+
+        "auto": on a GPU if there is one and every step has a form there, otherwise on the CPU.
+        Raises RuntimeError where there is no module for GPUs, no driver or no device, and ValueError, naming the step, where one has no
+        form on a GPU.
+        """
+        return placed(self, device)
+
+    def packed(self, results: list[Any]) -> Any:
+        """Results as the network hands them out: one alone, or in the tuple, list or dict that forward returned."""
+        return self._pack(results)
+
+    def check_inputs(self, given: tuple[Any, ...]) -> None:
+        """TypeError, LayerError where there are too many or too few inputs, or their shapes do not fit."""
+        if len(given) != len(self.input_shapes):
+            raise TypeError(f"{len(given)} inputs: the network has {len(self.input_shapes)}")
+        for x, shape in zip(given, self.input_shapes, strict=True):
+            check_shape(tuple(x.shape), shape)
+        if any(x.shape[0] != given[0].shape[0] for x in given):
+            raise LayerError(f"inputs of {', '.join(str(x.shape[0]) for x in given)} images: expected as many of each")
+
     def _inputs(self, *given: Any) -> tuple[list[npt.NDArray[Any]], Callable[[Any], Any]]:
         """The arrays of a call, and what turns a result into what the first of them was."""
         if len(given) != len(self.input_shapes):
             raise TypeError(f"{len(given)} inputs: the network has {len(self.input_shapes)}")
-        ports = zip(given, self.input_shapes, self._dtypes, strict=True)
-        arrays, backs = zip(*(self._input(x, shape, dtype) for x, shape, dtype in ports), strict=True)
-        if any(len(array) != len(arrays[0]) for array in arrays):
-            raise LayerError(f"inputs of {', '.join(str(len(array)) for array in arrays)} images: expected as many of each")
+        arrays, backs = zip(*(self._input(x, dtype) for x, dtype in zip(given, self._dtypes, strict=True)), strict=True)
+        self.check_inputs(arrays)
         return list(arrays), backs[0]
 
-    def _input(self, x: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
+    def _input(self, x: Any, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Callable[[Any], Any]]:
         if dtype == _FLOAT32:
             array, back = as_input(x, "x")
         else:
@@ -251,12 +274,16 @@ class CompiledNetwork(Printed):
             if array.dtype != dtype:
                 raise TypeError(f"x has dtype {array.dtype}: the network was compiled with codes_in=True, expected uint8 codes")
             array = np.ascontiguousarray(array)
-        if array.shape[1:] != shape or array.ndim == 0:
-            raise LayerError(
-                f"the network was compiled for input of shape [N, {shape_text(shape)[1:]}, but got {shape_text(array.shape)}: "
-                f"compile it again for another size"
-            )
         return array, back
+
+
+def check_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """LayerError unless `found` is (N, *shape)."""
+    if found[1:] != shape or not found:
+        raise LayerError(
+            f"the network was compiled for input of shape [N, {shape_text(shape)[1:]}, but got {shape_text(found)}: "
+            f"compile it again for another size"
+        )
 
 
 def compile(  # noqa: A001  # torch.compile and re.compile are called so, too

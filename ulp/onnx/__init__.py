@@ -14,6 +14,7 @@ from ulp._options import check_options
 from ulp._validate import integer
 from ulp.nn.compiled import Hint
 from ulp.nn.lower import Mode
+from ulp.nn.on_gpu import check_device
 from ulp.nn.saved import is_saved
 
 from .build import Built, Compilation
@@ -52,6 +53,7 @@ def load(
     tune: bool | None = None,
     limits: Limits | None = None,
     floats: str | None = None,
+    device: str = "cpu",
     progress: bool = True,
 ) -> OnnxNetwork:
     """Load a quantized model: QONNX (Quant, BipolarQuant, Trunc), QCDQ, QDQ of 2 to 8 bits, or QLinear operators; or one that was saved.
@@ -71,6 +73,8 @@ def load(
     limits: how large a file may be, and what it may ask for.
     floats: what runs nodes that are not integer: "onnxruntime", which runs all that there is in ONNX; or "numpy", which runs what small
         quantized networks need. By default onnxruntime where it is installed.
+    device: "cpu"; "cuda" or "cuda:1", for models all of which is one integer plan with a form on a GPU; or "auto", a GPU if there is one
+        and the model runs there, otherwise the CPU. `OnnxNetwork.to` moves a model later.
     progress: show a progress bar, as `ulp.nn.compile` does.
 
     Integer layers are exact. Other nodes (an activation that is not quantized, a softmax) run in between, neighbouring ones as one session
@@ -81,19 +85,24 @@ def load(
     if not isinstance(shapes, Mapping | None):
         raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
     limits = Limits.of(limits)
+    check_device(device)
     budget = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes, "metric": metric}
     if isinstance(bits, str) and bits.lower() == "float":
         if given := [name for name, value in {"calibrate": calibrate, **budget}.items() if value is not None]:
             raise ValueError(f"{given[0]}= with bits={bits!r}, which quantizes nothing")
         bits = None
     if bits is not None or calibrate is not None or any(value is not None for value in budget.values()):
-        return _quantized(source, bits, calibrate, limits, progress, budget).load(
-            strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
+        return (
+            _quantized(source, bits, calibrate, limits, progress, budget)
+            .load(
+                strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
+            )
+            .to(device)
         )
     if is_saved(source):
         again = load_saved(source, tune=bool(tune), limits=limits)
         _check_saved(again, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
-        return again
+        return again.to(device)
     model = read(source, limits)
     how: Mode = "threshold" if mode == "threshold" else "requantize"
     in_islands = available() if floats is None else floats == "onnxruntime"
@@ -104,8 +113,8 @@ def load(
     if strict:
         _check_strict(normal, built)
     elif in_islands and compilation.tune and how == "requantize":
-        return choice.fastest(built, one_shape)
-    return choice.network(built)
+        return choice.fastest(built, one_shape).to(device)
+    return choice.network(built).to(device)
 
 
 class _Shaped(NamedTuple):

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ulp._gpu import native
+from ulp._gpu.arrays import on_gpu
 from ulp._table import Printed, Table
 from ulp._tensors import as_numpy, as_tensor, is_tensor
 from ulp._validate import integer
 from ulp.nn import saved
-from ulp.nn.compiled import Structure
+from ulp.nn.compiled import CompiledNetwork, Structure
+from ulp.nn.on_gpu import AUTO, CudaNetwork
 from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
 from ulp.nn.shapes import LayerError
 
@@ -21,7 +24,7 @@ from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
 from .session import fed
-from .stages import IntegerStage, IslandStage, LayerRow, Stage, bound
+from .stages import FloatStage, IntegerStage, IslandStage, LayerRow, Stage, bound
 from .table import no_quantizers
 
 _NO_QUANTIZERS = "no quantizers in this file, so it runs in floats: ulp.load(..., bits=, calibrate=) quantizes it"
@@ -33,10 +36,11 @@ class OnnxNetwork(Printed):
     inputs, outputs: the model's, as the file has them. stages: what runs, in turn. layers: one row per node of the model; print() shows
     them as a table. integer: whether all of it is one plan. quantized: where `ulp.load` quantized the model, what it made of it (a
     `ulp.quantize.Quantized`; not saved), else None. source: the quantized onnx.ModelProto that `ulp.compile` made it of, for `ulp.export`;
-    not saved. structure: how several results are handed out; None: by name.
+    not saved. structure: how several results are handed out; None: by name. device: "cpu", or where `to` has put it.
     """
 
     source: Any = None
+    device = "cpu"
 
     def __init__(
         self,
@@ -117,6 +121,15 @@ class OnnxNetwork(Printed):
 
     run = __call__
 
+    def to(self, device: Any) -> OnnxNetwork:
+        """The model on a GPU, for device="cuda" or "cuda:1", an `OnnxCudaNetwork`; the model itself for "cpu".
+
+        "auto": on a GPU if there is one and all of the model has a form there, otherwise on the CPU.
+        Raises RuntimeError where there is no module for GPUs, no driver or no device, and ValueError, naming it, where a step, a node or an
+        island has no form on a GPU.
+        """
+        return _placed(self, device)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a file that `ulp.load` reads in milliseconds, without the package onnx and on any CPU."""
         saved.write_file(path, to_parts(self._contents()))
@@ -176,6 +189,10 @@ class OnnxNetwork(Printed):
         return f"<{str(self).splitlines()[0]}>"
 
     def _tensors(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Array]:
+        return self._checked(self._by_name(arrays, named))
+
+    def _by_name(self, arrays: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
+        """The inputs of a call. TypeError unless each is there once."""
         names = [port.name for port in self.inputs]
         if len(arrays) > len(names):
             raise TypeError(f"{len(arrays)} inputs: the model has {len(names)}, {', '.join(names)}")
@@ -188,11 +205,93 @@ class OnnxNetwork(Printed):
         missing = [name for name in names if name not in given]
         if missing:
             raise TypeError(f"the input {missing[0]!r} is missing: the model has {', '.join(names)}")
+        return given
+
+    def _checked(self, given: dict[str, Any]) -> dict[str, Array]:
+        """The inputs as stages take them, and the constants. TypeError, ValueError."""
         tensors = dict(self.constants)
         batch: dict[str, int] = {}
         for port in self.inputs:
             tensors[port.name] = checked(port, given[port.name], batch)
         return tensors
+
+
+class OnnxCudaNetwork(OnnxNetwork):
+    """A loaded model on one GPU; made by `OnnxNetwork.to`. Its results are the CPU's, bit for bit.
+
+    device: "cuda:0". Everything else as for `OnnxNetwork`; `save` writes the same file, without the device.
+    """
+
+    def __init__(self, network: OnnxNetwork, there: CudaNetwork) -> None:
+        super().__init__(
+            network.inputs,
+            network.outputs,
+            network.stages,
+            network.constants,
+            network.layers,
+            network.opset,
+            network.limits,
+            network.structure,
+        )
+        self.quantized, self.source = network.quantized, network.source
+        self._on_cpu = network
+        self._there = there
+        self.device = there.device
+
+    def __call__(self, *arrays: Any, **named: Any) -> Any:
+        """The model's result, as `OnnxNetwork` gives it. Arrays on the device give arrays there, as `CudaNetwork` does, which says more."""
+        (stage,) = self.stages
+        assert isinstance(stage, IntegerStage)
+        given = self._by_name(arrays, named)
+        if any(on_gpu(x) for x in given.values()):
+            results = dict(zip(stage.results, self._there(*(given[name] for name in stage.sources)), strict=True))
+            return self._pack([results[port.name] for port in self.outputs])
+        tensors_out = any(is_tensor(x) for x in given.values())
+        tensors = self._checked(given)
+        results = dict(zip(stage.results, self._there(*(_widened(tensors[name]) for name in stage.sources)), strict=True))
+        made = [finished(port, results[port.name]) for port in self.outputs]
+        return self._pack([as_tensor(result) for result in made] if tensors_out else made)
+
+    run = __call__
+
+    def to(self, device: Any) -> OnnxNetwork:
+        """As `CudaNetwork.to`."""
+        if device in (self.device, "cuda", AUTO):
+            return self
+        return self._on_cpu.to(device)
+
+    def __reduce__(self) -> Any:
+        return _again, (self._on_cpu, self.device)
+
+
+def _placed(network: OnnxNetwork, device: Any) -> OnnxNetwork:
+    """The network where `device` says, as for `CompiledNetwork.to`. OnnxError, naming it, where a part of it has no form on a GPU."""
+    compiled = _only_plan(network)
+    if isinstance(compiled, CompiledNetwork):
+        there = compiled.to(device)
+        return OnnxCudaNetwork(network, there) if isinstance(there, CudaNetwork) else network
+    if device != AUTO and native.device_index(device) is not None:
+        raise OnnxError(f"device={device!r}: {compiled}; on a GPU all of a model has to be one integer plan")
+    return network
+
+
+def _only_plan(network: OnnxNetwork) -> CompiledNetwork | str:
+    """The plan that is all of the model, or what else there is."""
+    for stage in network.stages:
+        if isinstance(stage, FloatStage):
+            return f"{stage.node} runs in floats on the CPU: {stage.reason}"
+        if isinstance(stage, IslandStage):
+            return f"{stage.session.what} runs in floats on the CPU"
+    if len(network.stages) != 1 or network.constants:
+        return f"the model runs in {len(network.stages)} parts"
+    stage = network.stages[0]
+    if isinstance(stage, IntegerStage) and {port.name for port in network.outputs} <= set(stage.results):
+        return stage.compiled
+    return "the model has results that no plan makes"
+
+
+def _again(network: OnnxNetwork, device: str) -> OnnxNetwork:
+    return _placed(network, device)
 
 
 def _port_text(port: Port) -> str:

@@ -1,13 +1,15 @@
-// A product on the emulated GPU, checked: arch M N K a_bits b_bits kernel. Negative bits are unsigned. Exits with 1 if the emulator finds a
-// fault or a sum is wrong. test_mutants.py links it to broken kernels.
+// A product on the emulated GPU, checked: arch M N K a_bits b_bits kernel. Negative bits are unsigned. A kernel for convolutions gets one
+// (convolution.cpp). Exits with 1 if the emulator finds a fault or a sum is wrong. test_mutants.py links it to broken kernels.
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <random>
 #include <vector>
 
 #include "cuda/api.h"
 #include "emulator.h"
+#include "mutants/convolution.h"
 
 namespace {
 
@@ -71,7 +73,8 @@ int main(int count, char** words) {
   for (uint64_t seed = 1; seed <= 4; ++seed) {
     ulp_emulator_seed(seed);
     try {
-      const int64_t wrong = check(shape, words[7]);
+      const bool convolves = strncmp(words[7], "conv_", 5) == 0;
+      const int64_t wrong = convolves ? check_convolution(shape, words[7]) : check(shape, words[7]);
       if (wrong == 0) continue;
       printf("%lld sums are wrong\n", static_cast<long long>(wrong));
     } catch (const std::exception& error) {

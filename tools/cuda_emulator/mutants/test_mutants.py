@@ -29,6 +29,8 @@ MMA = "80 64 64 1024 4 4 mma_s4_64x64"
 PLANES = "90 64 256 5000 2 2 wgmma_b1_128x64/1"  # four passes over more steps of k than stages, and a tail
 TAIL = "90 64 128 700 2 2 wgmma_b1_128x64/1"  # less than a step
 MMA_PLANES = "80 64 64 5000 2 2 mma_b1_64x64/1"
+CONV = "80 9 40 48 -4 4 conv_s8_64x64"  # codes in pieces of 16
+WORDS = "80 9 40 20 -4 4 conv_s8_64x64"  # of 4
 
 # The instance of a kernel that its products run, for 4-bit signed operands.
 INSTANCES = {
@@ -37,6 +39,7 @@ INSTANCES = {
     "wgmma_b1_128x64": "Sm90Kernel wgmma_b1_128x64(bool, int) { return gemm_sm90<Unit::b1, 2, 64>; }",
     "mma_b1_64x64": "MmaKernel mma_b1_64x64(int) { return gemm_mma<MmaPlanesMedium, 2, Unit::b1>; }",
     "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s4>; }",
+    "conv_s8_64x64": "void (*conv_s8_64x64(int))(ConvArguments) { return gemm_mma<MmaMedium, 4, Unit::s8, ConvArguments>; }",
 }
 
 
@@ -58,6 +61,17 @@ def _hopper(line: str, becomes: str, product: str) -> Mutant:
     return Mutant("gemm_sm90.cuh", line, becomes, product)
 
 
+CONVOLUTIONS = [
+    ("p.a + i * w.image;", "p.a;", CONV),
+    ("at_y >= 0 && at_y < w.height", "at_y < w.height", CONV),
+    ("at_x >= 0 && at_x < w.width", "at_x >= 0", CONV),
+    ("remainder(tap, tap_y) * w.dilation_x", "remainder(tap, tap_y)", CONV),
+    ("out_y * w.stride_y - w.pad_top", "out_y * w.stride_y", CONV),
+    ("from != nullptr ? from : p.outside", "from != nullptr ? from : p.a", CONV),
+    ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0)", CONV),
+    ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
+    ("row_part * c.sums.w_term[1]);", "row_part * c.sums.w_term[1]) + 1;", WORDS),
+]
 MUTANTS = [
     _hopper("ptx::barrier_wait(own.full(ring.stage), ring.phase);\n  // A warp", "// A warp", RING),
     _hopper("ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);", "", RING),
@@ -90,6 +104,7 @@ MUTANTS = [
     Mutant("planes.cuh", "rotate_left(row, 1) | (from[kStep] & mask)", "rotate_left(row, 1) | (from[0] & mask)", MMA_PLANES),
     Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
+    *(Mutant("conv_rows.cuh", *change) for change in CONVOLUTIONS),
     Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16));\n      if", "(4 * pair + lane / 8) * 16));\n      if", MMA),
 ]
 
