@@ -48,7 +48,8 @@ class _Weights:
     def values(self, middle: bool, table: FloatArray | None = None) -> FloatArray:
         """What they stand for: less the middle, or their zero points, or by a table."""
         parts = self.codes.reshape(-1, GROUP, self.size)
-        steps = table[parts] if table is not None else parts - np.float32(2 ** (self.bits - 1)) if middle else parts - self.zeros[:, None]
+        less = np.float32(2 ** (self.bits - 1)) if middle else self.zeros[:, None].astype(np.float32)
+        steps = parts - less if table is None else table[parts]
         return np.asarray((steps * self.scales[:, None]).reshape(self.size, self.size), np.float32)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ulp import _bitstream
 from ulp._gemm import gemm
+from ulp.grouped import GroupedMatrix
 from ulp.packed import PackedMatrix, pack
 from ulp.torch.layers import FixedTypes
 
@@ -52,9 +53,10 @@ class IntegerLinear(FixedTypes):
         self.register_buffer("weight_zero", zero.detach().to(torch.int32))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self._packed: tuple[tuple[int, int], list[_Group]] | None = None
+        self._grouped: tuple[tuple[int, int], GroupedMatrix, npt.NDArray[np.float64]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_packed": None}
+        return {**super().__getstate__(), "_packed": None, "_grouped": None}
 
     def groups(self) -> list[_Group]:
         """The weights of each group, packed for the kernels on first use and whenever the buffer is another."""
@@ -75,6 +77,19 @@ class IntegerLinear(FixedTypes):
             for part, group in zip(parts, self.groups(), strict=True)
         ]
 
+    def in_groups(self) -> tuple[GroupedMatrix, npt.NDArray[np.float64]]:
+        """The weights as a matrix in groups, packed as those of `groups`; and the sum of each column's values."""
+        stored = self.packed_weight
+        version = stored.data_ptr(), 0 if stored.is_inference() else stored._version
+        if self._grouped is None or self._grouped[0] != version:
+            integers = _bitstream.read(stored.numpy(), self.bits, (self.out_features, self.in_features))
+            scales, zeros = (t.numpy().T for t in (self.weight_scale.float(), self.weight_zero))
+            matrix = pack(np.ascontiguousarray(integers.T), self.bits, scales=np.ascontiguousarray(scales), zero_points=_same(zeros))
+            parts = integers.reshape(self.out_features, -1, self.group).sum(axis=2, dtype=np.int64).T
+            sums = ((parts - self.group * zeros.astype(np.int64)) * scales.astype(np.float64)).sum(axis=0)
+            self._grouped = version, matrix, sums
+        return self._grouped[1:]
+
     def check(self, x: Tensor) -> None:
         """RuntimeError and ValueError for what the layer does not take."""
         if x.requires_grad and torch.is_grad_enabled():
@@ -93,6 +108,12 @@ class IntegerLinear(FixedTypes):
         """Sizes and bits."""
         groups = "" if self.group == self.in_features else f", group={self.group}"
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, act_bits={self.act_bits}{groups}"
+
+
+def _same(zeros: npt.NDArray[np.int32]) -> npt.NDArray[np.int32] | int:
+    """One zero point where all are the same."""
+    first = int(zeros.flat[0])
+    return first if (zeros == first).all() else np.ascontiguousarray(zeros)
 
 
 def digits(x: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:

@@ -120,12 +120,10 @@ class IntxTokens(IntegerLinear):
             rows, MappingType.ASYMMETRIC, block, target_dtype=torch.int8, zero_point_dtype=torch.int8, **limits
         )
         codes = quantize_affine(rows, block, scale, zero, output_dtype=torch.int8, **limits).numpy()
-        zeros = zero.reshape(-1, 1).numpy().astype(np.int64)
-        w_scale = self.weight_scale.double().numpy()
-        total = np.zeros((len(codes), self.out_features))
-        for g, (sums, group) in enumerate(zip(self.sums(codes), self.groups(), strict=True)):
-            total += (sums - zeros * group.sums) * w_scale[:, g]
-        y = torch.from_numpy((total * scale.reshape(-1, 1).double().numpy()).astype(np.float32)).reshape(*x.shape[:-1], self.out_features)
+        zeros = zero.reshape(-1, 1).numpy().astype(np.float64)
+        matrix, sums = self.in_groups()
+        total = (matrix.product(codes) - zeros * sums) * scale.reshape(-1, 1).double().numpy()
+        y = torch.from_numpy(total.astype(np.float32)).reshape(*x.shape[:-1], self.out_features)
         if self.bias is not None:
             y += self.bias
         return y.to(x.dtype)
