@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -162,3 +163,16 @@ def test_damaged_files_are_refused(old: bytes, new: bytes) -> None:
     for place in places:
         with pytest.raises(ulp.onnx.OnnxError, match="cannot be loaded"):
             ulp.onnx.network.load_saved(data[:place] + new + data[place + len(old) :])
+
+
+def test_another_device_reads_and_gives_the_same_integers() -> None:
+    w = Ends()
+    y = w.integers(w.conv_of(w.floats("x", INT8)), INT8)
+    network = ulp.load(w.finished({"x": INT8}, {y: INT8}), tune=False)
+    (stage,) = network.stages
+    assert isinstance(stage, ulp.onnx.IntegerStage)
+    there = MagicMock(side_effect=stage.compiled, device="cuda:0")
+    x = w.rng.integers(-128, 128, (2, 8, 5, 5)).astype(np.int8)
+    found = ulp.onnx.network.OnnxCudaNetwork(network, there)(x)
+    assert found.dtype == np.int8
+    np.testing.assert_array_equal(found, network(x))

@@ -244,11 +244,16 @@ class OnnxCudaNetwork(OnnxNetwork):
         assert isinstance(stage, IntegerStage)
         given = self._by_name(arrays, named)
         if any(on_gpu(x) for x in given.values()):
+            for name, codes in stage.codes.items():
+                if codes.low or codes.dtype != np.uint8:
+                    raise TypeError(
+                        f"{name} is {codes.dtype}: of integers, arrays on the device are uint8 from 0 on only; pass numpy arrays"
+                    )
             results = dict(zip(stage.results, self._there(*(given[name] for name in stage.sources)), strict=True))
             return self._pack([results[port.name] for port in self.outputs])
         tensors_out = any(is_tensor(x) for x in given.values())
         tensors = self._checked(given)
-        results = dict(zip(stage.results, self._there(*(_widened(tensors[name]) for name in stage.sources)), strict=True))
+        results = dict(zip(stage.results, stage.by(self._there, [_widened(tensors[name]) for name in stage.sources]), strict=True))
         made = [finished(port, results[port.name]) for port in self.outputs]
         return self._pack([as_tensor(result) for result in made] if tensors_out else made)
 

@@ -49,9 +49,13 @@ class IntegerStage:
 
     def __call__(self, *arrays: Any) -> list[Array]:
         """The results, for arrays of the sources. Raises what `CompiledNetwork` does."""
+        return self.by(self.compiled, arrays)
+
+    def by(self, plan: Callable[..., Any], arrays: Sequence[Any]) -> list[Array]:
+        """The results by a plan that computes what `compiled` does."""
         if not self.codes:
-            return list(self.compiled(*arrays))
-        results = self.compiled(*self.fed(arrays))
+            return list(plan(*arrays))
+        results = plan(*self.fed(arrays))
         return [self.codes[name].integers(y) if name in self.codes else y for name, y in zip(self.results, results, strict=True)]
 
     def fed(self, arrays: Sequence[Any]) -> list[Any]:
