@@ -289,8 +289,9 @@ def _trial(ms: float, accuracy: float) -> Trial:
     [
         ([60, 85, 90, 95], [70, 90, 95, 97], [2.0, 1.0]),  # 1 keeps the budget of 80 when rounded anew, too
         ([60, 75, 90, 95], [70, 90, 95, 97], [3.0, 2.0, 1.0]),  # as a trial 2 does not, anew it does
+        ([79, 60, 75, 90], [85, 70, 70, 95], [4.0, 1.0]),  # the most accurate of those that are faster
         ([60, 85, 95, 90], [70, 70, 70, 85], [2.0, 3.0, 4.0]),  # worse than as trials: slower ones, until one keeps it
-        ([60, 65, 70, 75], [70, 70, 85, 85], [4.0, 3.0, 2.0]),  # none does as a trial: from the most accurate one on
+        ([60, 65, 70, 75], [70, 70, 85, 85], [4.0, 3.0, 2.0, 1.0]),  # none does as a trial: from the most accurate one on
     ],
 )
 def test_the_fastest_one_is_looked_for_among_those_rounded_anew(trials: list[float], anew: list[float], rounded: list[float]) -> None:

@@ -382,6 +382,37 @@ def test_an_encoder_becomes_integers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ulp.load(tmp_path / "model.onnx", tune=False, progress=False)(x.numpy()), y)
 
 
+class _Causal(Module):
+    """Attention as decoders have it: by a module with a mask, and by torch's function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.project, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(6))
+
+    def forward(self, x: Any) -> Any:
+        x = x + self.attend(x, x, x, attn_mask=self.mask, need_weights=False)[0]
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.project(x).chunk(3, -1))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = y + nn.functional.scaled_dot_product_attention(q, k, v, self.mask == 0, scale=0.5)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_masks_of_decoders_stay_in_the_plan() -> None:
+    torch.manual_seed(0)
+    model, x = _Causal().eval(), _random(16, 6, 16) - 0.5
+    with torch.no_grad():
+        exact = model(x)
+        with attention.batch_first(model):
+            torch.testing.assert_close(model(x), exact)
+    network = ulp.compile(model, x[:2], bits="W8A8", calibrate=x, progress=False)
+    left = {row.op_type for row in network.layers if not row.integer and "as a step of the plan" not in row.why}
+    assert left <= {"Shape", "Concat", "Expand"}  # the masks, for each image
+    assert float((network(x) - exact).norm() / exact.norm()) < 0.05
+    assert torch.equal(network(x[:1]), network(x)[:1])
+
+
 class _Guarded(Module):
     def forward(self, x: Any) -> Any:
         return x + 1 if x.sum() > 0 else x

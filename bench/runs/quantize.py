@@ -5,6 +5,9 @@ the first and the last layer, its default), `bits="auto"` within budgets of mill
 its accuracy, its bytes and its time on one core, all alternating. `auto` judges by inputs that are neither among those of the calibration
 nor among those of the accuracy. Where the CPU has VNNI, which makes all widths alike, a second group runs the kernels of AVX2.
 
+Models of torch are timed beside `ulp.compile` at W4A4, too, with one input and with 64. At the end the limits that the results should keep
+are printed, and whether they do.
+
 Each model is written as soon as it is measured; `--resume` keeps those that the file has.
 """
 
@@ -18,6 +21,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ulp
 from bench.peers import after_training
 from bench.subjects import quantize_tasks
@@ -25,7 +30,7 @@ from bench.subjects.quantize_tasks import Run, Task, session
 from ulp.quantize import Budget, FloatNetwork, Quantized, auto
 from ulp.quantize.request import assignment_of
 
-from . import machine, results
+from . import limits, machine, results
 from .timing import Contestant, measure, pinned
 
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3")
@@ -98,6 +103,32 @@ class _Bench:
         return group
 
 
+def compiled_groups(task: Task, isa: str, rounds: int) -> list[results.Group]:
+    """A model of torch in floats and by `ulp.compile` at W4A4, with one input and with 64."""
+    import torch
+
+    torch.set_num_threads(1)
+    ulp.set_isa(isa)
+    calibrate = np.concatenate(task.calibrate)
+    found = []
+    for count in (1, 64):
+        x = torch.from_numpy(calibrate[:count])
+        network = ulp.compile(task.module, x, bits="W4A4", calibrate=calibrate, progress=False)
+        module = torch.inference_mode()(task.module)
+        info = {"metric": task.metric, "accuracy": task.score(network)}
+        contestants = [
+            Contestant("float in torch", "fp32", functools.partial(module, x), 0, len(task.model), info=info | {"accuracy": _score(task)}),
+            Contestant("W4A4 by ulp.compile", "ulp", functools.partial(network, x), 0, network.nbytes, (4, 4), info=info),
+        ]
+        group = f"{task.name}, {isa}, batch {count}"
+        found.append(results.group(group, (count, 0, 0), contestants, measure(contestants, rounds=rounds)))
+    return found
+
+
+def _score(task: Task) -> float:
+    return task.score(session(task.model))
+
+
 def _isas(wanted: list[str] | None) -> list[str]:
     """The CPU's own, and AVX2 where that has other ratios between widths."""
     own = ulp.get_isa()
@@ -132,10 +163,14 @@ def main(arguments: list[str]) -> int:
             after.callback(ulp.set_isa, ulp.get_isa())
             bench = _Bench(task, args.rounds)
             for isa in todo:
-                groups[f"{name}, {isa}"] = bench.group(isa)
+                made = [bench.group(isa), *(compiled_groups(task, isa, args.rounds) if task.module is not None else ())]
+                groups |= {group.name: group for group in made}
         environment = machine.describe(arguments) | {"command": " ".join(["python -m bench quantize", *arguments])}
         order = {task_name: i for i, task_name in enumerate(quantize_tasks.TASKS)}
         ordered = sorted(groups.values(), key=lambda group: order[group.name.split(",")[0]])
-        made = results.Result("quantize", environment, {"rounds": args.rounds, "threads": 1}, None, {}, ordered)
-        results.save(made, args.out)
+        result = results.Result("quantize", environment, {"rounds": args.rounds, "threads": 1}, None, {}, ordered)
+        results.save(result, args.out)
+    for group in groups.values():
+        for row in limits.kept(group):
+            print("  ".join(row))
     return 0

@@ -32,7 +32,7 @@ class Task:
     """model: the bytes of an ONNX file. calibrate: float32 batches. score: what a network is worth by `metric`, higher is better.
 
     select: the same on other inputs, by which bits are chosen: calibration, choice and score have no input in common.
-    example: what is timed.
+    example: what is timed. module: the model as a torch.nn.Module, where it is one.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Task:
     metric: str
     score: Callable[[Run], float]
     select: Callable[[Run], float]
+    module: Any = None
 
 
 CACHE = ROOT / "build" / "models"
@@ -66,7 +67,7 @@ def digits(name: str) -> Task:
         return float_networks.percent_right(run(fit_x[512:]), fit_y[512:])
 
     calibrate = [fit_x[i : i + 64] for i in range(0, 512, 64)]
-    return Task(name, file.getvalue(), calibrate, x[:1], "digits right, %", score, select)
+    return Task(name, file.getvalue(), calibrate, x[:1], "digits right, %", score, select, network)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- text

@@ -1,8 +1,8 @@
 """Attention with the batch as the first side of all its tensors.
 
 torch's own MultiheadAttention turns what it reads to (T, N, C) and merges the batch with the heads, or with the rows. Then nothing keeps
-the images of a batch apart, and its linear layers cannot be integers. The same function is exported in
-another form.
+the images of a batch apart, and its linear layers cannot be integers. The same function is exported in another form, and so is
+scaled_dot_product_attention.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 
 @contextlib.contextmanager
@@ -29,10 +30,38 @@ def batch_first(model: Any) -> Iterator[None]:
     for module in changed:
         module.forward = functools.partial(_forward, module)
     try:
-        yield
+        with _Products():
+            yield
     finally:
         for module in changed:
             del module.forward
+
+
+class _Products(TorchFunctionMode):
+    """scaled_dot_product_attention of (N, heads, T, C) as two products and a softmax: torch's form in ONNX merges batch and heads."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention or kwargs.get("enable_gqa"):
+            return func(*args, **kwargs)
+        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | kwargs
+        read = given["query"], given["key"], given["value"]
+        if any(x.dim() != 4 or x.shape[:2] != read[0].shape[:2] for x in read):
+            return func(*args, **kwargs)
+        return _scaled_dot_product(*read, given.get("attn_mask"), causal=given.get("is_causal", False), scale=given.get("scale"))
+
+
+def _scaled_dot_product(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, *, causal: bool, scale: float | None
+) -> Tensor:
+    """functional.scaled_dot_product_attention, without dropout."""
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    if causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        mask = _added(~attn_mask if attn_mask.dtype == torch.bool else attn_mask, scores)
+        scores = scores + (_of_batch(mask, scores) if mask.dim() == 2 else mask)
+    return scores.softmax(-1) @ value
 
 
 def _is_plain(module: Any) -> bool:
@@ -84,16 +113,24 @@ def _projected(module: Any, read: list[Tensor], *, same: bool) -> Any:
 def _mask(scores: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
     """What is added to the scores (N, heads, T, S). attn_mask: (T, S) or (N heads, T, S); key_padding_mask: (N, S)."""
 
-    def added(mask: Tensor) -> Tensor:
-        if mask.dtype != torch.bool:
-            return mask.to(scores.dtype)
-        return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, -math.inf)
-
     found = None
     if attn_mask is not None:
-        found = added(attn_mask)
-        found = found.unflatten(0, (-1, scores.shape[1])) if found.dim() == 3 else found
+        found = _added(attn_mask, scores)
+        # One for all images is a tensor of the batch, too: constants have one value per channel in plans.
+        found = found.unflatten(0, (-1, scores.shape[1])) if found.dim() == 3 else _of_batch(found, scores)
     if key_padding_mask is not None:
-        padding = added(key_padding_mask)[:, None, None]
+        padding = _added(key_padding_mask, scores)[:, None, None]
         found = padding if found is None else found + padding
     return found
+
+
+def _added(mask: Tensor, scores: Tensor) -> Tensor:
+    """A mask as what is added: minus infinity where a boolean one is True."""
+    if mask.dtype != torch.bool:
+        return mask.to(scores.dtype)
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, -math.inf)
+
+
+def _of_batch(mask: Tensor, scores: Tensor) -> Tensor:
+    """A mask (T, S) for all images as a tensor of the batch: constants in plans have one value per channel."""
+    return mask.expand(scores.shape[0], 1, *mask.shape)

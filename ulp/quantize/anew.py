@@ -44,8 +44,8 @@ class Anew:
     def from_fastest(self, by_time: Sequence[Trial]) -> list[Trial]:
         """About the fastest one that keeps the budget, of trials by their milliseconds.
 
-        Rounded anew most are better than as trials: if that one still keeps the budget, faster ones are rounded as long as they do, too;
-        else the next one, and then the most accurate ones, until one does.
+        Rounded anew most are better than as trials: if that one still keeps the budget, those that are faster still are rounded, the most
+        accurate first; else the next one, and then the most accurate ones, until one does.
         """
         enough = [i for i, trial in enumerate(by_time) if self.keeps(trial)]
         start = enough[0] if enough else max(range(len(by_time)), key=lambda i: by_time[i].accuracy)
@@ -54,9 +54,11 @@ class Anew:
         if not self._round(by_time[start]):
             any(self._round(trial) for trial in slower)
             return self.found
-        for trial in reversed(by_time[:start]):
-            if self._time_is_up() or not self._round(trial):
-                break
+        faster = list(by_time[:start])
+        while faster and not self._time_is_up():
+            trial = max(faster, key=lambda trial: trial.accuracy)
+            keeps = self._round(trial)
+            faster = [one for one in faster if one is not trial and not (keeps and one.ms >= trial.ms)]
         return self.found
 
     def _round(self, trial: Trial) -> bool:
