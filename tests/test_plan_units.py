@@ -199,9 +199,7 @@ def ties_and_odd_zeros(seed: int) -> Describe:
         for i, (bits, zero) in enumerate(widths):
             target = plan.codes(8, 9, n, bits, zero, scales[0] if i % 2 else scales[i])
             entries = finish(n, [(target, 0)], scale=scale, bias=bias, low=0.0 if i % 3 == 0 else -np.inf)
-            plan.conv(
-                source=source, source_channel=0, weights=weights, weight_zero=0, kernel=(1, 1), method=None, finish=entries, **window
-            )
+            plan.conv(source=source, source_channel=0, weights=weights, weight_zero=0, kernel=(1, 1), method=None, finish=entries, **window)
             plan.output(tensor=target, nhwc=False)
 
     return describe
