@@ -194,7 +194,7 @@ def ties_and_odd_zeros(seed: int) -> Describe:
     window: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
 
     def describe(plan: Any) -> None:
-        source = plan.codes(8, 9, 6, 4, 3, 0.3)
+        source = plan.codes(8, 9, 6, 4, 3, 0.25)
         plan.input_floats(channels=6, height=8, width=9, targets=[source])
         for i, (bits, zero) in enumerate(widths):
             target = plan.codes(8, 9, n, bits, zero, scales[0] if i % 2 else scales[i])
