@@ -96,7 +96,7 @@ def test_what_is_wrong_is_named() -> None:
     x = np.zeros((2, 16), F32)
     with pytest.raises(ValueError, match="activations='row': expected one of static, dynamic"):
         ulp.quantize.quantize(network(17, False), bits=4, calibrate=x, activations="row")  # type: ignore[arg-type]
-    made = ulp.quantize.quantize(network(17, False), bits=8, calibrate=x + 1, activations="dynamic", progress=False)
+    made = ulp.quantize.quantize(network(17, False), bits=8, calibrate=x + np.arange(16, dtype=F32), activations="dynamic", progress=False)
     loaded = made.load(tune=False)
     x[1, 3] = np.nan
     with pytest.raises(ValueError, match="NaN"):
