@@ -31,6 +31,7 @@ SWEEP_ROUNDS = 5
 COPY_BYTES = 1 << 30  # moved by the copy that is the ceiling of bandwidth
 SQUARE_NAME = f"{work.SQUARE}x{work.SQUARE}x{work.SQUARE}"
 SWEEP_SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+MAX_PLANE_PAIRS = 9  # more pairs of bit planes are not swept
 HOPELESS = 4.0  # a kernel this many times slower than the best one of the group is not measured further
 NAMED = {(work.SQUARE, work.SQUARE): (1, 16, 64, 1024, work.SQUARE)}  # (N, K): the M at which the peers' kernels are named
 
@@ -261,7 +262,7 @@ def candidates(subject: Subject, w: Work) -> list[str]:
     """Kernels worth timing at this shape, with every number of splits that they take; without where splits cannot be forced."""
     chosen = []
     for kernel in subject.module.kernels():
-        if not subject.runs(w, kernel):
+        if not subject.runs(w, kernel) or ("_b1_" in kernel and w.a_bits * w.b_bits > MAX_PLANE_PAIRS):
             continue
         tokens = int(subject.choice(w, kernel)["tile"][0])
         if tokens > max(64, 2 * w.m) or w.m > 16 * tokens:
