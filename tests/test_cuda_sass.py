@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 # Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop.
-MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 32, "conv": 32}
+MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 32, "conv": 64}  # of conv also what it keeps while it calls for rare loads
 LAST_BEFORE_HOPPER = 89
 FIRST_WITH_B1, LAST_WITH_B1 = 80, 90
 
@@ -125,7 +125,7 @@ def test_every_tile_is_there_for_every_architecture(resources: dict[Kernel, dict
     counts = Counter((arch, name) for arch, name, _ in resources)
     for arch in architectures:
         assert counts[arch, "gemm_mma"] in (0, 3 * (8 + 4 + 4)), arch
-        assert counts[arch, "conv"] in (0, 2 * (5 + 4)), arch
+        assert counts[arch, "conv"] in (0, 2 * (2 + 1)), arch
         assert counts[arch, "gemm_sm90"] == (5 * 8 * 2 + 3 * 4 if arch == "sm_90a" else 0), arch
     assert sum(counts[arch, "gemm_mma"] for arch in architectures) > 0
 

@@ -123,6 +123,7 @@ ConvFields conv_of(const Fields& f) {
   c.finish = f.finish();
   c.kernel = f.get<std::string>("method");
   const int64_t taps = int64_t{c.window.kernel[0]} * c.window.kernel[1];
+  if (c.weights->encoding.bits != 4 && c.weights->encoding.bits != 8) throw py::value_error("weights of convolutions have 4 or 8 bits");
   if (taps < 1 || c.weights->k < 1 || c.weights->k % (4 * taps) != 0) {
     throw py::value_error("weights of K = " + std::to_string(c.weights->k) + " do not fit " + std::to_string(taps) + " taps");
   }

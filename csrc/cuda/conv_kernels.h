@@ -12,7 +12,7 @@ namespace ulp::cuda {
 
 using ConvKernel = void (*)(ConvArguments);
 
-// The compiled kernel for weights of `bits` bits: 1 ... 4, conv_s8 also 8.
+// The compiled kernel for weights of `bits` bits: 4, conv_s8 also 8.
 ConvKernel conv_s4_128x128(int bits);
 ConvKernel conv_s4_64x64(int bits);
 ConvKernel conv_s8_128x128(int bits);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cuda/conv_arguments.h"
+#include "cuda/conv_kernels.h"
 #include "cuda/epilogue.cuh"
 #include "cuda/gemm_mma.cuh"
 #include "cuda/layer_finish.cuh"
@@ -127,14 +128,14 @@ __device__ inline void finish_pair(const ConvArguments& p, const LayerChannels& 
   finish_layer(p.layer, c.second, row, channel + 1, sum1);
 }
 
-// The kernel for weights of `bits` bits: 1 ... 4, and with bytes 8. Weights of 5 to 7 bits are packed to 8: that halves the compiled code.
+// The kernel for weights of `bits` bits: 4, and with bytes 8. Others are packed to the next of these: images are most of what a convolution
+// moves, and a third of the instances are compiled.
 template <typename Tile, Unit kUnit>
-auto find_conv(int bits) {
-  using Kernel = void (*)(ConvArguments);
+ConvKernel find_conv(int bits) {
   if constexpr (kUnit == Unit::s8) {
-    if (bits == 8) return static_cast<Kernel>(gemm_mma<Tile, 8, kUnit, ConvArguments>);
+    if (bits == 8) return gemm_mma<Tile, 8, kUnit, ConvArguments>;
   }
-  return with_bits<4>(bits, [](auto constant) -> Kernel { return gemm_mma<Tile, constant(), kUnit, ConvArguments>; });
+  return with_bits<4, 4>(bits, [](auto constant) -> ConvKernel { return gemm_mma<Tile, constant(), kUnit, ConvArguments>; });
 }
 
 }  // namespace ulp::cuda

@@ -115,7 +115,7 @@ struct Window2D {
 // What a step is made of; the device and tensors are the network's.
 struct ConvFields {
   Place source;
-  std::shared_ptr<const Weights> weights;  // K x N, rows in the order (ky, kx, c), channels = K / taps a multiple of 4
+  std::shared_ptr<const Weights> weights;  // K x N of 4 or 8 bits, rows in the order (ky, kx, c), channels = K / taps a multiple of 4
   int weight_zero = 0;
   Window2D window;
   FinishFields finish;

@@ -156,7 +156,7 @@ struct ConvStep final : DeviceStep {
 
   ConvArguments arguments(const Run& run, const ConvPlan& chosen) const {
     const Weights& w = *fields.weights;
-    const Encoding& e = w.encoding;
+    const Encoding& e = w.encoding;  // not bipolar: a weight of 0 pads K
     const bool nibbles = chosen.row->nibbles;
     // Flipping the top bit makes codes of all bits signed, and subtracts this from them.
     const int offset = nibbles ? (source.bits == 4 ? 8 : 0) : (source.bits == 8 ? 128 : 0);
@@ -166,9 +166,8 @@ struct ConvStep final : DeviceStep {
     p.k = static_cast<int>(w.k);
     p.n = static_cast<int>(w.n);
     p.weights = static_cast<const unsigned char*>(w.data.data());
-    p.shift = (nibbles ? 4 : 8) - (e.bipolar() ? 2 : e.bits);
+    p.shift = (nibbles ? 4 : 8) - e.bits;
     p.flip = offset == 0 ? 0 : nibbles ? 0x88888888u : 0x80808080u;
-    p.bipolar = !e.bipolar() ? 0 : nibbles ? 0x44444444u : 0x40404040u;
     p.splits = chosen.splits;
     p.steps_per_split = chosen.blocks_per_split;
     p.stages = chosen.stages;
@@ -186,7 +185,6 @@ struct ConvStep final : DeviceStep {
     f.m = p.m;
     f.a_term = offset - source.zero;
     f.weight_sums = static_cast<const int*>(w.sums.data());
-    f.padding = e.bipolar() ? static_cast<int>(round_up(w.k, kBlock) - w.k) * offset : 0;
     f.w_term = w_term();
     f.row_sums = f.w_term != 0 ? reinterpret_cast<const int*>(run.scratch) : nullptr;
     f.row_shift = static_cast<int>(static_cast<uint32_t>(p.k) * static_cast<uint32_t>(source.zero));

@@ -91,8 +91,8 @@ class Builder:
             by_rows = taps[0] * (-(-taps[1] * channels // 4) * 4)
             if channels < 4 and taps[1] > 1 and packed.k == by_rows:
                 values = _by_taps(values, taps, channels)
-            values, bits, kept = _narrowest(values, packed.bits, zero)
-            bits = bits if bits <= 4 else 8  # csrc/cuda/conv_rows.cuh: find_conv
+            bits = 4 if packed.bits <= 4 else 8  # csrc/cuda/conv_rows.cuh: find_conv
+            values, kept = _centred(values, bits, zero)
             made = self.module.Weights.from_host(np.ascontiguousarray(values), bits, self.device)
             self._weights[key] = made, kept, packed  # which keeps the id its own
         made, kept, _ = self._weights[key]
@@ -121,16 +121,14 @@ def _by_taps(values: npt.NDArray[Any], taps: tuple[int, int], channels: int) -> 
     return padded.reshape(height * width * 4, n)
 
 
-def _narrowest(values: npt.NDArray[Any], bits: int, zero: int) -> tuple[npt.NDArray[Any], int, int]:
-    """Values, their bits and zero point: signed without one where that takes no more bits, which spares the sums of the windows' codes."""
+def _centred(values: npt.NDArray[Any], bits: int, zero: int) -> tuple[npt.NDArray[Any], int]:
+    """Values of so many bits and their zero point: signed without one where that fits, which spares the sums of the windows' codes."""
     if values.dtype == np.int8 and zero == 0:
-        return values, bits, 0
-    centred = values.astype(np.int16) - zero
-    low, high = int(centred.min()), int(centred.max())
-    for signed in range(2, bits + 1):
-        if -(2 ** (signed - 1)) <= low and high < 2 ** (signed - 1):
-            return centred.astype(np.int8), signed, 0
-    return values, bits, zero
+        return values, 0
+    centred = values.astype(np.int32) - zero
+    if -(2 ** (bits - 1)) <= int(centred.min()) and int(centred.max()) < 2 ** (bits - 1):
+        return centred.astype(np.int8), 0
+    return values, zero
 
 
 # ----------------------------------------------------------------------------------------------------------------- parts of steps

@@ -39,7 +39,7 @@ INSTANCES = {
     "wgmma_b1_128x64": "Sm90Kernel wgmma_b1_128x64(bool, int) { return gemm_sm90<Unit::b1, 2, 64>; }",
     "mma_b1_64x64": "MmaKernel mma_b1_64x64(int) { return gemm_mma<MmaPlanesMedium, 2, Unit::b1>; }",
     "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s4>; }",
-    "conv_s8_64x64": "void (*conv_s8_64x64(int))(ConvArguments) { return gemm_mma<MmaMedium, 4, Unit::s8, ConvArguments>; }",
+    "conv_s8_64x64": "ConvKernel conv_s8_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s8, ConvArguments>; }",
 }
 
 
