@@ -1,15 +1,16 @@
 // Other cores with AVX-VNNI or AVX-512 beside the one whose costs costs_x86_vnni.h holds: modelled, as factors to its times per cycle of
-// the instruction that bounds each technique. Written by hand from published throughputs, in operations per cycle:
+// the instruction that bounds each technique. Written by hand from throughputs that are assumed, in operations per cycle; only the first row
+// was measured (bench/NOTES.md), and `python -m ulp tune` measures the rest on a CPU at hand:
 //
-//                         vpdpbusd     vpermb, vpshufb   AND, vpopcntd, add    sources
-//     sapphire-rapids     2 zmm        1 zmm, 2 ymm      2 of 3 zmm            measured (bench/NOTES.md)
-//     icelake-server      2 zmm        1 zmm, 2 ymm      2 of 3 zmm            uops.info, Ice Lake; two multipliers of 512 bits
-//     icelake-client      1 zmm        1 zmm, 2 ymm      2 of 3 zmm            uops.info, Ice Lake: the second one is missing
-//     cascade-lake        2 zmm        (no VBMI), 1 ymm  (no VPOPCNTDQ)        uops.info, Cascade Lake
-//     zen4                1 zmm        1 zmm, 2 ymm      2 of 3 zmm            uops.info, Zen 4: 512 bits as two halves
-//     zen5                2 zmm        2 zmm, 2 ymm      4 of 3 zmm            uops.info, Zen 5: 512 bits at full width
-//     alder-lake          2 ymm        2 ymm             -                     uops.info, Alder Lake P
-//     alder-lake-e        1 ymm        1 ymm             -                     uops.info, Alder Lake E
+//                         vpdpbusd     vpermb, vpshufb   AND, vpopcntd, add    note
+//     sapphire-rapids     2 zmm        1 zmm, 2 ymm      2 of 3 zmm            measured
+//     icelake-server      2 zmm        1 zmm, 2 ymm      2 of 3 zmm            two multipliers of 512 bits
+//     icelake-client      1 zmm        1 zmm, 2 ymm      2 of 3 zmm            the second one is missing
+//     cascade-lake        2 zmm        (no VBMI), 1 ymm  (no VPOPCNTDQ)
+//     zen4                1 zmm        1 zmm, 2 ymm      2 of 3 zmm            512 bits as two halves
+//     zen5                2 zmm        2 zmm, 2 ymm      4 of 3 zmm            512 bits at full width
+//     alder-lake          2 ymm        2 ymm             -
+//     alder-lake-e        1 ymm        1 ymm             -
 //
 // Clocks do not count: only ratios between the kernels of one CPU decide.
 #pragma once
