@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from . import keywords
 
-TRAINED, TESTED, BATCH = 1200, 200, 32
+TRAINED, TESTED, BATCH = 900, 200, 32
 
 
 class Network(torch.nn.Module):  # type: ignore[misc]  # torch is not there for mypy
@@ -31,7 +31,7 @@ class Network(torch.nn.Module):  # type: ignore[misc]  # torch is not there for 
 def main(arguments: Sequence[str]) -> None:
     """Train and write the file."""
     parser = argparse.ArgumentParser(prog="python -m bench train_keywords", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--samples", type=int, default=TRAINED)
     given = parser.parse_args(arguments)
     torch.manual_seed(0)
