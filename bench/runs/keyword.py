@@ -66,9 +66,13 @@ def _onnxruntime(folder: Path) -> Any:
     network.load_state_dict({name: torch.from_numpy(value) for name, value in keywords.weights().items()})
 
     class Step(torch.nn.Module):  # type: ignore[misc]  # torch is not there for mypy
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
         def forward(self, x: Any, h: Any, c: Any) -> Any:
-            y, (h, c) = network.rnn(x, (h, c))
-            return network.head(y), h, c
+            y, (h, c) = self.network.rnn(x, (h, c))
+            return self.network.head(y), h, c
 
     zeros = torch.zeros(1, 1, keywords.HIDDEN)
     path, low = folder / "float.onnx", folder / "dynamic.onnx"
