@@ -68,7 +68,7 @@ CONVOLUTIONS = [
     ("remainder(tap, tap_y) * w.dilation_x", "remainder(tap, tap_y)", CONV),
     ("out_y * w.stride_y - w.pad_top", "out_y * w.stride_y", CONV),
     ("from != nullptr ? from : p.outside", "from != nullptr ? from : p.a", CONV),
-    ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0)", CONV),
+    ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0 * kIndices)", CONV),
     ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
     ("row_part * c.sums.w_term[1]);", "row_part * c.sums.w_term[1]) + 1;", WORDS),
 ]
@@ -133,8 +133,9 @@ def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
     (scratch / "cuda").mkdir()
     (scratch / "cuda" / mutant.header).write_text(text.replace(mutant.line, mutant.becomes), "utf-8")
     source, program = scratch / "kernel.cpp", scratch / "program"
-    kernels = "gemm_mma.cuh" if "Mma" in INSTANCES[mutant.kernel] else "gemm_sm90.cuh"
-    source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{INSTANCES[mutant.kernel]}\n}}\n', "utf-8")
+    instance = INSTANCES[mutant.kernel]
+    kernels = "conv_rows.cuh" if "Conv" in instance else "gemm_mma.cuh" if "Mma" in instance else "gemm_sm90.cuh"
+    source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{instance}\n}}\n', "utf-8")
     # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
     archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
     folders = [f"-I{path}" for path in (scratch, EMULATOR, CSRC)]
