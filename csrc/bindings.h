@@ -63,7 +63,7 @@ inline BitpackedLayout layout_of(int64_t k, int64_t n, int bits) {
   return layout;
 }
 
-void bind_gemm(py::module_& m);  // bindings_gemm.cpp
+void bind_gemm(py::module_& m);     // bindings_gemm.cpp
 void bind_grouped(py::module_& m);  // bindings_grouped.cpp
 
 }  // namespace ulp::bindings

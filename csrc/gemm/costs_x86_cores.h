@@ -1,6 +1,6 @@
 // Other cores with AVX-VNNI or AVX-512 beside the one whose costs costs_x86_vnni.h holds: modelled, as factors to its times per cycle of
-// the instruction that bounds each technique. Written by hand from throughputs that are assumed, in operations per cycle; only the first row
-// was measured (bench/NOTES.md), and `python -m ulp tune` measures the rest on a CPU at hand:
+// the instruction that bounds each technique. Written by hand from throughputs that are assumed, in operations per cycle; only the first
+// row was measured (bench/NOTES.md), and `python -m ulp tune` measures the rest on a CPU at hand:
 //
 //                         vpdpbusd     vpermb, vpshufb   AND, vpopcntd, add    note
 //     sapphire-rapids     2 zmm        1 zmm, 2 ymm      2 of 3 zmm            measured
