@@ -2,7 +2,7 @@
 
 Blocks of Python run in the order in which they are read, one namespace per page, in an empty folder. A block of text that follows directly
 is what the block prints. `<!-- needs torch -->` in front of a block names packages without which it is skipped, or `gpu`: then it runs on
-the GPU's emulator and on its double. What a page presupposes (a model, arrays) is in PRESUPPOSED.
+the GPU's emulator and on its double, with `network` on the emulator alone. What a page presupposes (a model, arrays) is in PRESUPPOSED.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import pytest
 from defaults import set_defaults
 
 import ulp
+from ulp import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -197,7 +198,11 @@ def arrays_on_a_gpu() -> dict[str, Any]:
     weights = rng.integers(-8, 8, (256, 64)).astype(np.int8)
     x = rng.integers(0, 16, (5, 256)).astype(np.uint8)
     scale, bias = np.full(64, 0.01, np.float32), np.zeros(64, np.int32)
-    return {"weights": weights, "x": TorchTensor(x), "scale": scale, "bias": bias, "a": x, "b": weights}
+    arrays = {"weights": weights, "x": TorchTensor(x), "scale": scale, "bias": bias, "a": x, "b": weights}
+    images = rng.standard_normal((2, 3, 6, 6)).astype(np.float32)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, bits=4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5, bits=4)).calibrate([images])
+    ulp.export(network, "model.onnx", images, format="qonnx")
+    return {**arrays, "compiled": nn.compile(network, images), "images": images, "batch": TorchTensor(images)}
 
 
 PRESUPPOSED: dict[str, Callable[[], dict[str, Any]]] = {
@@ -237,7 +242,7 @@ def variants() -> list[Any]:
 
 @pytest.mark.parametrize(("page", "build"), variants())
 def test_blocks_that_need_more(page: Path, build: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in sorted(needs_of(page) - {"gpu"}):
+    for package in sorted(needs_of(page) - {"gpu", "network"}):
         pytest.importorskip(package)
     if "scipy" in needs_of(page):  # a search: rounding by second moments is what takes time there
         pairs = tuple(ulp.quantize.Bits(bits, bits) for bits in (8, 4, 3))
@@ -248,7 +253,8 @@ def test_blocks_that_need_more(page: Path, build: str, folder: Path, monkeypatch
     with emulated_gpu(build) if build else contextlib.nullcontext():
         names = PRESUPPOSED[page.name]() if page.name in PRESUPPOSED else {}
         for block in python_blocks(page):
-            block.run(names)
+            if build != "double" or "network" not in block.needs:
+                block.run(names)
 
 
 def test_commands_for_models_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

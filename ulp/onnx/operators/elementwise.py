@@ -94,6 +94,7 @@ for _name, _word, _function in (
     ("Softplus", "float", softplus),
     ("Softsign", "float", lambda x: x / (1 + np.abs(x))),
     ("HardSwish", "float", lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    ("Mish", "float", lambda x: x * np.tanh(softplus(x))),
 ):
     _unary(_name, _word, _function)
 
