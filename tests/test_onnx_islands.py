@@ -335,3 +335,18 @@ def test_the_shape_of_a_sequence_inside_of_an_integer_part_is_that_of_the_tensor
     assert [row.integer for row in network.layers if row.type == "MatMul"] == [True]
     codes = [np.clip(np.rint(a / np.float32(0.1)), -8, 7) for a in (x, arrays["w"].astype(np.float32))]
     np.testing.assert_allclose(network(x), codes[0] @ codes[1] * 0.01 + 5, atol=1e-5)
+
+
+def test_an_empty_batch_does_not_end_the_process() -> None:
+    """onnxruntime divides by it in some operators. Others give an empty result."""
+    weights = [onnx.numpy_helper.from_array(np.ones((1, 4, sides), np.float32), name) for name, sides in (("w", 6), ("r", 1))]
+    lstm = model([node("LSTM", "x w r", "y", hidden_size=1)], {"x": (FLOAT, [4, "N", 6])}, {"y": (FLOAT, [4, 1, "N", 1])}, *weights)
+    einsum = model([node("Einsum", "x x", "y", equation="nab,ncb->nac")], {"x": (FLOAT, ["N", 4, 6])}, {"y": (FLOAT, ["N", 4, 4])})
+    for made, x in ((lstm, np.ones((4, 1, 6), np.float32)), (einsum, np.ones((1, 4, 6), np.float32))):
+        network = ulp.load(made)
+        axis = 1 if made is lstm else 0
+        assert network(x).size == 4 ** (1 if axis else 2)
+        with pytest.raises(ulp.onnx.OnnxError, match=r"cannot run (LSTM|Einsum) on an empty batch"):
+            network(np.delete(x, 0, axis))
+    softmax = model([node("Softmax", "x", "y", axis=-1)], {"x": (FLOAT, ["N", 6])}, {"y": (FLOAT, ["N", 6])})
+    assert ulp.load(softmax)(np.zeros((0, 6), np.float32)).shape == (0, 6)

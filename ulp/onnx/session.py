@@ -26,6 +26,9 @@ _DTYPES = {
 # An optimization that fails for quantizers of other types than of 8 bits.
 _OF_8_BITS = ("ClipQuantRewrite",)
 
+# Operators whose kernels divide by the batch, or share it out to threads: on an empty one onnxruntime ends the process.
+_FATAL_IF_EMPTY = ("LSTM", "GRU", "DynamicQuantizeLSTM", "QAttention", "Einsum")
+
 _lock = threading.Lock()
 _arena: list[bool] = []
 _reopening = threading.Lock()
@@ -70,6 +73,8 @@ class Session:
         self.types = [str(port.type) for port in ports[1]]
         self.inputs, self.results = ([(str(port.name), _dtype(port.type)) for port in some] for some in ports)
         self._names = [name for name, _ in self.results]
+        # As protobuf writes the operator of a node (field 4), also of one in a body.
+        self._fatal = [op for op in _FATAL_IF_EMPTY if b'"' + bytes([len(op)]) + op.encode() in model]
 
     def _open(self, optimized: Path | None = None) -> None:
         threads = num_threads()
@@ -93,6 +98,8 @@ class Session:
 
     def run(self, names: list[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The results of these names for arrays of the types in `inputs`, by name. OnnxError where onnxruntime fails."""
+        if self._fatal:
+            self._check_not_empty(feeds)
         threads, forks, run = self._state
         if threads != num_threads() or forks != _forks:
             with _reopening:
@@ -106,6 +113,12 @@ class Session:
         except Exception as error:  # onnxruntime has a class for each of its codes
             raise OnnxError(f"{self.what}: {_first_line(error)}") from error
         return results
+
+    def _check_not_empty(self, feeds: Mapping[str, Any]) -> None:
+        """Only some arrays may be empty: a decoder's cache, before its first token."""
+        sizes = [array.size for array in feeds.values() if isinstance(array, np.ndarray) and array.ndim]
+        if sizes and not any(sizes):
+            raise OnnxError(f"{self.what}: onnxruntime cannot run {self._fatal[0]} on an empty batch")
 
 
 def _dtype(name: str) -> np.dtype[Any] | None:
