@@ -169,6 +169,13 @@ def test_hostile_files(tmp_path: Path) -> None:
         arrays["fc.weight.quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         with pytest.raises(ValueError, match="layer 'fc'"):
             ulp.load_grouped(save(tmp_path / "m.safetensors", arrays))
+    for offset in (10**400, -1e39, None):
+        arrays, _ = bitsandbytes(True)
+        name = "fc.weight.quant_state.bitsandbytes__nf4"
+        state = json.loads(arrays[name].tobytes()) | {"nested_offset": offset}
+        arrays[name] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        with pytest.raises(ValueError, match="nested_offset"):
+            ulp.load_grouped(save(tmp_path / "m.safetensors", arrays))
     arrays, _ = gptq(4)
     arrays["model.q.g_idx"] = arrays["model.q.g_idx"][::-1].copy()
     with pytest.raises(ValueError, match="act-order"):

@@ -56,11 +56,12 @@ def load_grouped(path: str | os.PathLike[str], *, zeros: Literal["gptq", "gptq_v
         name, _, last = key.rpartition(".")
         dot = name + "." if name else ""
         try:
-            if last == "qweight":
-                layers[name] = _packed_words(arrays, dot, 0 if zeros == "gptq_v2" else 1)
-            elif _STATE in key:
-                name = key[: key.index(_STATE)].removesuffix("weight").removesuffix(".")
-                layers[name] = _bitsandbytes(arrays, key)
+            with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is refused, without warnings
+                if last == "qweight":
+                    layers[name] = _packed_words(arrays, dot, 0 if zeros == "gptq_v2" else 1)
+                elif _STATE in key:
+                    name = key[: key.index(_STATE)].removesuffix("weight").removesuffix(".")
+                    layers[name] = _bitsandbytes(arrays, key)
         except ValueError as error:
             raise ValueError(f"{path}: layer {name!r}: {error}") from error
     return layers
@@ -178,7 +179,9 @@ def _absmax(arrays: Arrays, name: str, state: Mapping[str, Any]) -> npt.NDArray[
         return _floats(absmax)
     outer, table = (_floats(_array(arrays, f"{name}.nested_{part}")).reshape(-1) for part in ("absmax", "quant_map"))
     block, offset = state.get("nested_blocksize"), state.get("nested_offset")
-    if type(block) is not int or not 0 < block < 2**24 or not isinstance(offset, (int, float)) or isinstance(offset, bool):
+    # Compared before it becomes a float, which JSON's integers can be too large for.
+    finite = isinstance(offset, (int, float)) and not isinstance(offset, bool) and abs(offset) < 2**128
+    if type(block) is not int or not 0 < block < 2**24 or not finite:
         raise ValueError(f"its quant_state names nested_blocksize {block!r} and nested_offset {offset!r}")
     if absmax.dtype != np.uint8 or table.size != 256 or outer.size != -(-absmax.size // block):
         raise ValueError(f"nested absmax of {absmax.size} {absmax.dtype}, {outer.size} scales and a table of {table.size} do not fit")
