@@ -75,6 +75,7 @@ void set_up(Call& call, const py::array& a, const PackedMatrix& b, int a_bits, i
   set_problem(call, view, b, a_bits, a_zero, b_zero);
   const Problem& p = call.problem;
   const Shape shape{p.a.rows, b.layout.n, p.a.cols, p.a_encoding, b.encoding, b.excess};
+  if (kernel && kernel->find('\0') != std::string::npos) throw std::invalid_argument("kernel: a name has no NUL character");
   call.kernel = &select_kernel(shape, kernel ? kernel->c_str() : nullptr);
 }
 

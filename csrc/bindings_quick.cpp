@@ -1,4 +1,6 @@
 // quick_gemm of _core: the usual calls of ulp.gemm in one step.
+#include <cstring>
+
 #include "bindings_gemm.h"
 #include "gemm/threads.h"
 
@@ -6,7 +8,7 @@ namespace ulp::bindings {
 
 namespace {
 
-// Whether x is an int, no bool, in this interval.
+// Whether x is an int (a bool is none) in [low, high].
 bool plain_int(PyObject* x, long low, long high, int& value) {
   if (!PyLong_CheckExact(x)) return false;
   int overflow;
@@ -20,7 +22,7 @@ bool plain_flag(PyObject* x, bool& value) {
   return value || x == Py_False;
 }
 
-// a's bits, where they are left out or fit b.
+// The bits of a: those of b where they are left out. False where bits of b are given that are not its own.
 bool plain_bits(PyObject* bits, int b_bits, int& a_bits) {
   a_bits = b_bits;
   if (bits == Py_None) return true;
@@ -80,8 +82,10 @@ py::object quick_product(const QuickArguments& x) {
   const char* kernel = nullptr;
   if (x.kernel != Py_None) {
     if (!PyUnicode_CheckExact(x.kernel)) return py::none();
-    kernel = PyUnicode_AsUTF8(x.kernel);
+    Py_ssize_t size;
+    kernel = PyUnicode_AsUTF8AndSize(x.kernel, &size);
     if (!kernel) throw py::error_already_set();
+    if (std::strlen(kernel) != static_cast<size_t>(size)) return py::none();
   }
   Problem& p = call.problem;
   p.a = {reinterpret_cast<const uint8_t*>(array->data),

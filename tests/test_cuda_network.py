@@ -325,6 +325,8 @@ def test_arrays_on_the_device(emulator: Emulator, monkeypatch: pytest.MonkeyPatc
     assert there(make(x[:0])).shape == (0, 10)
     with pytest.raises(nn.LayerError, match="compile it again for another size"):
         there(make(x[:, :, :11]))
+    with pytest.raises(TypeError, match=r"x is .*ulp\.nn computes on the CPU; .* or move a compiled network to the GPU"):
+        there.to("cpu")(make(x))
     with pytest.raises(TypeError, match="x has dtype uint8: on a GPU this network takes float32"):
         there(make(x.astype(np.uint8)))
     with pytest.raises(ValueError, match="x is on cuda:1, and the network on cuda:0"):

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "out of range in a batch": (lambda: gemm(np.array([[[1, 2, 3, 4]], [[5, 6, 7, 8]]], np.uint8), W), ValueError, r"a\[1, 0, 3\] = 8"),
     "out of range in a vector": (lambda: gemm(np.array([1, 2, 3, 9], np.uint8), W), ValueError, r"a\[3\] = 9"),
     "unknown kernel": (lambda: gemm(U8, W, kernel="mul9"), ValueError, f"mul9.*{re.escape(ulp.kernels()[-1].name)}"),
+    "kernel name with a NUL": (lambda: gemm(U8, W, kernel=f"{ulp.kernels()[-1].name}\0"), ValueError, "NUL"),
     "kernel of no name": (lambda: gemm(U8, W, kernel=3), TypeError, r"kernel=3: expected the name.*ulp\.kernels"),
     "float a_zero": (lambda: gemm(U8, W, a_zero=0.5), TypeError, "a_zero=0.5.*not float"),
     "array a_zero": (lambda: gemm(U8, W, a_zero=np.zeros(3)), TypeError, "a_zero"),

@@ -61,6 +61,19 @@ def test_products_equal_the_formula(isa: str, bits: int) -> None:
                 np.testing.assert_array_equal(matrix.product(a, a_scale, bias=bias), want)
 
 
+@pytest.mark.parametrize("k", [521, 1031, 1100])
+def test_one_group_of_any_length_is_stored_without_gaps(k: int) -> None:
+    rng = np.random.default_rng(k)
+    codes = rng.integers(0, 16, (k, 8), dtype=np.uint8)
+    matrix = ulp.pack(codes, 4, scales=rng.random((1, 8)), zero_points=8)
+    assert matrix.nbytes < 1.25 * k * 8 / 2
+    np.testing.assert_array_equal(matrix.codes(), codes)
+    a = rng.integers(-128, 128, (2, k)).astype(np.int8)
+    np.testing.assert_allclose(matrix.product(a), a @ matrix.dequantize(), rtol=1e-4, atol=1e-2)
+    again = pickle.loads(pickle.dumps(matrix))
+    np.testing.assert_array_equal(again.product(a), matrix.product(a))
+
+
 @pytest.mark.parametrize(("bits", "width"), [(2, 8), (3, 8), (4, 8), (3, 16), (4, 16)])
 def test_codebooks_equal_the_formula(isa: str, bits: int, width: int) -> None:
     rng = np.random.default_rng(bits)

@@ -11,6 +11,7 @@ FloatArray = npt.NDArray[np.float32]
 
 # Entries of one byte, and of two (csrc/gemm/grouped.h).
 _LIMITS = {8: 127, 16: 32512}
+_EXACT = {8: 127, 16: 2**12}
 
 NF4 = np.array(
     [
@@ -47,7 +48,8 @@ def entries_of(codebook: object, bits: int) -> FloatArray:
         array = as_array(codebook, "codebook")
         if array.dtype.kind not in "iuf":
             raise TypeError(f"codebook has dtype {array.dtype}: expected numbers")
-        entries = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            entries = array.astype(np.float32)
     if entries.shape != (2**bits,):
         raise ValueError(f"codebook has shape {entries.shape}: codes of {bits} bits take ({2**bits},)")
     if not np.isfinite(entries).all():
@@ -65,12 +67,11 @@ def integers_of(entries: FloatArray, width: int | None) -> tuple[npt.NDArray[np.
         return np.zeros(len(entries), np.int32), 1.0
     ratios = entries.astype(np.float64) / largest
     for bits in (8, 16) if width is None else (width,):
-        # The smallest step count at which all entries are whole, to the precision of float32.
-        counts = np.arange(1, _LIMITS[bits] + 1, dtype=np.float64)[:, None]
+        # The smallest step count at which all entries are whole, to the precision of float32. With more steps than these any number is
+        # nearly whole: that is rounding, no exactness.
+        counts = np.arange(1, _EXACT[bits] + 1, dtype=np.float64)[:, None]
         scaled = ratios * counts
-        whole = (np.abs(scaled - np.rint(scaled)) <= counts * 2.0**-23).all(axis=1) & (counts[:, 0] < 2**15)
-        # Of many steps all numbers are nearly whole: that is rounding, no exactness.
-        whole &= counts[:, 0] <= (127 if bits == 8 else 2**12)
+        whole = (np.abs(scaled - np.rint(scaled)) <= counts * 2.0**-23).all(axis=1)
         if whole.any():
             count = float(counts[int(np.argmax(whole)), 0])
             return np.rint(ratios * count).astype(np.int32), largest / count

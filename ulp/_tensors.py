@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ._gpu.arrays import on_gpu
+
+_OR_MOVE = 'or move a compiled network to the GPU by its to("cuda")'
+
 
 def is_tensor(x: object) -> bool:
     """Whether x is a torch tensor."""
@@ -17,12 +21,14 @@ def is_tensor(x: object) -> bool:
 def as_numpy(x: Any, name: str) -> Any:
     """A torch tensor as the array that shares its memory, of bfloat16 as float32; everything else as it is.
 
-    TypeError for a tensor that is not on the CPU.
+    TypeError for a tensor, or another library's array, that is not on the CPU.
     """
     if not is_tensor(x):
+        if on_gpu(x):
+            raise TypeError(f"{name} is in a GPU's memory: ulp.nn computes on the CPU; copy it there, {_OR_MOVE}")
         return x
     if x.device.type != "cpu":
-        raise TypeError(f"{name} is a tensor on {x.device}: ulp.nn computes on the CPU, pass {name}.cpu()")
+        raise TypeError(f"{name} is a tensor on {x.device}: ulp.nn computes on the CPU; pass {name}.cpu(), {_OR_MOVE}")
     x = x.detach()
     return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
 

@@ -105,7 +105,7 @@ class GroupedMatrix:
     def codes(self) -> npt.NDArray[np.uint8]:
         """The codes, a new uint8 array (K, N)."""
         k, n = self.shape
-        computed = _computed(self.group_size)
+        computed = _computed(self.group_size, k)
         padded = _core.unpack(self._packed).reshape(-1, -(-computed // 32) * 32, n)  # type: ignore[attr-defined]
         return np.ascontiguousarray(padded[:, :computed].reshape(-1, n)[:k])
 
@@ -145,7 +145,8 @@ class GroupedMatrix:
         array = np.asarray(as_numpy(x, "x"))
         if array.dtype.kind != "f":
             raise TypeError(f"x has dtype {array.dtype}: expected floats; integers go to product(a, scale)")
-        rows = self._rows(array, "x").astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            rows = self._rows(array, "x").astype(np.float32, copy=False)
         made = self._native.linear(np.ascontiguousarray(rows), bias=self._bias(bias), per_group=act == "group")  # type: ignore[attr-defined]
         return like(x, made.reshape(*array.shape[:-1], self.shape[1]))
 
@@ -163,11 +164,10 @@ class GroupedMatrix:
             raise ValueError(f"a holds {int(array.max())}: uint8 takes 0..127, pass int8 (subtract a zero point of 128 first)")
         rows = np.ascontiguousarray(self._rows(array, "a"))
         codes = rows.view(np.uint8) ^ np.uint8(128) if signed else rows
-        scales = as_array(scale, "scale").astype(np.float32)
-        if scales.shape not in ((), array.shape[:-1]):
-            raise ValueError(f"scale has shape {scales.shape}: expected a number, or {array.shape[:-1]}, one for each row of a")
-        if not np.isfinite(scales).all():
-            raise ValueError("scale holds a NaN or an infinity")
+        given = as_array(scale, "scale")
+        if given.shape not in ((), array.shape[:-1]):
+            raise ValueError(f"scale has shape {given.shape}: expected a number, or {array.shape[:-1]}, one for each row of a")
+        scales = _floats(given, "scale", given.shape)
         each = np.ascontiguousarray(np.broadcast_to(scales, array.shape[:-1]).reshape(-1))
         made = self._native.product(codes, centre=128 if signed else 0, scales=each, bias=self._bias(bias))  # type: ignore[attr-defined]
         return np.asarray(made.reshape(*array.shape[:-1], self.shape[1]))
@@ -195,13 +195,16 @@ class GroupedMatrix:
 class _Group:
     """k of a group: as given, and as the kernel sums them."""
 
-    def __init__(self, given: int) -> None:
-        self.given, self.computed = given, _computed(given)
+    def __init__(self, given: int, k: int) -> None:
+        self.given, self.computed = given, _computed(given, k)
 
 
-def _computed(group: int) -> int:
-    """The largest divisor of a group that is no longer than MAX_GROUP."""
-    return next(group // parts for parts in range(-(-group // MAX_GROUP), group + 1) if group % parts == 0)
+def _computed(group: int, k: int) -> int:
+    """k of a group as the kernel sums them, at most MAX_GROUP: equal parts of a given one; of the only one the last part may be shorter."""
+    parts = -(-group // MAX_GROUP)
+    if group >= k and parts > 1:
+        return -(-group // (32 * parts)) * 32
+    return next(group // parts for parts in range(parts, group + 1) if group % parts == 0)
 
 
 def pack_grouped(
@@ -235,8 +238,9 @@ def pack_grouped(
     if signed and bits < 8:
         _check(codes, bits)
         raw = (codes.astype(np.int16) + middle).astype(np.uint8)
-    packed = _pack(_padded(np.asarray(raw), _computed(size)), bits, codes)
-    return GroupedMatrix(packed, (k, n), _Group(size), factors, zero, zeros, entries, table)
+    sizes = _Group(size, k)
+    packed = _pack(_padded(np.asarray(raw), sizes.computed), bits, codes)
+    return GroupedMatrix(packed, (k, n), sizes, factors, zero, zeros, entries, table)
 
 
 def _table(
@@ -306,7 +310,8 @@ def _floats(value: object, name: str, shape: tuple[int, ...]) -> FloatArray:
         raise TypeError(f"{name} has dtype {array.dtype}: expected floats")
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}: expected {shape}")
-    made = np.array(array, np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused below
+        made = np.array(array, np.float32)
     if not np.isfinite(made).all():
         raise ValueError(f"{name} holds a NaN or an infinity, or what is one in float32")
     return made

@@ -140,7 +140,7 @@ const Kernel& best_kernel(const Shape& s) {
   return *best;  // the portable kernel covers every pair
 }
 
-// What was chosen for a shape, as long as limits and figures are those of then.
+// The kernel chosen for a shape; valid while the limit of instruction sets and the version of the estimates are the same.
 struct Choice {
   const Kernel* kernel = nullptr;
   Shape shape{};
@@ -161,7 +161,7 @@ constexpr uint64_t kChoices = 16;
 const Kernel& chosen_kernel(const Shape& s) {
   thread_local Choice choices[kChoices];
   const int limit = isa_limit();
-  const uint64_t version = estimates_version();  // read first: figures that change meanwhile are another version
+  const uint64_t version = estimates_version();  // before estimating: a change in between makes the choice invalid
   const auto sizes = static_cast<uint64_t>(s.m) * 3 + static_cast<uint64_t>(s.n) * 5 + static_cast<uint64_t>(s.k) * 7;
   Choice& choice = choices[(sizes ^ sizes >> 4 ^ sizes >> 8 ^ static_cast<uint64_t>(s.a.bits * 8 + s.b.bits)) % kChoices];
   if (!choice.holds(s, limit, version)) choice = {&best_kernel(s), s, limit, version};

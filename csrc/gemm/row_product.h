@@ -16,7 +16,7 @@ class RowProduct {
   // Elements from a row of sums to the next: N in whole units of columns.
   int64_t stride() const { return stride_; }
 
-  // sums: rows x stride(). codes: rows of K, `row_stride` apart, less no zero.
+  // sums: rows x stride(). codes: rows of K, `row_stride` apart; no zero point is subtracted from them.
   void run(const uint8_t* codes, int64_t row_stride, int64_t rows, int32_t* sums) const;
 
  private:

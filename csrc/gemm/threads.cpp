@@ -53,9 +53,9 @@ struct Job {
   }
 };
 
-// Waits by looking again and again. Waking a thread that sleeps takes some 50 microseconds on a virtual machine, which is what a whole step
-// of a network takes, so who has just worked looks for a while first. After kEagerNs each look offers the core to others: with more threads
-// than cores the one waited for may need it.
+// Spinning before sleeping: to wake a sleeping thread takes some 50 microseconds on a virtual machine, as long as a whole step of a
+// network, so a thread that has just worked spins for up to kSpinNs. After kEagerNs it yields between looks: with more threads than cores,
+// the thread that it waits for may need the core.
 constexpr int64_t kEagerNs = 20'000;
 constexpr int64_t kSpinNs = 200'000;
 
@@ -83,8 +83,9 @@ bool spin_until(const Done& done) {
   }
 }
 
-// A thread that spins reads and writes atomics alone; one that sleeps announces this first and then looks once more, and who changes what
-// it waits for looks afterwards whether somebody sleeps. Both in sequentially consistent order, so that one of the two sees the other.
+// Spinning threads use atomics alone. A thread that goes to sleep first counts itself as sleeping and then tests its condition once more;
+// a thread that makes the condition true afterwards tests whether anyone sleeps, and notifies. Both are sequentially consistent, so at
+// least one of them sees what the other wrote, and no wake-up is lost.
 class Pool {
  public:
   // False if another thread's job holds the pool.
@@ -96,7 +97,7 @@ class Pool {
     places_.store({helpers, 0});
     if (sleeping_.load() > 0) notify(wake_);
     job.work(true);
-    // Helpers that have not come by now find no place left; those inside a task are waited for.
+    // Helpers that have not come by now find no place left; wait for those inside a task.
     Places now = places_.load();
     while (!places_.compare_exchange_weak(now, {0, now.taken})) continue;
     const auto all_done = [this] { return places_.load().taken == 0; };
@@ -161,7 +162,7 @@ class Pool {
   void notify(std::condition_variable& sleepers) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-    }  // who has announced that it sleeps, does so by now
+    }  // a thread that counts itself as sleeping, and has tested before this, now waits
     sleepers.notify_all();
   }
 

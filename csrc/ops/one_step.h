@@ -2,10 +2,9 @@
 //
 //     code = clamp(rint((float(acc) * scale + bias) * inverse) + zero),
 //
-// as clamp(rint(fma(float(acc), step, offset))), with a step and an offset that give the same code for every sum that can come. Both grow
-// with acc, so they are equal everywhere if they are at both sides of every sum where the code changes. These are looked up in the first
-// form; the numbers of the second start from step = scale * inverse, offset = bias * inverse + zero, and the offset is moved by what is
-// missing.
+// as clamp(rint(fma(float(acc), step, offset))), with a step and an offset that give the same code for every sum that can come. Both forms
+// are monotone in acc, so they agree everywhere if they agree on both sides of every sum at which the first form's code changes. The search
+// starts from step = scale * inverse, offset = bias * inverse + zero, and moves the offset until they agree there.
 //
 // rint rounds a half to the even neighbour, so a zero may be part of the offset if it is even; an odd one is added behind.
 #pragma once

@@ -10,7 +10,7 @@
 namespace ulp {
 namespace {
 
-// The sum of the operands at n channels of a row and group; behind the last channel zeros, which sums may pass over.
+// The sum of the operands at n channels of a row and group; zeros behind the last channel, which add nothing to sums.
 ULP_INLINE Vector16 operands_at(const RowWork& w, int64_t row, int64_t group, int64_t c, int64_t n) {
   Vector16 v = Vector16::all(0.0f);
   for (int i = 0; i < w.operand_count; ++i) {
@@ -63,7 +63,8 @@ class Divisor {
   bool far_;
 };
 
-// nans grows where a code is made of a NaN: that becomes the least code when the lower bound is taken first, else the largest.
+// nans becomes other than 0 where a code is made of a NaN: clamped from below first, a NaN gives the smallest code, from above first the
+// largest.
 ULP_INLINE void put(const RowWork& w, int64_t row, int64_t c, int64_t n, Vector16 v, Vector16& nans) {
   for (int i = 0; i < w.target_count; ++i) {
     const Target& t = w.targets[i];

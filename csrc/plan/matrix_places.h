@@ -24,13 +24,14 @@ inline void check_places(const Checks& plan, const Windows& steps, const Tensor&
       if (n < 0) plan.refuse(": steps must not be negative");
       last[side] += int64_t{n} * (counts[static_cast<size_t>(i)] - 1);
     }
-    // Only a batch may be the same matrix again and again.
+    // Only the batch may have step 0: one matrix for all of it.
     if (i > 0 && counts[static_cast<size_t>(i)] > 1 && index_step(steps, first + i) == std::array<int, 3>{}) plan.refuse(": a step is 0");
   }
   if (last[0] >= t.height || last[1] >= t.width || last[2] >= t.channels) plan.refuse(": its indices leave a tensor");
 }
 
-// Whether no two indices of the target are one place: in the order of their strides, each step passes over all that lie below it.
+// Whether the indices reach every element of the target exactly once: sorted by stride, each stride is the number of elements that the
+// indices of smaller stride reach.
 inline bool covers(const Windows& steps, const Tensor& t, int first, const std::array<int, 3>& counts) {
   std::array<std::pair<int64_t, int64_t>, 3> strides;
   for (size_t i = 0; i < 3; ++i) {

@@ -17,6 +17,7 @@
 #include "../../gemm/gemm.h"
 #include "../../gemm/scratch.h"
 #include "../finish_spec.h"
+#include "../quantizer.h"
 #include "../row_work.h"
 
 namespace ulp {
@@ -116,24 +117,16 @@ struct DynamicLinearStep final : Step {
     gemm(problem(ones.data(), 1), *kernel, PlainSink(column_sums.data(), weights->layout.n));
   }
 
-  struct Quantizer {
-    float scale;
-    int32_t zero;
-  };
-
   Quantizer quantizer_of(float low, float high) const {
-    if (!std::isfinite(low) || !std::isfinite(high)) throw NotFinite(kNotFinite);  // infinity / infinity is no zero
-    const float most = static_cast<float>(levels());
-    const float scale = (high - low) / most;
-    if (scale == 0) return {1.0f, 0};  // all values are 0
-    const float zero = std::nearbyint(0.0f - low / scale);
-    if (!std::isfinite(scale * largest_scale)) throw NotFinite("the scale of an activation that is quantized in the call leaves float32");
-    return {scale, static_cast<int32_t>(std::min(std::max(zero, 0.0f), most))};
+    if (!std::isfinite(low) || !std::isfinite(high)) throw NotFinite(kNotFinite);
+    const Quantizer q = Quantizer::of_range(low, high, bits);
+    if (!std::isfinite(q.scale * largest_scale)) throw NotFinite("the scale of an activation that is quantized in the call leaves float32");
+    return q;
   }
 
   void run(const Context& c) const override {
     const ImageView<float> from = c.floats({source, 0});
-    Quantizer all{1.0f, 0};
+    Quantizer all;
     if (!per_row) {
       float low = 0, high = 0;
       for (int64_t i = 0; i < c.images; ++i) {

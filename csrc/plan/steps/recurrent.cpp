@@ -21,6 +21,7 @@
 #include "../../gemm/scratch.h"
 #include "../code_product.h"
 #include "../finish_spec.h"
+#include "../quantizer.h"
 #include "../row_work.h"
 
 namespace ulp {
@@ -203,9 +204,9 @@ struct RecurrentStep final : Step {
     uint8_t* hidden_codes;
     int32_t* input_sums;
     int32_t* hidden_sums;
-    Coder* input_coders;
-    Coder* hidden_coders;
-    Coder* sequences;  // where one is for a sequence
+    Quantizer* input_quantizers;
+    Quantizer* hidden_quantizers;
+    Quantizer* sequences;  // where one is for a sequence
     float* state;
     float* cell;
     float* update;
@@ -221,8 +222,8 @@ struct RecurrentStep final : Step {
     scratch.lay_out(scratch_array(m.input_codes, codes_in ? 0 : chunk * input_weights->layout.k + 64),
                     scratch_array(m.hidden_codes, images * weights->layout.k + 64),
                     scratch_array(m.input_sums, images * chunk * of_input.rows->stride()),
-                    scratch_array(m.hidden_sums, images * of_hidden.rows->stride()), scratch_array(m.input_coders, images * chunk),
-                    scratch_array(m.hidden_coders, images), scratch_array(m.sequences, images), scratch_array(m.state, of_units),
+                    scratch_array(m.hidden_sums, images * of_hidden.rows->stride()), scratch_array(m.input_quantizers, images * chunk),
+                    scratch_array(m.hidden_quantizers, images), scratch_array(m.sequences, images), scratch_array(m.state, of_units),
                     scratch_array(m.cell, of_units), scratch_array(m.update, of_units), scratch_array(m.reset, of_units),
                     scratch_array(m.lengths, images));
     int64_t longest = 0;
@@ -266,7 +267,7 @@ struct RecurrentStep final : Step {
     }
     for (int64_t t = m.lengths[i]; t < time; ++t) put(c, i, t, nullptr);
     if (!codes_in && !per_row && m.lengths[i] > 0)
-      m.sequences[i] = Coder::of(c.row_ops, pixel(c, i, 0), m.lengths[i] * channels(c), input_bits);
+      m.sequences[i] = Quantizer::of(c.row_ops, pixel(c, i, 0), m.lengths[i] * channels(c), input_bits);
   }
 
   int64_t channels(const Context& c) const { return c.tensor(source).channels; }
@@ -279,32 +280,32 @@ struct RecurrentStep final : Step {
     const int64_t from = reverse ? m.lengths[i] - end : first, count = end - first;
     const int64_t chunk = std::min(time, kChunk), k = input_weights->layout.k;
     int32_t* sums = m.input_sums + i * chunk * of_input.rows->stride();
-    Coder* coders = m.input_coders + i * chunk;
+    Quantizer* quantizers = m.input_quantizers + i * chunk;
     if (codes_in) {
       const Tensor& t = c.tensor(source);
-      std::fill_n(coders, count, Coder{t.scale, t.zero});
+      std::fill_n(quantizers, count, Quantizer{t.scale, t.zero});
       return of_input.rows->run(c.codes(source).pixel(i, 0, from), t.strides.pixel, count, sums);
     }
     for (int64_t r = 0; r < count; ++r) {
       const float* x = pixel(c, i, from + r);
-      coders[r] = per_row ? Coder::of(c.row_ops, x, channels(c), input_bits) : m.sequences[i];
-      encode(c, coders[r], largest_input, coders[r].scale, x, channels(c), k, input_bits, m.input_codes + r * k);
+      quantizers[r] = per_row ? Quantizer::of(c.row_ops, x, channels(c), input_bits) : m.sequences[i];
+      encode(c, quantizers[r], largest_input, quantizers[r].scale, x, channels(c), k, input_bits, m.input_codes + r * k);
     }
     of_input.rows->run(m.input_codes, k, count, sums);
   }
 
   void encode_hidden(const Context& c, const float* h, int64_t i, const Memory& m) const {
-    Coder& coder = m.hidden_coders[i];
-    coder = hidden_scale != 0 ? Coder{hidden_scale, hidden_zero} : Coder::of(c.row_ops, h, units, hidden_bits);
+    Quantizer& quantizer = m.hidden_quantizers[i];
+    quantizer = hidden_scale != 0 ? Quantizer{hidden_scale, hidden_zero} : Quantizer::of(c.row_ops, h, units, hidden_bits);
     const int64_t k = of_hidden.k();
-    encode(c, coder, largest_hidden, hidden_scale != 0 ? 0.0f : coder.scale, h, units, k, hidden_bits, m.hidden_codes + i * k);
+    encode(c, quantizer, largest_hidden, hidden_scale != 0 ? 0.0f : quantizer.scale, h, units, k, hidden_bits, m.hidden_codes + i * k);
   }
 
-  void encode(const Context& c, const Coder& coder, float largest, float divisor, const float* x, int64_t count, int64_t k, int bits,
-              uint8_t* to) const {
-    if (!std::isfinite(coder.scale)) throw NotFinite(kNotFinite);
-    if (!fits(coder.scale * largest)) throw NotFinite(kTooLarge);
-    if (!coder.encode(c.row_ops, x, count, k, divisor, bits, to)) throw NotFinite(kNotFinite);
+  void encode(const Context& c, const Quantizer& quantizer, float largest, float divisor, const float* x, int64_t count, int64_t k,
+              int bits, uint8_t* to) const {
+    if (!std::isfinite(quantizer.scale)) throw NotFinite(kNotFinite);
+    if (!fits(quantizer.scale * largest)) throw NotFinite(kTooLarge);
+    if (!quantizer.encode(c.row_ops, x, count, k, divisor, bits, to)) throw NotFinite(kNotFinite);
   }
 
   // All images at one step; those that have ended keep their states.
@@ -338,8 +339,8 @@ struct RecurrentStep final : Step {
   GateWork work(int64_t i, int64_t step, int64_t in_chunk, const Memory& m) const {
     const int64_t chunk = std::min(time, kChunk), first = step - in_chunk;
     const int64_t row = i * chunk + (reverse ? std::min(first + chunk, m.lengths[i]) - 1 - step : in_chunk);
-    const Coder& of_x = m.input_coders[row];
-    const Coder& of_h = m.hidden_coders[i];
+    const Quantizer& of_x = m.input_quantizers[row];
+    const Quantizer& of_h = m.hidden_quantizers[i];
     GateWork w{};
     w.input = {m.input_sums + row * of_input.rows->stride(), of_input.columns.data(), input_scale.values.data(), of_x.zero, of_x.scale};
     w.hidden = {nullptr, of_hidden.columns.data(), scale.values.data(), of_h.zero, of_h.scale};
