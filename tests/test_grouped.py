@@ -227,3 +227,15 @@ def test_a_layer_alone_compiled_and_saved(act: Any, codebook: Any, tmp_path: Any
 
 def test_kernels_of_all_isas_have_a_name(isa: str) -> None:
     assert _core.grouped_kernel().startswith("grouped_")
+
+
+def test_other_matrices_are_refused_by_name() -> None:
+    codes = np.zeros((32, 8), np.uint8)
+    grouped = ulp.pack(codes, 4, scales=np.ones((1, 8), F32))
+    with pytest.raises(TypeError, match="b is a GroupedMatrix"):
+        ulp.gemm(codes[:2, :1].repeat(32, axis=1), grouped)
+    with pytest.raises(TypeError, match="b is a GroupedMatrix"):
+        ulp.gemm(codes[:2, :1].repeat(32, axis=1), grouped, bits=4)
+    other: Any = ulp.pack(codes, 4)
+    with pytest.raises(TypeError, match="matrix is a PackedMatrix: expected"):
+        nn.GroupedLinear.from_matrix(other)

@@ -192,3 +192,14 @@ def test_dynamic_lstms_of_onnx() -> None:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], atol=2e-6)
     assert onnx.__version__
+
+
+def test_what_a_recurrent_layer_gives_is_no_input_of_the_next() -> None:
+    x = np.zeros((2, 3, 8), np.float32)
+    layer = nn.LSTM(8, 6, batch_first=True, bits=4)
+    with pytest.raises(TypeError, match=r"input is a tuple of 2: .* \(result, last states\)"):
+        nn.Sequential(layer, nn.Linear(6, 2, bits=4))(x)
+    with pytest.raises(LayerError, match="forward returned a tuple that holds a tuple"):
+        nn.compile(layer, x)
+    with pytest.raises(TypeError, match=r"layer is a Linear: expected a torch\.nn\.LSTM"):
+        nn.LSTM.from_float(nn.Linear(8, 6, bits=4), bits=4)

@@ -639,3 +639,24 @@ def test_old_names_of_pickled_classes() -> None:
     ):
         for name in names:
             assert getattr(importlib.import_module(old), name) is getattr(importlib.import_module(new), name)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_recurrent_layers_give_about_what_torch_gives(kind: Any, batch_first: bool) -> None:
+    torch.manual_seed(0)
+    source = kind(10, 16, 2, batch_first=batch_first, bidirectional=True).eval()
+    low = ulp.torch.convert(source, bits=8)
+    x, first = torch.randn(3, 5, 10), torch.randn(4, 3 if batch_first else 5, 16) / 2
+    states = (first, first / 2) if kind is torch.nn.LSTM else first
+    with torch.no_grad():
+        for given in (None, states):
+            (want, last), (got, found) = source(x, given), low(x, given)
+            torch.testing.assert_close(got, want, rtol=0, atol=0.05)
+            torch.testing.assert_close(found, last, rtol=0, atol=0.05)
+        again = ulp.torch.convert(kind(10, 16, 2, batch_first=batch_first, bidirectional=True), bits=8)
+        again.load_state_dict(low.state_dict())
+        assert torch.equal(again(x)[0], low(x)[0])
+    sequences = torch.nn.utils.rnn.pack_padded_sequence(x, [2] * (3 if batch_first else 5), batch_first=batch_first)
+    with pytest.raises(TypeError, match="takes a padded tensor, not a PackedSequence"):
+        low(sequences)

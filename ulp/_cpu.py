@@ -14,6 +14,7 @@ from . import _core, config
 from ._call import Call, Operands, make_target
 from ._matrix import Matrix
 from ._validate import as_array, bit_pair, operand, out_of_range
+from .grouped import GroupedMatrix
 from .packed import PackedMatrix, pack_array
 
 _INT8 = np.dtype(np.int8)
@@ -26,6 +27,8 @@ def operands(a: object, b: object, bits: object) -> Operands:
         a_bits, _ = bit_pair(bits, b.bits)
         packed = b._packed
     else:
+        if isinstance(b, GroupedMatrix):
+            raise TypeError("b is a GroupedMatrix, whose results are floats: b.linear(x) multiplies floats, b.product(a, scale) integers")
         a_bits, b_bits = bit_pair(bits)
         start = perf_counter() if config.verbose else 0.0
         packed = pack_array(b, b_bits)

@@ -375,6 +375,11 @@ def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX
         raise ValueError(f"{saved.name_of(source)} cannot be loaded: {error}") from None
 
 
+def _held(results: Any, one: object) -> str:
+    kind = type(one).__name__
+    return kind if one is results else f"a {type(results).__name__} that holds a {kind}"
+
+
 def _structure(results: Any) -> tuple[list[Symbol], Structure]:
     """The symbols in what forward returned, and how arrays go in their places."""
     symbols: list[Symbol]
@@ -386,7 +391,7 @@ def _structure(results: Any) -> tuple[list[Symbol], Structure]:
         symbols, pack = [results], Structure(None)
     for symbol in symbols:
         if not isinstance(symbol, Symbol):
-            raise LayerError(f"forward returned {type(symbol).__name__}: expected a layer's result, or a tuple, list or dict of them")
+            raise LayerError(f"forward returned {_held(results, symbol)}: expected a layer's result, or a tuple, list or dict of them")
     if not symbols:
         raise LayerError("forward returned nothing")
     return symbols, pack

@@ -78,6 +78,10 @@ class GroupedLinear(Layer):
     @classmethod
     def from_matrix(cls, matrix: GroupedMatrix, bias: npt.ArrayLike | None = None, *, act: Act = "row") -> GroupedLinear:
         """A layer of given weights."""
+        if not isinstance(matrix, GroupedMatrix):
+            raise TypeError(
+                f"matrix is a {type(matrix).__name__}: expected a ulp.GroupedMatrix, as ulp.pack(codes, bits, scales=) gives it"
+            )
         k, n = matrix.shape
         made = cls(k, n, bias is not None, bits=matrix.bits, group_size=matrix.group_size, act=act, codebook=matrix.codebook, matrix=matrix)
         if bias is not None:

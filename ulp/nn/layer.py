@@ -30,6 +30,8 @@ def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], A
         flags = x.flags
         if flags.c_contiguous and flags.aligned:
             return x, _same
+    if isinstance(x, tuple):  # as an LSTM gives it
+        raise TypeError(f"{name} is a tuple of {len(x)}: expected an array; LSTM and GRU give (result, last states)")
     array = np.asarray(as_numpy(x, name))
     if array.dtype.kind != "f":
         fix = f"{name}.float()" if is_tensor(x) else f"{name}.astype(np.float32)"

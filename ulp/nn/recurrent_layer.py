@@ -156,6 +156,8 @@ class RecurrentLayer(Layer):
     def _like(cls: type[R], layer: Any, **options: Any) -> R:
         if getattr(layer, "proj_size", 0):
             raise ValueError(f"proj_size={layer.proj_size}: projections are not supported")
+        if not hasattr(layer, "hidden_size"):
+            raise TypeError(f"layer is a {type(layer).__name__}: expected a torch.nn.{cls.__name__}, or what has its attributes")
         make: Any = cls
         made: R = make(
             layer.input_size,

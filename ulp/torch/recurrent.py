@@ -84,6 +84,11 @@ class RecurrentModule(FixedTypes):
     @torch._dynamo.disable  # its plans are no operators of torch
     def forward(self, input: Tensor, hx: Any = None) -> Any:  # noqa: A002  # torch's name
         """(result, last states), as torch's module. RuntimeError where the input requires gradients or is not on the CPU."""
+        if not isinstance(input, Tensor):
+            raise TypeError(
+                f"ulp.torch's {type(self._layer).__name__} takes a padded tensor, not a {type(input).__name__}; of a packed sequence, pass "
+                f"what torch.nn.utils.rnn.pad_packed_sequence makes of it"
+            )
         if input.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 f"ulp.torch's {type(self._layer).__name__} is for inference only, and this input requires gradients: call the model under "
