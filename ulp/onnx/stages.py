@@ -149,7 +149,7 @@ def bound(node: Node, opset: int, limits: Limits) -> Callable[..., tuple[Array, 
     if operator is None:
         known = ", ".join(sorted(OPERATORS))
         raise OnnxError(
-            f"{node}: without onnxruntime there is no operator {node.op_type}: pip install onnxruntime. "
+            f"{node}: without onnxruntime there is no operator {node.op_type}: pip install onnxruntime, which floats='numpy' does not use. "
             f"Those that there are: {known}, and QLinear operators"
         )
     try:
