@@ -290,6 +290,7 @@ def test_forms_of_calibration_data() -> None:
         ([images(4, 3, 12, 12), images(4, 1, 12, 12)], ValueError, "calibrate[1] has shape [4, 1, 12, 12]"),
         (images(4, 3, 12, 12) * np.float32("nan"), ValueError, "calibrate[0] holds a NaN or an infinity"),
         (images(4, 3, 12, 12) + np.float32("inf"), ValueError, "calibrate[0] holds a NaN or an infinity"),
+        (images(4, 3, 12, 12) - np.float32("inf"), ValueError, "found from it; give a mask of attention as bool, or with -1e9 for -inf"),
         (np.zeros((4, 3, 12, 12), np.uint8), TypeError, "calibrate[0] is uint8, and input 'x' is float32"),
         (np.full((1, 3, 12, 12), 0.5, np.float32), ValueError, "input 'x' is 0.5 everywhere"),
         ([{"y": images(4, 3, 12, 12)}], ValueError, "calibrate[0] has no input 'x'"),

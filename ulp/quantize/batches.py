@@ -99,7 +99,8 @@ def _array(x: Any, port: Port, what: str) -> Array:
         raise ValueError(f"{what} is empty, of shape {list(array.shape)}: give at least one input")
     array = np.ascontiguousarray(array, port.dtype)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{what} holds a NaN or an infinity: no range can be found from it")
+        fix = "; give a mask of attention as bool, or with -1e9 for -inf" if np.isneginf(array).any() else ""
+        raise ValueError(f"{what} holds a NaN or an infinity: no range can be found from it{fix}")
     return array
 
 
