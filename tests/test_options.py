@@ -63,3 +63,10 @@ def test_an_option_of_numpy_counts_as_one_of_python() -> None:
     options: dict[str, Any] = {"tune": np.bool_(False), "group": np.int64(2), "progress": np.bool_(False)}
     made = ulp.nn.compile(network(), X, **options)
     assert made.group == 2
+
+
+@pytest.mark.parametrize("option", ["dynamic", "batch_first", "bidirectional"])
+def test_switches_of_recurrent_layers(option: str) -> None:
+    for layer in (ulp.nn.LSTM, ulp.nn.GRU):
+        with pytest.raises(TypeError, match=f"{option}='yes': expected True or False"):
+            layer(3, 4, bits=4, act_bits=8, **{option: "yes"})

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ulp._options import check_options
 from ulp._validate import bit_width, describe_interval, integer, interval
 
 from .graph import Concat, Node, Recurrent, Shape, State, View, Weights
@@ -72,6 +73,7 @@ class RecurrentLayer(Layer):
         dynamic: bool,
     ) -> None:
         super().__init__()
+        check_options({}, dynamic=dynamic, batch_first=batch_first, bidirectional=bidirectional)
         self.input_size = integer(input_size, "input_size", 1, 2**20)
         self.hidden_size = integer(hidden_size, "hidden_size", 1, 2**20)
         self.num_layers = integer(num_layers, "num_layers", 1, 2**10)
