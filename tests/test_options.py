@@ -67,6 +67,7 @@ def test_an_option_of_numpy_counts_as_one_of_python() -> None:
 
 @pytest.mark.parametrize("option", ["dynamic", "batch_first", "bidirectional"])
 def test_switches_of_recurrent_layers(option: str) -> None:
-    for layer in (ulp.nn.LSTM, ulp.nn.GRU):
+    kinds: tuple[Any, ...] = (ulp.nn.LSTM, ulp.nn.GRU)
+    for layer in kinds:
         with pytest.raises(TypeError, match=f"{option}='yes': expected True or False"):
             layer(3, 4, bits=4, act_bits=8, **{option: "yes"})
