@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-# Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop; of conv it is also what
-# they keep while they call for rare loads.
+# Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop; of conv it is also
+# what they keep while they call for rare loads.
 MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 40, "conv": 128}
 LAST_BEFORE_HOPPER = 89
 FIRST_WITH_B1, LAST_WITH_B1 = 80, 90

@@ -2,7 +2,8 @@
 
 Blocks of Python run in the order in which they are read, one namespace per page, in an empty folder. A block of text that follows directly
 is what the block prints. `<!-- needs torch -->` in front of a block names packages without which it is skipped, or `gpu`: then it runs on
-the GPU's emulator and on its double, with `network` on the emulator alone, where onnx is. What a page presupposes (a model, arrays) is in PRESUPPOSED.
+the GPU's emulator and on its double, with `network` on the emulator alone, where onnx is. What a page presupposes (a model, arrays) is in
+PRESUPPOSED.
 """
 
 from __future__ import annotations
