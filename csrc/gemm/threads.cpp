@@ -112,7 +112,8 @@ class Pool {
 
  private:
   // Of the present job. It lives until both are 0, so that a helper which takes a place may use it until it gives the place back.
-  struct Places {
+  // Aligned so that compilers take it as one word.
+  struct alignas(8) Places {
     int32_t open;
     int32_t taken;
   };
