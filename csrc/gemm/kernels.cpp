@@ -154,7 +154,7 @@ struct Choice {
   }
 };
 
-// Estimating every kernel of the table takes as long as a product of 32 x 32 x 32. A thread that multiplies the same shapes again, as the
+// Estimating every kernel of the table takes long beside a small product. A thread that multiplies the same shapes again, as the
 // layers of a network do, estimates each once.
 constexpr uint64_t kChoices = 16;
 

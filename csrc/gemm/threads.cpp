@@ -53,9 +53,9 @@ struct Job {
   }
 };
 
-// Spinning before sleeping: to wake a sleeping thread takes some 50 microseconds on a virtual machine, as long as a whole step of a
-// network, so a thread that has just worked spins for up to kSpinNs. After kEagerNs it yields between looks: with more threads than cores,
-// the thread that it waits for may need the core.
+// Spinning before sleeping: waking a sleeping thread is slow beside the steps of a network, above all on a virtual machine, where a
+// core that idles leaves it, so a thread that has just worked spins for up to kSpinNs. After kEagerNs it yields between looks: with more
+// threads than cores, the thread that it waits for may need the core.
 constexpr int64_t kEagerNs = 20'000;
 constexpr int64_t kSpinNs = 200'000;
 
