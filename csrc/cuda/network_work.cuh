@@ -44,6 +44,20 @@ struct Elements {
   }
 };
 
+// Where element `at` of images with so many pixels and channels lies, by its order: channels last, or plane by plane.
+__device__ inline void locate(int at, bool nhwc, const Divisor& pixels, const Divisor& channels, int64_t* pixel, int* channel) {
+  if (nhwc) {
+    const int whole = channels.quotient(at);
+    *channel = channels.remainder(at, whole);
+    *pixel = whole;
+  } else {
+    const int plane = pixels.quotient(at);
+    const int image = channels.quotient(plane);
+    *channel = channels.remainder(plane, image);
+    *pixel = static_cast<int64_t>(image) * pixels.divisor + pixels.remainder(at, plane);
+  }
+}
+
 struct InputWork {
   int64_t count;  // images x channels x pixels, as they lie in the input
   const float* floats;
@@ -60,16 +74,7 @@ struct InputWork {
   __device__ void operator()(int at) const {
     int64_t pixel;
     int channel;
-    if (nhwc) {
-      const int whole = channels.quotient(at);
-      channel = channels.remainder(at, whole);
-      pixel = whole;
-    } else {
-      const int plane = pixels.quotient(at);
-      const int image = channels.quotient(plane);
-      channel = channels.remainder(plane, image);
-      pixel = static_cast<int64_t>(image) * pixels.divisor + pixels.remainder(at, plane);
-    }
+    locate(at, nhwc, pixels, channels, &pixel, &channel);
     if (codes != nullptr) {
       const int code = codes[at];
       if (code > to[0].max_code) status[1] = 1;
@@ -94,16 +99,7 @@ struct OutputWork {
   __device__ void operator()(int at) const {
     int64_t pixel;
     int channel;
-    if (nhwc) {
-      const int whole = channels.quotient(at);
-      channel = channels.remainder(at, whole);
-      pixel = whole;
-    } else {
-      const int plane = pixels.quotient(at);
-      const int image = channels.quotient(plane);
-      channel = channels.remainder(plane, image);
-      pixel = static_cast<int64_t>(image) * pixels.divisor + pixels.remainder(at, plane);
-    }
+    locate(at, nhwc, pixels, channels, &pixel, &channel);
     const int64_t source = pixel * from.pixel + channel;
     if (codes != nullptr) {
       codes[at] = from.codes[source];
