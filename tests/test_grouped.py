@@ -189,6 +189,10 @@ def test_pickles_copies_and_refusals() -> None:
     for options, message in refused:
         with pytest.raises(ValueError, match=message):
             ulp.pack(codes, 2, **({"group_size": 16} if "scales" in options else {}) | options)
+    long = np.zeros((2 * 1009, 6), np.uint8)
+    with pytest.raises(ValueError, match=r"group_size=1009: .* no divisor from 16 to 512"):
+        ulp.pack(long, 2, scales=scales[:2], group_size=1009)
+    assert ulp.pack(long, 2, scales=scales[:1], group_size=2 * 1009).nbytes < 2 * long.size  # the only group is cut anywhere
     wrong = codes.copy()
     wrong[3, 2] = 4
     with pytest.raises(ValueError, match=r"b\[3, 2\] = 4"):

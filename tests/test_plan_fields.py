@@ -34,6 +34,7 @@ SAVED = {
     "lookup": ("source", "target", "codes", "values"),
     "combine": ("operands", "channels", "multiply", "low", "high", "targets", "divide"),
     "linear_floats": ("source", "target", "weights", "bias"),
+    "dynamic_linear": ("source", "weights", "weight_zero", "per_row", "finish", "kernel", "bits", "function"),
     "recurrent": (
         *("source", "kind", "input_weights", "weights", "weight_zeros", "input_scale", "scale", "bias", "input_bits", "hidden_bits"),
         *("per_row", "reverse", "targets", "divide", "candidate", "hidden_bias", "hidden_scale", "hidden_zero", "hidden", "cell"),
@@ -175,6 +176,8 @@ def valid(plan: Any) -> dict[str, dict[str, Any]]:
             "kernel": None,
             "bits": 5,
             "function": "gelu",
+            "outliers": np.zeros(0, np.int32),
+            "outlier_weights": np.zeros((0, 6), np.float32),
         },
         "recurrent": recurrent_fields(plan),
         "grouped_linear": {

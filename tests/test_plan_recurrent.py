@@ -125,6 +125,9 @@ def test_a_nan_and_lengths_are_refused() -> None:
         (y,) = plan.run([x, np.full((1, 1, 1, 1), length, F32)])
         assert not y[0, 0, length:].any()
         assert y[0, 0, :length].all()
+    x[0, 0, 1, :2] = -3e38, 3e38  # both are numbers
+    with pytest.raises(_core.NotFinite, match="leaves float32"):
+        plan.run([x, np.full((1, 1, 1, 1), 3, F32)])
     for wrong in (-1, 0.5, 4, np.inf):
         with pytest.raises(_core.CodeOutOfRange, match=r"not an integer of 0\.\.3"):
             plan.run([x, np.full((1, 1, 1, 1), wrong, F32)])

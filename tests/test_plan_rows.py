@@ -37,7 +37,7 @@ def on_every_isa(describe: Describe, x: Any) -> list[Any]:
     return results[0]
 
 
-def one_function(function: str, width: int, channels: int, groups: int = 1, inputs: int = 1) -> Describe:
+def one_function(function: str, width: int, channels: int, groups: int = 1, inputs: int = 1, *, integers: bool = False) -> Describe:
     def describe(plan: Any) -> None:
         rng = np.random.default_rng(3)
         parameters = {
@@ -58,6 +58,7 @@ def one_function(function: str, width: int, channels: int, groups: int = 1, inpu
             function=function,
             targets=[(floats, 0), (codes, 0)],
             divide=True,
+            integers=integers,
             **(parameters if function in NORMS else {}),
         )
         for tensor in (floats, codes):
@@ -98,6 +99,54 @@ def test_functions_of_rows(function: str, width: int, channels: int, groups: int
     np.testing.assert_allclose(floats, want, rtol=2e-6, atol=2e-6)
     assert np.abs(codes.astype(int) - want_codes).max() <= (0 if function == "identity" else 1)
     assert (codes != want_codes).mean() < 0.01 + 1 / codes.size
+
+
+# Of csrc/ops/integer_rows.h.
+INTEGER_BOUNDS = {"softmax": 2.0**-14, "sigmoid": 2.0**-14, "tanh": 2.0**-14, "gelu": 2.0**-13, "gelu_tanh": 2.0**-13, "silu": 2.0**-13}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[1:])
+def test_functions_in_integers_keep_their_bounds(function: str) -> None:
+    """Of values that are exact in fixed point, wide and narrow, of codes and floats."""
+    rng = np.random.default_rng(4)
+    for width, channels, groups, inputs, spread in (
+        (3, 1, 1, 1, 3),
+        (5, 33, 2, 2, 1),
+        (7, 384, 1, 2, 4),
+        (9, 3000, 1, 1, 20),
+        (4, 48, 1, 1, 700),
+    ):
+        x = (np.rint(rng.standard_normal((1, 1, width, channels * groups)) * spread * 2**14) / 2**14).astype(F32)
+        describe = one_function(function, width, channels, groups, inputs, integers=True)
+        floats, codes = on_every_isa(describe, x)
+        want, want_codes = expected(describe, x)
+        bound: Any = INTEGER_BOUNDS.get(function, 0)
+        if function in NORMS:
+            bound = 2.0**-11 * (2 * np.sqrt(channels) + 1) if channels == 1 else 2.0**-11 * (np.abs(want).max() + 1)
+        assert np.abs(floats - want).max() <= bound
+        assert np.abs(codes.astype(int) - want_codes).max() <= 1
+        assert (codes != want_codes).mean() < 0.05 + 2 / codes.size
+    nan = np.full((1, 1, 3, 1), np.nan, F32)
+    with pytest.raises(ValueError, match="NaN"):
+        native(one_function(function, 3, 1, integers=True)).run(nan)
+    wide = np.array([-3e38, 3e38, 0, -20000, 20000, 1], F32).reshape(1, 1, 1, 6)
+    assert np.isfinite(on_every_isa(one_function(function, 1, 6, integers=True), wide)[0]).all()
+
+
+@pytest.mark.parametrize("function", ["gelu", "gelu_tanh", "silu", "sigmoid"])
+def test_what_falls_below_float32_is_nothing(function: str) -> None:
+    """As their limits say: infinity times nothing is no NaN."""
+    x = np.array([-np.inf, -3e38, 3e38, np.inf], F32).reshape(1, 1, 1, 4)
+
+    def describe(plan: Any) -> None:
+        source, result = plan.floats(1, 1, 4), plan.floats(1, 1, 4)
+        plan.input_floats(channels=4, height=1, width=1, targets=[source], nhwc=True)
+        plan.rows(operands=[(source, 0)], channels=4, groups=1, function=function, targets=[(result, 0)], divide=False)
+        plan.output(tensor=result, nhwc=True)
+
+    (got,) = on_every_isa(describe, x)
+    ends = [0, 0, 1, 1] if function == "sigmoid" else [0, 0, x[0, 0, 0, 2], np.inf]
+    np.testing.assert_array_equal(got.reshape(-1), np.array(ends, F32))
 
 
 def test_a_mask_counts_for_all_heads_and_rows() -> None:
@@ -290,6 +339,45 @@ def test_products_with_fewer_bits_and_a_function(a_bits: int, w_bits: int, funct
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize(("width", "channels", "outputs"), [(1, 5, 3), (13, 40, 70), (300, 24, 33)])
+def test_outliers_are_multiplied_in_floats(width: int, channels: int, outputs: int) -> None:
+    """Beside the integers, whose scales they leave alone."""
+    rng = np.random.default_rng(width)
+    columns = np.unique(np.array([0, channels // 2, channels - 1], np.int32))
+    w = rng.integers(-8, 8, (channels + -channels % 4, outputs)).astype(np.int8)
+    w[channels:] = 0
+    weights, wide = _core.pack(w, 4), rng.standard_normal((len(columns), outputs)).astype(F32)
+    terms = {"scale": rng.uniform(0.01, 0.1, outputs).astype(F32), "bias": rng.standard_normal(outputs).astype(F32)}
+
+    def describe(plan: Any, **changes: Any) -> None:
+        x, floats, codes = plan.floats(1, width, channels), plan.floats(1, width, outputs), plan.codes(1, width, outputs, 8, 99, 0.25)
+        plan.input_floats(channels=channels, height=1, width=width, targets=[x], nhwc=True)
+        targets = [(floats, 0), (codes, 0)]
+        finish = {"residual": None, "low": -30.0, "high": 30.0, "targets": targets, "thresholds": [None] * 2, **terms}
+        given = {"source": x, "weights": weights, "weight_zero": 0, "per_row": True, "finish": finish, "kernel": None, "bits": 6}
+        plan.dynamic_linear(**given | {"outliers": columns, "outlier_weights": wide} | changes)
+        for tensor in (floats, codes):
+            plan.output(tensor=tensor, nhwc=True)
+
+    x = rng.standard_normal((1, 1, width, channels)).astype(F32)
+    x[..., columns] *= 100
+    for got, want in zip(on_every_isa(describe, x), expected(describe, x), strict=True):
+        np.testing.assert_array_equal(got, want)
+    for value in (np.nan, np.inf):
+        x[0, 0, width // 2, columns[-1]] = value
+        with pytest.raises(ValueError, match=r"NaN|infinity"):
+            native(describe).run(x)
+    for message, changes in (
+        ("outliers go with per_row", {"per_row": False}),
+        ("ascending channels", {"outliers": columns[::-1].copy()}),
+        ("ascending channels", {"outliers": columns + np.int32(1)}),
+        (r"outlier_weights have shape \(2,", {"outlier_weights": wide[:2].copy()}),
+        ("outlier_weights must be finite", {"outlier_weights": wide * F32(np.inf)}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native(partial(describe, **changes))
+
+
 def test_a_division_by_multiplications_rounds_as_a_division() -> None:
     """The quantizers': codes next to halves show each wrong rounding."""
     rng = np.random.default_rng(7)
@@ -407,6 +495,7 @@ def refusals() -> list[tuple[str, Callable[[Any], None]]]:
         ("go with normalizations", rows(gamma=np.ones(4, F32))),
         ("one value per channel", rows(function="rms_norm", gamma=np.ones(3, F32))),
         ("epsilon must be finite", rows(function="layer_norm", epsilon=-1.0)),
+        ("'identity' has no form in integers", rows(function="identity", integers=True)),
         ("groups", rows(groups=0)),
         ("no function of single elements", dynamic(function="softmax")),
         ("bits = 9 is outside", dynamic(bits=9)),
@@ -439,7 +528,7 @@ def test_a_nan_becomes_no_code(function: str, channels: int) -> None:
     try:
         for name in ulp.available_isas():
             ulp.set_isa(name)
-            for hole, allowed in ((np.nan, ()), (-np.inf, ("identity", "softmax"))):
+            for hole, allowed in ((np.nan, ()), (-np.inf, ("identity", "softmax", "gelu"))):
                 x_bad = values.copy()
                 x_bad[1, channels // 2, 0, 3] = hole
                 if function in allowed:

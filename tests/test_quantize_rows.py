@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,107 @@ def test_rows_are_quantized_in_the_call(opset: int, sequence: bool, bits: str, t
     np.testing.assert_array_equal(ulp.load(tmp_path / "network.ulp")(x), loaded(x))
     made.save(tmp_path / "network.onnx")
     np.testing.assert_array_equal(ulp.load(tmp_path / "network.onnx", tune=False)(x), loaded(x))
+
+
+@pytest.mark.parametrize(("sequence", "rounding"), [(True, "gptq"), (False, "nearest")])
+def test_outliers_stay_floats(sequence: bool, rounding: Any, tmp_path: Path) -> None:
+    """The channels that reach the threshold, and no others, are multiplied in floats, in all that is made of the model."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((8, 7, 16) if sequence else (40, 16)).astype(F32)
+    x[..., [3, 11]] *= 4
+    threshold = 8.0 if sequence else 3.5
+    given: Any = {"bits": "W4A4", "calibrate": x, "activations": "dynamic", "first_last_bits": None, "equalize": False, "progress": False}
+    made = ulp.quantize.quantize(network(17, sequence), outliers=threshold, rounding=rounding, **given)
+    plain = ulp.quantize.quantize(network(17, sequence), rounding=rounding, **given)
+    of_input = [row for row in made.layers if row.outliers]
+    assert of_input
+    if sequence:
+        assert [row.outliers for row in made.layers[:3]] == [(3, 11)] * 3
+    assert "outliers" in str(made).splitlines()[1] + str(made).splitlines()[2]
+    assert "outliers" not in str(plain)
+    better = {row.name: row.output_snr for row in plain.layers}
+    assert all(row.output_snr > better[row.name] for row in of_input)
+    loaded = made.load(tune=False)
+    assert all(row.integer for row in loaded.layers if row.op_type in ("MatMul", "Gemm") and row.bits != (0, 0))
+    assert len(loaded.stages) == len(plain.load(tune=False).stages)
+    np.testing.assert_allclose(loaded(x), simulation(made.model, x), rtol=1e-4, atol=1e-3)
+    loaded.save(tmp_path / "network.ulp")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "network.ulp")(x), loaded(x))
+    made.save(tmp_path / "network.onnx")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "network.onnx", tune=False)(x), loaded(x))
+    compiled = ulp.compile(network(17, sequence), outliers=threshold, rounding=rounding, tune=False, **given)
+    np.testing.assert_array_equal(compiled(x), loaded(x))
+
+
+@pytest.mark.parametrize(
+    ("message", "given"),
+    [
+        ("outliers=0.1: 33 of 33 channels that layer 'Gemm_7' reads reach it", {"outliers": 0.1}),
+        ('belongs to activations="dynamic"', {"outliers": 6.0, "activations": "static"}),
+        ("outliers=-1: expected a finite number above 0", {"outliers": -1}),
+        ("outliers=nan: expected a finite number above 0", {"outliers": float("nan")}),
+        ("outliers='6': expected a number", {"outliers": "6"}),
+    ],
+)
+def test_outliers_that_are_none(message: str, given: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((8, 16)).astype(F32)
+    with pytest.raises((TypeError, ValueError), match=message):
+        ulp.quantize.quantize(network(17, False), **{"bits": 4, "calibrate": x, "activations": "dynamic", "progress": False} | given)
+
+
+def test_functions_in_integers(tmp_path: Path) -> None:
+    """Softmax, normalization and GELU by fixed-point numbers, near to those in float32."""
+    x = np.random.default_rng(3).standard_normal((6, 7, 16)).astype(F32)
+    given: Any = {"bits": 8, "calibrate": x, "activations": "dynamic", "progress": False}
+    floats, integers = (ulp.compile(network(17), functions=functions, tune=False, **given) for functions in ("float", "integer"))
+    want, got = floats(x), integers(x)
+    assert 0 < np.abs(got - want).max() < 0.03 * np.abs(want).max()  # codes of the next product may be the neighbours
+    methods = [row.kernel for row in integers.profile(x, runs=1).rows]
+    assert {"integer_softmax", "integer_layer_norm", "integer_gelu"} <= set(methods)
+    integers.save(tmp_path / "network.ulp")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "network.ulp")(x), got)
+    with pytest.raises(ulp.onnx.OnnxError, match="functions='integer' for a saved network"):
+        ulp.load(tmp_path / "network.ulp", functions="integer")
+    with pytest.raises(ulp.onnx.OnnxError, match="functions='integer', and 1 functions would run in floats:\n  LayerNorm"):
+        ulp.compile(network(17, sequence=False), functions="integer", **given | {"calibrate": x[:, 0]})
+    with pytest.raises(ValueError, match="functions='integers': expected 'float' or 'integer'"):
+        ulp.load(b"", functions="integers")
+
+
+def open_network() -> Any:
+    """`network` over sequences whose length the file leaves open."""
+    made = network(17)
+    for port in (*made.graph.input, *made.graph.output):
+        port.type.tensor_type.shape.dim[1].dim_param = "T"
+    return made
+
+
+def test_one_network_serves_all_lengths() -> None:
+    """Up to the maximum, with the bits of a network for the length at hand; beyond it, and of nothing, the error says so."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((8, 9, 16)).astype(F32)
+    made = ulp.quantize.quantize(open_network(), bits="W4A8", calibrate=x, activations="dynamic", progress=False)
+    for functions in ("float", "integer"):
+        loaded = made.load(max_length=40, functions=functions)
+        assert all(type(stage).__name__ == "IntegerStage" for stage in loaded.stages)
+        for length in (1, 2, 39, 40, 17, 1, 23):
+            given = rng.standard_normal((3, length, 16)).astype(F32)
+            alone = made.load(shapes={"x": (1, length, 16)}, functions=functions, tune=False)
+            np.testing.assert_array_equal(loaded(given), alone(given))
+        for length in (41, 0):
+            with pytest.raises(ValueError, match=f"a sequence of length {length}: the network was made for 1 to max_length=40"):
+                loaded(np.zeros((1, length, 16), F32))
+        with pytest.raises(ValueError, match=r"shape \[N, 5, 16\], but got \[3, 5, 15\]"):
+            loaded(np.zeros((3, 5, 15), F32))
+        assert loaded.profile(x, runs=1).rows
+        with pytest.raises(TypeError, match="max_length=40 cannot be saved"):
+            pickle.dumps(loaded)
+    compiled = ulp.compile(open_network(), bits="W4A8", calibrate=x, activations="dynamic", max_length=12, progress=False)
+    np.testing.assert_array_equal(compiled(x), made.load(max_length=40)(x))
+    with pytest.raises(ValueError, match="no input has an open side"):
+        ulp.quantize.quantize(network(17), bits=8, calibrate=x[:, :7], activations="dynamic", progress=False).load(max_length=7)
+    with pytest.raises(ValueError, match="max_length=1"):
+        made.load(max_length=1)
 
 
 def test_what_is_wrong_is_named() -> None:

@@ -399,12 +399,13 @@ class Plan:
         epsilon: float | None = ...,
         targets: list[tuple[int, int]],
         divide: bool,
+        integers: bool | None = ...,
     ) -> None:
         """The function of the sum of 1 to 4 operands, for each group of `channels` channels of a pixel; 1 to 4 targets.
 
         Operands have groups * channels channels, or those of one group, which count for all; H x W, all but the first also 1 x 1.
         function: identity, layer_norm, rms_norm (with gamma and beta (channels,), and epsilon), softmax, gelu, gelu_tanh, silu, sigmoid or
-        tanh. divide: codes by v / scale, rounded once. The same bits on every instruction set.
+        tanh. divide: codes by v / scale, rounded once. The same bits on every instruction set. integers: by fixed-point numbers throughout.
         """
 
     def product(
@@ -455,11 +456,16 @@ class Plan:
         kernel: str | None,
         bits: int | None = ...,
         function: str | None = ...,
+        outliers: npt.NDArray[np.int32] | None = ...,
+        outlier_weights: npt.NDArray[np.float32] | None = ...,
     ) -> None:
         """Floats, quantized in the call as ONNX's DynamicQuantizeLinear does it, times weights (Cp, N); the result is H x W x N.
 
         v = float32(sum) * float32(scale of the call * finish scale) + bias, then `function` of single elements. per_row: a scale for each
         pixel, and the codes of QONNX's Quant, whose zero point is added before rounding. bits: of the codes. NotFinite for a NaN.
+
+        outliers: ascending channels that are 0 for the codes; with per_row only. outlier_weights (outliers, N): v = fma(x, w, v) for each
+        of them, in their order, before the function.
         """
 
     def recurrent(

@@ -42,6 +42,7 @@ OPTIONS: dict[str, Check] = {
     **dict.fromkeys(("dynamic", "batch_first", "bidirectional"), _flag),
     "mode": _one_of("requantize", "threshold", also=("requantise",)),
     "hint": _one_of("latency", "throughput"),
+    "functions": _one_of("float", "integer"),
     "floats": _one_of("onnxruntime", "numpy"),
     "group": _whole(1, 2**16),
 }

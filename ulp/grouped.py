@@ -239,6 +239,11 @@ def pack_grouped(
         _check(codes, bits)
         raw = (codes.astype(np.int16) + middle).astype(np.uint8)
     sizes = _Group(size, k)
+    if size > MAX_GROUP and size < k and sizes.computed % 32 and -(-sizes.computed // 32) * 32 > 2 * sizes.computed:
+        raise ValueError(
+            f"group_size={size}: groups longer than {MAX_GROUP} are stored in equal parts of multiples of 32, and {size} has no divisor "
+            f"from 16 to {MAX_GROUP}; repeat the scales of smaller groups, or pad the groups"
+        )
     packed = _pack(_padded(np.asarray(raw), sizes.computed), bits, codes)
     return GroupedMatrix(packed, (k, n), sizes, factors, zero, zeros, entries, table)
 

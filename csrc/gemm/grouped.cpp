@@ -8,6 +8,7 @@
 
 #include "grouped_kernel.h"
 #include "range.h"
+#include "row_parts.h"
 #include "scratch.h"
 #include "threads.h"
 
@@ -217,7 +218,9 @@ void grouped(const GroupedProblem& p) {
   uint8_t* a;
   RowGroup* row_groups;
   scratch.lay_out(scratch_array(a, p.rows * layout.padded_k()), scratch_array(row_groups, p.rows * layout.groups()));
-  for (int64_t m = 0; m < p.rows; ++m) pack_row(p, m, bias, a + m * layout.padded_k(), row_groups + m * layout.groups());
+  for_rows_of(p.rows, layout.padded_k(), [&](Range rows) {
+    for (int64_t m = rows.begin; m < rows.end; ++m) pack_row(p, m, bias, a + m * layout.padded_k(), row_groups + m * layout.groups());
+  });
   Job job{p, b, kernel.bind(bits, b.planes), a, row_groups};
   const int64_t macs = p.rows * b.n() * layout.k;
   const int64_t threads = macs < kParallelMacs ? 1 : num_threads();

@@ -1,8 +1,10 @@
 #include "grouped_floats.h"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 
+#include "../gemm/row_parts.h"
 #include "../gemm/scratch.h"
 
 namespace ulp {
@@ -32,14 +34,16 @@ bool grouped_floats(const GroupedFloats& p, const RowOps& ops) {
   uint8_t* codes;
   float* scales;
   scratch.lay_out(scratch_array(codes, p.rows * layout.k + 64), scratch_array(scales, p.rows * scales_per_row));
-  bool finite = true;
-  for (int64_t m = 0; m < p.rows; ++m) {
-    for (int64_t k = 0, g = 0; k < layout.k; k += group, ++g) {
-      const int64_t count = std::min(group, layout.k - k);
-      finite &= quantize(p.x + m * p.x_stride + k, count, ops, codes + m * layout.k + k, scales + m * scales_per_row + g);
+  std::atomic<bool> finite{true};
+  for_rows_of(p.rows, layout.k, [&](Range rows) {
+    for (int64_t m = rows.begin; m < rows.end; ++m) {
+      for (int64_t k = 0, g = 0; k < layout.k; k += group, ++g) {
+        const int64_t count = std::min(group, layout.k - k);
+        if (!quantize(p.x + m * p.x_stride + k, count, ops, codes + m * layout.k + k, scales + m * scales_per_row + g)) finite.store(false);
+      }
     }
-  }
-  if (!finite) return false;
+  });
+  if (!finite.load()) return false;
   GroupedProblem product;
   product.b = p.b;
   product.a = codes;

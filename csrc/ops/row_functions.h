@@ -44,6 +44,9 @@ ULP_INLINE Ratio sigmoid_ratio(Vector16 x) {
 
 ULP_INLINE Vector16 sigmoid16(Vector16 x) { return sigmoid_ratio(x).value(); }
 
+// f(x) = x * share(x) where that is 0 for the lowest x: -infinity times 0 would be a NaN.
+ULP_INLINE Vector16 vanishing(Vector16 x, Vector16 product) { return x.below(Vector16::all(-1e30f), Vector16::all(0.0f), product); }
+
 // x * P(X <= x), X normal. The lower tail is P(X <= -|x|) = exp(-x^2 / 2) g(t), t = 1 / (1 + 0.35 |x|), g being a polynomial; x^2 is taken
 // with its rounding error, or exp would multiply it.
 ULP_INLINE Vector16 gelu16(Vector16 x) {
@@ -57,14 +60,16 @@ ULP_INLINE Vector16 gelu16(Vector16 x) {
   const Vector16 e = exp16(zero - half * square) * (one - half * rest);
   const Vector16 t = one / a.fma(Vector16::all(0.35f), one);
   const Vector16 tail = e * polynomial(kTail, t);
-  return x * x.below(zero, tail, one - tail);
+  return vanishing(x, x * x.below(zero, tail, one - tail));
 }
 
 // x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
 ULP_INLINE Vector16 gelu_tanh16(Vector16 x) {
   const Vector16 inner = (x * x).fma(Vector16::all(0.0713548162726f), Vector16::all(1.595769121606f));
-  return x * sigmoid16(x * inner);
+  return vanishing(x, x * sigmoid16(x * inner));
 }
+
+ULP_INLINE Vector16 silu16(Vector16 x) { return vanishing(x, x * sigmoid16(x)); }
 
 // By (1 - e) / (1 + e), e = exp(-2 |x|); near 0, where that cancels, x + x^3 p(x^2).
 ULP_INLINE Ratio tanh_ratio(Vector16 x) {

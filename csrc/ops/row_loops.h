@@ -185,7 +185,7 @@ bool with_function(RowFunction function, const With& with) {
     case RowFunction::gelu_tanh:
       return with([](Vector16 v) { return gelu_tanh16(v); });
     case RowFunction::silu:
-      return with([](Vector16 v) { return v * sigmoid16(v); });
+      return with([](Vector16 v) { return silu16(v); });
     case RowFunction::sigmoid:
       return with([](Vector16 v) { return sigmoid16(v); });
     case RowFunction::tanh:
@@ -223,8 +223,11 @@ ULP_INLINE void sum_columns(const RowSums& s, const RowWork& targets, int64_t c,
       from = some;
     }
     const Vector16 factor = Vector16::all(s.row_scale[m]) * scale;
-    const Vector16 v = f(Vector16::load_sums(from, columns, s.zero[m]) * factor + bias);
-    put(targets, m, c, n, v.max(low).min(high), nans);
+    Vector16 v = Vector16::load_sums(from, columns, s.zero[m]) * factor + bias;
+    const float* x = s.outliers + m * s.outlier_count;
+    for (int64_t k = 0; k < s.outlier_count; ++k)
+      v = Vector16::all(x[k]).fma(load_some(s.outlier_weights + k * s.outlier_stride + c, n), v);
+    put(targets, m, c, n, f(v).max(low).min(high), nans);
   }
 }
 

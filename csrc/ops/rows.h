@@ -41,6 +41,7 @@ struct RowWork {
 // Sums of a product whose rows were quantized in the call, each with a scale and a zero point of its own:
 //
 //     v = float(sums[m][n] - zero[m] * columns[n]) * (row_scale[m] * scale[n]) + bias[n]      each operation rounded to float32
+//     v = fma(outliers[m][k], outlier_weights[k][n], v) for k = 0, 1, ...
 //
 // then the function, which is one of single elements, min(max(v, low), high), and each target. columns: sums over the weights' columns,
 // with which sums less their zeros do not leave int32.
@@ -58,6 +59,10 @@ struct RowSums {
   float low, high;
   const Target* targets;
   int target_count;
+  int64_t outlier_count;
+  const float* outliers;         // rows x outlier_count
+  const float* outlier_weights;  // of the first channel
+  int64_t outlier_stride;        // of the weights, from a k to the next
 };
 
 inline constexpr int kProductColumns = 16;

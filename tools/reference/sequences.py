@@ -38,7 +38,10 @@ class SequenceSteps(Frame):
         epsilon: float | None = None,
         targets: list[tuple[int, int]],
         divide: bool,
+        integers: bool | None = None,
     ) -> None:
+        del integers  # fixed-point numbers approach the same definition, within bounds
+
         def value(env: dict[int, Array], tensor: int, channel: int) -> Array:
             t = self.tensors[tensor]
             whole = channels if groups > 1 and t.channels == channels else groups * channels
@@ -148,14 +151,20 @@ class SequenceSteps(Frame):
         kernel: str | None,
         bits: int | None = None,
         function: str | None = None,
+        outliers: Array | None = None,
+        outlier_weights: Array | None = None,
     ) -> None:
         levels = 2 ** (8 if bits is None else bits) - 1
         t = self.tensors[source]
         w = _core.unpack(weights).astype(np.int64)[: t.channels] - weight_zero
-        self.weight_bytes += weights.nbytes
+        wide = np.zeros((0, w.shape[1]), F32) if outlier_weights is None else outlier_weights
+        columns = np.zeros(0, int) if outliers is None else outliers
+        self.weight_bytes += weights.nbytes + wide.nbytes
 
         def run(env: dict[int, Array]) -> None:
-            x = env[source].reshape(-1, t.channels)  # of calls with one image
+            x = env[source].reshape(-1, t.channels).copy()  # of calls with one image
+            beside = x[:, columns]
+            x[:, columns] = 0
             axis = 1 if per_row else None
             low = np.minimum(x.min(axis=axis, keepdims=True), F32(0))
             scale = (np.maximum(x.max(axis=axis, keepdims=True), F32(0)) - low) / F32(levels)
@@ -165,6 +174,8 @@ class SequenceSteps(Frame):
             codes = np.clip(steps, 0, levels).astype(np.int64)
             sums = (codes - zero.astype(np.int64)) @ w
             v = sums.astype(F32) * (safe * finish["scale"]) + finish["bias"]
+            for a, row in zip(beside.T, wide, strict=True):  # products are exact in long doubles, so that each step rounds once
+                v = (a[:, None].astype(np.longdouble) * row + v).astype(F32)
             if function not in (None, "identity"):
                 v = row_function(function, v.astype(np.float64), 1, 0, 0).astype(F32)
             self._finish(env, None, finish, v.reshape(t.height, t.width, -1))

@@ -38,6 +38,8 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     tune: bool | None = None,
     strict: bool = False,
     floats: str | None = None,
+    functions: str | None = None,
+    max_length: int | None = None,
     limits: onnx.Limits | None = None,
     progress: bool = True,
     **quantize: Any,
@@ -57,7 +59,8 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     bits, calibrate, and further options: as for `ulp.quantize.quantize`, for models of floats. Layers are called as their modules,
         "layer1.0.conv1". bits="float" compiles a model of floats as it is, to run in onnxruntime.
     mode, hint, group, tune, progress: as for `ulp.load`, of a network of ulp.nn as for `ulp.nn.compile`. strict, floats, limits: as for
-        `ulp.load`.
+        `ulp.load`. functions: "integer" for softmax, normalizations and activations in integers, as for both.
+        max_length: as for `ulp.load`, of ONNX models, in place of the lengths of `example`.
 
     Returns a `ulp.onnx.OnnxNetwork`, which is called with torch tensors or arrays, positional or by name, and hands out tensors or arrays
     in the tuple, list or dict that the model returned; for a network of ulp.nn a `CompiledNetwork`. Activations between quantized layers
@@ -66,10 +69,10 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     Raises OnnxError, a ValueError, where torch cannot export the model, naming the operator; TypeError and ValueError for wrong arguments,
     and for a model of floats without `bits`; ImportError where packages are missing (torch models need onnx and onnxscript).
     """
-    options = {"mode": mode, "hint": hint, "group": group, "tune": tune}
+    options = {"mode": mode, "hint": hint, "group": group, "tune": tune, "functions": functions}
     options = {name: value for name, value in options.items() if value is not None}
-    loading = {"strict": strict, "floats": floats, "limits": limits}
-    check_options({"tune": tune, "floats": floats}, strict=strict, progress=progress)
+    loading = {"strict": strict, "floats": floats, "max_length": max_length, "limits": limits}
+    check_options({"tune": tune, "floats": floats, "functions": functions}, strict=strict, progress=progress)
     onnx.Limits.of(limits)
     if not isinstance(model, nn.Module):  # whose modes have other names
         check_options(options)
@@ -99,7 +102,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
                 f"onnx.ModelProto"
             )
         proto = read_proto(model)
-        shapes = _shapes(proto, example)
+        shapes = _shapes(proto, example) if max_length is None else None
     if library is not None or is_quantized(proto):
         for name in asked:
             what = _LIBRARIES.get(library or "", "quantizers")

@@ -207,7 +207,7 @@ class CompiledNetwork(Printed):
     def has_floats(self) -> bool:
         """Whether a layer computes in floats: normalizations and the like, products of floats, a small last layer of a loaded model."""
         kinds = {"linear_floats", "product", "rows"}
-        return any(step["kind"] in kinds and step["method"] not in ("identity", "integers") for step in self._plan.steps())
+        return any(step["kind"] in kinds and not step["method"].startswith(("identity", "integer")) for step in self._plan.steps())
 
     @property
     def memory(self) -> int:
@@ -296,6 +296,7 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     codes_in: bool = False,
     codes_out: bool = False,
     tune: bool = True,
+    functions: str = "float",
     progress: bool = True,
 ) -> CompiledNetwork:
     """Turn a calibrated network into one plan: low-bit activations between the layers, everything else inside their epilogues.
@@ -313,6 +314,8 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     codes_in: the input is uint8 codes (N, C, H, W) or (N, features), by the result's `input_quantizer`; all layers that read it must agree
         on one quantizer.
     codes_out: results are uint8 codes, by the Quantize layers in which the network must then end.
+    functions: softmax, normalizations and activation functions that are no tables of codes, by "float" (float32), or by "integer":
+        fixed-point numbers throughout, for cores without floats, with the error bounds of csrc/ops/integer_rows.h.
     progress: show a progress bar after a second, where tqdm is installed and the output is a terminal.
 
     forward is called once with a symbol in place of the input. Only layers of ulp.nn take it: no operators, no numpy.
@@ -324,11 +327,12 @@ def compile(  # noqa: A001  # torch.compile and re.compile are called so, too
     """
     if mode not in ("fp32", "threshold"):
         raise ValueError(f"mode={mode!r}: expected 'fp32' or 'threshold'")
-    check_options({}, hint=hint, group=group, codes_in=codes_in, codes_out=codes_out, tune=tune, progress=progress)
+    check_options({}, hint=hint, group=group, codes_in=codes_in, codes_out=codes_out, tune=tune, functions=functions, progress=progress)
     graph, pack = recorded(network, example)
     throughput = hint == "throughput"
     ends = {"codes_in": bool(codes_in), "codes_out": bool(codes_out)}
-    lowered = lower(graph, mode, group=int(group), throughput=throughput, **ends, tune=bool(tune), progress=bool(progress))
+    how = {"tune": bool(tune), "integer_functions": functions == "integer", "progress": bool(progress)}
+    lowered = lower(graph, mode, group=int(group), throughput=throughput, **ends, **how)
     return CompiledNetwork(lowered, mode, hint, pack)
 
 

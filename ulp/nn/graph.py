@@ -175,7 +175,7 @@ class Rows:
     """A function of the channels of each pixel, in groups, of the inputs' sum, in float32: `_core.Plan.rows`.
 
     quantizers: of each input; None: it comes as floats. Inputs but the first may be one pixel, or have the channels of one group.
-    gamma, beta: float32 (channels of a group,), of normalizations; None: 1 and 0.
+    gamma, beta: float32 (channels of a group,), of normalizations; None: 1 and 0. integers: by fixed-point numbers instead of float32.
     """
 
     function: str
@@ -184,6 +184,7 @@ class Rows:
     gamma: npt.NDArray[np.float32] | None = None
     beta: npt.NDArray[np.float32] | None = None
     epsilon: float = 0.0
+    integers: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,13 +223,16 @@ class DynamicLinear:
     """A product of each pixel's channels with integers (O, C), quantized in the call to `bits` bits: `_core.Plan.dynamic_linear`.
 
     per_row: whether each pixel has a scale of its own, or one is for the image. The weights' scale and bias are float32 numbers.
-    function: of the results, one of those of Rows that work on single elements.
+    function: of the results, one of those of Rows that work on single elements. outliers: channels that are multiplied as floats instead,
+    by outlier_weights (outliers, O); with per_row only.
     """
 
     weights: Weights
     per_row: bool
     bits: int = 8
     function: str = "identity"
+    outliers: tuple[int, ...] = ()
+    outlier_weights: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,6 +43,7 @@ def lower(
     codes_in: bool = False,
     codes_out: bool | Sequence[bool] = False,
     tune: bool = False,
+    integer_functions: bool = False,
     progress: bool = False,
 ) -> Lowered:
     """The plan of a graph, which is rewritten on the way (`passes.optimize`). The graph is not needed afterwards.
@@ -52,6 +53,7 @@ def lower(
         input is divided by its scale.
     codes_in, codes_out: uint8 codes instead of floats at the ends; there must be one quantizer for each input, and each output must come
     from a Quantize. codes_in is for all inputs; else the graph says it of each. codes_out: for all outputs, or one flag for each.
+    integer_functions: softmax, normalizations and activation functions of rows by fixed-point numbers instead of float32.
     progress: show a bar, as `calibrate` does.
     Raises LayerError, naming the layer, where integers cannot do what the graph asks.
     """
@@ -59,7 +61,7 @@ def lower(
         for node in graph.inputs:
             assert isinstance(node.op, ir.Input)
             node.op = replace(node.op, codes=True)
-    optimize(graph)
+    optimize(graph, integer_functions=integer_functions)
     script = Script(new_plan())
     lowering = Lowering(graph, mode, script)
     outputs = []

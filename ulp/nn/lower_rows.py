@@ -30,6 +30,7 @@ def _rows(lowering: Lowering, node: ir.Node, op: ir.Rows, requests: list[Request
             epsilon=op.epsilon,
             targets=[target.place for target in targets],
             divide=lowering.mode == "requantize",
+            integers=op.integers,
         )
 
     slots = _direct(lowering, node, requests)
@@ -142,6 +143,8 @@ def _dynamic_linear(lowering: Lowering, node: ir.Node, op: ir.DynamicLinear, req
             kernel=None,
             bits=op.bits,
             function=op.function,
+            outliers=np.array(op.outliers, np.int32) if op.outliers else None,
+            outlier_weights=op.outlier_weights,
         )
 
     slots = _direct(lowering, node, requests)

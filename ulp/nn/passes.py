@@ -36,15 +36,21 @@ from .quantizer import Quantizer
 from .shapes import LayerError
 
 
-def optimize(graph: Graph) -> None:
-    """All passes, in place. LayerError where a batch normalisation has nothing to be folded into."""
+def optimize(graph: Graph, *, integer_functions: bool = False) -> None:
+    """All passes, in place. LayerError where a batch normalisation has nothing to be folded into.
+
+    integer_functions: functions of rows are steps of their own, in integers.
+    """
     graph.sort()
     _rewrite(graph, lambda node: node.inputs[0] if isinstance(node.op, Identity) else node)
     _rewrite(graph, _fold_batch_norm)
     _rewrite(graph, _add_floats)
     _sum_in_rows(graph)
-    _attention(graph)
-    _function_in_product(graph)
+    if integer_functions:
+        _rewrite(graph, _in_integers)
+    else:
+        _attention(graph)
+        _function_in_product(graph)
     _rewrite(graph, _quantize_after_pool)
     for node in graph.inputs:
         _read_pixels(graph, node)
@@ -60,6 +66,13 @@ def _rewrite(graph: Graph, rule: Callable[[Node], Node]) -> None:
             instead[id(node)] = made
     graph.outputs = [instead.get(id(node), node) for node in graph.outputs]
     graph.sort()
+
+
+def _in_integers(node: Node) -> Node:
+    """A function of rows by fixed-point numbers."""
+    if not isinstance(node.op, Rows) or node.op.function == "identity":
+        return node
+    return Node(replace(node.op, integers=True), node.inputs, node.shape, node.name, node.kind)
 
 
 def _attention(graph: Graph) -> None:
@@ -95,7 +108,9 @@ def _attention(graph: Graph) -> None:
 def _one_product(nodes: list[Node], users: dict[int, int]) -> tuple[list[Node], list[int]]:
     """Products of the call of one tensor as one product, which quantizes it once; and each one's first channel in it."""
     ops = [node.op for node in nodes if isinstance(node.op, DynamicLinear)]
-    alike = {(id(node.inputs[0]), op.per_row, op.bits, op.function, op.weights.zero) for node, op in zip(nodes, ops, strict=False)}
+    alike = {
+        (id(node.inputs[0]), op.per_row, op.bits, op.function, op.weights.zero, op.outliers) for node, op in zip(nodes, ops, strict=False)
+    }
     if len(ops) < len(nodes) or len(alike) > 1 or any(users.get(id(node)) != 1 for node in nodes):
         return nodes, [0] * len(nodes)
     bits = max(op.weights.bits for op in ops)
@@ -110,7 +125,9 @@ def _one_product(nodes: list[Node], users: dict[int, int]) -> tuple[list[Node], 
     )
     sizes = [node.shape[0] for node in nodes]
     shape = (sum(sizes), *nodes[0].shape[1:])
-    made = Node(replace(ops[0], weights=weights), nodes[0].inputs, shape, nodes[0].name, nodes[0].kind)
+    wide = [op.outlier_weights for op in ops if op.outlier_weights is not None]
+    op = replace(ops[0], weights=weights, outlier_weights=np.concatenate(wide, axis=1) if wide else None)
+    made = Node(op, nodes[0].inputs, shape, nodes[0].name, nodes[0].kind)
     return [made] * len(nodes), [sum(sizes[:i]) for i in range(len(sizes))]
 
 
@@ -149,7 +166,10 @@ def _fold_batch_norm(node: Node) -> Node:
     if isinstance(source.op, (Conv, Linear, DynamicLinear)):
         w = source.op.weights
         folded = replace(w, scale=w.scale * norm.scale, bias=w.bias * norm.scale + norm.shift)
-        return Node(replace(source.op, weights=folded), source.inputs, node.shape, source.name, source.kind)
+        op = replace(source.op, weights=folded)
+        if isinstance(op, DynamicLinear) and op.outlier_weights is not None:
+            op = replace(op, outlier_weights=(op.outlier_weights * norm.scale).astype(np.float32))
+        return Node(op, source.inputs, node.shape, source.name, source.kind)
     if isinstance(source.op, Quantize):
         channels = node.shape[0]
         ones = Weights(np.ones((channels, 1, 1, 1), np.int8), 2, norm.scale, norm.shift)

@@ -21,6 +21,7 @@ from .build import Built, Compilation
 from .choice import Choice
 from .inference import Inferred, Sides, batch_inside, check_sides, has_no_batch, infer, open_shape, takes_any_batch, with_batches
 from .islands import runs_in_island
+from .lengths import opened
 from .limits import Limits
 from .model import Model, OnnxError, Port
 from .network import OnnxNetwork, load_saved
@@ -53,6 +54,8 @@ def load(
     tune: bool | None = None,
     limits: Limits | None = None,
     floats: str | None = None,
+    functions: str | None = None,
+    max_length: int | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> OnnxNetwork:
@@ -73,6 +76,10 @@ def load(
     limits: how large a file may be, and what it may ask for.
     floats: what runs nodes that are not integer: "onnxruntime", which runs all that there is in ONNX; or "numpy", which runs what small
         quantized networks need. By default onnxruntime where it is installed.
+    functions: as for `ulp.nn.compile`, "float" by default; with "integer" a model is refused if a softmax, a normalization or an activation
+        would run in floats.
+    max_length: sequences of any length from 1 to so many, 2 or more: the length is what the file leaves open besides the batch, or besides
+        what `shapes` says. Results are those of a network for the length at hand, bit for bit; a longer sequence is an error.
     device: "cpu"; "cuda" or "cuda:1", for models all of which is one integer plan with a form on a GPU; or "auto", a GPU if there is one
         and the model runs there, otherwise the CPU. `OnnxNetwork.to` moves a model later.
     progress: show a progress bar, as `ulp.nn.compile` does.
@@ -81,7 +88,13 @@ def load(
     of onnxruntime; print() the result for the table of layers. A batch size that the file fixes at one binds only models that compute with
     it. Raises OnnxError, a ValueError, naming node, operator and reason; ImportError without the package onnx.
     """
-    check_options({"mode": mode, "hint": hint, "group": group, "floats": floats, "tune": tune}, strict=strict, progress=progress)
+    check_options(
+        {"mode": mode, "hint": hint, "group": group, "floats": floats, "functions": functions, "tune": tune},
+        strict=strict,
+        progress=progress,
+    )
+    if max_length is not None:
+        max_length = integer(max_length, "max_length", 2, 2**20)
     if not isinstance(shapes, Mapping | None):
         raise TypeError(f"shapes={shapes!r}: expected shapes by the inputs' names, as {{'x': (1, 3, 224, 224)}}")
     limits = Limits.of(limits)
@@ -95,24 +108,54 @@ def load(
         return (
             _quantized(source, bits, calibrate, limits, progress, budget)
             .load(
-                strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, tune=tune, limits=limits, floats=floats, progress=progress
+                strict=strict,
+                shapes=shapes,
+                mode=mode,
+                hint=hint,
+                group=group,
+                tune=tune,
+                limits=limits,
+                floats=floats,
+                functions=functions,
+                max_length=max_length,
+                progress=progress,
             )
             .to(device)
         )
     if is_saved(source):
         again = load_saved(source, tune=bool(tune), limits=limits)
-        _check_saved(again, strict=strict, shapes=shapes, mode=mode, hint=hint, group=group, floats=floats)
+        _check_saved(
+            again,
+            strict=strict,
+            shapes=shapes,
+            mode=mode,
+            hint=hint,
+            group=group,
+            floats=floats,
+            functions=functions,
+            max_length=max_length,
+        )
         return again.to(device)
     model = read(source, limits)
+    if max_length is not None:
+
+        def of_shapes(sides: Mapping[str, Sequence[int]]) -> OnnxNetwork:
+            same: dict[str, Any] = {"mode": mode, "hint": hint, "group": group, "floats": floats, "functions": functions}
+            return load(source, strict=strict, shapes=sides, tune=False, limits=limits, progress=progress, **same)
+
+        return opened(model.inputs, shapes or {}, max_length, of_shapes).to(device)
     how: Mode = "threshold" if mode == "threshold" else "requantize"
     in_islands = available() if floats is None else floats == "onnxruntime"
     compilation = Compilation(how, hint or "latency", int(group or 1), tune is None or bool(tune), progress, in_islands)
+    compilation = replace(compilation, integer_functions=functions == "integer")
     model, normal, one, free, inside, one_shape = _shaped(model, dict(shapes or {}), limits, in_islands)
     choice = Choice(model, normal, one, free, inside, compilation, limits)
     built = choice.built()
+    if compilation.integer_functions:
+        _check_functions(built)
     if strict:
         _check_strict(normal, built)
-    elif in_islands and compilation.tune and how == "requantize":
+    elif in_islands and compilation.tune and not compilation.integer_functions and how == "requantize":
         return choice.fastest(built, one_shape).to(device)
     return choice.network(built).to(device)
 
@@ -190,11 +233,16 @@ def _check_saved(
     hint: Hint | None,
     group: int | None,
     floats: str | None,
+    functions: str | None,
+    max_length: int | None,
 ) -> None:
     """OnnxError where a saved network is not what these arguments of `load` ask for: nothing of it can be changed any more."""
     again = "what was saved cannot be changed: load the model that it was made from"
     if shapes:
         raise OnnxError(f"shapes={dict(shapes)!r} for a saved network; {again}")
+    for name, given in (("functions", functions), ("max_length", max_length)):
+        if given is not None:
+            raise OnnxError(f"{name}={given!r} for a saved network; {again}")
     wanted = {"mode": "requantize" if mode == "requantise" else mode, "hint": hint, "group": group}
     for stage in network.stages:
         if isinstance(stage, IntegerStage):
@@ -256,6 +304,20 @@ def _given(port: Port, given: Sequence[int]) -> Port:
     if len(shape) != len(sides) or any(isinstance(s, int) and s != side for s, side in zip(shape[1:], sides[1:], strict=True)):
         raise OnnxError(f"shapes[{port.name!r}]={sides} does not fit the input's shape {shape}")
     return replace(port, shape=(sides[0], *shape[1:])) if shape and isinstance(shape[0], int) else port
+
+
+_FUNCTIONS = (
+    *("Softmax", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
+    *("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Erf", "Tanh", "Sigmoid", "Swish"),
+)
+
+
+def _check_functions(built: Built) -> None:
+    """OnnxError where a function of rows would run in floats."""
+    found = [stage for stage in built.stages if isinstance(stage, FloatStage) and stage.node.op_type in _FUNCTIONS]
+    if found:
+        lines = "\n".join(f"  {stage.node}: {stage.reason}" for stage in found)
+        raise OnnxError(f"functions='integer', and {len(found)} functions would run in floats:\n{lines}")
 
 
 def _check_strict(model: Model, built: Built) -> None:

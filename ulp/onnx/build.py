@@ -54,6 +54,7 @@ class Compilation:
     """How parts become plans: arguments of `ulp.load`.
 
     islands: whether onnxruntime runs what does not become one. small_floats: whether a plan may end in a small layer in floats.
+    integer_functions: functions of rows by fixed-point numbers.
     """
 
     mode: Mode = "requantize"
@@ -63,6 +64,7 @@ class Compilation:
     progress: bool = False
     islands: bool = False
     small_floats: bool = True
+    integer_functions: bool = False
 
 
 @dataclass
@@ -411,7 +413,12 @@ class Builder:
         how = self.compilation
         results = self.scope.coded_results
         coded = [name in results for name in names]
-        flags = {"throughput": how.hint == "throughput", "tune": how.tune, "progress": how.progress}
+        flags = {
+            "throughput": how.hint == "throughput",
+            "tune": how.tune,
+            "progress": how.progress,
+            "integer_functions": how.integer_functions,
+        }
         lowered = lower(part.graph, how.mode, group=how.group, codes_out=coded, **flags)
         codes = {name: Codes.whole(self.scope.sample(name).dtype) for name in roots if name in self.scope.coded_roots}
         codes.update((name, results[name]) for name in names if name in results)

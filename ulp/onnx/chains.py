@@ -186,11 +186,17 @@ def _dynamic_product(finder: _Finder, node: Node) -> DynamicProduct | None:
 
 @dataclass(frozen=True)
 class RowProduct:
-    """A product of constants with codes that a Quant makes with a scale and a zero point of each row; the Quant is not among the nodes."""
+    """A product of constants with codes that a Quant makes with a scale and a zero point of each row; the Quant is not among the nodes.
+
+    outliers: indices of channels that are 0 for the Quant, and that a product of floats with outlier_weights is added for; "": none.
+    """
 
     source: str
     bits: str
-    nodes: tuple[Node]
+    product: Node
+    nodes: tuple[Node, ...]
+    outliers: str = ""
+    outlier_weights: str = ""
 
 
 def _row_product(finder: _Finder, node: Node) -> RowProduct | None:
@@ -217,8 +223,36 @@ def _row_product(finder: _Finder, node: Node) -> RowProduct | None:
     same = turned.inputs[0] == low and ratio.inputs[1] == scale
     numbers = finder.number(tiny.inputs[1]) == SMALLEST_SCALE and finder.number(step.inputs[1]) == 2**width - 1
     if same and numbers and finder.extreme(low, source, "Min") and finder.extreme(high, source, "Max"):
-        return RowProduct(source, bits, (node,))
+        return _with_outliers(finder, RowProduct(source, bits, node, (node,)))
     return None
+
+
+def _with_outliers(finder: _Finder, row: RowProduct) -> RowProduct:
+    """The product together with that of floats beside it, where its source is x * mask and the file adds x[..., outliers] times weights:
+
+    mask is 0 for the outliers, which ascend, and 1 for the other channels.
+    """
+    node, constants = row.product, finder.model.constants
+    masked = finder.made(row.source, "Mul", 2)
+    mask = constants.get(masked.inputs[1]) if masked is not None else None
+    total = _only_user(finder, node)
+    if masked is None or mask is None or total is None or total.op_type != "Add":
+        return row
+    beside = finder.made(total.inputs[total.inputs[0] == node.outputs[0]], "MatMul", 2)
+    picked = finder.made(beside.inputs[0], "Gather", 2) if beside is not None else None
+    if beside is None or picked is None or picked.inputs[0] != masked.inputs[0] or _only_user(finder, beside) is not total:
+        return row
+    columns, weights = constants.get(picked.inputs[1]), constants.get(beside.inputs[1])
+    if columns is None or weights is None or columns.ndim != 1 or not len(columns) or picked.attributes.get("axis", 0) != -1:
+        return row
+    expected = np.ones_like(mask)
+    if mask.ndim != 1 or columns.min() < 0 or columns.max() >= len(mask) or (np.diff(columns) <= 0).any():
+        return row
+    expected[columns] = 0
+    nodes = tuple(sorted((node, beside, total), key=lambda each: finder.order[id(each)]))
+    if not np.array_equal(mask, expected) or any(each.problem for each in (masked, picked, *nodes)) or nodes[-1] is not total:
+        return row
+    return RowProduct(masked.inputs[0], row.bits, node, nodes, picked.inputs[1], beside.inputs[1])
 
 
 def _only_user(finder: _Finder, node: Node) -> Node | None:

@@ -48,7 +48,7 @@ IN_PLAN = "it computes in float32, as a step of the plan"
 
 def floats_in_plan(op: object) -> bool:
     """Whether a layer of a plan computes in floats what no table of codes could hold."""
-    return (isinstance(op, Rows) and op.function != "identity") or (isinstance(op, Product) and None in op.quantizers)
+    return (isinstance(op, Rows) and op.function != "identity" and not op.integers) or (isinstance(op, Product) and None in op.quantizers)
 
 
 def layer_rows(model: Model, built: Built) -> list[LayerRow]:

@@ -39,6 +39,7 @@ def quantize(
     rounding: Rounding = "gptq",
     bias_correction: bool = True,
     activations: Activations = "static",
+    outliers: float | None = None,
     equalize: bool = True,
     first_last_bits: int | None = 8,
     max_ms: float | str | None = None,
@@ -70,6 +71,9 @@ def quantize(
     activations: "static": ranges come from the calibration data. "dynamic": linear layers find the range of each row of what they read
         (each word of a sequence) in the call, which costs some time and clips nothing, and give floats; layers of images have static
         ranges.
+    outliers: with activations="dynamic", a magnitude such as 6.0: channels of what a linear layer reads that reach it on the calibration
+        data (after `equalize`) are multiplied in float32 beside the integers, and the range of a row is that of its other channels
+        (LLM.int8, Dettmers et al., NeurIPS 2022). The report names them by layer.
     equalize: channels of what a layer reads get factors, taken out of the layer, normalization or activation in front of it and moved
         into its weights, where that lowers the error of its result on the calibration data: cross-layer equalization and SmoothQuant.
     first_last_bits: the first and the last layer have at least as many, unless `bits` names them; None: no more than the others.
@@ -91,7 +95,7 @@ def quantize(
     """
     _options.check_options({}, progress=progress)
     how: dict[str, Any] = {"ranges": ranges, "percentile": percentile, "rounding": rounding, "bias_correction": bias_correction}
-    before: dict[str, Any] = {"activations": activations, "equalize": equalize}
+    before: dict[str, Any] = {"activations": activations, "outliers": outliers, "equalize": equalize}
     limit = {"max_ms": max_ms, "max_drop": max_drop, "max_bytes": max_bytes}
     search = {"metric": metric, "example": example, "target": target}
     budget = check_options(bits=bits, calibrate=calibrate, first_last_bits=first_last_bits, **before, **how, **limit, **search)

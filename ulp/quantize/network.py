@@ -20,10 +20,11 @@ from ulp.onnx.model import Array, OnnxError
 from .batches import Batch, batches_of, open_shapes
 from .equalize import equalized
 from .moments import layer_work
-from .options import Activations, Rounding, check_activations, check_method
+from .options import Activations, Rounding, check_activations, check_method, check_outliers
+from .outliers import find, of_layers, without
 from .places import Place, places_of
 from .prepare import Layer, prepare
-from .ranges import Ranges, outliers, quantizer_of
+from .ranges import Ranges, quantizer_of, spread
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
 from .running import Piece
@@ -47,8 +48,8 @@ _BYTES, _OPERATIONS = 2**32, 10**12
 class FloatNetwork:
     """A float model, prepared: `quantized` makes one that computes with integers, and another assignment of bits is cheap.
 
-    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate, activations, equalize: see `ulp.quantize.quantize`. Needs onnx and
-    onnxruntime.
+    model: a path, the bytes of a file, or an onnx.ModelProto. calibrate, activations, outliers, equalize: see
+    `ulp.quantize.quantize`. Needs onnx and onnxruntime.
     layers: those with weights, in the order in which they run.
     """
 
@@ -58,16 +59,19 @@ class FloatNetwork:
         calibrate: Any,
         *,
         activations: Activations = "static",
+        outliers: float | None = None,
         equalize: bool = True,
         progress: bool = True,
         limits: Limits | None = None,
     ) -> None:
         check_activations(activations)
+        check_outliers(outliers, activations)
         self._of_rows = activations == "dynamic"
         self._prepared = prepare(model, limits)
         self.batches = batches_of(calibrate, self._prepared.inputs)
         if equalize:
             self._prepared = equalized(self._prepared, self.batches, of_rows=self._of_rows)
+        self._outliers = {} if outliers is None else find(self._prepared, self.batches, float(outliers))
         self.progress = progress
         self._observers: dict[str, Observer] = {}
         self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}
@@ -108,16 +112,24 @@ class FloatNetwork:
         check_method(ranges, percentile, rounding, bias_correction)
         share = 99.99 if percentile is None else float(percentile)
         places = places_of(self._prepared, given, of_rows=self._of_rows)
+        for place in places:
+            place.outliers = self._outliers.get(place.tensor, ()) if place.of_rows else ()
         static = [place for place in places if not place.of_rows]
         self._observe(place.tensor for place in static)
         if ranges != "percentile":
             self._warn(place.tensor for place in static)
         quantizers = {(p.tensor, p.bits): self._quantizer(p, ranges, share) for p in static}
+        wide = of_layers(self.layers, self._outliers)
         low = {layer.name: bits.weight for layer in self.layers if (bits := given[layer.name]) is not None}
         if rounding == "nearest" and not bias_correction:
             constants = self._prepared.constants
             weights = {
-                layer.name: Settled(quantized_weight(layer, constants[layer.weight], low[layer.name], minmax=ranges == "minmax"), None)
+                layer.name: Settled(
+                    quantized_weight(
+                        layer, without(constants[layer.weight], layer, wide.get(layer.name, ())), low[layer.name], minmax=ranges == "minmax"
+                    ),
+                    None,
+                )
                 for layer in self.layers
                 if layer.name in low
             }
@@ -135,6 +147,7 @@ class FloatNetwork:
                 bias_correction=bias_correction,
                 minmax=ranges == "minmax",
                 progress=self.progress,
+                outliers=wide,
             )
         model = written(self._prepared, places, quantizers, weights)
         report = partial(self._report, model, given, quantizers, {name: settled.weight for name, settled in weights.items()})
@@ -144,12 +157,12 @@ class FloatNetwork:
         """Once, of the first tensor whose range a few values widen, as one broken calibration image does."""
         # One input's share of the values, and more, lies beyond the quantile.
         share = min(max(_SHARE_INSIDE, 1 - 1.5 / sum(_rows(batch) for batch in self.batches)), 0.999)
-        wide = [] if self._warned else [name for name in dict.fromkeys(tensors) if outliers(self._observers[name], share) > _OUTLIERS]
+        wide = [] if self._warned else [name for name in dict.fromkeys(tensors) if spread(self._observers[name], share) > _OUTLIERS]
         if wide:
             self._warned = True
             layer = next((layer.name for layer in self.layers if layer.x == wide[0]), wide[0])
             warnings.warn(
-                f"calibrate: the largest value that layer {layer!r} reads is {outliers(self._observers[wide[0]], share):.0f} times the "
+                f"calibrate: the largest value that layer {layer!r} reads is {spread(self._observers[wide[0]], share):.0f} times the "
                 f"{100 * share:.1f} % quantile, and so in {len(wide)} tensors: is an input broken? Else ranges='percentile' with "
                 f"percentile={math.floor(100 * share)} leaves such values out",
                 stacklevel=4,
@@ -174,6 +187,7 @@ class FloatNetwork:
                 bias_correction=bias_correction,
                 minmax=ranges == "minmax",
                 progress=self.progress,
+                outliers=of_layers(self.layers, self._outliers),
             )
         return known
 
@@ -236,17 +250,21 @@ class FloatNetwork:
                 signal[layer.name] += float(np.square(floats[layer.y], dtype=np.float64).sum())
                 noise[layer.name] += float(np.square(floats[layer.y] - made[layer.y], dtype=np.float64).sum())
         rows = []
+        wide = of_layers(self.layers, self._outliers)
         for layer in self.layers:
             bits, output = assignment[layer.name], signal_to_noise(signal[layer.name], noise[layer.name])
             if bits is None:
                 rows.append(LayerReport(layer.name, layer.op_type, None, float("inf"), output, 0.0))
                 continue
-            exact = self._prepared.constants[layer.weight].astype(np.float64)
+            columns = wide.get(layer.name, ())
+            exact = without(self._prepared.constants[layer.weight].astype(np.float64), layer, columns)
             error = float(np.square(exact - weights[layer.name].values()).sum())
             quantizer = quantizers.get((layer.x, bits.activation))  # none of rows, which clip nothing
             clipped = 0.0 if quantizer is None else clipped_share(self._observers[layer.x], quantizer)
             rows.append(
-                LayerReport(layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped)
+                LayerReport(
+                    layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped, columns
+                )
             )
         return rows
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
+
+import numpy as np
 
 from ulp import _core, _options
 from ulp._validate import bit_width
@@ -32,6 +35,7 @@ def check_options(
     rounding: Any,
     bias_correction: Any,
     activations: Any,
+    outliers: Any,
     equalize: Any,
     first_last_bits: Any,
     max_ms: Any,
@@ -59,6 +63,7 @@ def check_options(
         bit_width(first_last_bits, "first_last_bits")
     check_method(ranges, percentile, rounding, bias_correction)
     check_activations(activations)
+    check_outliers(outliers, activations)
     _options.check_options({}, equalize=equalize)
     check_calibrate(calibrate)
     return budget
@@ -86,6 +91,20 @@ def check_activations(activations: Any) -> None:
     """ValueError for a way of quantizing activations that there is not."""
     if activations not in _ACTIVATIONS:
         raise ValueError(f"activations={activations!r}: expected one of {', '.join(_ACTIVATIONS)}")
+
+
+def check_outliers(outliers: Any, activations: Any) -> None:
+    """TypeError or ValueError for a threshold that is none, and for one with ranges that are not of rows."""
+    if outliers is None:
+        return
+    if isinstance(outliers, (bool, np.bool_)) or not isinstance(outliers, (int, float, np.integer, np.floating)):
+        raise TypeError(
+            f"outliers={outliers!r}: expected a number, the magnitude from which channels of activations stay floats, such as 6.0"
+        )
+    if not (math.isfinite(outliers) and outliers > 0):
+        raise ValueError(f"outliers={outliers!r}: expected a finite number above 0")
+    if activations != "dynamic":
+        raise ValueError(f'outliers={outliers!r} with activations={activations!r}: it belongs to activations="dynamic"')
 
 
 def check_metric(metric: Any) -> None:

@@ -23,13 +23,14 @@ OF_ROWS = ("MatMul", "Gemm")
 class Place:
     """A quantizer of `tensor` with `bits` bits, which the inputs `readers` (node index, input index) read instead of the tensor.
 
-    of_rows: its scale and zero point are those of each row, found in the call.
+    of_rows: its scale and zero point are those of each row, found in the call. outliers: channels that stay floats beside it.
     """
 
     tensor: str
     bits: int
     readers: list[tuple[int, int]] = field(default_factory=list)
     of_rows: bool = False
+    outliers: tuple[int, ...] = ()
 
 
 # Activations that never fall: thresholds on the sums before them.

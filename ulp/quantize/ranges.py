@@ -48,7 +48,7 @@ def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: floa
     return best
 
 
-def outliers(observer: Observer, share: float) -> float:
+def spread(observer: Observer, share: float) -> float:
     """The largest magnitude over the quantile below which `share` of all magnitudes but 0 lie; 1 where all is 0."""
     values, counts = observer.points()
     values, counts = np.abs(values[values != 0]), counts[values != 0]

@@ -25,7 +25,7 @@ class LayerReport:
 
     bits: None if it stays in floats. weight_snr, output_snr: 10 log10(signal / squared error) of its weights, and of its result in the
     quantized network against that in the float one on calibration data, in dB; inf where nothing differs. clipped: the share of its input's
-    values that lie outside of its quantizer's range.
+    values that lie outside of its quantizer's range. outliers: channels that it reads that are multiplied as floats beside the integers.
     """
 
     name: str
@@ -34,6 +34,7 @@ class LayerReport:
     weight_snr: float
     output_snr: float
     clipped: float
+    outliers: tuple[int, ...] = ()
 
 
 class Quantized(Printed):
@@ -74,20 +75,22 @@ class Quantized(Printed):
     def load(self, **options: Any) -> OnnxNetwork:
         """The network that runs; options as for `ulp.load`. Its attribute `quantized` is this object.
 
-        Sides of inputs that the model leaves open, but for the batch, are those of the calibration data unless `shapes` says otherwise.
+        Sides of inputs that the model leaves open, but for the batch, are those of the calibration data unless `shapes` or
+        `max_length` says otherwise.
         """
         from ulp.onnx import load
 
         asked = ("bits", "calibrate", "max_ms", "max_drop", "max_bytes", "metric")
         if given := [name for name in asked if options.get(name) is not None]:
             raise TypeError(f"load({given[0]}=): this model is quantized already; other bits come from quantizing the float model anew")
-        shapes = {**self.shapes, **(options.pop("shapes", None) or {})}
+        own = self.shapes if options.get("max_length") is None else {}
+        shapes = {**own, **(options.pop("shapes", None) or {})}
         network = load(self.model, shapes=shapes or None, **options)
         network.quantized = self
         return network
 
     def _table(self) -> Table:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 row.name,
                 row.op_type,
@@ -98,7 +101,10 @@ class Quantized(Printed):
             )
             for row in self.layers
         ]
-        heads = ("layer", "type", "bits", "weight SNR dB", "output SNR dB", "clipped %")
+        heads: tuple[str, ...] = ("layer", "type", "bits", "weight SNR dB", "output SNR dB", "clipped %")
+        if any(row.outliers for row in self.layers):
+            heads = (*heads, "outliers")
+            rows = [(*cells, str(len(row.outliers) or "")) for cells, row in zip(rows, self.layers, strict=True)]
         low = sum(row.bits is not None for row in self.layers)
         return Table(heads, rows, right=3, title=f"Quantized: {low} of {len(self.layers)} layers")
 

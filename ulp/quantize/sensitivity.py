@@ -21,6 +21,7 @@ from ulp.onnx.session import Session
 
 from .batches import Batch, some_rows
 from .network import FloatNetwork
+from .outliers import of_layers, restored
 from .prepare import Layer
 from .ranges import quantizer_of
 from .request import Bits
@@ -78,6 +79,7 @@ class _Probe:
         self.rounded = rounded
         self.all_widths = all_widths
         prepared = network._prepared
+        self.outliers = of_layers(network.layers, network._outliers)
         self.proto = prepared.proto
         self.outputs = [name for name in prepared.outputs if name not in prepared.constants]
         kept = dict.fromkeys([*self.outputs, *(layer.x for layer in network.layers), *(layer.y for layer in network.layers)])
@@ -101,6 +103,8 @@ class _Probe:
             made = settled.weight if settled else quantized_weight(layer, weight, width)
             bias = settled.bias if settled and not layer.added else None
             values = made.values()
+            if settled and layer.name in self.outliers:
+                values = restored(values, weight, layer, self.outliers[layer.name])
             return [self._result(alone, layer, tensors[layer.x], values, bias) for tensors in self.tensors]
 
         def rounded_inputs(width: int) -> list[Array]:

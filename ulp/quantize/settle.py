@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ulp._progress import progress_bar
 
 from .batches import Batch
 from .moments import Moments, moments_fit
+from .outliers import Columns, without
 from .prepare import Layer, Prepared
 from .rounding import Rounding
 from .walk import Walk
@@ -30,11 +32,12 @@ def settle(
     bias_correction: bool,
     minmax: bool,
     progress: bool,
+    outliers: Mapping[str, Columns] = MappingProxyType({}),
 ) -> dict[str, Settled]:
     """The weights and biases of the layers that `bits` names.
 
     quantized: the model with quantizers of activations as arithmetic of floats, and the weights as they were. second: round by second
-    moments, else to the nearest.
+    moments, else to the nearest. outliers: by layer, channels that its integers do not multiply.
     """
     floats, codes = Walk(prepared.proto, batches), Walk(quantized, batches)
     opset = next(o.version for o in prepared.proto.opset_import if o.domain in ("", "ai.onnx"))
@@ -42,7 +45,9 @@ def settle(
     layers = [layer for layer in prepared.layers if layer.name in bits]
     for layer in progress_bar(layers, progress, "quantize", "layer"):
         x, q = floats.inputs_of(layer.y), codes.inputs_of(layer.y)
-        (made,) = _settled(prepared, layer, x, q, opset, [bits[layer.name]], second, bias_correction, minmax).values()
+        (made,) = _settled(
+            prepared, layer, x, q, opset, [bits[layer.name]], second, bias_correction, minmax, outliers.get(layer.name, ())
+        ).values()
         found[layer.name] = made
         codes.settle(layer, made.weight.values(), made.bias)
     return found
@@ -57,6 +62,7 @@ def settled_alone(
     bias_correction: bool,
     minmax: bool,
     progress: bool,
+    outliers: Mapping[str, Columns] = MappingProxyType({}),
 ) -> dict[tuple[str, int], Settled]:
     """Of every layer, at every width: weights and bias by what the layer reads in the float network, whatever becomes of other layers.
 
@@ -67,7 +73,8 @@ def settled_alone(
     found: dict[tuple[str, int], Settled] = {}
     for layer in progress_bar(prepared.layers, progress, "round", "layer"):
         x = floats.inputs_of(layer.y)
-        made = _settled(prepared, layer, x, x, opset, widths, second, bias_correction, minmax, passes=1, nearest=_NEAREST)
+        columns = outliers.get(layer.name, ())
+        made = _settled(prepared, layer, x, x, opset, widths, second, bias_correction, minmax, columns, passes=1, nearest=_NEAREST)
         found |= {(layer.name, width): settled for width, settled in made.items()}
     return found
 
@@ -82,6 +89,7 @@ def _settled(
     second: bool,
     bias_correction: bool,
     minmax: bool,
+    outliers: Columns,
     *,
     nearest: int = 8,
     **how: int,
@@ -89,6 +97,10 @@ def _settled(
     """By width. x, q: what the layer reads in the float network and in the quantized one, batch by batch. nearest: what is wider is rounded
     to the nearest, whatever `second` says."""
     weight = prepared.constants[layer.weight]
+    if outliers:
+        weight = without(weight, layer, outliers)
+        rest, same = [_zeroed(each, outliers) for each in x], q is x
+        x, q = rest, rest if same else q  # of q the file says it
     second = second and moments_fit(layer)
     moments = None
     if layer.op_type != "ConvTranspose":
@@ -106,15 +118,21 @@ def _settled(
             made = as_weight(integers.reshape(outputs, -1), scale.reshape(outputs, 1), width, layer.shape, layer.axis)
         bias = None
         if bias_correction and moments is not None and (layer.added or layer.op_type != "MatMul"):
-            bias = _corrected(layer, prepared, made.values(), moments)
+            bias = _corrected(layer, prepared, weight, made.values(), moments)
         found[width] = Settled(made, bias)
     return found
 
 
-def _corrected(layer: Layer, prepared: Prepared, values: Any, moments: Moments) -> Any:
+def _zeroed(x: Any, channels: Columns) -> Any:
+    rest = x.copy()
+    rest[..., list(channels)] = 0
+    return rest
+
+
+def _corrected(layer: Layer, prepared: Prepared, weight: Any, values: Any, moments: Moments) -> Any:
     """The bias (O,) with which each channel's mean is that of the float network."""
     shape = layer.groups, -1, moments.mean.shape[1]
-    exact = rows_of(prepared.constants[layer.weight].astype(np.float64), layer.axis).reshape(shape)
+    exact = rows_of(weight.astype(np.float64), layer.axis).reshape(shape)
     given = rows_of(values.astype(np.float64), layer.axis).reshape(shape)
     change = (exact @ moments.mean[..., None] - given @ moments.mean_quantized[..., None]).reshape(-1)
     bias = layer.added or layer.bias

@@ -27,8 +27,8 @@ class Walk:
         self._tensors: list[dict[str, Array]] = [dict(batch) for batch in batches]
 
     def inputs_of(self, y: str) -> list[Array]:
-        """The first input of the node that makes y, batch by batch; what is in front of it has run then, and it has not."""
-        stop = self._places[y]
+        """The first input of the layer that makes y, batch by batch; what is in front of it has run then, and it has not."""
+        stop = self._layer(y)
         nodes = self._nodes[self._next : stop]
         wanted = [name for node in nodes for name in node.output if self._last.get(name, -1) >= stop]
         piece = Piece(self.proto, nodes, wanted, self._tensors[0])
@@ -40,11 +40,16 @@ class Walk:
         name = self._nodes[stop].input[0]
         return [tensors[name] for tensors in self._tensors]
 
+    def _layer(self, y: str) -> int:
+        """The layer's node; a sum that makes y is that with its outliers (write.py)."""
+        node = self._nodes[self._places[y]]
+        return self._places[node.input[0] if node.op_type == "Add" else y]
+
     def settle(self, layer: Layer, weight: Array, bias: Array | None) -> None:
         """Other weights, and another bias, for a layer that has not run yet."""
         from onnx import numpy_helper
 
-        node = self._nodes[self._places[layer.y]]
+        node = self._nodes[self._layer(layer.y)]
         for i, array in ((1, weight), (2, bias)):
             if array is None:
                 continue

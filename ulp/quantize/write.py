@@ -24,11 +24,13 @@ class Writer:
     def __init__(self, prepared: Prepared) -> None:
         import onnx
 
+        self.prepared = prepared
         self.proto = onnx.ModelProto()
         self.proto.CopyFrom(prepared.proto)
         self.nodes = list(self.proto.graph.node)
         self.constants: dict[str, Array] = {}
         self.before: dict[int, list[Any]] = {}
+        self.behind: dict[int, Any] = {}
         self.readers = prepared.readers()
         self.opset = next(o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx"))
         self.taken = {name for node in self.nodes for name in (*node.input, *node.output)}
@@ -71,6 +73,7 @@ class Writer:
         from onnx import helper
 
         first = min(index for index, _ in place.readers)
+        tensor = self._outliers(place, first) if place.outliers else place.tensor
         out = self.name(f"{place.tensor}/rows{place.bits}")
         zero, levels, tiny, bits = (
             self.constant(f"{out}/{name}", value)
@@ -84,19 +87,43 @@ class Writer:
 
         def extreme(which: str) -> str:
             if self.opset < 18:
-                return add(which, [add(f"Reduce{which}", [place.tensor], axes=[-1], keepdims=1), zero])
+                return add(which, [add(f"Reduce{which}", [tensor], axes=[-1], keepdims=1), zero])
             axes = self.name(f"{out}/axes")
             self.constants[axes] = np.array([-1], np.int64)
-            return add(which, [add(f"Reduce{which}", [place.tensor, axes], keepdims=1), zero])
+            return add(which, [add(f"Reduce{which}", [tensor, axes], keepdims=1), zero])
 
         low, high = extreme("Min"), extreme("Max")
         scale = add("Max", [add("Div", [add("Sub", [high, low]), levels]), tiny])
         first_code = add("Round", [add("Div", [add("Neg", [low]), scale])])
         attributes: dict[str, Any] = {"signed": 0, "narrow": 0, "rounding_mode": "ROUND"}
-        inputs = [place.tensor, scale, first_code, bits]
+        inputs = [tensor, scale, first_code, bits]
         self.before[first].append(helper.make_node("Quant", inputs, [out], name=f"{out}/Quant", domain=DOMAIN, **attributes))
         for index, i in place.readers:
             self.nodes[index].input[i] = out
+
+    def _outliers(self, place: Place, first: int) -> str:
+        """The tensor with zeros for the place's outliers; behind each reader a product of them in floats is added to its result."""
+        from onnx import helper
+
+        columns = list(place.outliers)
+        layers = {layer.index: layer for layer in self.prepared.layers}
+        rest, picked, indices = (self.name(f"{place.tensor}/{name}") for name in ("rest", "outliers", "outliers/columns"))
+        self.constants[indices] = np.array(columns, np.int64)
+        layer = layers[first]
+        mask = np.ones(layer.shape[1 - layer.axis], np.float32)
+        mask[columns] = 0
+        before = self.before.setdefault(first, [])
+        before.append(helper.make_node("Mul", [place.tensor, self.constant(f"{rest}/mask", mask)], [rest], name=rest))
+        before.append(helper.make_node("Gather", [place.tensor, indices], [picked], name=picked, axis=-1))
+        for index, _ in place.readers:
+            layer = layers[index]
+            weight = np.moveaxis(self.prepared.constants[layer.weight], layer.axis, -1)[columns]
+            low, wide = (self.name(f"{layer.name}/{name}") for name in ("low", "outliers"))
+            inputs = [picked, self.constant(f"{wide}/weight", weight)]
+            self.before.setdefault(index, []).append(helper.make_node("MatMul", inputs, [wide], name=wide))
+            self.nodes[index].output[0] = low
+            self.behind[index] = helper.make_node("Add", [low, wide], [layer.y], name=f"{wide}/Add")
+        return rest
 
     def weights(self, layer: Layer, settled: Settled) -> None:
         """The layer's weights as integers times scales, with the Quant that says so, and its bias."""
@@ -123,13 +150,16 @@ class Writer:
         else:
             node.input.append(self.constant(f"{layer.name}.bias", values))
 
+    def _behind(self, index: int) -> list[Any]:
+        return [self.behind[index]] if index in self.behind else []
+
     def model(self) -> Any:
         """The ModelProto."""
         from onnx import helper, numpy_helper
 
         graph = self.proto.graph
         kept = [tensor for tensor in graph.initializer if tensor.name not in self.constants]
-        nodes: Sequence[Any] = [n for i, node in enumerate(self.nodes) for n in (*self.before.get(i, ()), node)]
+        nodes: Sequence[Any] = [n for i, node in enumerate(self.nodes) for n in (*self.before.get(i, ()), node, *self._behind(i))]
         used = {name for node in nodes for name in node.input} | {port.name for port in graph.output}
         made: Mapping[str, Array] = self.constants
         tensors = [*kept, *(numpy_helper.from_array(value, name) for name, value in made.items())]

@@ -9,6 +9,9 @@
 // pixel; target: H x W x N, 1 to 4 targets; the weights are packed, K = C padded to a multiple of 4 (of 32: K is not padded further).
 // kernel: empty, or a kernel's name.
 //
+// outliers: channels that are multiplied in floats beside the product (LLM.int8, Dettmers et al., NeurIPS 2022, section 3.2), with per_row
+// only; outlier_weights: their rows of the weights, outliers x N. For the product, and for the range of its codes, they are 0.
+//
 // Rows go through one product whatever their scales: it multiplies the codes, and zeros times the weights' sums are taken off behind it.
 #include <atomic>
 #include <cmath>
@@ -35,6 +38,8 @@ struct DynamicLinearStep final : Step {
   std::string requested{};
   int bits = 8;
   std::string name = "identity";
+  Ints outliers;
+  Array<float, 2> outlier_weights;
 
   const Kernel* kernel = nullptr;
   RowFunction function = RowFunction::identity;
@@ -44,8 +49,16 @@ struct DynamicLinearStep final : Step {
 
   FieldList fields() override {
     constexpr bool optional = true;
-    return {{"source", &source}, {"weights", &weights},  {"weight_zero", &weight_zero}, {"per_row", &per_row},
-            {"finish", &finish}, {"kernel", &requested}, {"bits", &bits, optional},     {"function", &name, optional}};
+    return {{"source", &source},
+            {"weights", &weights},
+            {"weight_zero", &weight_zero},
+            {"per_row", &per_row},
+            {"finish", &finish},
+            {"kernel", &requested},
+            {"bits", &bits, optional},
+            {"function", &name, optional},
+            {"outliers", &outliers, optional},
+            {"outlier_weights", &outlier_weights, optional}};
   }
 
   std::string method() const override { return kernel->name; }
@@ -74,6 +87,7 @@ struct DynamicLinearStep final : Step {
     function = row_function(plan, name);
     if (function == RowFunction::layer_norm || function == RowFunction::rms_norm || function == RowFunction::softmax)
       plan.refuse(": '" + name + "' is no function of single elements");
+    check_outliers(plan, t.channels);
     choose_kernel(pixels);
     add_columns(t.channels);
     Effects e;
@@ -84,8 +98,25 @@ struct DynamicLinearStep final : Step {
     e.a_bits = bits;
     e.w_bits = layout.bits;
     e.whole_batch = !per_row;
-    e.weight_bytes = static_cast<int64_t>(weights->data.size());
+    e.weight_bytes = static_cast<int64_t>(weights->data.size() + outlier_weights.values.size() * sizeof(float));
     return e;
+  }
+
+  void check_outliers(const Checks& plan, int64_t channels) const {
+    const int64_t n = weights->layout.n;
+    if (outliers.empty() && outlier_weights.empty()) return;
+    if (!per_row) plan.refuse(": outliers go with per_row");
+    if (outlier_weights.shape[0] != outliers.size() || outlier_weights.shape[1] != n)
+      plan.refuse(": outlier_weights have shape (" + std::to_string(outlier_weights.shape[0]) + ", " +
+                  std::to_string(outlier_weights.shape[1]) + "), expected (" + std::to_string(outliers.size()) + ", " + std::to_string(n) +
+                  ")");
+    for (int64_t i = 0; i < outliers.size(); ++i) {
+      if (outliers[i] < 0 || outliers[i] >= channels || (i > 0 && outliers[i] <= outliers[i - 1]))
+        plan.refuse(": outliers must be ascending channels below " + std::to_string(channels));
+    }
+    for (const float w : outlier_weights.values) {
+      if (!std::isfinite(w)) plan.refuse(": outlier_weights must be finite");
+    }
   }
 
   int levels() const { return (1 << bits) - 1; }
@@ -144,7 +175,7 @@ struct DynamicLinearStep final : Step {
     for (rows.first = 0; rows.first < total; rows.first += rows.count) {
       rows.count = std::min(kRowsAtOnce, total - rows.first);
       memory.lay_out(scratch_array(rows.codes, rows.count * k + 64), scratch_array(rows.scales, rows.count),
-                     scratch_array(rows.zeros, rows.count));
+                     scratch_array(rows.zeros, rows.count), scratch_array(rows.outliers, rows.count * outliers.size()));
       quantize(c, from, rows, all);
       gemm(problem(rows.codes, rows.count), *kernel, RowSink(*this, c, output, rows));
     }
@@ -156,7 +187,20 @@ struct DynamicLinearStep final : Step {
     uint8_t* codes;
     float* scales;
     int32_t* zeros;
+    float* outliers;
   };
+
+  // A row without its outliers, which go to `taken`. False if one of them is not finite.
+  bool take_outliers(const float* x, int64_t channels, float* rest, float* taken) const {
+    std::memcpy(rest, x, static_cast<size_t>(channels) * sizeof(float));
+    bool finite = true;
+    for (int64_t i = 0; i < outliers.size(); ++i) {
+      taken[i] = x[outliers[i]];
+      finite &= std::isfinite(taken[i]);
+      rest[outliers[i]] = 0.0f;
+    }
+    return finite;
+  }
 
   void quantize(const Context& c, const ImageView<float>& from, const Rows& rows, const Quantizer& all) const {
     constexpr int64_t kRowsPerTask = 16;
@@ -167,9 +211,16 @@ struct DynamicLinearStep final : Step {
     tasks.run(ceil_div(rows.count, kRowsPerTask), [&](int64_t task) {
       Target to{};
       to.max_code = levels();
+      thread_local Scratch memory;
+      float* rest;
+      memory.lay_out(scratch_array(rest, outliers.empty() ? 0 : channels));
       for (int64_t r = task * kRowsPerTask; r < std::min(rows.count, (task + 1) * kRowsPerTask); ++r) {
         const int64_t at = rows.first + r;
         const float* x = from.row(at / pixels, 0) + at % pixels * channels;  // rows of floats have no gaps
+        if (!outliers.empty()) {
+          if (!take_outliers(x, channels, rest, rows.outliers + r * outliers.size())) finite.store(false);
+          x = rest;
+        }
         Quantizer q = all;
         if (per_row) {
           float low, high;
@@ -205,6 +256,10 @@ struct DynamicLinearStep final : Step {
       s.target_count = output_.target_count;
       s.row_scale = rows_.scales + block.m;
       s.zero = rows_.zeros + block.m;
+      s.outlier_count = of_.outliers.size();
+      s.outliers = rows_.outliers + block.m * s.outlier_count;
+      s.outlier_weights = of_.outlier_weights.values.data() + block.n;
+      s.outlier_stride = of_.weights->layout.n;
       s.sums = block.sums;
       const int64_t width = c_.tensor(of_.source).width;
       int64_t image = 0, y = 0, x = rows_.first + block.m;
@@ -219,6 +274,7 @@ struct DynamicLinearStep final : Step {
         s.sums += s.rows * s.ld;
         s.row_scale += s.rows;
         s.zero += s.rows;
+        s.outliers += s.rows * s.outlier_count;
         x = 0;
         if (++y * width == of_.pixels) {
           y = 0;

@@ -303,7 +303,10 @@ struct RecurrentStep final : Step {
 
   void encode(const Context& c, const Quantizer& quantizer, float largest, float divisor, const float* x, int64_t count, int64_t k,
               int bits, uint8_t* to) const {
-    if (!std::isfinite(quantizer.scale)) throw NotFinite(kNotFinite);
+    if (!std::isfinite(quantizer.scale)) {
+      const bool finite = std::all_of(x, x + count, [](float v) { return std::isfinite(v); });
+      throw NotFinite(finite ? kTooLarge : kNotFinite);
+    }
     if (!fits(quantizer.scale * largest)) throw NotFinite(kTooLarge);
     if (!quantizer.encode(c.row_ops, x, count, k, divisor, bits, to)) throw NotFinite(kNotFinite);
   }

@@ -4,12 +4,13 @@
 //
 // operands: 1 to 4 slices of groups x channels channels, or of `channels`, which count for all groups; codes or floats; H x W, or 1 x 1:
 // the same for all pixels; the first is H x W and has all channels. gamma, beta: `channels` values, of normalizations. divide: as for
-// combine.
+// combine. integers: by fixed-point numbers (ops/integer_rows.h).
 #include <array>
 #include <atomic>
 #include <cmath>
 
 #include "../../gemm/scratch.h"
+#include "../../ops/integer_rows.h"
 #include "../row_work.h"
 
 namespace ulp {
@@ -23,17 +24,25 @@ struct RowsStep final : Step {
   float epsilon = 0;
   std::vector<Slice> targets;
   bool divide = false;
+  bool integers = false;
 
   RowFunction function = RowFunction::identity;
 
   FieldList fields() override {
     constexpr bool optional = true;
-    return {
-        {"operands", &operands},   {"channels", &channels},         {"groups", &groups},   {"function", &name}, {"gamma", &gamma, optional},
-        {"beta", &beta, optional}, {"epsilon", &epsilon, optional}, {"targets", &targets}, {"divide", &divide}};
+    return {{"operands", &operands},
+            {"channels", &channels},
+            {"groups", &groups},
+            {"function", &name},
+            {"gamma", &gamma, optional},
+            {"beta", &beta, optional},
+            {"epsilon", &epsilon, optional},
+            {"targets", &targets},
+            {"divide", &divide},
+            {"integers", &integers, optional}};
   }
 
-  std::string method() const override { return name; }
+  std::string method() const override { return integers ? "integer_" + name : name; }
 
   Effects check(const Checks& plan) override {
     check_range("channels", channels, 1, 1 << 24);
@@ -67,6 +76,7 @@ struct RowsStep final : Step {
 
   void check_function(const Checks& plan) {
     function = row_function(plan, name);
+    if (integers && !in_integers(function)) plan.refuse(": '" + name + "' has no form in integers");
     const bool norm = function == RowFunction::layer_norm || function == RowFunction::rms_norm;
     if (!norm && !(gamma.empty() && beta.empty())) plan.refuse(": gamma and beta go with normalizations");
     if (norm && !(epsilon >= 0 && std::isfinite(epsilon))) plan.refuse(": epsilon must be finite and not negative");
@@ -106,9 +116,9 @@ struct RowsStep final : Step {
       w.targets = to;
       w.divisors = divide ? divisors : nullptr;
       w.target_count = static_cast<int>(targets.size());
-      if (!c.row_ops.rows(w)) numbers.store(false);
+      if (!(integers ? integer_rows(w) : c.row_ops.rows(w))) numbers.store(false);
     });
-    if (!numbers.load()) throw NotFinite("a value that is quantized is a NaN");
+    if (!numbers.load()) throw NotFinite(integers ? "a value that becomes an integer is a NaN" : "a value that is quantized is a NaN");
   }
 };
 

@@ -170,7 +170,7 @@ def gemm(scope: Scope, node: Node) -> Value:
 
 def row_product(scope: Scope, chain: RowProduct) -> Value:
     """Gemm or MatMul of rows that are quantized in the call; it may begin a part."""
-    (node,) = chain.nodes
+    node = chain.product
     bias: QuantizedConstant | Array | None = None
     if node.op_type == "Gemm":
         weights, bias = _of_gemm(scope, node)
@@ -184,7 +184,17 @@ def row_product(scope: Scope, chain: RowProduct) -> Value:
     floats = bias.values() if isinstance(bias, QuantizedConstant) else bias
     # Codes less any zero point.
     made = layer_weights(weights, Quantizer(bits, 1.0, 0), floats)
-    return of_rows(scope, node, x, ir.DynamicLinear(made, True, bits))
+    if not chain.outliers:
+        return of_rows(scope, node, x, ir.DynamicLinear(made, True, bits))
+    columns, wide = scope.array(chain.outliers, "outliers"), scope.array(chain.outlier_weights, "weight")
+    outputs = len(weights.integers)
+    if wide.shape != (len(columns), outputs) or columns[-1] >= features or wide.dtype != np.float32 or not np.isfinite(wide).all():
+        raise NotInteger("the weights of its outliers are not float32, one for each output")
+    op = ir.DynamicLinear(made, True, bits, outliers=tuple(columns.tolist()), outlier_weights=np.ascontiguousarray(wide))
+    result = of_rows(scope, node, x, op)
+    for each in chain.nodes:
+        scope.layers[each.name] = (result.node.op, result.node.shape)
+    return result
 
 
 # Multiply-accumulates of a layer in floats that a plan runs. With more, onnxruntime's kernels gain what calling them takes.
