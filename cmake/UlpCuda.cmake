@@ -47,11 +47,11 @@ function(ulp_cuda_compile_options target)
     CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON CUDA_RUNTIME_LIBRARY Static)
 endfunction()
 
-# ulp_add_cuda_module(<name>): csrc/cuda/*.cu for every architecture, except wgmma_*.cu for 90a, which alone has their instructions.
+# ulp_add_cuda_module(<name>): csrc/cuda/*.cu for every architecture, except *wgmma_*.cu for 90a, which alone has their instructions.
 # Globs, so that a new kernel is a new file; CONFIGURE_DEPENDS makes the build look again each time.
 function(ulp_add_cuda_module name)
   file(GLOB everywhere CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
-  file(GLOB hopper CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/wgmma_*.cu")
+  file(GLOB hopper CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*wgmma_*.cu")
   list(REMOVE_ITEM everywhere ${hopper})
   # Machine code for each, and PTX of the last for newer ones.
   list(TRANSFORM ULP_CUDA_ARCHITECTURES APPEND "-real" OUTPUT_VARIABLE architectures)

@@ -102,15 +102,33 @@ def test_random_convolutions(emulator: Emulator, arch: int, form: str) -> None:
         assert_convolves(random_convolution(rng, form), form)
 
 
+def kind_of(kernel: str) -> str:
+    """Of a row of csrc/cuda/conv_kernels.h: "s4", "b1", "s8", "wgmma" or "wgmma_b1"."""
+    return kernel.removeprefix("conv_").rpartition("_")[0]
+
+
+# By the kind of a kernel: architectures, and pairs (a_bits, w_bits).
+NARROW = [(a, w) for a in range(1, 5) for w in range(1, 5)]
+ALL = [(a, w) for a in range(1, 9) for w in range(1, 9)]
+KINDS: dict[str, tuple[tuple[int, ...], list[tuple[int, int]]]] = {
+    "s4": ((75, 80), NARROW),
+    "s8": ((75, 80, 120), ALL),
+    "b1": ((80, 89, 90), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2)]),
+    "wgmma": ((90,), ALL),
+    "wgmma_b1": ((90,), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2)]),
+}
+
+
 @pytest.mark.parametrize("kernel", load_emulated().conv_kernels() if load_emulated() else [])
-def test_every_kernel_convolves(emulator: Emulator, kernel: str) -> None:
-    nibbles = kernel.startswith("conv_s4")
+def test_every_kernel_convolves(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """Random strides, borders, dilations, groups, zero points and signs, also of fewer channels than planes are made for."""
+    monkeypatch.setattr(steps, "_MIN_PLANE_CHANNELS", 1)
+    arches, pairs = KINDS[kind_of(kernel)]
     rng = np.random.default_rng(len(kernel))
-    for arch in (75, 80) if nibbles else (75, 80, 120):
-        for number in range(8):
-            emulator.configure(arch, 4)
+    for arch in arches:
+        for number in range(5 if len(arches) > 1 else 10):
+            emulator.configure(arch, int(rng.choice([1, 4, 40])))
             emulator.seed(number)
-            pairs = [(int(a), int(w)) for a, w in rng.integers(1, 5 if nibbles else 9, (8, 2))]
             assert_convolves(random_convolution(rng, "padded", pairs), "padded", kernel)
 
 
@@ -122,10 +140,10 @@ def test_every_pair_of_bits(emulator: Emulator) -> None:
             assert_convolves(conv_sweep.random_problem(rng, conv_sweep.Path("padded", None, ""), [(a_bits, w_bits)], 60), "padded")
 
 
-@pytest.mark.parametrize("bits", [(8, 8), (4, 4)])
-def test_sums_at_the_edge_of_an_accumulator_are_cut(emulator: Emulator, bits: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("bits", "arch"), [((4, 4), 80), ((8, 8), 90)])
+def test_sums_at_the_edge_of_an_accumulator_are_cut(emulator: Emulator, bits: tuple[int, int], arch: int) -> None:
     """The accumulator holds 2^(8 - bits) times the sum: K beyond 65536 takes two parts, also where one image has no use for them."""
-    emulator.configure(80, 1)
+    emulator.configure(arch, 1)
     a_bits, w_bits = bits
     channels = 65536 + 128 if a_bits < 8 else 65792
     images = np.full((1, 1, 1, channels), 2**a_bits - 1, np.uint8)
@@ -135,20 +153,21 @@ def test_sums_at_the_edge_of_an_accumulator_are_cut(emulator: Emulator, bits: tu
     assert_convolves(p, "padded")
 
 
-def test_memory_is_shared_without_conflicts(emulator: Emulator, module: Any) -> None:
-    """Shared memory of every kernel: reads and writes of a layer of whole pieces take no more wavefronts than they must."""
+@pytest.mark.parametrize("kernel", load_emulated().conv_kernels() if load_emulated() else [])
+def test_memory_is_shared_without_conflicts(emulator: Emulator, kernel: str) -> None:
+    """Reads and writes of shared memory in a layer of whole pieces take no more wavefronts than they must."""
+    arches, pairs = KINDS[kind_of(kernel)]
     rng = np.random.default_rng(0)
-    for kernel in module.conv_kernels():
-        for bits in ((4, 4), (3, 1)):
-            images = rng.integers(0, 2 ** bits[0], (1, 10, 10, 32)).astype(np.uint8)
-            weights = rng.integers(0, 2 ** bits[1], (1, 3, 3, 32, 64)).astype(np.uint8)
-            shape: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "start": None}
-            emulator.configure(80)
-            emulator.reset()
-            assert_convolves(conv_sweep.Problem("padded", images, bits[0], 0, weights, bits[1], 0, **shape), "padded", kernel)
-            for what in range(3):  # loads, stores, ldmatrix
-                found = emulator.traffic(what)
-                assert found.wavefronts == found.ideal, f"{kernel}, kind {what}: {found.wavefronts} wavefronts, {found.ideal} would do"
+    for bits in {min(pairs), max(pairs)} if "b1" in kernel else {(4, 4), (3, 1)}:
+        images = rng.integers(0, 2 ** bits[0], (1, 10, 10, 32)).astype(np.uint8)
+        weights = rng.integers(0, 2 ** bits[1], (1, 3, 3, 32, 64)).astype(np.uint8)
+        shape: dict[str, Any] = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "start": None}
+        emulator.configure(80 if 80 in arches else 90)
+        emulator.reset()
+        assert_convolves(conv_sweep.Problem("padded", images, bits[0], 0, weights, bits[1], 0, **shape), "padded", kernel)
+        for what in range(3):  # loads, stores, ldmatrix
+            found = emulator.traffic(what)
+            assert found.wavefronts == found.ideal, f"{kernel}, kind {what}: {found.wavefronts} wavefronts, {found.ideal} would do"
 
 
 STEPS: list[tuple[Any, str, list[int]]] = [
@@ -244,7 +263,7 @@ def test_a_network(emulator: Emulator, bits: int, arch: int, mode: str) -> None:
         y = rng.standard_normal((images, 3, 24, 24)).astype(np.float32)
         assert_exact(there(y), there.to("cpu")(y), f"{images} images")
     assert there.to("cuda") is there
-    assert "conv_s" in str(there)
+    assert ("conv_wgmma" if arch == 90 else "conv_s") in str(there)
 
 
 @settings(max_examples=25)

@@ -20,7 +20,7 @@ import pytest
 
 # Bytes of stack per thread. A few instances of gemm_mma spill values that they need only before or after their loop; of conv it is also
 # what they keep while they call for rare loads.
-MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 40, "conv": 128}
+MAX_STACK = {"gemm_sm90": 0, "gemm_mma": 40, "conv": 128, "conv_sm90": 128}
 LAST_BEFORE_HOPPER = 89
 FIRST_WITH_B1, LAST_WITH_B1 = 80, 90
 
@@ -127,7 +127,8 @@ def test_every_tile_is_there_for_every_architecture(resources: dict[Kernel, dict
     counts = Counter((arch, name) for arch, name, _ in resources)
     for arch in architectures:
         assert counts[arch, "gemm_mma"] in (0, 3 * (8 + 4 + 4)), arch
-        assert counts[arch, "conv"] in (0, 2 * (2 + 1)), arch
+        assert counts[arch, "conv"] in (0, 2 * (2 + 1 + 2)), arch
+        assert counts[arch, "conv_sm90"] == (2 * 2 + 2 if arch == "sm_90a" else 0), arch
         assert counts[arch, "gemm_sm90"] == (5 * 8 * 2 + 3 * 4 if arch == "sm_90a" else 0), arch
     assert sum(counts[arch, "gemm_mma"] for arch in architectures) > 0
 
@@ -143,12 +144,12 @@ def test_no_spills(resources: dict[Kernel, dict[str, int]]) -> None:
 
 def test_registers_are_those_that_a_block_can_have(resources: dict[Kernel, dict[str, int]]) -> None:
     for (arch, name, arguments), usage in resources.items():
-        if name == "gemm_sm90":
+        if name in ("gemm_sm90", "conv_sm90"):
             assert usage["REG"] == 168, (
                 arch,
                 arguments,
             )  # 65536 / 384 threads, rounded down to a multiple of 8; setmaxnreg redistributes them
-        elif name == "gemm_mma":
+        elif name in ("gemm_mma", "conv"):
             assert usage["REG"] <= 255, (arch, arguments)
 
 
@@ -169,18 +170,18 @@ def test_tensor_cores(architectures: list[str], kind: str) -> None:
         pytest.skip(f"no further architecture in {architectures}")
     arch = chosen[0]
     for (_, name, arguments), code in disassemble(arch).items():
-        if name == "gemm_sm90":
+        if name in ("gemm_sm90", "conv_sm90"):
             own, other = ("BGMMA", "IGMMA") if unit_of(arguments) == "b1" else ("IGMMA", "BGMMA")
             assert code.of(own), (arch, arguments)
             assert not code.of(other), (arch, arguments)
             assert not code.of("IMMA"), (arch, arguments)
-        elif name == "gemm_mma" and unit_of(arguments) == "b1":
+        elif name in ("gemm_mma", "conv") and unit_of(arguments) == "b1":
             assert not code.of("IMMA"), (arch, arguments)
             if FIRST_WITH_B1 <= number(arch) <= LAST_WITH_B1:
                 assert {instruction.split(".")[2:] == ["AND", "POPC"] for instruction in code.of("BMMA")} == {True}, (arch, arguments)
             else:
                 assert code.of("BPT"), (arch, arguments)
-        elif name == "gemm_mma":
+        elif name in ("gemm_mma", "conv"):
             types = {re.sub(r"^IMMA\.\d+\.", "", instruction).partition(".SAT")[0] for instruction in code.of("IMMA")}
             if unit_of(arguments) == "s8":
                 assert types == {"S8.S8"}, (arch, arguments, types)

@@ -122,6 +122,9 @@ class Network:
 def conv_kernels() -> list[str]:
     """Names of the convolutions' kernels, best first."""
 
+def planes_pay(*, a_bits: int, b_bits: int, device: int) -> bool:
+    """Whether convolutions of these bits may be faster by bit planes there, so that they should have weights for both."""
+
 def build_info() -> dict[str, str]:
     """cuda (version), architectures, kernels."""
 

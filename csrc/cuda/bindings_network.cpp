@@ -81,8 +81,9 @@ class Fields {
     if (made.targets.empty() || made.targets.size() > 4) throw py::value_error("targets: expected 1..4");
     return made;
   }
-  std::shared_ptr<const Weights> weights() const {
-    const py::object object = given_["weights"];
+  std::shared_ptr<const Weights> weights(const char* name) const {
+    const py::object object = given_[name];
+    if (object.is_none()) return nullptr;
     const Weights& w = object.cast<const Weights&>();
     if (w.data.device() != network_.device()) throw py::value_error("weights on another device than the network");
     return {&w, [object](const Weights*) {}};  // made and freed under the GIL
@@ -117,12 +118,15 @@ int add_floats(Network& n, int height, int width, int channels) { return n.add({
 ConvFields conv_of(const Fields& f) {
   ConvFields c;
   c.source = f.place("source");
-  c.weights = f.weights();
+  c.weights = f.weights("weights");
   c.weight_zero = f.get<int>("weight_zero");
+  c.planes = f.weights("planes");
+  c.plane_zero = f.get<int>("plane_zero");
   c.window = f.window();
   c.finish = f.finish();
   c.kernel = f.get<std::string>("method");
   const int64_t taps = int64_t{c.window.kernel[0]} * c.window.kernel[1];
+  if (c.weights == nullptr) throw py::value_error("weights: expected Weights");
   if (c.weights->encoding.bits != 4 && c.weights->encoding.bits != 8) throw py::value_error("weights of convolutions have 4 or 8 bits");
   if (taps < 1 || c.weights->k < 1 || c.weights->k % (4 * taps) != 0) {
     throw py::value_error("weights of K = " + std::to_string(c.weights->k) + " do not fit " + std::to_string(taps) + " taps");
@@ -238,6 +242,9 @@ void bind_network(py::module_& m) {
       .def_property_readonly("arena_bytes", &Network::arena_bytes)
       .def_property_readonly("device", &Network::device);
   m.def("conv_kernels", conv_kernel_names);
+  m.def(
+      "planes_pay", [](int a_bits, int b_bits, int device) { return planes_pay(a_bits, b_bits, machine_of(device)); }, py::kw_only(),
+      py::arg("a_bits"), py::arg("b_bits"), py::arg("device"));
 }
 
 }  // namespace ulp::bindings

@@ -2,45 +2,72 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
+
+#include "cuda/pick.h"
 
 namespace ulp::cuda {
 namespace {
 
-constexpr int64_t kMaxGrid = INT64_C(2147483647);
+// Pairs of planes beyond which 1-bit tensor cores are slower than bytes on every machine that has them.
+constexpr int kMaxPlanePairs = 4;
 
 const char* objection(const ConvRow& row, const ConvSize& size, const Machine& machine) {
-  if (!row.nibbles) return nullptr;
-  if (machine.arch >= 90) return "sm_90 and later have no 4-bit tensor cores";
-  if (size.a_bits > 4 || size.b_bits > 4) return "codes and weights must have 4 bits or fewer";
+  if (tensor_rate(row.unit, row.hopper, machine.arch) == 0) {
+    return row.hopper             ? "it needs sm_90 (Hopper)"
+           : row.unit == Unit::s4 ? "sm_90 and later have no 4-bit tensor cores"
+                                  : "only sm_80 to 90 have 1-bit tensor cores that count AND";
+  }
+  if (row.unit == Unit::s4 && (size.a_bits > 4 || size.b_bits > 4)) return "codes and weights must have 4 bits or fewer";
+  if (row.planes() && size.plane_k == 0) return "codes and weights must have few bits, of which there are planes";
   return nullptr;
-}
-
-// Multiply-accumulates per clock of a multiprocessor: NVIDIA's dense int8 rates, twice as many for 4 bits; mma.sync on Hopper at 63 %.
-double rate(const ConvRow& row, int arch) {
-  const double bytes = arch == 80 || arch == 100 ? 2048 : arch == 90 ? 2580 : 1024;
-  return row.nibbles ? 2 * bytes : bytes;
 }
 
 // Bytes per clock from L2 into a multiprocessor (an estimate), and clocks to start and end a kernel.
 constexpr double kFeed = 32;
 constexpr double kStart = 2500;
-constexpr double kSlices = 3500;
+constexpr double kSecondKernel = 3500;
+constexpr double kExchange = 1200;  // of sums in a cluster
 
-double clocks(const ConvRow& row, const ConvSize& size, int64_t tiles, int splits, int blocks, const Machine& machine) {
-  const double tensor = row.channels * row.pixels * kBlock / rate(row, machine.arch);
-  const double feed = (row.channels / kStrip * strip_bytes(size.b_bits) + row.pixels * kBlock) / kFeed;
-  const double rounds = std::ceil(static_cast<double>(tiles * splits) / machine.sms);
-  const double slices = splits > 1 ? kSlices + 8.0 * static_cast<double>(size.m * size.n * splits) / (kFeed * machine.sms) : 0;
-  return kStart + rounds * blocks * std::max(tensor, feed) + slices;
+// What of a convolution depends on the row.
+struct RowSize {
+  int64_t steps;      // of k
+  int64_t max_steps;  // of one accumulator
+  int bits;           // of weights
+  int passes;
+};
+
+RowSize size_for(const ConvRow& row, const ConvSize& size) {
+  if (!row.planes()) return {ceil_div(size.k, row.step()), kMaxSplitK / row.step(), size.b_bits, 1};
+  const int64_t largest = INT32_MAX / (((1 << size.a_bits) - 1) * ((1 << size.plane_bits) - 1));  // planes.cuh
+  return {ceil_div(size.plane_k, row.step()), largest / row.step(), size.plane_bits, size.a_bits * size.plane_bits};
 }
 
-int64_t min_splits(int64_t blocks) { return std::max<int64_t>(1, ceil_div(blocks, kMaxSplitK / kBlock)); }
+double clocks(const ConvPlan& p, const ConvSize& size, const RowSize& s, const Machine& machine) {
+  const ConvRow& row = *p.row;
+  const double used = row.hopper && size.n <= kPanel / 2 ? 0.5 : 1;  // of the channels: a warpgroup without any does nothing
+  const double tensor = used * row.channels * row.pixels * row.step() / tensor_rate(row.unit, row.hopper, machine.arch);
+  const double feed = (used * row.channels / kStrip * strip_bytes(s.bits) * stage_blocks(row.unit) + row.pixels * kBlock) / kFeed;
+  const double rounds = std::ceil(static_cast<double>(p.channel_tiles * p.pixel_tiles * p.splits) / machine.sms);
+  double fixed = kStart;
+  const double all = kFeed * machine.sms;
+  const double m = static_cast<double>(size.m);
+  if (p.splits > 1) fixed += row.hopper ? kExchange : kSecondKernel + 8 * m * static_cast<double>(size.n) * p.splits / all;
+  if (row.planes()) {
+    fixed += kSecondKernel + static_cast<double>(size.codes) * (1 + size.a_bits / 8.0) / all;
+    if (size.plane_sums) fixed += kSecondKernel + 4 * (static_cast<double>(size.pixels) + m) / all;
+  }
+  return fixed + rounds * p.steps_per_split * s.passes * std::max(tensor, feed);
+}
 
-// As many stages as fit half of a multiprocessor's memory, so that two thread blocks share it, if these are three; else what fits.
+int64_t min_splits(int64_t steps, int64_t max_steps) { return std::max<int64_t>(1, ceil_div(steps, max_steps)); }
+
+// As many stages as fit half of a multiprocessor's memory, so that two thread blocks share it, if these are three; else what fits. A wgmma
+// block runs alone.
 int stages_of(const ConvRow& row, int bits, const SharedMemory& shared) {
-  for (const int budget : {std::min(shared.per_block, shared.all / 2 - 1024), shared.per_block}) {
-    for (int stages = kMaxMmaStages; stages >= 2; --stages) {
+  for (const int budget : {row.hopper ? 0 : std::min(shared.per_block, shared.all / 2 - 1024), shared.per_block}) {
+    for (int stages = row.max_stages(); stages >= row.min_stages(); --stages) {
       if (row.shared_bytes(bits, stages) <= budget && (stages >= 3 || budget == shared.per_block)) return stages;
     }
   }
@@ -49,17 +76,26 @@ int stages_of(const ConvRow& row, int bits, const SharedMemory& shared) {
 
 ConvPlan best_of(const ConvRow& row, const ConvSize& size, const Machine& machine, const SharedMemory& shared, int max_splits) {
   ConvPlan best;
-  const int64_t blocks = ceil_div(size.k, kBlock);
-  const int64_t least = min_splits(blocks);
-  const int stages = stages_of(row, size.b_bits, shared);
-  const int64_t tiles = ceil_div(size.n, row.channels) * ceil_div(size.m, row.pixels);
-  if (stages == 0 || tiles > kMaxGrid) return best;
-  for (int64_t splits = least; splits <= std::max<int64_t>(least, max_splits); ++splits) {
-    const int64_t per_split = ceil_div(blocks, splits);
-    if (splits > 1 && per_split * (splits - 1) >= blocks) continue;  // a split would be empty
-    const double expected = clocks(row, size, tiles, static_cast<int>(splits), static_cast<int>(per_split), machine);
-    if (best.row != nullptr && expected >= best.clocks) continue;
-    best = {&row, static_cast<int>(splits), static_cast<int>(per_split), stages, row.shared_bytes(size.b_bits, stages), tiles, expected};
+  const RowSize s = size_for(row, size);
+  const int64_t fewest = min_splits(s.steps, s.max_steps);
+  const int64_t most = row.hopper ? kSm90MaxSplits : row.planes() ? max_splits : std::max<int64_t>(fewest, max_splits);
+  ConvPlan p;
+  p.row = &row;
+  p.stages = stages_of(row, s.bits, shared);
+  p.channel_tiles = ceil_div(size.n, row.channels);
+  p.pixel_tiles = ceil_div(size.m, row.pixels);
+  const int64_t tiles = p.channel_tiles * p.pixel_tiles;
+  if (p.stages == 0 || tiles > std::numeric_limits<int32_t>::max() / kSm90MaxSplits) return best;
+  p.shared_bytes = row.shared_bytes(s.bits, p.stages);
+  for (int64_t splits = row.hopper ? 1 : fewest; splits <= most; row.hopper ? splits *= 2 : ++splits) {
+    if (row.hopper && splits > 1 && row.pixels > kSm90SplitTokens) break;
+    p.splits = static_cast<int>(splits);
+    p.steps_per_split = static_cast<int>(ceil_div(s.steps, splits));
+    if (p.steps_per_split > s.max_steps || (splits > 1 && p.steps_per_split * (splits - 1) >= s.steps)) continue;  // or one is empty
+    // Of wgmma, with splits one tile per cluster; else the blocks are persistent and take one tile after the other.
+    p.grid = !row.hopper ? tiles : splits > 1 ? tiles * splits : std::min<int64_t>(tiles, machine.sms);
+    p.clocks = clocks(p, size, s, machine);
+    if (best.row == nullptr || p.clocks < best.clocks) best = p;
   }
   return best;
 }
@@ -94,7 +130,11 @@ int useful_splits(const ConvSize& one_image, const Machine& machine) {
   const int64_t idle = machine.sms / std::max<int64_t>(tiles, 1);  // multiprocessors per tile
   // Less than four blocks of k each are not worth the second kernel.
   const int64_t useful = std::min<int64_t>({idle, blocks / 4, 8});
-  return static_cast<int>(std::max(useful, min_splits(blocks)));
+  return static_cast<int>(std::max(useful, min_splits(blocks, kMaxSplitK / kBlock)));
+}
+
+bool planes_pay(int a_bits, int b_bits, const Machine& machine) {
+  return b_bits <= kMaxConvPlanes && a_bits * b_bits <= kMaxPlanePairs && tensor_rate(Unit::b1, false, machine.arch) != 0;
 }
 
 std::vector<std::string> conv_kernel_names() {
@@ -104,8 +144,8 @@ std::vector<std::string> conv_kernel_names() {
 }
 
 std::string ConvPlan::text() const {
-  return std::string(row->name) + ": " + std::to_string(tiles) + " tiles of " + std::to_string(row->channels) + " channels x " +
-         std::to_string(row->pixels) + " pixels, K in " + std::to_string(splits) + (splits == 1 ? " part, " : " parts, ") +
+  return std::string(row->name) + ": " + std::to_string(channel_tiles * pixel_tiles) + " tiles of " + std::to_string(row->channels) +
+         " channels x " + std::to_string(row->pixels) + " pixels, K in " + std::to_string(splits) + (splits == 1 ? " part, " : " parts, ") +
          std::to_string(stages) + " stages, " + std::to_string(shared_bytes) + " bytes of shared memory, " +
          std::to_string(static_cast<int64_t>(clocks)) + " modelled clocks";
 }

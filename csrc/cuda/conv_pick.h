@@ -17,6 +17,13 @@ struct ConvSize {
   int64_t k = 0;
   int a_bits = 0;
   int b_bits = 0;
+  // The same for 1-bit tensor cores, if there are weights for them: channels padded to whole blocks, bits of weights, the codes and pixels
+  // that are packed, and whether the sums of windows are needed.
+  int64_t plane_k = 0;
+  int plane_bits = 0;
+  int64_t codes = 0;
+  int64_t pixels = 0;
+  bool plane_sums = false;
 };
 
 // Of one multiprocessor.
@@ -28,21 +35,26 @@ struct SharedMemory {
 struct ConvPlan {
   const ConvRow* row = nullptr;
   int splits = 1;
-  int blocks_per_split = 0;
+  int steps_per_split = 0;  // of row->step() k
   int stages = 0;
   int shared_bytes = 0;
-  int64_t tiles = 0;
+  int64_t channel_tiles = 0;
+  int64_t pixel_tiles = 0;
+  int64_t grid = 0;   // thread blocks; of one split but for wgmma
   double clocks = 0;  // modelled
 
   std::string text() const;
 };
 
-// max_splits: slices that there is memory for; more are used only where K is too long for one accumulator. kernel: a name, or nullptr for
-// the best. std::invalid_argument where a name is not known, or cannot run this.
+// max_splits: slices that there is memory for; more are used only where K is too long for one accumulator, and in clusters, which need
+// none. kernel: a name, or nullptr for the best. std::invalid_argument where a name is not known, or cannot run this.
 ConvPlan plan_conv(const ConvSize& size, const Machine& machine, const SharedMemory& shared, int max_splits, const char* kernel);
 
 // How many slices of sums a convolution of one image should have memory for; at least those that a long K needs.
 int useful_splits(const ConvSize& one_image, const Machine& machine);
+
+// Whether planes of these bits may be faster than bytes on the machine, so that weights for them are worth their memory.
+bool planes_pay(int a_bits, int b_bits, const Machine& machine);
 
 std::vector<std::string> conv_kernel_names();
 

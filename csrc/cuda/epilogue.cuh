@@ -104,5 +104,10 @@ __device__ inline Channels<2> channels_of(const Arguments& p, int channel) { ret
 __device__ inline void finish_pair(const Arguments& p, const Channels<2>& c, int row, const int (&acc)[2]) {
   finish(p.finish, c, row, acc);
 }
+// The same for four channels, of which some or all may not exist.
+__device__ inline Channels<4> four_channels_of(const Arguments& p, int channel) { return Channels<4>(p.finish, channel); }
+__device__ inline void finish_four(const Arguments& p, const Channels<4>& c, int row, const int (&acc)[4]) {
+  if (c.count > 0) finish(p.finish, c, row, acc);
+}
 
 }  // namespace ulp::cuda

@@ -266,9 +266,9 @@ __device__ inline void sm90_stage_sums(const Arguments& p, uint32_t staged, int 
 }
 
 // Finishes this split's share of the staged rows: 16 lanes per row, four channels per lane.
-template <int kStaged, typename Block>
-__device__ inline void sm90_finish(const Arguments& p, const Block& own, uint32_t staged, int token, int channel, int thread) {
-  const Channels<4> channels(p.finish, channel + thread % 16 * 4);
+template <int kStaged, typename Problem, typename Block>
+__device__ inline void sm90_finish(const Problem& p, const Block& own, uint32_t staged, int token, int channel, int thread) {
+  const auto channels = four_channels_of(p, channel + thread % 16 * 4);
   for (int row = own.rank_split * 8 + thread / 16; row < kStaged && token + row < p.m; row += 8 * p.splits) {
     const uint32_t at = staged + row * kSm90Pitch + thread % 16 * 16;
     const uint4 word = ptx::load_shared4(at);
@@ -281,13 +281,13 @@ __device__ inline void sm90_finish(const Arguments& p, const Block& own, uint32_
       sum[2] += more.z;
       sum[3] += more.w;
     }
-    if (channels.count > 0) finish(p.finish, channels, token + row, sum);
+    finish_four(p, channels, token + row, sum);
   }
 }
 
 // The results of a warpgroup's half of a tile.
-template <int kTokens, typename Block>
-__device__ inline void sm90_results(const Arguments& p, const Block& own, const Sm90Tile& tile, int strips, const Sm90Sums<kTokens>& acc) {
+template <int kTokens, typename Problem, typename Block>
+__device__ inline void sm90_results(const Problem& p, const Block& own, const Sm90Tile& tile, int strips, const Sm90Sums<kTokens>& acc) {
   const Sm90Consumer consumer;
   const int group = consumer.group;
   const int thread = consumer.thread;
@@ -316,65 +316,79 @@ __device__ inline void sm90_results(const Arguments& p, const Block& own, const 
   }
 }
 
-template <Unit kUnit, int kBits, int kTokens>
-__global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_constant__ CUtensorMap map, const __grid_constant__ Arguments p) {
-  constexpr int kColumns = sm90_columns(kTokens);
-  constexpr bool kPlanes = kUnit == Unit::b1;
-  const Sm90Block<kBits, kTokens, stage_blocks(kUnit)> own(p);
-  const int group = static_cast<int>(threadIdx.x) / 128;
-  const int passes = kPlanes ? p.planes.w_bits * p.planes.a_bits : 1;
-
+// Barriers of the ring; every thread calls it. filled: arrivals that fill a stage.
+template <typename Block>
+__device__ inline void sm90_begin(const Arguments& p, const Block& own, uint32_t filled) {
   if (threadIdx.x == 0) {
-    ptx::prefetch_tensor_map(&map);
     for (int stage = 0; stage < p.stages; ++stage) {
-      ptx::barrier_init(own.full(stage), 1);
+      ptx::barrier_init(own.full(stage), filled);
       ptx::barrier_init(own.empty(stage), kSm90ConsumerWarps * p.multicast);
     }
     ptx::fence_barrier_init();
   }
   __syncwarp();
   ptx::cluster_sync();
+}
 
-  if (group == 0) {
+// The consumers: one tile after the other.
+template <Unit kUnit, int kBits, int kTokens, typename Problem>
+__device__ inline void sm90_consume(const Problem& p, const Sm90Block<kBits, kTokens, stage_blocks(kUnit)>& own, int passes) {
+  constexpr int kColumns = sm90_columns(kTokens);
+  Sm90Ring ring;
+  for (int number = own.cluster; number < own.tiles; number += own.clusters) {
+    const Sm90Tile tile(p, number);
+    const int panel = own.panel(p, tile);
+    const int strips = own.strips(p, panel);
+    Sm90Sums<kTokens> acc;
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) acc[i / (kColumns / 2)][i % (kColumns / 2)] = 0;
+    if (!Sm90Consumer().works(strips)) {
+      sm90_skip(p, own, ring, passes * (own.end - own.begin));
+    } else if constexpr (kUnit == Unit::b1) {
+      PlanePairs pair(p.planes);
+#pragma unroll 1
+      for (int pass = 0; pass < passes; ++pass) {
+        sm90_accumulate<kUnit, kBits, kTokens>(p, own, ring, strips, pair.w, pass == 0, acc);
+        const uint32_t factor = static_cast<uint32_t>(pair.next(p.planes));
+#pragma unroll
+        for (int i = 0; i < kTokens / 2; ++i) {
+          int& value = acc[i / (kColumns / 2)][i % (kColumns / 2)];
+          ptx::wgmma_keep(value);
+          value = static_cast<int>(static_cast<uint32_t>(value) * factor);  // the last factor may wrap
+          ptx::wgmma_keep(value);
+        }
+      }
+    } else {
+      sm90_accumulate<kUnit, kBits, kTokens>(p, own, ring, strips, 0, true, acc);
+    }
+    sm90_results<kTokens>(p, own, tile, strips, acc);
+  }
+}
+
+// The end of a block, every thread.
+__device__ inline void sm90_end(const Arguments& p) {
+  // The producer's warpgroup takes part in the cluster_sync of sm90_results.
+  if (threadIdx.x < 128 && p.splits > 1) ptx::cluster_sync();
+  // No block ends while others may still read its shared memory or arrive at its barriers.
+  if (p.splits * p.multicast > 1) ptx::cluster_sync();
+}
+
+template <Unit kUnit, int kBits, int kTokens>
+__global__ void __launch_bounds__(kSm90Threads, 1) gemm_sm90(const __grid_constant__ CUtensorMap map, const __grid_constant__ Arguments p) {
+  constexpr bool kPlanes = kUnit == Unit::b1;
+  const Sm90Block<kBits, kTokens, stage_blocks(kUnit)> own(p);
+  const int passes = kPlanes ? p.planes.w_bits * p.planes.a_bits : 1;
+  if (threadIdx.x == 0) ptx::prefetch_tensor_map(&map);
+  sm90_begin(p, own, 1);
+  if (threadIdx.x < 128) {
     ptx::lower_registers<kPlanes ? 56 : 40>();  // the producer of planes has more to count
     if (threadIdx.x == 0) sm90_produce(&map, p, own, passes);
     __syncwarp();
   } else {
     ptx::raise_registers<kPlanes ? 224 : 232>();
-    Sm90Ring ring;
-    for (int number = own.cluster; number < own.tiles; number += own.clusters) {
-      const Sm90Tile tile(p, number);
-      const int panel = own.panel(p, tile);
-      const int strips = own.strips(p, panel);
-      Sm90Sums<kTokens> acc;
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) acc[i / (kColumns / 2)][i % (kColumns / 2)] = 0;
-      if (!Sm90Consumer().works(strips)) {
-        sm90_skip(p, own, ring, passes * (own.end - own.begin));
-      } else if constexpr (kPlanes) {
-        PlanePairs pair(p.planes);
-#pragma unroll 1
-        for (int pass = 0; pass < passes; ++pass) {
-          sm90_accumulate<kUnit, kBits, kTokens>(p, own, ring, strips, pair.w, pass == 0, acc);
-          const uint32_t factor = static_cast<uint32_t>(pair.next(p.planes));
-#pragma unroll
-          for (int i = 0; i < kTokens / 2; ++i) {
-            int& value = acc[i / (kColumns / 2)][i % (kColumns / 2)];
-            ptx::wgmma_keep(value);
-            value = static_cast<int>(static_cast<uint32_t>(value) * factor);  // the last factor may wrap
-            ptx::wgmma_keep(value);
-          }
-        }
-      } else {
-        sm90_accumulate<kUnit, kBits, kTokens>(p, own, ring, strips, 0, true, acc);
-      }
-      sm90_results<kTokens>(p, own, tile, strips, acc);
-    }
+    sm90_consume<kUnit, kBits, kTokens>(p, own, passes);
   }
-  // The producer's warpgroup takes part in the cluster_sync of sm90_results.
-  if (group == 0 && p.splits > 1) ptx::cluster_sync();
-  // No block ends while others may still read its shared memory or arrive at its barriers.
-  if (p.splits * p.multicast > 1) ptx::cluster_sync();
+  sm90_end(p);
 }
 
 // The kernel for weights of `bits` bits, 1 ... 8, and activations that are unsigned bytes or signed ones.

@@ -117,6 +117,10 @@ struct ConvFields {
   Place source;
   std::shared_ptr<const Weights> weights;  // K x N of 4 or 8 bits, rows in the order (ky, kx, c), channels = K / taps a multiple of 4
   int weight_zero = 0;
+  // For 1-bit tensor cores: the same of 1 or 2 bits, K x N with the layer's own channels, padded to a multiple of 128 by weights that are
+  // stored as 0. Null: none.
+  std::shared_ptr<const Weights> planes;
+  int plane_zero = 0;
   Window2D window;
   FinishFields finish;
   std::string kernel;  // empty: the best

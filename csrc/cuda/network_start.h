@@ -35,4 +35,24 @@ inline Elements elements_of(const Run& run, Place p) {
   return e;
 }
 
+// Of a convolution whose windows have so many channels per tap.
+inline ConvWindows windows_of(const Window2D& w, const NetTensor& t, int64_t channels) {
+  ConvWindows v;
+  v.height = t.height;
+  v.width = t.width;
+  v.pixel = t.pixel();
+  v.image = t.bytes();
+  v.stride_y = w.stride[0];
+  v.stride_x = w.stride[1];
+  v.pad_top = w.padding[0];
+  v.pad_left = w.padding[1];
+  v.dilation_y = w.dilation[0];
+  v.dilation_x = w.dilation[1];
+  v.out_pixels = Divisor(int64_t{w.out[0]} * w.out[1]);
+  v.out_width = Divisor(w.out[1]);
+  v.channels = Divisor(channels);
+  v.kernel_x = Divisor(w.kernel[1]);
+  return v;
+}
+
 }  // namespace ulp::cuda

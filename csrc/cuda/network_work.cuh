@@ -160,6 +160,32 @@ struct DepthwiseWork {
   }
 };
 
+// X_a of windows (arguments.h) from the sums of pixels' codes.
+struct TapSumsWork {
+  int64_t count;
+  const int* sums;      // of pixels
+  ConvWindows windows;  // pixel: 1; image: its pixels
+  int kernel_y;
+  int kernel_x;
+  int outside;  // the sum of a pixel that lies outside
+  int* out;
+
+  __device__ void operator()(int at) const {
+    const PixelPlace place(windows.out_pixels, windows.out_width, at);
+    const int* image = sums + place.image * windows.image;
+    int sum = 0;
+    for (int ky = 0; ky < kernel_y; ++ky) {
+      const int y = place.y * windows.stride_y - windows.pad_top + ky * windows.dilation_y;
+      for (int kx = 0; kx < kernel_x; ++kx) {
+        const int x = place.x * windows.stride_x - windows.pad_left + kx * windows.dilation_x;
+        const bool inside = y >= 0 && y < windows.height && x >= 0 && x < windows.width;
+        sum += inside ? image[y * windows.width + x] : outside;
+      }
+    }
+    out[at] = sum;
+  }
+};
+
 // What windows of an image are: rows and columns are pairs, begin and end.
 struct WindowSource {
   const unsigned char* a;

@@ -331,6 +331,21 @@ Plan plan(const Situation& situation, const Machine& machine, const char* kernel
   return made;
 }
 
+double tensor_rate(Unit unit, bool wgmma, int arch) {
+  const Figures& f = figures(arch);
+  if (wgmma && arch != 90) return 0;
+  switch (unit) {
+    case Unit::s4:
+      return has_s4({arch, 1}) ? f.s4 : 0;
+    case Unit::b1:
+      return !has_b1({arch, 1}) ? 0 : wgmma ? f.wgmma_b1 : f.b1;
+    case Unit::s8:
+    case Unit::u8:
+      break;
+  }
+  return wgmma ? f.wgmma : f.s8;
+}
+
 std::vector<std::string> kernel_names() {
   std::vector<std::string> list;
   for (const KernelRow& row : kKernels) list.emplace_back(row.name);

@@ -35,6 +35,9 @@ struct Plan {
   Estimate estimate;
 };
 
+// Multiply-accumulates per clock of one multiprocessor, of bits on Unit::b1; 0 where there is no such unit. wgmma: by Hopper's instruction.
+double tensor_rate(Unit unit, bool wgmma, int arch);
+
 // kernel: a name, or nullptr. std::invalid_argument as `pick` says.
 Plan plan(const Situation& situation, const Machine& machine, const char* kernel);
 

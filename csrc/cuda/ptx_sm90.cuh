@@ -20,6 +20,13 @@ __device__ inline void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
+__device__ inline void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Makes what this thread knows to be in shared memory visible to copies and wgmma.
+__device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // One arrival at the barrier of the same address in block `rank` of the cluster.
 __device__ inline void barrier_arrive_remote(uint32_t barrier, uint32_t rank) {
   asm volatile(

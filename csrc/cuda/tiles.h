@@ -53,6 +53,10 @@ constexpr int kSm90TokenGroup = 8;  // neighbouring token tiles that are compute
 constexpr int sm90_stage_bytes(int bits, int tokens, int blocks) { return tokens * kBlock + blocks * kPanelStrips * strip_bytes(bits); }
 constexpr int sm90_barrier_bytes() { return 2 * 8 * kSm90MaxStages; }
 
+// conv_sm90.cuh: a stage of a convolution is announced when the copies of so many later ones have been started. As consumers keep a stage
+// until they have the next one, the ring must have two more than that.
+constexpr int kConvLag = 2;
+
 // The columns of one wgmma. More tokens take several instructions; as the A operand is in registers, nothing is read twice.
 constexpr int sm90_columns(int tokens) { return tokens < 64 ? tokens : 64; }
 

@@ -104,6 +104,12 @@ void fence_proxy_async() {
   thread.view.fenced = seen.freeze().known;
 }
 
+void barrier_arrive(uint32_t barrier) {
+  require_hopper("mbarrier.arrive");
+  arrive(barrier_at(*self().block, barrier, "mbarrier.arrive", false), barrier);
+  machine->yield();
+}
+
 void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
   require_hopper("mbarrier.arrive.expect_tx");
   Mbarrier& at = barrier_at(*self().block, barrier, "mbarrier.arrive.expect_tx", false);

@@ -43,8 +43,9 @@ struct BulkCopy {
 
 void barrier_init(uint32_t barrier, uint32_t arrivals);
 void fence_barrier_init();
-// fence.proxy.async: makes the writes that this thread sees visible to asynchronous copies and matrix units. No kernel needs it so far.
+// fence.proxy.async: makes the writes that this thread sees visible to asynchronous copies and matrix units.
 void fence_proxy_async();
+void barrier_arrive(uint32_t barrier);
 void barrier_arrive_expect(uint32_t barrier, uint32_t bytes);
 void barrier_arrive_remote(uint32_t barrier, uint32_t rank);
 void barrier_wait(uint32_t barrier, uint32_t parity);

@@ -15,6 +15,8 @@ from ulp import _core
 
 Fields = Mapping[str, Any]
 _TENSORS = ("codes", "floats")
+# Planes pad channels to 128: fewer than this, and most of what they multiply is padding.
+_MIN_PLANE_CHANNELS = 32
 _NO_FORM = "has no form on a GPU yet"
 
 
@@ -85,14 +87,42 @@ class Builder:
 
         channels: of the image, below 4 where weights may be padded by kernel rows (csrc/conv/conv.h: tight).
         """
-        key = (id(packed), zero, taps, channels)
-        if key not in self._weights:
+
+        def make() -> tuple[npt.NDArray[Any], int, int]:
             values = _core.unpack(packed)
             by_rows = taps[0] * (-(-taps[1] * channels // 4) * 4)
             if channels < 4 and taps[1] > 1 and packed.k == by_rows:
                 values = _by_taps(values, taps, channels)
             bits = 4 if packed.bits <= 4 else 8  # csrc/cuda/conv_rows.cuh: find_conv
-            values, kept = _centred(values, bits, zero)
+            return *_centred(values, bits, zero), bits
+
+        return self._kept((id(packed), zero, taps, channels), packed, make)
+
+    def planes(self, packed: Any, zero: int, taps: int, own: int, a_bits: int) -> tuple[Any, int]:
+        """The same for 1-bit tensor cores, whose taps have whole blocks of 128 channels; (None, 0) where bytes are faster.
+
+        own: the channels of the image that the layer reads. a_bits: of its codes.
+        """
+        pays = own >= _MIN_PLANE_CHANNELS and self.module.planes_pay(a_bits=a_bits, b_bits=packed.bits, device=self.device)
+        if not pays:
+            return None, 0
+
+        def make() -> tuple[npt.NDArray[Any], int, int]:
+            values = _core.unpack(packed)
+            rows = values.reshape(taps, -1, values.shape[1])[:, :own]
+            rows, kept = _centred(rows, packed.bits, zero)
+            bipolar = rows.dtype == np.int8 and packed.bits == 1
+            # What is stored as 0 (csrc/cuda/arguments.h).
+            fill = 1 if bipolar else 0 if rows.dtype == np.int8 else 2 ** (packed.bits - 1)
+            rows = np.pad(rows, ((0, 0), (0, -own % 128), (0, 0)), constant_values=fill)
+            return rows.reshape(-1, values.shape[1]), kept, packed.bits
+
+        return self._kept((id(packed), zero, taps, own, "planes"), packed, make)
+
+    def _kept(self, key: tuple[Any, ...], packed: Any, make: Callable[[], tuple[npt.NDArray[Any], int, int]]) -> tuple[Any, int]:
+        """Weights on the device and their zero point, made of (values, zero point, bits) once per key."""
+        if key not in self._weights:
+            values, kept, bits = make()
             made = self.module.Weights.from_host(np.ascontiguousarray(values), bits, self.device)
             self._weights[key] = made, kept, packed  # which keeps the id its own
         made, kept, _ = self._weights[key]
@@ -123,8 +153,8 @@ def _by_taps(values: npt.NDArray[Any], taps: tuple[int, int], channels: int) -> 
 
 def _centred(values: npt.NDArray[Any], bits: int, zero: int) -> tuple[npt.NDArray[Any], int]:
     """Values of so many bits and their zero point: signed without one where that fits, which spares the sums of the windows' codes."""
-    if values.dtype == np.int8 and zero == 0:
-        return values, 0
+    if bits == 1 or (values.dtype == np.int8 and zero == 0):  # signed values of 1 bit are -1 and 1
+        return values, zero
     centred = values.astype(np.int32) - zero
     if -(2 ** (bits - 1)) <= int(centred.min()) and int(centred.max()) < 2 ** (bits - 1):
         return centred.astype(np.int8), 0
@@ -222,30 +252,33 @@ def _port(tensor: Tensor, nhwc: bool) -> Port:
 def _conv(b: Builder, fields: Fields) -> None:
     tensor, kernel = b.tensors[fields["source"]], _pair(fields["kernel"])
     plain = fields["source_channel"] == 0 and tuple(fields["dilation"])[1] == 1
-    weights, zero = b.weights(fields["weights"], int(fields["weight_zero"]), kernel, tensor.channels if plain else 4)
-    b.network.conv(
-        source=(int(fields["source"]), int(fields["source_channel"])),
-        weights=weights,
-        weight_zero=zero,
-        finish=_finish(fields["finish"]),
-        method=b.method,
-        **_window(tensor, kernel, fields),
-    )
+    _add_conv(b, fields, int(fields["source_channel"]), tensor.channels if plain else 4, _window(tensor, kernel, fields))
 
 
 def _linear(b: Builder, fields: Fields) -> None:
     """A convolution whose window is the image."""
     tensor = b.tensors[fields["source"]]
     kernel = tensor.height, tensor.width
-    weights, zero = b.weights(fields["weights"], int(fields["weight_zero"]), kernel, 4)
     whole = {"stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0)}
+    _add_conv(b, fields, 0, 4, _window(tensor, kernel, whole))
+
+
+def _add_conv(b: Builder, fields: Fields, first: int, channels: int, window: dict[str, Any]) -> None:
+    """first: the channel that the layer reads first. channels: as Builder.weights takes them."""
+    tensor, packed, kernel = b.tensors[fields["source"]], fields["weights"], window["kernel"]
+    taps = kernel[0] * kernel[1]
+    weights, zero = b.weights(packed, int(fields["weight_zero"]), kernel, channels)
+    own = min(packed.k // taps, tensor.channels - first)
+    planes, plane_zero = b.planes(packed, int(fields["weight_zero"]), taps, own, tensor.bits)
     b.network.conv(
-        source=(int(fields["source"]), 0),
+        source=(int(fields["source"]), first),
         weights=weights,
         weight_zero=zero,
+        planes=planes,
+        plane_zero=plane_zero,
         finish=_finish(fields["finish"]),
         method=b.method,
-        **_window(tensor, kernel, whole),
+        **window,
     )
 
 

@@ -10,6 +10,8 @@ namespace ulp::cuda::ptx {
 
 inline void barrier_init(uint32_t barrier, uint32_t arrivals) { emulator::barrier_init(barrier, arrivals); }
 inline void fence_barrier_init() { emulator::fence_barrier_init(); }
+inline void fence_proxy_async() { emulator::fence_proxy_async(); }
+inline void barrier_arrive(uint32_t barrier) { emulator::barrier_arrive(barrier); }
 inline void barrier_arrive_expect(uint32_t barrier, uint32_t bytes) { emulator::barrier_arrive_expect(barrier, bytes); }
 inline void barrier_arrive_remote(uint32_t barrier, uint32_t rank) { emulator::barrier_arrive_remote(barrier, rank); }
 inline void barrier_wait(uint32_t barrier, uint32_t parity) { emulator::barrier_wait(barrier, parity); }
