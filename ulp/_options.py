@@ -39,7 +39,7 @@ OPTIONS: dict[str, Check] = {
     "codes_out": _flag,
     "bias_correction": _flag,
     "equalize": _flag,
-    **dict.fromkeys(("dynamic", "batch_first", "bidirectional"), _flag),
+    **dict.fromkeys(("dynamic", "batch_first", "bidirectional", "bias", "elementwise_affine"), _flag),
     "mode": _one_of("requantize", "threshold", also=("requantise",)),
     "hint": _one_of("latency", "throughput"),
     "functions": _one_of("float", "integer"),

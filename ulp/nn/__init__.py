@@ -13,16 +13,18 @@ from .activations import ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, Mish, PRe
 from .calibrate import calibrate
 from .compiled import CompiledNetwork, compile, load  # noqa: A004  # named as torch's
 from .grouped import GroupedLinear
+from .linear import Linear
 from .module import Module, Sequential
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d
 from .profile import Profile, ProfileRow
 from .quantizer import Quantizer
 from .recurrent import GRU, LSTM
+from .sequences import LayerNorm, MultiheadAttention, RMSNorm, Softmax
 from .shapes import LayerError
 from .structure import Add, BatchNorm2d, Concat, Dropout, Flatten, Identity, Quantize, ReLU, ReLU6
 from .transposed import ConvTranspose2d
-from .weighted import Conv1d, Conv2d, Linear
+from .weighted import Conv1d, Conv2d
 from .weights import manual_seed
 
 __all__ = [
@@ -48,22 +50,26 @@ __all__ = [
     "Hardswish",
     "Identity",
     "LayerError",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "MaxPool1d",
     "MaxPool2d",
     "Mish",
     "Module",
+    "MultiheadAttention",
     "PReLU",
     "Profile",
     "ProfileRow",
     "Quantize",
     "Quantizer",
+    "RMSNorm",
     "ReLU",
     "ReLU6",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "Softmax",
     "Tanh",
     "calibrate",
     "compile",

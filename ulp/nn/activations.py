@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ulp._validate import integer
 
-from .graph import Shape, Table
+from .graph import Rows, Shape, Table
 from .layer import QuantizedInput, plan_of
 from .quantizer import FloatArray, Quantizer, as_float32
 from .shapes import LayerError, shape_text
@@ -33,11 +33,35 @@ def _softplus(x: Doubles) -> Doubles:
 class _Activation(QuantizedInput):
     """function(quantized x), float32 of any shape: computed in float64 and rounded once, for each code once.
 
-    act_bits: of the codes of the input, 8 by default. These arguments are those of `Conv2d`.
+    act_bits: of the codes of the input, 8 by default. These arguments are those of `Conv2d`. None: the function of floats in float32,
+    without codes; only GELU, SiLU, Sigmoid and Tanh have it.
     """
 
-    def __init__(self, act_bits: int, act_signed: bool | None, act_asymmetric: bool, dynamic: bool) -> None:
-        super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
+    def __init__(self, act_bits: int | None, act_signed: bool | None, act_asymmetric: bool, dynamic: bool) -> None:
+        if act_bits is None and (act_signed is not None or act_asymmetric or dynamic):
+            raise ValueError("act_signed, act_asymmetric or dynamic with act_bits=None, which quantizes nothing")
+        super().__init__(8 if act_bits is None else act_bits, act_signed, act_asymmetric, dynamic)
+        self.of_floats = act_bits is None
+        if self.of_floats and self._step() is None:
+            raise ValueError(f"act_bits=None: {type(self).__name__} is a function of codes, expected 1..8")
+
+    @property
+    def observable(self) -> bool:
+        """Whether it quantizes its input."""
+        return not self.of_floats and super().observable
+
+    def _step(self) -> str | None:
+        """The function of floats, as `graph.Rows` has it."""
+        return None
+
+    def _record_floats(self, x: Symbol) -> Symbol:
+        return record(Rows(str(self._step()), (None,)), x.node.shape, self, x)
+
+    def _expected(self) -> dict[str, tuple[Shape, bool]]:
+        return {} if self.of_floats else super()._expected()
+
+    def _act_repr(self) -> str:
+        return "act_bits=None" if self.of_floats else super()._act_repr()
 
     def _function(self, x: Doubles) -> Doubles:
         """Of each value; x is (..., C, 1) or (..., C, values) where the layer differs by channel."""
@@ -55,6 +79,12 @@ class _Activation(QuantizedInput):
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x = inputs[0]
         self._check(x.shape)
+        if self.of_floats:
+            if x.size == 0:
+                return x
+            one = x.reshape(1, -1, x.shape[-1] if x.ndim else 1)
+            floats: FloatArray = self._planned((-1, *one.shape), lambda: plan_of(one.shape[1:], self, self._record_floats))(one)[0]
+            return floats.reshape(x.shape)
         if self._observer is not None:
             self._observer.add(x)
             with np.errstate(over="ignore", under="ignore"):
@@ -80,6 +110,8 @@ class _Activation(QuantizedInput):
     def _record(self, *inputs: Symbol) -> Symbol:
         x = inputs[0]
         self._check(x.shape)
+        if self.of_floats:
+            return self._record_floats(x)
         quantizer = self.input_quantizer()
         if x.rows and len(self._values(quantizer)) > 1:
             x = x.as_rows(False)
@@ -101,7 +133,7 @@ class _Plain(_Activation):
         self,
         inplace: bool = False,
         *,
-        act_bits: int = 8,
+        act_bits: int | None = 8,
         act_signed: bool | None = None,
         act_asymmetric: bool = False,
         dynamic: bool = False,
@@ -112,6 +144,9 @@ class _Plain(_Activation):
 
 class SiLU(_Plain):
     """x * sigmoid(x) of the quantized input, as a table. `inplace` is accepted and ignored; act_bits and so on: see `Conv2d`."""
+
+    def _step(self) -> str:
+        return "silu"
 
     def _function(self, x: Doubles) -> Doubles:
         return x * _sigmoid(x)
@@ -141,12 +176,17 @@ class Hardsigmoid(_Plain):
 class _Bare(_Activation):
     """An activation without arguments in torch."""
 
-    def __init__(self, *, act_bits: int = 8, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False) -> None:
+    def __init__(
+        self, *, act_bits: int | None = 8, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False
+    ) -> None:
         super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
 
 
 class Sigmoid(_Bare):
     """1 / (1 + exp(-x)) of the quantized input, as a table. act_bits and so on: see `Conv2d`."""
+
+    def _step(self) -> str:
+        return "sigmoid"
 
     def _function(self, x: Doubles) -> Doubles:
         return _sigmoid(x)
@@ -154,6 +194,9 @@ class Sigmoid(_Bare):
 
 class Tanh(_Bare):
     """tanh(x) of the quantized input, as a table. act_bits and so on: see `Conv2d`."""
+
+    def _step(self) -> str:
+        return "tanh"
 
     def _function(self, x: Doubles) -> Doubles:
         return np.asarray(np.tanh(x))
@@ -217,15 +260,18 @@ class GELU(_Activation):
         self,
         approximate: str = "none",
         *,
-        act_bits: int = 8,
+        act_bits: int | None = 8,
         act_signed: bool | None = None,
         act_asymmetric: bool = False,
         dynamic: bool = False,
     ) -> None:
-        super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
         if approximate not in ("none", "tanh"):
             raise ValueError(f"approximate={approximate!r}: expected 'none' or 'tanh'")
         self.approximate = approximate
+        super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
+
+    def _step(self) -> str:
+        return "gelu" if self.approximate == "none" else "gelu_tanh"
 
     def _function(self, x: Doubles) -> Doubles:
         if self.approximate == "none":

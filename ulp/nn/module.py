@@ -150,6 +150,8 @@ class Module:
         (only with `strict`), where shapes differ or a value is not a finite real number.
         """
         parts = [(f"{name}." if name else "", module) for name, module in self.named_modules()]
+        for prefix, module in parts:
+            state_dict = module._translated(state_dict, prefix)
         missing: list[str] = []
         problems: list[str] = []
         used: set[str] = set()
@@ -219,6 +221,10 @@ class Module:
     def _expected(self) -> dict[str, tuple[Shape, bool]]:
         """Shape of each entry of a state dict, and whether it must be there."""
         return {}
+
+    def _translated(self, state_dict: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:  # noqa: ARG002  # what layers override
+        """The state dict with other names that the layer, which is called `prefix`, is known by as its own."""
+        return state_dict
 
     def _assign(self, values: dict[str, npt.NDArray[np.float32]]) -> None:
         """Take entries of the right shapes, all finite."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ulp._validate import integer
 
 from .graph import Add as AddOp
-from .graph import BatchNorm, Clamp, Op, Shape
+from .graph import BatchNorm, Clamp, Combine, Op, Shape
 from .graph import Concat as ConcatOp
 from .graph import Identity as IdentityOp
 from .graph import Quantize as QuantizeOp
@@ -159,12 +159,26 @@ class Add(QuantizedInput):
     """`Add()(x, y)`: x + quantized y, both float32 of the same shape.
 
     The second operand, in a residual block the shortcut, goes through the layer's own quantizer, of 8 bits unless act_bits says otherwise;
-    see `Conv2d` for its arguments. Compiled, the sum becomes part of the Conv2d (and its BatchNorm2d), Linear, average or Quantize that
-    computes x; behind a ReLU or another activation it is a step of its own. Raises LayerError for different shapes: nothing is broadcast.
+    see `Conv2d` for its arguments. act_bits=None: the sum of floats, a step of its own or part of the normalization behind it. Compiled,
+    the sum with codes becomes part of the Conv2d (and its BatchNorm2d), Linear, average or Quantize that computes x; behind a ReLU or
+    another activation it is a step of its own. Raises LayerError for different shapes: nothing is broadcast.
     """
 
-    def __init__(self, act_bits: int = 8, *, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False) -> None:
-        super().__init__(act_bits, act_signed, act_asymmetric, dynamic)
+    def __init__(
+        self, act_bits: int | None = 8, *, act_signed: bool | None = None, act_asymmetric: bool = False, dynamic: bool = False
+    ) -> None:
+        if act_bits is None and (act_signed is not None or act_asymmetric or dynamic):
+            raise ValueError("act_signed, act_asymmetric or dynamic with act_bits=None, which quantizes nothing")
+        super().__init__(8 if act_bits is None else act_bits, act_signed, act_asymmetric, dynamic)
+        self.of_floats = act_bits is None
+
+    @property
+    def observable(self) -> bool:
+        """Whether it quantizes its second operand."""
+        return not self.of_floats and super().observable
+
+    def _expected(self) -> dict[str, tuple[Shape, bool]]:
+        return {} if self.of_floats else super()._expected()
 
     def forward(self, x: Any, y: Any) -> Any:
         """x + quantized y."""
@@ -184,8 +198,9 @@ class Add(QuantizedInput):
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         x, y = inputs
         self._check(x.shape, y.shape)
-        if self._observer is not None:
-            self._observer.add(y)
+        if self.of_floats or self._observer is not None:
+            if self._observer is not None:
+                self._observer.add(y)
             return x + y
         result = self._rounded(y)
         result += x
@@ -195,11 +210,12 @@ class Add(QuantizedInput):
         self._check(inputs[0].shape, inputs[1].shape)
         if inputs[0].rows is not None:
             inputs = inputs[0], inputs[1].as_rows(inputs[0].rows)
-        return record(AddOp(self.input_quantizer()), inputs[0].node.shape, self, *inputs)
+        op = Combine(False, (None, None)) if self.of_floats else AddOp(self.input_quantizer())
+        return record(op, inputs[0].node.shape, self, *inputs)
 
     def extra_repr(self) -> str:
         """The bits."""
-        return self._act_repr()
+        return "None" if self.of_floats else self._act_repr()
 
 
 class Quantize(QuantizedInput):

@@ -47,6 +47,7 @@ class Symbol:
         self.node = node
         self.batch = batch
         self.rows = rows
+        self._moved: Symbol | None = None
 
     @classmethod
     def start(cls, trace: Trace, batch: int, index: int = 0) -> Symbol:
@@ -66,10 +67,13 @@ class Symbol:
         """The same symbol of two dimensions, in an image (C, 1, T) of its rows (T, C), or in (C, 1, L) of (C, L)."""
         if self.rows is rows:
             return self
+        if self._moved is not None:  # one for all that read it
+            return self._moved
         channels, _, length = self.node.shape
         shape = (length, 1, channels)
         node = self.trace.graph.add(transposition(channels, length), [self.node], shape, self.node.name, "Transpose")
-        return Symbol(self.trace, node, self.batch, rows)
+        self._moved = Symbol(self.trace, node, self.batch, rows)
+        return self._moved
 
     @property
     def shape(self) -> tuple[int, ...]:
