@@ -19,7 +19,7 @@ from ulp import _core
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
-VNNI = ("avxvnni", "avx512vnni", "avx512vbmi")
+VNNI = ("avxvnni", "avx512", "avx512vnni", "avx512vbmi")
 
 
 def expected_basis() -> str:
@@ -113,6 +113,17 @@ def test_the_default_is_the_first_of_the_ranking(m: int, pair: tuple[int, int]) 
     assert candidates[0].basis == expected_basis()
     seconds = [c.seconds for c in candidates if not math.isnan(c.seconds)]
     assert seconds == sorted(seconds)
+
+
+@pytest.mark.skipif("avx2" not in ulp.available_isas(), reason="needs AVX2")
+def test_packing_a_counts_where_b_is_narrow() -> None:
+    """A kernel that packs A takes longer per column for few columns; one that reads the codes themselves does so by less."""
+    per_column = {}
+    for n in (16, 512):
+        per_column[n] = {c.kernel: c.seconds / n for c in ulp.explain(512, n, 512, bits=1).candidates if c.runnable}
+    ratio = {kernel: per_column[16][kernel] / seconds for kernel, seconds in per_column[512].items()}
+    assert ratio["lut_avx2_3x96"] > 1.5
+    assert all(value >= 1 for value in ratio.values())
 
 
 @pytest.mark.skipif("avx2" not in ulp.available_isas(), reason="needs AVX2")

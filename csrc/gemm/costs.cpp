@@ -88,16 +88,52 @@ double interpolate(const Cost* fs_per_mac, const Height* heights, int count, con
   return 1e-15 * (m < 1 ? 0 : fs) * static_cast<double>(s.n) * static_cast<double>(s.k);
 }
 
+#if defined(ULP_X86)
+
+// What does not grow with M N K: per element of A that is packed, and per call, in seconds.
+struct Overhead {
+  double pack = 0, call = 0;
+
+  double of(const Shape& s) const { return pack * s.packs * static_cast<double>(s.m) * static_cast<double>(s.k) + call; }
+};
+
+const Overhead& overhead_of(const Kernel& kernel) {
+  static const auto& found = *new std::vector<Overhead>([] {  // never destroyed, as above
+    std::vector<Overhead> all(kernel_table().size);
+    for (const CostFit& fit : kCostFits) all[row_of(find_kernel(fit.kernel))] = {1e-15 * fit.pack, 1e-15 * fit.call};
+    return all;
+  }());
+  return found[row_of(kernel)];
+}
+
+// Tables by heights of A were measured at an N and K of 512 or more, in whose time overheads are small. What a smaller product has of them
+// beyond that, from the fits: modelled on a CPU on which they were not made.
+double extra_of_small(const Kernel& kernel, const Shape& s) {
+  constexpr double kSide = 512;
+  if (s.m == 0) return 0;
+  Overhead o = overhead_of(kernel);
+  const double n = static_cast<double>(s.n), k = static_cast<double>(s.k);
+  o.pack *= std::max(0.0, 1 - n / kSide);
+  o.call *= std::max(0.0, 1 - n / kSide * k / kSide);
+  return o.of(s);
+}
+
+#else
+
+double extra_of_small(const Kernel&, const Shape&) { return 0; }
+
+#endif
+
 double predict(const Kernel& kernel, const Shape& s) {
   const uint32_t* fs_per_mac = find_costs(kernel, s.a.bits, s.b.bits);
   if (!fs_per_mac || fs_per_mac[0] == 0) return kNaN;
-  return interpolate(fs_per_mac, kCostRows, kRowCount, s);
+  return interpolate(fs_per_mac, kCostRows, kRowCount, s) + extra_of_small(kernel, s);
 }
 
 #if defined(ULP_X86)
 
-// Whether this CPU has one of the levels whose machine costs_x86_vnni.h was fitted on.
-bool is_fitted() { return isa_here(Isa::avxvnni) || isa_here(Isa::avx512vnni); }
+// Whether this CPU has one of the levels of the machine that costs_x86_vnni.h was fitted on.
+bool is_fitted() { return isa_here(Isa::avxvnni) || isa_here(Isa::avx512); }
 
 // CostFit at one bit pair, femtoseconds.
 struct PairFit {
@@ -132,7 +168,8 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
           for (int b = kMinBits; b <= kMaxBits; ++b) {
             if (!k.supports(a, b)) continue;
             const int spill_every = k.bind(a, b).spill_every;
-            pairs[row_of(k)][pair_index(a, b)] = {fit.fixed + fit.fixed_bit * b, fit.tile + fit.tile_bit * b,
+            const double join = fit.parts * kJoined[b] + (b == 8 ? fit.halves : 0);
+            pairs[row_of(k)][pair_index(a, b)] = {fit.fixed + fit.fixed_bit * (b - 1), fit.tile + fit.tile_bit * (b - 1) + join,
                                                   fit.mac + (spill_every ? fit.spill / spill_every : 0) + fit.plane * a * b};
           }
         }
@@ -142,7 +179,7 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
   }();
   const PairFit& fit = index[row_of(kernel)][pair_index(s.a.bits, s.b.bits)];
   const double fs = fit.weight + fit.tile * static_cast<double>(ceil_div(s.m, kernel.mr)) + fit.mac * static_cast<double>(s.m);
-  return 1e-15 * fs * core_factor(kernel) * static_cast<double>(s.n) * static_cast<double>(s.k);
+  return 1e-15 * fs * core_factor(kernel) * static_cast<double>(s.n) * static_cast<double>(s.k) + overhead_of(kernel).of(s);
 }
 
 // Kernels that were not measured yet: the time of another one times a factor.
@@ -244,14 +281,16 @@ Estimate Estimator::operator()(const Kernel& kernel) const {
   if (here_) {
     const std::vector<double>& costs = here_->costs[row_of(kernel)][pair_index(shape_.a.bits, shape_.b.bits)];
     if (!costs.empty()) {
-      return {interpolate(costs.data(), here_->heights.data(), static_cast<int>(costs.size()), shape_), Basis::measured_here};
+      const double seconds = interpolate(costs.data(), here_->heights.data(), static_cast<int>(costs.size()), shape_);
+      return {seconds + extra_of_small(kernel, shape_), Basis::measured_here};
     }
   }
 #if defined(ULP_X86)
   double seconds = is_fitted() ? predict_fitted(kernel, shape_) : predict(kernel, shape_);
   if (const Model& model = model_of(kernel); model.like && std::isnan(seconds)) {
     seconds = is_fitted() ? predict_fitted(*model.like, shape_) : predict(*model.like, shape_);
-    return {seconds * model.factor(shape_), Basis::modelled};
+    const double call = overhead_of(*model.like).call;
+    return {call + (seconds - call) * model.factor(shape_), Basis::modelled};
   }
 #else
   const double seconds = predict(kernel, shape_);

@@ -6,7 +6,7 @@
 //     sapphire-rapids     2 zmm        1 zmm, 2 ymm      2 of 3 zmm            measured
 //     icelake-server      2 zmm        1 zmm, 2 ymm      2 of 3 zmm            two multipliers of 512 bits
 //     icelake-client      1 zmm        1 zmm, 2 ymm      2 of 3 zmm            the second one is missing
-//     cascade-lake        2 zmm        (no VBMI), 1 ymm  (no VPOPCNTDQ)
+//     cascade-lake        2 zmm        (no VBMI), 1 ymm  (no VPOPCNTDQ)    Skylake-X, too, which has no vpdpbusd
 //     zen4                1 zmm        1 zmm, 2 ymm      2 of 3 zmm            512 bits as two halves
 //     zen5                2 zmm        2 zmm, 2 ymm      4 of 3 zmm            512 bits at full width
 //     alder-lake          2 ymm        2 ymm             -

@@ -16,6 +16,6 @@ constexpr int64_t kMaxK = 2048;
 
 bool supports(int, int) { return true; }
 
-KernelAtBits bind(int, int b_bits) { return bind_dot<Dot<6, 4>>(b_bits, kMaxK); }
+KernelAtBits bind(int, int b_bits) { return bind_dot<RegisterTile<Dot, 6, 4>>(b_bits, kMaxK); }
 
 }  // namespace ulp::dot_avx512vnni

@@ -23,6 +23,6 @@ namespace ulp::dot_avxvnni {
 
 bool supports(int, int) { return true; }
 
-KernelAtBits bind(int, int b_bits) { return bind_dot<Dot<3, 4>>(b_bits, 512); }
+KernelAtBits bind(int, int b_bits) { return bind_dot<RegisterTile<Dot, 3, 4>>(b_bits, 512); }
 
 }  // namespace ulp::dot_avxvnni

@@ -26,6 +26,8 @@ ULP_KERNEL(ulppack_p1_avx2)
 ULP_KERNEL(ulppack_p2_avx2)
 ULP_KERNEL(bitserial_avx2)
 ULP_KERNEL(dot_avxvnni)
+ULP_KERNEL(mul8_avx512)
+ULP_KERNEL(mul16_avx512)
 ULP_KERNEL(dot_avx512vnni)
 ULP_KERNEL(stream_avx512vnni)
 ULP_KERNEL(bitserial_avx512vbmi)
@@ -55,6 +57,8 @@ const Kernel kKernels[] = {
     {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, dot_avx512vnni::supports, dot_avx512vnni::bind},
     {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, bitserial_avx512vbmi::supports, bitserial_avx512vbmi::bind},
     {"lut_avx512vbmi_4x128", "lut", Isa::avx512vbmi, 4, 128, lut_avx512vbmi::supports, lut_avx512vbmi::bind},
+    {"mul8_avx512_6x64", "mul8", Isa::avx512, 6, 64, mul8_avx512::supports, mul8_avx512::bind},
+    {"mul16_avx512_6x64", "mul16", Isa::avx512, 6, 64, mul16_avx512::supports, mul16_avx512::bind},
     {"dot_avxvnni_3x32", "dot", Isa::avxvnni, 3, 32, dot_avxvnni::supports, dot_avxvnni::bind},
     {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, lutstream_avx2::supports, lutstream_avx2::bind},
     {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, stream_avx2::supports, stream_avx2::bind},
@@ -150,7 +154,7 @@ struct Choice {
   bool holds(const Shape& s, int limit_now, uint64_t version_now) const {
     return kernel && limit == limit_now && version == version_now && shape.m == s.m && shape.n == s.n && shape.k == s.k &&
            shape.a.bits == s.a.bits && shape.b.bits == s.b.bits && shape.excess.one_step == s.excess.one_step &&
-           shape.excess.two_steps == s.excess.two_steps;
+           shape.excess.two_steps == s.excess.two_steps && shape.packs == s.packs;
   }
 };
 

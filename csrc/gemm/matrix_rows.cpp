@@ -17,9 +17,10 @@ MatrixRows::MatrixRows(const MatrixView& a, Encoding encoding, const PanelLoop& 
       zeros_(loop.zero_points()),
       padded_k_(round_up(a.cols, kUnitK)),
       row_bytes_(loop.weights().k_blocks() * kernel_.a_bytes),
-      in_place_(!kernel_.pack_a && !encoding.is_signed && kernel_.centre_a == 0 && a.col_stride == 1 && a.cols % kUnitK == 0) {
+      are_codes_(!encoding.is_signed && a.col_stride == 1 && a.cols % kUnitK == 0),
+      in_place_(are_codes_ && !kernel_.pack_a && kernel_.centre_a == 0) {
   scratch.lay_out(scratch_array(packed_, in_place_ ? 0 : max_rows * row_bytes_),
-                  scratch_array(codes_, kernel_.pack_a ? kEncodeRows * padded_k_ : 0),
+                  scratch_array(codes_, kernel_.pack_a && !are_codes_ ? kEncodeRows * padded_k_ : 0),
                   scratch_array(transposed_, kernel_.transpose ? padded_k_ * round_up(max_rows, kExcessRows) : 0),
                   scratch_array(terms_, max_rows), scratch_array(sums_, max_rows));
 }
@@ -51,11 +52,17 @@ Rows MatrixRows::rows(Range r) const {
 // Rows i .. of the block.
 void MatrixRows::encode(int64_t i, int64_t rows) {
   uint8_t* to = packed_ + i * row_bytes_;
-  uint8_t* codes = kernel_.pack_a ? codes_ : to;
-  const uint8_t pad = static_cast<uint8_t>(kernel_.centre_a);  // x = 0: adds nothing, whatever the panel holds there
-  encode_rows(a_, encoding_, first + i, rows, codes, padded_k_, pad);
-  for (int64_t r = 0; r < rows; ++r) take_sum(codes + r * padded_k_, i + r);
-  if (kernel_.pack_a) kernel_.pack_a(codes, padded_k_, static_cast<int>(rows), padded_k_, to, row_bytes_);
+  const uint8_t* codes = a_.data + (first + i) * a_.row_stride;
+  int64_t stride = a_.row_stride;
+  if (!are_codes_ || !kernel_.pack_a) {
+    uint8_t* encoded = kernel_.pack_a ? codes_ : to;
+    const uint8_t pad = static_cast<uint8_t>(kernel_.centre_a);  // x = 0: adds nothing, whatever the panel holds there
+    encode_rows(a_, encoding_, first + i, rows, encoded, padded_k_, pad);
+    codes = encoded;
+    stride = padded_k_;
+  }
+  for (int64_t r = 0; r < rows; ++r) take_sum(codes + r * stride, i + r);
+  if (kernel_.pack_a) kernel_.pack_a(codes, stride, static_cast<int>(rows), padded_k_, to, row_bytes_);
 }
 
 void MatrixRows::take_sum(const uint8_t* codes, int64_t i) {

@@ -27,6 +27,7 @@ class MatrixRows final : public RowSource {
   const ZeroPoints& zeros_;
   int64_t padded_k_;   // of a row of codes
   int64_t row_bytes_;  // of packed A
+  bool are_codes_;     // the caller's rows are as pack_a takes them
   bool in_place_;      // the kernel reads the caller's array
   Rows rows_;
   uint8_t* packed_ = nullptr;

@@ -15,6 +15,7 @@ struct Shape {
   Encoding a;
   Encoding b;
   LaneExcess excess{0.02, 0.001};  // without weights at hand: that of a normal distribution, the largest of 512 at 127
+  double packs = 1;                // how often an element of A is packed; a convolution packs a pixel once for all products that it is in
 };
 
 // int32: the exact sums. float32, quantized: scaled, see ops/fused.h.

@@ -49,11 +49,54 @@ ULP_INLINE void spill(const typename Op::Acc (&acc)[rows][vecs], int32_t (&total
   }
 }
 
+// A tile, or rows `first` .. of a Gather, where sums may start from what is to be added to them, terms or old values, so that nothing is
+// left to do at the end.
+template <class Op, int rows, int vecs>
+void add_to_tile(const Tile& t, int first, int unit) {
+  const int first_unit = start_of<Op>(unit);
+  const int64_t ldc = t.ldc;  // copies that no store can alias
+  const int units = t.units - first_unit;
+  int32_t* c = t.c + first * ldc + first_unit * kUnitCols;
+  Vec acc[rows][vecs];
+  if (t.accumulate) {
+    ULP_UNROLL for (int r = 0; r < rows; ++r) {
+      ULP_UNROLL for (int v = 0; v < vecs; ++v) acc[r][v] = load_columns(c + r * ldc + v * kVecCols, units - v * kVecUnits);
+    }
+  } else {
+    const int32_t* col = t.col + first_unit * kUnitCols;
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) {
+      const Vec start = load_columns(col + v * kVecCols, units - v * kVecUnits);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) acc[r][v] = start;
+    }
+    if (t.row) {
+      ULP_UNROLL for (int r = 0; r < rows; ++r) {
+        const Vec term = same_sums(t.row[first + r]);
+        ULP_UNROLL for (int v = 0; v < vecs; ++v) acc[r][v] = add_sums(acc[r][v], term);
+      }
+    }
+  }
+  const uint8_t* a[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[first + r] : t.a + r * t.a_stride;
+  const uint8_t* b = t.b + first_unit * kVector;
+  const int64_t stride = stride_of<Op, vecs>(t);
+  const Piece all_steps{0, ceil_div(t.k, Op::kStepK)};
+  const Run one_run{&all_steps, 1};
+  const Run* run = t.gather ? t.gather->runs : &one_run;
+  for (const Run* end = run + (t.gather ? t.gather->run_count : 1); run != end; ++run) Op::add(a, b, stride, run->pieces, run->count, acc);
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) store_columns(c + r * ldc + v * kVecCols, acc[r][v], units - v * kVecUnits);
+  }
+}
+
 template <class Op, int rows, int vecs>
 void tile(const Tile& args, int unit) {
   const Tile t = args;  // a copy that no store to C can alias
   const int first_unit = start_of<Op>(unit);
   prefetch_c<rows, vecs * kVecUnits>(t, first_unit);
+  if constexpr (Op::kAdds) {
+    // Old values may come from far: they are not waited for at the start.
+    if (t.shift == 0 && !t.accumulate) return add_to_tile<Op, rows, vecs>(t, 0, unit);
+  }
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
   const uint8_t* b = t.b + first_unit * kVector;
@@ -81,48 +124,11 @@ void tile(const Tile& args, int unit) {
   }
 }
 
-// gather_tile where sums may start from what is to be added to them, terms or old values, so that nothing is left to do at the end.
-template <class Op, int rows, int vecs>
-void add_to_gather_tile(const Tile& t, int first, int unit) {
-  const int first_unit = start_of<Op>(unit);
-  const int64_t ldc = t.ldc;  // copies that no store can alias
-  const int units = t.units - first_unit;
-  int32_t* c = t.c + first * ldc + first_unit * kUnitCols;
-  Vec acc[rows][vecs];
-  if (t.accumulate) {
-    ULP_UNROLL for (int r = 0; r < rows; ++r) {
-      ULP_UNROLL for (int v = 0; v < vecs; ++v) acc[r][v] = load_columns(c + r * ldc + v * kVecCols, units - v * kVecUnits);
-    }
-  } else {
-    const int32_t* col = t.col + first_unit * kUnitCols;
-    ULP_UNROLL for (int v = 0; v < vecs; ++v) {
-      const Vec start = load_columns(col + v * kVecCols, units - v * kVecUnits);
-      ULP_UNROLL for (int r = 0; r < rows; ++r) acc[r][v] = start;
-    }
-    if (t.row) {
-      ULP_UNROLL for (int r = 0; r < rows; ++r) {
-        const Vec term = same_sums(t.row[first + r]);
-        ULP_UNROLL for (int v = 0; v < vecs; ++v) acc[r][v] = add_sums(acc[r][v], term);
-      }
-    }
-  }
-  const uint8_t* a[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather->rows[first + r];
-  const uint8_t* b = t.b + first_unit * kVector;
-  const int64_t stride = stride_of<Op, vecs>(t);
-  for (const Run* run = t.gather->runs; run != t.gather->runs + t.gather->run_count; ++run) {
-    Op::add(a, b, stride, run->pieces, run->count, acc);
-  }
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int v = 0; v < vecs; ++v) store_columns(c + r * ldc + v * kVecCols, acc[r][v], units - v * kVecUnits);
-  }
-}
-
 // Rows `first` .. of a Gather, C in cache: the usual layer has no row terms, and so few steps that each operation of the end counts.
 template <class Op, int rows, int vecs>
 void gather_tile(const Tile& t, int first, int unit) {
   if constexpr (Op::kAdds) {
-    if (t.shift == 0) return add_to_gather_tile<Op, rows, vecs>(t, first, unit);
+    if (t.shift == 0) return add_to_tile<Op, rows, vecs>(t, first, unit);
   }
   const int first_unit = start_of<Op>(unit);
   const uint8_t* a[rows];

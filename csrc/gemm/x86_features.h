@@ -128,7 +128,7 @@ static inline const char* x86_core(const X86Version& cpu) {
     case 0xa7:  // Ice Lake, Tiger Lake, Rocket Lake
       return "icelake-client";
     case 0x55:
-      return "cascade-lake";  // and Skylake-X, which has no VNNI and takes the costs of AVX2
+      return "cascade-lake";  // and Skylake-X, which has no VNNI
     case 0x97:
     case 0x9a:
     case 0xb7:

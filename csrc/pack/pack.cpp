@@ -4,6 +4,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(ULP_X86)
+#include <emmintrin.h>
+#endif
+
 namespace ulp {
 namespace {
 
@@ -152,6 +156,19 @@ void encode_rows(const MatrixView& view, Encoding e, int64_t row, int64_t rows, 
 }
 
 int64_t sum_bytes(const uint8_t* p, int64_t count) {
+#if defined(ULP_X86)  // SSE2 is part of every x86-64
+  __m128i sums = _mm_setzero_si128();
+  int64_t done = 0;
+  for (; count - done >= 16; done += 16) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + done));
+    sums = _mm_add_epi64(sums, _mm_sad_epu8(x, _mm_setzero_si128()));
+  }
+  int64_t halves[2];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(halves), sums);
+  int64_t sum = halves[0] + halves[1];
+  for (; done < count; ++done) sum += p[done];
+  return sum;
+#else
   constexpr uint64_t kEven = 0x00FF00FF00FF00FFu;
   constexpr int64_t kWords = 128;  // each adds at most 510 to a field of 16 bits: 65280
   int64_t total = 0;
@@ -169,6 +186,7 @@ int64_t sum_bytes(const uint8_t* p, int64_t count) {
   }
   for (; i < count; ++i) total += p[i];
   return total;
+#endif
 }
 
 void encode_unit(const uint8_t codes[kUnitCodes], int bits, uint8_t* bitpacked) {

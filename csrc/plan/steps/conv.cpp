@@ -186,7 +186,9 @@ struct ConvStep final : Step {
   }
 
   Shape gemm_shape() const {
-    return {problem->shape.pixels(), weights->layout.n, weights->layout.k, {problem->a_bits, false}, weights->encoding};
+    Shape s{problem->shape.pixels(), weights->layout.n, weights->layout.k, {problem->a_bits, false}, weights->encoding};
+    s.packs = 1 / static_cast<double>(problem->shape.taps());
+    return s;
   }
 
   // The way that was asked for; or those that may be the fastest, the likeliest first.
