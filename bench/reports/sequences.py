@@ -29,8 +29,8 @@ def sentences_tables(result: Result) -> list[Table]:
     if len(groups) > 1:
         names = [cell.name for cell in first.cells]
         lengths = [(name, *(_ms(group, name) for group in groups)) for name in names]
-        header = ("ms", *(f"{group.shape[1]} word{'s' if group.shape[1] > 1 else ''}" for group in groups))
-        made.append(Table("Sentences: MiniLM by length", header, lengths))
+        heads = ("ms", *(f"{group.shape[1]} word{'s' if group.shape[1] > 1 else ''}" for group in groups))
+        made.append(Table("Sentences: MiniLM by length", heads, lengths))
     return made
 
 

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ulp import nn
+from ulp import demo_sentences, nn
 from ulp.demo_sentences import EPSILON, HEADS, Encoder, embedded, words
-from ulp.demo_sentences import FOLDER as PACKAGE_FOLDER
 
-VERSION = "0.1.0"
-FOLDER = f"{PACKAGE_FOLDER}/model"
+PACKAGE, VERSION = demo_sentences.PACKAGE, "0.1.0"
+FOLDER = f"{demo_sentences.FOLDER}/model"
 
 Floats = npt.NDArray[np.float32]
 
