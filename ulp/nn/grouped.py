@@ -13,7 +13,7 @@ from ulp.grouped import MAX_GROUP, GroupedMatrix
 from ulp.packed import pack
 
 from .graph import GroupedLinear as GroupedOp
-from .graph import Shape
+from .graph import Rearrange, Shape
 from .layer import Layer
 from .quantizer import FloatArray, as_float32
 from .shapes import LayerError, shape_text
@@ -56,6 +56,7 @@ class GroupedLinear(Layer):
             raise ValueError(f"act='group' with group_size={group_size}: expected at most {MAX_GROUP}")
         self.act = act
         self.bias: FloatArray | None = np.zeros(self.out_features, np.float32) if bias else None
+        self.order: npt.NDArray[np.int64] | None = None
         self.matrix: GroupedMatrix | None = None
         if matrix is not None:
             self.matrix = self._fitting(matrix)
@@ -76,14 +77,18 @@ class GroupedLinear(Layer):
         return made
 
     @classmethod
-    def from_matrix(cls, matrix: GroupedMatrix, bias: npt.ArrayLike | None = None, *, act: Act = "row") -> GroupedLinear:
-        """A layer of given weights."""
+    def from_matrix(
+        cls, matrix: GroupedMatrix, bias: npt.ArrayLike | None = None, *, act: Act = "row", order: npt.ArrayLike | None = None
+    ) -> GroupedLinear:
+        """A layer of given weights. order: the input feature that each row of the matrix multiplies (`GroupedLayer.order`)."""
         if not isinstance(matrix, GroupedMatrix):
             raise TypeError(
                 f"matrix is a {type(matrix).__name__}: expected a ulp.GroupedMatrix, as ulp.pack(codes, bits, scales=) gives it"
             )
         k, n = matrix.shape
         made = cls(k, n, bias is not None, bits=matrix.bits, group_size=matrix.group_size, act=act, codebook=matrix.codebook, matrix=matrix)
+        if order is not None:
+            made.order = _permutation(order, k)
         if bias is not None:
             given = as_float32(bias, "bias")
             if given.shape != (n,):
@@ -98,7 +103,8 @@ class GroupedLinear(Layer):
         Each group gets the scale of its largest magnitude: integers of -2^(bits-1) .. 2^(bits-1) - 1 by the signed maximum, as
         onnxruntime and llama.cpp have it, or the nearest entries of the codebook.
         """
-        return np.ascontiguousarray(self._made().dequantize().T)
+        values = self._made().dequantize().T
+        return np.ascontiguousarray(values if self.order is None else values[:, np.argsort(self.order)])
 
     @weight.setter
     def weight(self, value: Any) -> None:
@@ -106,6 +112,7 @@ class GroupedLinear(Layer):
         if array.shape != (self.out_features, self.in_features):
             expected = shape_text((self.out_features, self.in_features))
             raise LayerError(f"weight has shape {shape_text(array.shape)}, expected {expected}")
+        array = array if self.order is None else array[:, self.order]
         self.matrix = quantize_groups(array, self.bits, min(self.group_size, self.in_features), self.codebook)
 
     def _made(self) -> GroupedMatrix:
@@ -119,16 +126,19 @@ class GroupedLinear(Layer):
 
     def _compute(self, *inputs: FloatArray) -> FloatArray:
         self._check(inputs[0].shape)
-        result: FloatArray = self._made().linear(inputs[0], self.bias, act=self.act)
+        x = inputs[0] if self.order is None else inputs[0][..., self.order]
+        result: FloatArray = self._made().linear(x, self.bias, act=self.act)
         return result
 
     def _record(self, *inputs: Symbol) -> Symbol:
         x = inputs[0]
         self._check(x.shape)
         op = GroupedOp(self._made(), self.bias, self.act == "group")
+        x = x if x.rows is None else x.as_rows(True)  # a pixel per row
+        if self.order is not None:
+            x = record(_reordered(self.order, x.node.shape), x.node.shape, self, x, kind="Order")
         if x.rows is None:
             return record(op, (self.out_features,), self, x)
-        x = x.as_rows(True)  # a pixel per row
         return record(op, (self.out_features, *x.node.shape[1:]), self, x)
 
     def _parameters(self) -> dict[str, FloatArray]:
@@ -138,6 +148,8 @@ class GroupedLinear(Layer):
         matrix = self._made()
         zeros = np.broadcast_to(np.asarray(matrix.zero_points, np.float32), matrix.scales.shape)
         own = {"weight_codes": matrix.codes(), "weight_scales": matrix.scales.copy(), "weight_zeros": np.array(zeros)}
+        if self.order is not None:
+            own["order"] = self.order.copy()
         return own if self.bias is None else {**own, "bias": self.bias.copy()}
 
     def _expected(self) -> dict[str, tuple[Shape, bool]]:
@@ -148,10 +160,15 @@ class GroupedLinear(Layer):
             "weight_codes": ((self.in_features, self.out_features), False),
             "weight_scales": (groups, False),
             "weight_zeros": (groups, False),
+            "order": ((self.in_features,), False),
         }
         return own if self.bias is None else {**own, "bias": ((self.out_features,), True)}
 
     def _assign(self, values: dict[str, FloatArray]) -> None:
+        if "weight" in values or "weight_codes" in values:
+            self.order = _permutation(values["order"], self.in_features) if "order" in values else None
+        elif "order" in values:
+            raise LayerError("order without weights")
         if "weight_codes" in values:
             if "weight_scales" not in values:
                 raise LayerError("weight_codes without weight_scales")
@@ -180,6 +197,23 @@ class GroupedLinear(Layer):
         bias = "" if self.bias is not None else ", bias=False"
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}{bias}, bits={self.bits}, group_size={self.group_size}{codebook}, act={self.act!r}"
+
+
+def _permutation(order: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+    """The order of input features. LayerError for what is none."""
+    given = np.asarray(order)
+    if given.shape != (count,) or not np.array_equal(np.sort(given), np.arange(count)):
+        raise LayerError(f"order has shape {shape_text(given.shape)}: expected each of 0..{count - 1} once")
+    return given.astype(np.int64)
+
+
+def _reordered(order: npt.NDArray[np.int64], shape: Shape) -> Rearrange:
+    """The channels of each pixel in this order."""
+    width = shape[2] if len(shape) == 3 else 1
+    rows, columns, channels = (np.zeros((n, 3), np.int32) for n in (1, width, len(order)))
+    columns[:, 1] = np.arange(width)
+    channels[:, 2] = order
+    return Rearrange(rows, columns, channels)
 
 
 def quantize_groups(weight: FloatArray, bits: int, group: int, codebook: FloatArray | None) -> GroupedMatrix:
