@@ -46,7 +46,6 @@ void lookup_pairs(const uint8_t* a, const uint8_t* b, int64_t count, const uint8
 }  // namespace ops_avx512vbmi
 #elif defined(ULP_ARM64)
 const Ops& neon_ops();
-const RowOps& neon_row_ops();
 
 namespace ops_neon {
 
