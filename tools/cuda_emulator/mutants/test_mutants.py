@@ -160,7 +160,8 @@ def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
     (scratch / "cuda" / mutant.header).write_text(text.replace(mutant.line, mutant.becomes), "utf-8")
     source, program = scratch / "kernel.cpp", scratch / "program"
     instance = INSTANCES[mutant.kernel]
-    kernels = "conv_sm90.cuh" if "conv_sm90" in instance else "conv_rows.cuh" if "Conv" in instance else "gemm_mma.cuh" if "Mma" in instance else "gemm_sm90.cuh"
+    headers = {"conv_sm90<": "conv_sm90.cuh", "ConvKernel": "conv_rows.cuh", "MmaKernel": "gemm_mma.cuh", "Sm90Kernel": "gemm_sm90.cuh"}
+    kernels = next(header for word, header in headers.items() if word in instance)
     source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{instance}\n}}\n', "utf-8")
     # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
     archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
