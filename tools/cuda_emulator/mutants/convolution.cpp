@@ -1,4 +1,6 @@
 // A convolution on the emulated GPU, checked: 3 x 3 windows in steps of 2 over padded images of M x M pixels of K channels, N channels out.
+#include <algorithm>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -10,7 +12,12 @@ namespace {
 using namespace ulp;
 using namespace ulp::cuda;
 
-constexpr int kImages = 3, kZero = 5, kStride = 2, kDilation = 2, kPad = 1;
+constexpr int kImages = 3, kStride = 2, kDilation = 2, kPad = 1;
+
+int value_of(Encoding e, uint8_t stored) { return e.is_signed ? static_cast<int8_t>(stored) : stored; }
+
+// The weight that is stored as 0 (arguments.h).
+int pad_of(Encoding e) { return e.is_signed ? 0 : 1 << (e.bits - 1); }
 
 }  // namespace
 
@@ -18,6 +25,7 @@ constexpr int kImages = 3, kZero = 5, kStride = 2, kDilation = 2, kPad = 1;
 int64_t check_convolution(const Shape& shape, const char* kernel) {
   const int side = static_cast<int>(shape.m), channels = static_cast<int>(shape.k), n = static_cast<int>(shape.n);
   const int out = (side + 2 * kPad - 2 * kDilation - 1) / kStride + 1;
+  const int zero = std::min(5, shape.a.levels() - 1);
   std::mt19937 random(1);
   std::vector<uint8_t> codes(static_cast<size_t>(kImages * side * side * channels));
   for (uint8_t& code : codes) code = static_cast<uint8_t>(random() % static_cast<uint32_t>(shape.a.levels()));
@@ -26,12 +34,22 @@ int64_t check_convolution(const Shape& shape, const char* kernel) {
     w = static_cast<uint8_t>(static_cast<int>(random() % static_cast<uint32_t>(shape.b.levels())) + shape.b.offset());
 
   Network network(0);
-  const int source = network.add({side, side, channels, true, shape.a.bits, kZero, 1.0f});
+  const int source = network.add({side, side, channels, true, shape.a.bits, zero, 1.0f});
   const int result = network.add({out, out, n, false, 0, 0, 1.0f});
   network.add(InputFields{{source}, 0, true, false, true});
   ConvFields conv;
   conv.source = {source, 0};
-  conv.weights = std::make_shared<const Weights>(pack_on_host({weights.data(), 9 * channels, n, n, 1, true}, shape.b, 0));
+  conv.weights = std::make_shared<const Weights>(
+      pack_on_host({weights.data(), 9 * channels, n, n, 1, shape.b.is_signed}, Encoding{4, shape.b.is_signed}, 0));
+  if (strstr(kernel, "_b1_") != nullptr) {  // taps of whole blocks, padded by what is stored as 0
+    const int blocks = (channels + 127) / 128;
+    std::vector<uint8_t> padded(static_cast<size_t>(9 * blocks * 128 * n), static_cast<uint8_t>(pad_of(shape.b)));
+    for (int tap = 0; tap < 9; ++tap) {
+      const auto from = weights.begin() + static_cast<int64_t>(tap) * channels * n;
+      std::copy(from, from + channels * n, padded.begin() + static_cast<int64_t>(tap) * blocks * 128 * n);
+    }
+    conv.planes = std::make_shared<const Weights>(pack_on_host({padded.data(), 9 * blocks * 128, n, n, 1, shape.b.is_signed}, shape.b, 0));
+  }
   conv.window = {{3, 3}, {kStride, kStride}, {kDilation, kDilation}, {kPad, kPad, kPad, kPad}, {out, out}};
   conv.finish.scale = Constants<float>(0, std::vector<float>(static_cast<size_t>(n), 1.0f));
   conv.finish.low = -1e30f;
@@ -62,7 +80,7 @@ int64_t check_convolution(const Shape& shape, const char* kernel) {
       if (row < 0 || row >= side || column < 0 || column >= side) continue;
       for (int c = 0; c < channels; ++c) {
         const int code = codes[static_cast<size_t>(((image * side + row) * side + column) * channels + c)];
-        sum += (code - kZero) * static_cast<int8_t>(weights[static_cast<size_t>((tap * channels + c) * n + channel)]);
+        sum += (code - zero) * value_of(shape.b, weights[static_cast<size_t>((tap * channels + c) * n + channel)]);
       }
     }
     wrong += sums[static_cast<size_t>(at)] != static_cast<float>(sum);

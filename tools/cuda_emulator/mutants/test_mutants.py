@@ -30,6 +30,10 @@ PLANES = "90 64 256 5000 2 2 wgmma_b1_128x64/1"  # four passes over more steps o
 TAIL = "90 64 128 700 2 2 wgmma_b1_128x64/1"  # less than a step
 MMA_PLANES = "80 64 64 5000 2 2 mma_b1_64x64/1"
 CONV = "80 9 40 48 -4 4 conv_s8_64x64"  # codes in pieces of 16
+CONV_SM90 = "90 9 136 144 -4 4 conv_wgmma_128x128"  # two tiles of channels, more steps of k than stages
+CONV_SPLIT = "90 9 136 144 -4 4 conv_wgmma_128x64"  # sums meet in a cluster
+CONV_PLANES = "80 9 40 150 -2 -2 conv_b1_64x64"  # sums of windows; two blocks of k per tap, the second one short
+CONV_PLANES_SM90 = "90 9 40 700 -2 2 conv_wgmma_b1_128x128"
 WORDS = "80 9 40 20 -4 4 conv_s8_64x64"  # of 4
 
 # The instance of a kernel that its products run, for 4-bit signed operands.
@@ -39,6 +43,10 @@ INSTANCES = {
     "wgmma_b1_128x64": "Sm90Kernel wgmma_b1_128x64(bool, int) { return gemm_sm90<Unit::b1, 2, 64>; }",
     "mma_b1_64x64": "MmaKernel mma_b1_64x64(int) { return gemm_mma<MmaPlanesMedium, 2, Unit::b1>; }",
     "mma_s4_64x64": "MmaKernel mma_s4_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s4>; }",
+    "conv_wgmma_128x128": "ConvKernel conv_wgmma_128x128(int) { return conv_sm90<Unit::u8, 4, 128>; }",
+    "conv_wgmma_128x64": "ConvKernel conv_wgmma_128x64(int) { return conv_sm90<Unit::u8, 4, 64>; }",
+    "conv_wgmma_b1_128x128": "ConvKernel conv_wgmma_b1_128x128(int) { return conv_sm90<Unit::b1, 2, 128>; }",
+    "conv_b1_64x64": "ConvKernel conv_b1_64x64(int) { return gemm_mma<MmaPlanesMedium, 2, Unit::b1, ConvArguments>; }",
     "conv_s8_64x64": "ConvKernel conv_s8_64x64(int) { return gemm_mma<MmaMedium, 4, Unit::s8, ConvArguments>; }",
 }
 
@@ -65,12 +73,28 @@ CONVOLUTIONS = [
     ("p.a + i * w.image;", "p.a;", CONV),
     ("at_y >= 0 && at_y < w.height", "at_y < w.height", CONV),
     ("at_x >= 0 && at_x < w.width", "at_x >= 0", CONV),
-    ("remainder(tap, tap_y) * w.dilation_x", "remainder(tap, tap_y)", CONV),
+    ("w.kernel_x.remainder(tap, tap_y) * w.dilation_x", "w.kernel_x.remainder(tap, tap_y)", CONV),
     ("out_y * w.stride_y - w.pad_top", "out_y * w.stride_y", CONV),
-    ("from != nullptr ? from : p.outside", "from != nullptr ? from : p.a", CONV),
+    ("from != nullptr ? from + plane : outside", "from != nullptr ? from + plane : p.a", CONV),
+    ("from != nullptr ? from + plane : outside", "from != nullptr ? from : outside", CONV_PLANES),
+    ("number & 1) != 0 ? 255 * 16 : 0", "number & 1) != 0 ? 0 : 0", CONV_PLANES),
     ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0 * kIndices)", CONV),
     ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
     ("row_part * c.sums.w_term[1]);", "row_part * c.sums.w_term[1]) + 1;", WORDS),
+]
+GATHERS = [
+    ("    ptx::fence_proxy_async();\n", "", CONV_SM90),
+    ("ptx::wait_copies<kConvLag>();", "ptx::wait_copies<kConvLag + 1>();", CONV_SM90),
+    ("    ptx::wait_copies<0>();\n", "", CONV_SM90),
+    ("while (announced < started) announce(p);", "announce(p);", CONV_SM90),
+    ("if (++started <= kConvLag) return;", "++started;", CONV_SM90),
+    ("ptx::barrier_wait(own.empty(ring.stage), ring.phase ^ 1);", "", CONV_SM90),
+    ("(piece ^ (first % 8))", "piece", CONV_SM90),
+    ("p, row + 16 * kIndices)", "p, row + 8 * kIndices)", CONV_SM90),
+    ("  sm90_end(p);", "", CONV_SPLIT),
+    ("sm90_begin(p, own, 128 + 1);", "sm90_begin(p, own, 128);", CONV_SM90),
+    ("LayerChannels(p, channel + 2)", "LayerChannels(p, channel)", CONV_SM90),
+    ("copies.select(p, pair.a);", "copies.select(p, 0);", CONV_PLANES_SM90),
 ]
 MUTANTS = [
     _hopper("ptx::barrier_wait(own.full(ring.stage), ring.phase);\n  // A warp", "// A warp", RING),
@@ -105,6 +129,8 @@ MUTANTS = [
     Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
     *(Mutant("conv_rows.cuh", *change) for change in CONVOLUTIONS),
+    *(Mutant("conv_sm90.cuh", *change) for change in GATHERS),
+    Mutant("gemm_mma.cuh", "if constexpr (kPlanes) select_plane(rows, p, fetched.a);", "", CONV_PLANES),
     Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16));\n      if", "(4 * pair + lane / 8) * 16));\n      if", MMA),
 ]
 
@@ -134,7 +160,8 @@ def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
     (scratch / "cuda" / mutant.header).write_text(text.replace(mutant.line, mutant.becomes), "utf-8")
     source, program = scratch / "kernel.cpp", scratch / "program"
     instance = INSTANCES[mutant.kernel]
-    kernels = "conv_rows.cuh" if "Conv" in instance else "gemm_mma.cuh" if "Mma" in instance else "gemm_sm90.cuh"
+    headers = {"conv_sm90<": "conv_sm90.cuh", "ConvKernel": "conv_rows.cuh", "MmaKernel": "gemm_mma.cuh", "Sm90Kernel": "gemm_sm90.cuh"}
+    kernels = next(header for word, header in headers.items() if word in instance)
     source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{instance}\n}}\n', "utf-8")
     # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
     archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
