@@ -70,6 +70,27 @@ def test_sequences_with_curves_are_one_plan(name: str, attributes: dict[str, Any
     assert snr(FloatNetwork(model, x).outputs()[0][0], network(x)) > 30
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_enlarged_images_are_codes(mode: str) -> None:
+    """Quantizers stand in front of what moves codes: of one reader with its bits, of a concatenation with 8."""
+    w = Writer((3, 8, 8))
+    twice = w.constant(np.array([1, 1, 2, 2], np.float32))
+
+    def enlarged(x: str) -> str:
+        return w.add("Resize", x, "", twice, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+
+    a, c = (w.add("Relu", w.conv("x", 3, 8)) for _ in range(2))
+    b = w.add("Relu", w.conv(enlarged(a), 8, 8))
+    joined = w.add("Concat", enlarged(b), enlarged(enlarged(c)), axis=1)
+    model, x = w.model(w.conv(joined, 16, 4)), images(16, 3, 8, 8)
+    network = ulp.load(model, bits=4, calibrate=x, tune=False, progress=False)
+    assert network.integer
+    assert snr(FloatNetwork(model, x).outputs()[0][0], network(x)) > 12
+    read = {node.input[0]: node.output[0] for node in network.quantized.model.graph.node if node.op_type == "Quant"}
+    assert [read[name] for name in (a, b, c)] == [f"{a}/quantized{4 if mode == 'nearest' else 8}", f"{b}/quantized8", f"{c}/quantized8"]
+    assert 0 < network.quantized.layers[2].clipped < 0.1
+
+
 def gate() -> Any:
     """A block with hard-swish written as two operators, depthwise convolution, and a gate from a mean (squeeze and excitation)."""
     w = Writer((4, 8, 8), 3)
