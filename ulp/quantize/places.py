@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .norms import inside_norms
 from .prepare import Layer, Prepared
 from .request import Assignment, Bits
 
@@ -54,6 +55,7 @@ class _Placing:
         self.prepared = prepared
         self.of_rows = of_rows
         self.nodes = prepared.proto.graph.node
+        self.norms = inside_norms(self.nodes)  # which stay in floats: their values are far apart, and few
         self.layers: dict[int, Layer] = {layer.index: layer for layer in prepared.layers}
         self.assignment = assignment
         self.places: dict[tuple[str, int, bool], Place] = {}
@@ -86,7 +88,7 @@ class _Placing:
             elif pair is not None:
                 self.place(index, 0, pair.activation)
                 self.made(node, sums=True)
-        elif not within:
+        elif not within or index in self.norms:
             return
         elif node.op_type in _RISING or (node.op_type in _ARITHMETIC and len(computed) == 1):
             self.elementwise(index, computed[0])
