@@ -70,6 +70,27 @@ def test_sequences_with_curves_are_one_plan(name: str, attributes: dict[str, Any
     assert snr(FloatNetwork(model, x).outputs()[0][0], network(x)) > 30
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_enlarged_rowsare_codes(mode: str) -> None:
+    """Quantizers stand in front of what moves codes: of one reader with its bits, of a concatenation with 8."""
+    w = Writer((3, 8, 8))
+    twice = w.constant(np.array([1, 1, 2, 2], np.float32))
+
+    def enlarged(x: str) -> str:
+        return w.add("Resize", x, "", twice, mode=mode, coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+
+    a, c = (w.add("Relu", w.conv("x", 3, 8)) for _ in range(2))
+    b = w.add("Relu", w.conv(enlarged(a), 8, 8))
+    joined = w.add("Concat", enlarged(b), enlarged(enlarged(c)), axis=1)
+    model, x = w.model(w.conv(joined, 16, 4)), images(16, 3, 8, 8)
+    network = ulp.load(model, bits=4, calibrate=x, tune=False, progress=False)
+    assert network.integer
+    assert snr(FloatNetwork(model, x).outputs()[0][0], network(x)) > 12
+    read = {node.input[0]: node.output[0] for node in network.quantized.model.graph.node if node.op_type == "Quant"}
+    assert [read[name] for name in (a, b, c)] == [f"{a}/quantized{4 if mode == 'nearest' else 8}", f"{b}/quantized8", f"{c}/quantized8"]
+    assert 0 < network.quantized.layers[2].clipped < 0.1
+
+
 def gate() -> Any:
     """A block with hard-swish written as two operators, depthwise convolution, and a gate from a mean (squeeze and excitation)."""
     w = Writer((4, 8, 8), 3)
@@ -522,6 +543,22 @@ def test_no_layers_with_weights() -> None:
             ulp.load(model, bits=bits, calibrate=images(4, 3, 8, 8))
     x = images(4, 3, 8, 8)
     np.testing.assert_array_equal(ulp.load(model, bits="float")(x), np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("square", ["Pow", "Mul"])
+def test_normalizations_of_single_operators_stay_in_floats(square: str) -> None:
+    w = Writer((6, 16), opset=13)
+    x = w.add("Relu", w.add("MatMul", "x", w.weights(16, 32)))
+    first = len(w.nodes)
+    centered = w.add("Sub", x, w.add("ReduceMean", x, axes=[-1]))
+    squares = w.add("Pow", centered, w.constant(np.float32(2))) if square == "Pow" else w.add("Mul", centered, centered)
+    variance = w.add("Add", w.add("ReduceMean", squares, axes=[-1]), w.constant(np.float32(1e-5)))
+    y = w.add("Div", centered, w.add("Sqrt", variance))
+    inside = {name for node in w.nodes[first:-1] for name in node.output}
+    model, rows = w.model(w.add("MatMul", y, w.weights(32, 8))), images(32, 6, 16)
+    network = ulp.load(model, bits=8, calibrate=rows, tune=False, progress=False)
+    assert inside.isdisjoint(node.input[0] for node in network.quantized.model.graph.node if node.op_type == "Quant")
+    assert snr(FloatNetwork(model, rows).outputs()[0][0], network(rows)) > 35
 
 
 def transformer_block() -> Any:

@@ -5,10 +5,11 @@ the first and the last layer, its default), `bits="auto"` within budgets of mill
 its accuracy, its bytes and its time on one core, all alternating. `auto` judges by inputs that are neither among those of the calibration
 nor among those of the accuracy. Where the CPU has VNNI, which makes all widths alike, a second group runs the kernels of AVX2.
 
-Models of torch are timed beside `ulp.compile` at W4A4, too, with one input and with 64. At the end the limits that the results should keep
-are printed, and whether they do.
+Models of torch are timed beside `ulp.compile` at W4A4, too, with one input and with 64; the ResNet also beside itself written in ulp.nn.
+At the end the limits that the results should keep are printed, and whether they do; the file has them as well. With each instruction set
+stands how much time bits could save at all: what each layer takes at every pair of widths, and what a call takes besides.
 
-Each model is written as soon as it is measured; `--resume` keeps those that the file has.
+Each group is written as soon as it is measured; `--resume` keeps those that the file has.
 """
 
 from __future__ import annotations
@@ -27,13 +28,19 @@ import ulp
 from bench.peers import after_training
 from bench.subjects import quantize_tasks
 from bench.subjects.quantize_tasks import Run, Task, session
-from ulp.quantize import Budget, FloatNetwork, Quantized, auto
+from ulp.quantize import Bits, Budget, FloatNetwork, Quantized, auto, costs
 from ulp.quantize.request import assignment_of
+from ulp.quantize.search import PAIRS
+from ulp.quantize.trial import Judge
 
 from . import limits, machine, results
 from .timing import Contestant, measure, pinned
 
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3")
+# Tasks whose models are modules of torch.
+MODULES = ("resnet", "mobilenet", "keyword")
+# Pairs beside those that auto tries: the fastest that there are.
+LOWEST = (Bits(1, 4), Bits(1, 2), Bits(1, 1), Bits(2, 1))
 # Of auto: max_ms; None: the time is what is minimized.
 BUDGETS: dict[str, str | None] = {"auto, half of W8A8's ms": "0.5 W8A8", "auto, W4A4's ms": "W4A4", "auto, W4A4's accuracy": None}
 
@@ -48,6 +55,7 @@ class _Bench:
         self.calibrate_s = time.perf_counter() - begin
         self.names = [layer.name for layer in self.network.layers]
         self.quantized: dict[str, tuple[Quantized, float]] = {}
+        self.scores: dict[str, float] = {}
         self.peers: dict[str, tuple[Run, int]] = {"float in onnxruntime": (session(task.model), len(task.model))}
         self.missing: dict[str, str] = {}
         for name, tool in after_training.found(after_training.NAMES).items():
@@ -71,7 +79,9 @@ class _Bench:
                 self.quantized[text] = self.network.quantized(bits), time.perf_counter() - begin
             quantized, seconds = self.quantized[text]
             loaded = quantized.load(progress=False)
-            made[text] = loaded, {"accuracy": task.score(loaded), "quantize_s": round(seconds, 2)}
+            if text not in self.scores:  # results are the same on every instruction set
+                self.scores[text] = task.score(loaded)
+            made[text] = loaded, {"accuracy": self.scores[text], "quantize_s": round(seconds, 2)}
             print(f"{task.name} {isa} {text}: {made[text][1]['accuracy']:.2f}", flush=True)
         for name, limit in BUDGETS.items():
             drop = max(0.0, task.select(self.peers["float in onnxruntime"][0]) - task.select(made["W4A4"][0])) if limit is None else None
@@ -97,36 +107,49 @@ class _Bench:
             contestants.append(Contestant(name, "ulp", call, 0, loaded.nbytes, pair, info={**info, "metric": task.metric}))
         samples = measure(contestants, rounds=self.rounds)
         group = results.group(f"{task.name}, {isa}", (len(task.example), 0, 0), contestants, samples)
-        group.cells[0].info.update({"cannot": dict(self.missing), "calibrate_s": round(self.calibrate_s, 1)})
+        group.cells[0].info.update({"cannot": dict(self.missing), "calibrate_s": round(self.calibrate_s, 1), "bits": self.bits_ms()})
         for cell in group.cells:
             print(f"{group.name:24} {cell.name:26} {cell.time.median / 1e6:9.4f} ms  {cell.info['accuracy']:7.2f}", flush=True)
         return group
 
+    def bits_ms(self) -> dict[str, Any]:
+        """Milliseconds of each layer at each pair of widths, and of a call besides; the least that bits can make of the whole."""
+        judge, pairs = Judge(self.network, None, self.task.example), (*PAIRS, *LOWEST)
+        how = functools.partial(self.network.quantized, rounding="nearest", bias_correction=False)
+        ms, rest = costs.measured(self.network, judge, pairs, how, progress=False)
+        uniform = assignment_of("W4A4", self.names, 8)
+        now = rest + sum(ms[name, bits] for name, bits in uniform.items() if bits)
+        least = rest + sum(min(ms[name, pair] for pair in pairs) for name in self.names)
+        layers = {name: {str(pair): round(ms[name, pair], 6) for pair in pairs} for name in self.names}
+        return {"layers_ms": layers, "besides_ms": round(rest, 6), "W4A4_ms": round(now, 6), "least_ms": round(least, 6)}
 
-def compiled_groups(task: Task, isa: str, rounds: int) -> list[results.Group]:
-    """A model of torch in floats and by `ulp.compile` at W4A4, with one input and with 64."""
+
+def compiled_group(task: Task, isa: str, count: int, rounds: int) -> results.Group:
+    """A model of torch in floats and by `ulp.compile` at W4A4, with `count` inputs; the ResNet in ulp.nn, too."""
     import torch
+
+    from bench.subjects import written_networks
 
     torch.set_num_threads(1)
     ulp.set_isa(isa)
     calibrate = np.concatenate(task.calibrate)
-    found = []
-    for count in (1, 64):
-        x = torch.from_numpy(calibrate[:count])
-        network = ulp.compile(task.module, x, bits="W4A4", calibrate=calibrate, progress=False)
-        module = torch.inference_mode()(task.module)
-        info = {"metric": task.metric, "accuracy": task.score(network)}
-        contestants = [
-            Contestant("float in torch", "fp32", functools.partial(module, x), 0, len(task.model), info=info | {"accuracy": _score(task)}),
-            Contestant("W4A4 by ulp.compile", "ulp", functools.partial(network, x), 0, network.nbytes, (4, 4), info=info),
+    x = torch.from_numpy(calibrate[:count])
+    network = ulp.compile(task.module, x, bits="W4A4", calibrate=calibrate, progress=False)
+    module = torch.inference_mode()(task.module)
+    info = {"metric": task.metric, "accuracy": task.score(network)}
+    floats = info | {"accuracy": task.score(session(task.model))}
+    contestants = [
+        Contestant("float in torch", "fp32", functools.partial(module, x), 0, len(task.model), info=floats),
+        Contestant("W4A4 by ulp.compile", "ulp", functools.partial(network, x), 0, network.nbytes, (4, 4), info=info),
+    ]
+    if task.name == "resnet":
+        written = written_networks.resnet(4, calibrate[:count])
+        # Arrays in, as a network of ulp.nn takes them; and by ulp.compile likewise.
+        contestants += [
+            Contestant(name, "ulp", functools.partial(run, calibrate[:count]), 0, run.nbytes, (4, 4))
+            for name, run in (("W4A4 by ulp.compile, arrays", network), ("W4A4 in ulp.nn", written))
         ]
-        group = f"{task.name}, {isa}, batch {count}"
-        found.append(results.group(group, (count, 0, 0), contestants, measure(contestants, rounds=rounds)))
-    return found
-
-
-def _score(task: Task) -> float:
-    return task.score(session(task.model))
+    return results.group(f"{task.name}, {isa}, batch {count}", (count, 0, 0), contestants, measure(contestants, rounds=rounds))
 
 
 def _isas(wanted: list[str] | None) -> list[str]:
@@ -150,8 +173,18 @@ def main(arguments: list[str]) -> int:
     groups = {group.name: group for group in results.load(path).groups} if args.resume and path.exists() else {}
     ulp.set_num_threads(1)
     isas = _isas(args.isa)
+
+    def save() -> None:
+        order = list(quantize_tasks.TASKS)
+        ordered = sorted(groups.values(), key=lambda group: order.index(group.name.split(",")[0]))
+        rows = [row for group in ordered for row in limits.kept(group)]
+        environment = machine.describe(arguments) | {"command": " ".join(["python -m bench quantize", *arguments])}
+        settings = {"rounds": args.rounds, "threads": 1, "limits": rows}
+        results.save(results.Result("quantize", environment, settings, None, {}, ordered), args.out)
+
     for name in args.tasks:
-        todo = [isa for isa in isas if f"{name}, {isa}" not in groups]
+        batches = (1, 64) if name in MODULES else ()
+        todo = [isa for isa in isas if any(f"{name}, {isa}{more}" not in groups for more in ("", *(f", batch {n}" for n in batches)))]
         if not todo:
             continue
         try:
@@ -161,15 +194,17 @@ def main(arguments: list[str]) -> int:
             continue
         with pinned(args.core), contextlib.ExitStack() as after:
             after.callback(ulp.set_isa, ulp.get_isa())
-            bench = _Bench(task, args.rounds)
+            bench: _Bench | None = None
             for isa in todo:
-                made = [bench.group(isa), *(compiled_groups(task, isa, args.rounds) if task.module is not None else ())]
-                groups |= {group.name: group for group in made}
-        environment = machine.describe(arguments) | {"command": " ".join(["python -m bench quantize", *arguments])}
-        order = {task_name: i for i, task_name in enumerate(quantize_tasks.TASKS)}
-        ordered = sorted(groups.values(), key=lambda group: order[group.name.split(",")[0]])
-        result = results.Result("quantize", environment, {"rounds": args.rounds, "threads": 1}, None, {}, ordered)
-        results.save(result, args.out)
+                for count in batches:
+                    if f"{name}, {isa}, batch {count}" not in groups:
+                        group = compiled_group(task, isa, count, args.rounds)
+                        groups[group.name] = group
+                if f"{name}, {isa}" not in groups:
+                    bench = bench or _Bench(task, args.rounds)
+                    group = bench.group(isa)
+                    groups[group.name] = group
+                save()
     for group in groups.values():
         for row in limits.kept(group):
             print("  ".join(row))

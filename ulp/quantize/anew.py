@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ulp._progress import progress_bar
 
 from .network import FloatNetwork
+from .result import Quantized
 from .trial import Judge, Trial
 
 # So many trials are rounded anew whatever it takes.
@@ -21,7 +23,7 @@ class Anew:
     """Rounds trials anew and judges them.
 
     how: options of `FloatNetwork.quantized`. seconds: what all of it may take, once two are there. keeps: whether a trial keeps the budget.
-    found: what was rounded.
+    found: what was rounded. known: what was rounded before, by assignment and options, and what is rounded now.
     """
 
     network: FloatNetwork
@@ -30,6 +32,7 @@ class Anew:
     seconds: float
     keeps: Callable[[Trial], bool]
     progress: bool
+    known: dict[tuple[Any, ...], Quantized]
     found: list[Trial] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
 
@@ -63,7 +66,10 @@ class Anew:
 
     def _round(self, trial: Trial) -> bool:
         """Whether it keeps the budget then."""
-        quantized = self.network.quantized(trial.assignment, **self.how)
+        key = (*trial.assignment.items(), *self.how.items())
+        if key not in self.known:
+            self.known[key] = self.network.quantized(trial.assignment, **self.how)
+        quantized = copy(self.known[key])  # whose choice is that of this search
         made = replace(trial, quantized=quantized, network=quantized.load(progress=False))
         made.accuracy = self.judge.accuracy(made.network)
         self.found.append(made)

@@ -150,7 +150,8 @@ class FloatNetwork:
                 outliers=wide,
             )
         model = written(self._prepared, places, quantizers, weights)
-        report = partial(self._report, model, given, quantizers, {name: settled.weight for name, settled in weights.items()})
+        read = {(name, p.bits): (self._observers[p.tensor], quantizers[p.tensor, p.bits]) for p in static for name in (p.tensor, *p.behind)}
+        report = partial(self._report, model, given, read, {name: settled.weight for name, settled in weights.items()})
         return Quantized(model, report, open_shapes(self._prepared.inputs, self.batches))
 
     def _warn(self, tensors: Iterable[str]) -> None:
@@ -239,7 +240,11 @@ class FloatNetwork:
             ]
 
     def _report(
-        self, model: Any, assignment: Assignment, quantizers: dict[tuple[str, int], Quantizer], weights: dict[str, QuantizedWeight]
+        self,
+        model: Any,
+        assignment: Assignment,
+        read: Mapping[tuple[str, int], tuple[Observer, Quantizer]],
+        weights: Mapping[str, QuantizedWeight],
     ) -> list[LayerReport]:
         simulation = simulated(model)
         piece = Piece(simulation, simulation.graph.node, [layer.y for layer in self.layers])
@@ -259,8 +264,8 @@ class FloatNetwork:
             columns = wide.get(layer.name, ())
             exact = without(self._prepared.constants[layer.weight].astype(np.float64), layer, columns)
             error = float(np.square(exact - weights[layer.name].values()).sum())
-            quantizer = quantizers.get((layer.x, bits.activation))  # none of rows, which clip nothing
-            clipped = 0.0 if quantizer is None else clipped_share(self._observers[layer.x], quantizer)
+            codes = read.get((layer.x, bits.activation))  # none of rows, which clip nothing
+            clipped = clipped_share(*codes) if codes else 0.0
             rows.append(
                 LayerReport(
                     layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped, columns

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .norms import inside_norms
 from .prepare import Layer, Prepared
 from .request import Assignment, Bits
 
@@ -24,6 +25,7 @@ class Place:
     """A quantizer of `tensor` with `bits` bits, which the inputs `readers` (node index, input index) read instead of the tensor.
 
     of_rows: its scale and zero point are those of each row, found in the call. outliers: channels that stay floats beside it.
+    behind: tensors that moves make of its codes.
     """
 
     tensor: str
@@ -31,6 +33,7 @@ class Place:
     readers: list[tuple[int, int]] = field(default_factory=list)
     of_rows: bool = False
     outliers: tuple[int, ...] = ()
+    behind: list[str] = field(default_factory=list)
 
 
 # Activations that never fall: thresholds on the sums before them.
@@ -42,6 +45,8 @@ _MOVES = (
     *("MaxPool", "GlobalMaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth", "Slice"),
     *("Gather", "Tile", "Expand", "Split", "Identity", "Dropout", "Concat", "Resize", "Upsample", "Pad"),
 )
+# Of the moves those that a plan does to codes alone; in this mode a quantizer behind is as good in front.
+_OF_CODES = {"Resize": "nearest", "Upsample": "nearest", "Pad": "constant"}
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Sum", "BatchNormalization", "Pow")
 
 
@@ -50,6 +55,7 @@ class _Placing:
         self.prepared = prepared
         self.of_rows = of_rows
         self.nodes = prepared.proto.graph.node
+        self.norms = inside_norms(self.nodes)  # which stay in floats: their values are far apart, and few
         self.layers: dict[int, Layer] = {layer.index: layer for layer in prepared.layers}
         self.assignment = assignment
         self.places: dict[tuple[str, int, bool], Place] = {}
@@ -59,15 +65,17 @@ class _Placing:
         self.roots: dict[str, tuple[str, frozenset[tuple[int, int]]]] = {}
         self.readers: dict[str, int] = defaultdict(int)
         self.makers = {name: node.op_type for node in self.nodes for name in node.output}
+        self.moves: list[int] = []  # nodes of _OF_CODES among quantized layers
         for node in self.nodes:
             for name in node.input:
                 self.readers[name] += 1
 
-    def place(self, node: int, i: int, bits: int = WIDE, *, of_rows: bool = False) -> None:
+    def place(self, node: int, i: int, bits: int = WIDE, *, of_rows: bool = False) -> Place:
         tensor = self.nodes[node].input[i]
         place = self.places.setdefault((tensor, bits, of_rows), Place(tensor, bits, of_rows=of_rows))
         if (node, i) not in place.readers:
             place.readers.append((node, i))
+        return place
 
     def visit(self, index: int) -> None:
         node = self.nodes[index]
@@ -80,7 +88,7 @@ class _Placing:
             elif pair is not None:
                 self.place(index, 0, pair.activation)
                 self.made(node, sums=True)
-        elif not within:
+        elif not within or index in self.norms:
             return
         elif node.op_type in _RISING or (node.op_type in _ARITHMETIC and len(computed) == 1):
             self.elementwise(index, computed[0])
@@ -93,6 +101,8 @@ class _Placing:
                 self.roots[node.output[0]] = (node.input[computed[0]], frozenset({(index, computed[0])}))
         elif node.op_type in _MOVES:
             self.made(node)
+            if node.op_type in _OF_CODES:
+                self.moves.append(index)
 
     def made(self, node: Any, *, sums: bool = False) -> None:
         self.integer.update(node.output)
@@ -113,6 +123,27 @@ class _Placing:
         if not linear:  # else part of the layer
             self.roots[node.output[0]] = (root, slots | {(index, i)} if root == name else slots)
         self.made(node, sums=linear)
+
+    def place_moves(self) -> None:
+        """Quantize what moves of codes read: with the bits of what reads their result where that is one width, else with 8."""
+        quantized = {place.tensor for place in self.places.values() if not place.of_rows}
+        for node in reversed(self.nodes):  # tensors that lead to quantizers by moves alone
+            if node.op_type in _MOVES and not quantized.isdisjoint(node.output):
+                quantized.update(name for name in node.input if name not in self.prepared.constants)
+        outputs = {port.name for port in self.prepared.proto.graph.output}
+        for index in reversed(self.moves):
+            node = self.nodes[index]
+            result = node.output[0]
+            if result in outputs or result not in quantized:
+                continue
+            behind = [key for key, place in self.places.items() if place.tensor == result]
+            mode = next((a.s.decode() for a in node.attribute if a.name == "mode"), _OF_CODES[node.op_type])
+            alike = len(behind) == 1 and len(self.places[behind[0]].readers) == self.readers[result] and not behind[0][2]
+            if alike and mode == _OF_CODES[node.op_type]:
+                moved = self.places.pop(behind[0])
+                self.place(index, 0, moved.bits).behind += [moved.tensor, *moved.behind]
+            else:
+                self.place(index, 0)
 
     def scaled(self, index: int, name: str) -> bool:
         """Whether the node scales what Relu makes of a layer's result, which can be done to the sums before it."""
@@ -152,7 +183,9 @@ def tables(prepared: Prepared) -> set[str]:
 
 def places_of(prepared: Prepared, assignment: Assignment, *, of_rows: bool = False) -> list[Place]:
     """The quantizers that this assignment takes, in the order of the tensors. of_rows: those of linear layers have a scale per row."""
-    return list(_placed(prepared, assignment, of_rows).places.values())
+    placing = _placed(prepared, assignment, of_rows)
+    placing.place_moves()
+    return list(placing.places.values())
 
 
 def _placed(prepared: Prepared, assignment: Assignment, of_rows: bool = False) -> _Placing:

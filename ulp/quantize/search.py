@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,7 +34,7 @@ from .result import Quantized
 from .sensitivity import Sensitivities, sensitivities
 from .trial import Judge, Trial, timed
 
-PAIRS = tuple(Bits(*pair) for pair in ((8, 8), (4, 8), (6, 6), (5, 5), (3, 6), (4, 5), (4, 4), (3, 4), (3, 3), (2, 4), (2, 2)))
+PAIRS = tuple(Bits(*pair) for pair in ((8, 8), (6, 8), (4, 8), (6, 6), (5, 5), (3, 6), (4, 5), (4, 4), (3, 4), (3, 3), (2, 4), (2, 2)))
 """Widths that layers get: those at which kernels change (Winograd's method is exact up to W4A5 and W3A6, lookups begin at W2A4)."""
 
 # Two timings of one network differ by this share: a network this far beyond the budget keeps it.
@@ -77,8 +77,15 @@ def auto(
     return _Search(network, budget, Judge(network, metric, example), tuple(pairs), target, progress, how).run()
 
 
-# Sensitivities of networks that are searched again, with another budget.
-_known: WeakKeyDictionary[FloatNetwork, dict[tuple[Any, ...], Sensitivities]] = WeakKeyDictionary()
+@dataclass
+class _Known:
+    """Of a network that may be searched again, with another budget: sensitivities by pairs and options, what was rounded anew."""
+
+    sensitivities: dict[tuple[Any, ...], Sensitivities] = field(default_factory=dict)
+    anew: dict[tuple[Any, ...], Quantized] = field(default_factory=dict)
+
+
+_known: WeakKeyDictionary[FloatNetwork, _Known] = WeakKeyDictionary()
 
 
 class _Search:
@@ -102,7 +109,8 @@ class _Search:
         plain = self.how.get("rounding") == "nearest" and not self.how.get("bias_correction", True)
         # Rounding takes long: trials share what layers have when each is rounded alone, and the best ones are rounded anew.
         self.alone = not plain
-        known = _known.setdefault(network, {})
+        self.known = _known.setdefault(network, _Known())
+        known = self.known.sensitivities
         key = (pairs, *(options.items() if self.alone else ()))
         if key not in known:
             rounded = network.rounded_alone([pair.weight for pair in pairs], **options) if self.alone else {}
@@ -245,7 +253,7 @@ class _Search:
     def _finals(self, tried: list[Trial]) -> list[Trial]:
         """Round the best ones anew, each layer by what the quantized layers before it give: those are what is chosen from."""
         seconds = min(_FINAL_SECONDS, _FINAL_SHARE * (time.perf_counter() - self.begin))
-        anew = Anew(self.network, self.judge, self.how, seconds, self._keeps, self.progress)
+        anew = Anew(self.network, self.judge, self.how, seconds, self._keeps, self.progress, self.known.anew)
         nearest = sorted(tried, key=self._miss)[:1]
         if self.budget.max_drop is not None:
             return anew.from_fastest(sorted(filter(self._within, tried), key=lambda trial: trial.ms) or nearest)
