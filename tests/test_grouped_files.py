@@ -211,3 +211,23 @@ def test_hostile_files(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ValueError, match="no safetensors file"):
         ulp.load_grouped(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.filterwarnings("ignore")  # of other packages
+def test_bitsandbytes_own_packing(kind: str, nested: bool, tmp_path: Path) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layer = bnb.nn.Linear4bit(256, 128, quant_type=kind, compress_statistics=nested, compute_dtype=torch.float32)
+    layer.load_state_dict(torch.nn.Linear(256, 128).state_dict())
+    layer = layer.to("cpu")
+    x = torch.randn(4, 256)
+    with torch.no_grad():
+        want = layer(x).numpy()
+    arrays = {f"q.{name}": tensor.contiguous().numpy() for name, tensor in layer.state_dict().items()}
+    made = ulp.load_grouped(save(tmp_path / "m.safetensors", arrays))["q"]
+    values = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).reshape(128, 256).numpy()
+    np.testing.assert_array_equal(made.matrix.dequantize().T, values)
+    np.testing.assert_allclose(made.matrix.linear(x.numpy(), made.bias), want, atol=0.02 * np.abs(want).max())

@@ -1,8 +1,8 @@
 """Attention with the batch as the first side of all its tensors.
 
 torch's own MultiheadAttention turns what it reads to (T, N, C) and merges the batch with the heads, or with the rows. Then nothing keeps
-the images of a batch apart, and its linear layers cannot be integers. The same function is exported in another form, and so is
-scaled_dot_product_attention.
+the images of a batch apart, and its linear layers cannot be integers. The same function is exported in another form, and so are
+scaled_dot_product_attention and Brevitas' QuantMultiheadAttention.
 """
 
 from __future__ import annotations
@@ -35,6 +35,73 @@ def batch_first(model: Any) -> Iterator[None]:
     finally:
         for module in changed:
             del module.forward
+
+
+@contextlib.contextmanager
+def brevitas_batch_first(model: Any) -> Iterator[None]:
+    """The model whose layers of Brevitas' attention are computed so; afterwards it is as it was."""
+    changed = [
+        module
+        for module in model.modules()
+        if type(module).__name__ == "QuantMultiheadAttention" and type(module).__module__.startswith("brevitas.") and _is_plain(module)
+    ]
+    for module in changed:
+        module.forward = functools.partial(_quantized_forward, module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _quantized_forward(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """QuantMultiheadAttention.forward, in evaluation."""
+    same = key is query and value is key
+    fits = all(type(x) is Tensor and x.dim() == 3 for x in (query, key, value)) and (same or module.in_proj is None)
+    if not fits or not _of_tensors(module):
+        given: Any = (query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights)
+        result: tuple[Tensor, Tensor | None] = type(module).forward(module, *given)
+        return result
+    read = [x if module.batch_first else x.transpose(0, 1) for x in (query, key, value)]
+    if module.in_proj is not None:
+        parts = module.in_proj(read[0]).chunk(3, -1)
+    else:
+        parts = [layer(x) for layer, x in zip((module.q_proj, module.k_proj, module.v_proj), read, strict=True)]
+    # Sizes are numbers, so that the exporter by tracing writes no nodes that compute them.
+    heads, depth = module.num_heads, module.head_dim
+    q, k, v = (x.reshape(-1, int(x.shape[1]), heads, depth).transpose(1, 2) for x in parts)
+    q, k = module.q_scaled_quant(q / math.sqrt(depth)), module.k_transposed_quant(k.transpose(-2, -1))
+    scores = q @ k
+    if (mask := _mask(scores, attn_mask, key_padding_mask)) is not None:
+        scores = scores + mask
+    weights = module.attn_output_weights_quant(module.softmax_input_quant(scores).softmax(-1))
+    y = module.out_proj((weights @ module.v_quant(v)).transpose(1, 2).reshape(-1, int(read[0].shape[1]), heads * depth))
+    y = y if module.batch_first else y.transpose(0, 1)
+    if not need_weights:
+        return y, None
+    return y, weights.mean(1) if average_attn_weights else weights
+
+
+def _of_tensors(module: Any) -> bool:
+    """Whether all activations have one scale per tensor, so that the shape of what is quantized does not matter."""
+    names = ("softmax_input_quant", "attn_output_weights_quant", "q_scaled_quant", "k_transposed_quant", "v_quant")
+    proxies = [getattr(module, name).act_quant for name in names]
+    proxies += [layer.input_quant for layer in (module.in_proj, module.q_proj, module.k_proj, module.v_proj) if layer is not None]
+    for proxy in proxies:
+        if getattr(proxy, "is_quant_enabled", False):
+            scale = proxy.scale() if callable(getattr(proxy, "scale", None)) else None
+            if scale is None or scale.numel() != 1:
+                return False
+    return True
 
 
 class _Products(TorchFunctionMode):

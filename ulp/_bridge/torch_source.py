@@ -64,7 +64,8 @@ def exported(model: Any, example: Any) -> Exported:
         structure, output_names = _structure(results)
         with _quiet():
             if library == "brevitas":
-                proto = _brevitas(flat, call, output_names)
+                with attention.brevitas_batch_first(model):
+                    proto = _brevitas(flat, call, output_names)
             elif library == "torch_ao":
                 proto = _torchscript(flat, call, output_names)
             else:
