@@ -51,21 +51,10 @@ void expand(const BitpackedSlice& s, uint8_t* panel) {
   }
 }
 
-// How many planes A and B have: constants where they are few, so that a tile of little depth is straight code; for the other 61 pairs
-// numbers, because one function for all of them compiles in a tenth of the time, and its innermost loop is the same.
-template <int a_bits, int b_bits>
-struct FixedPlanes {
-  static constexpr int a = a_bits, b = b_bits;
-};
-struct Planes {
-  int a, b;
-};
-
 // The vecs from unit `first` on.
-template <int rows, int vecs, class Bits>
-void tile(const Tile& args, int first, Bits planes) {
+template <int a_bits, int b_bits, int rows, int vecs>
+void tile(const Tile& args, int first) {
   const Tile t = args;  // a copy that no store to C can alias
-  const int a_bits = planes.a, b_bits = planes.b;
   const int64_t blocks = ceil_div(t.k, kUnitK);
   const int64_t b_step = int64_t{t.units} * b_bits * kVector;
   Vec total[rows][vecs];
@@ -95,25 +84,21 @@ void tile(const Tile& args, int first, Bits planes) {
   }
 }
 
-template <int rows, int max_vecs, class Bits>
-void run_planes(const Tile& t, Bits planes) {
-  if constexpr (rows > 1) {
-    if (t.rows < rows) return run_planes<rows - 1, max_vecs>(t, planes);
-  }
+template <int a_bits, int b_bits, int rows, int max_vecs>
+void tile_of_rows(const Tile& t) {
   int first = 0;
-  for (; first + max_vecs * kVecUnits <= t.units; first += max_vecs * kVecUnits) tile<rows, max_vecs>(t, first, planes);
+  for (; first + max_vecs * kVecUnits <= t.units; first += max_vecs * kVecUnits) tile<a_bits, b_bits, rows, max_vecs>(t, first);
   if constexpr (max_vecs * kVecUnits > 1) {
-    for (; first < t.units; first += kVecUnits) tile<rows, 1>(t, first, planes);
+    for (; first < t.units; first += kVecUnits) tile<a_bits, b_bits, rows, 1>(t, first);
   }
 }
 
 template <int a_bits, int b_bits, int rows, int vecs>
 void run(const Tile& t) {
-  if constexpr (a_bits * b_bits <= 2) {
-    run_planes<rows, vecs>(t, FixedPlanes<a_bits, b_bits>{});
-  } else {
-    run_planes<rows, vecs>(t, Planes{a_bits, b_bits});
+  if constexpr (rows > 1) {
+    if (t.rows < rows) return run<a_bits, b_bits, rows - 1, vecs>(t);
   }
+  tile_of_rows<a_bits, b_bits, rows, vecs>(t);
 }
 
 // rows x vecs are what registers hold counts of; a_bits * b_bits at most max_planes.

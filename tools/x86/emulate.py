@@ -39,11 +39,14 @@ CORES = {"icelake_u": "icelake-client", "skylake_x": "cascade-lake", "sapphire_r
 # Kernels run on the least model that has their level: instructions of any other would fault.
 RUNS_ON = {"avxvnni": "arrow_lake", "avx512": "skylake_x", "avx512vnni": "icelake_u", "avx512vbmi": "icelake_u"}
 
-# Levels with operations and convolutions of their own, and what guest_ops.cpp compares at each.
+# What guest_<part>.cpp compares at each level that has it of its own.
 OPS = {
-    "avx512": ("finish", "combine", "windows", "quantize"),
-    "avx512vnni": ("depthwise", "winograd"),
-    "avx512vbmi": ("lookup",),
+    ("ops", "avx512"): ("finish", "combine", "windows", "quantize"),
+    ("ops", "avx512vnni"): ("depthwise", "winograd"),
+    ("ops", "avx512vbmi"): ("lookup",),
+    ("sequences", "avxvnni"): ("grouped",),
+    ("sequences", "avx512"): ("rows", "float products", "gates"),
+    ("sequences", "avx512vnni"): ("grouped",),
 }
 OPS_CASES = 200
 
@@ -52,7 +55,7 @@ DEEPEST = 620
 
 
 def link(build: Path, folder: Path) -> Path:
-    """guest.cpp and guest_ops.cpp with the build's objects, at a fixed address; what no kernel calls stays unresolved."""
+    """guest*.cpp with the build's objects, at a fixed address; what no kernel calls stays unresolved."""
     root = Path(__file__).parents[2]
     flags = [
         "-std=c++17",
@@ -64,14 +67,14 @@ def link(build: Path, folder: Path) -> Path:
         "-fno-pic",
     ]
     objects = []
-    for name in ("guest", "guest_ops"):
+    for name in ("guest", "guest_ops", "guest_sequences"):
         objects.append(str(folder / f"{name}.o"))
         source = str(Path(__file__).with_name(f"{name}.cpp"))
         command = ["c++", *flags, "-mno-avx", "-DULP_X86=1", f"-I{root / 'csrc'}", "-c", source, "-o", objects[-1]]
         subprocess.run(command, check=True)
     image = folder / "guest.elf"
     layout = ["-nostdlib", "-static", "-no-pie", "-Wl,--gc-sections", "-Wl,--unresolved-symbols=ignore-all", "-Wl,-Ttext-segment=0x400000"]
-    names = ["kernels", "name", "isa", "supports", "spill_every", "product", "levels", "core", *(f"ops_{level}" for level in OPS)]
+    names = ["kernels", "name", "isa", "supports", "spill_every", "product", "levels", "core", *(f"{part}_{level}" for part, level in OPS)]
     keep = [f"-Wl,-u,guest_{name}" for name in names]
     command = [
         "c++",
@@ -152,13 +155,13 @@ def check(guest: Guest, name: str, index: int) -> int:
     return count
 
 
-def check_ops(guest: Guest, level: str) -> int:
-    """Operations and convolutions of a level against a lower level's. Returns the number of comparisons."""
+def check_ops(guest: Guest, part: str, level: str) -> int:
+    """What a level has besides products against a lower level's. Returns the number of comparisons."""
     for seed in range(OPS_CASES):
-        failed = guest.call(f"guest_ops_{level}", seed, guest.machine.heap())
+        failed = guest.call(f"guest_{part}_{level}", seed, guest.machine.heap())
         if failed:
-            raise AssertionError(f"{OPS[level][failed - 1]} on {level}: other results than a lower level, case {seed}")
-    return OPS_CASES * len(OPS[level])
+            raise AssertionError(f"{OPS[part, level][failed - 1]} on {level}: other results than a lower level, case {seed}")
+    return OPS_CASES * len(OPS[part, level])
 
 
 def _run_model(image: Path, model: str) -> None:
@@ -176,9 +179,9 @@ def _run_model(image: Path, model: str) -> None:
     for name, (index, level) in guest.kernels().items():
         if RUNS_ON[level] == model:
             counts[name] = check(guest, name, index)
-    for level, operations in OPS.items():
+    for (part, level), operations in OPS.items():
         if RUNS_ON[level] == model:
-            counts[" ".join(operations)] = check_ops(guest, level)
+            counts[" ".join(operations)] = check_ops(guest, part, level)
     told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "no kernels"
     print(f"{model}: levels as expected; exact: {told}; {time.monotonic() - begin:.0f} s", flush=True)
 
