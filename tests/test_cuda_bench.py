@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import functools
 import importlib
+import importlib.util
 import json
 import sys
 import time
@@ -20,7 +21,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
 
-from bench.cuda import build, check, conv, device, measure, names, operands, report, run, work
+from bench.cuda import build, check, conv, conv_peers, device, measure, names, operands, report, run, work
 from bench.cuda.operands import Epilogue, Problem
 from bench.cuda.work import Gpu, Work
 from bench.runs import machine, results  # the path comes first
@@ -393,7 +394,7 @@ def _torch_on_the_cpu() -> Any:
     def here(make: Any) -> Any:
         return lambda *arguments, **options: make(*arguments, **{**options, "device": "cpu"})
 
-    for maker in ("empty", "zeros", "full", "randint", "tensor"):
+    for maker in ("empty", "zeros", "full", "randint", "randn", "tensor"):
         setattr(fake, maker, here(getattr(real, maker)))
     properties = types.SimpleNamespace(
         name="CPU", major=9, minor=0, multi_processor_count=4, L2_cache_size=100, total_memory=1 << 28, uuid="0"
@@ -548,15 +549,80 @@ def test_convolutions_are_checked_and_gone_on_with(tmp_path: Path, monkeypatch: 
         native.replace_module(None)
 
 
+class _CudnnTensor:
+    """A tensor of the stand-in for cuDNN's frontend: how it is made of others."""
+
+    def __init__(self, make: Any = None) -> None:
+        self.make = make
+
+    def set_output(self, _: bool) -> _CudnnTensor:
+        return self
+
+    set_data_type = set_dim = set_stride = set_output
+
+
+class _CudnnGraph:
+    """Graphs of cuDNN's frontend, computed by torch on the CPU: two plans, of which the first writes nothing."""
+
+    def __init__(self, **_: Any) -> None:
+        self.steps: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        assert name in ("validate", "build_operation_graph", "create_execution_plans", "check_support", "build_plans"), name
+        return lambda *_: self.steps.append(name)
+
+    def tensor(self, *, name: str, dim: list[int], stride: list[int], data_type: Any) -> _CudnnTensor:
+        assert len(dim) == len(stride) == 4, (name, data_type)
+        return _CudnnTensor()
+
+    def conv_fprop(self, *, image: Any, weight: Any, padding: list[int], stride: list[int], dilation: list[int], **_: Any) -> _CudnnTensor:
+        conv2d = importlib.import_module("torch").nn.functional.conv2d
+        return _CudnnTensor(lambda at: conv2d(at[image].float(), at[weight].float(), None, stride, padding, dilation))
+
+    def mul(self, *, a: Any, b: Any, **_: Any) -> _CudnnTensor:
+        return _CudnnTensor(lambda at: a.make(at) * at[b])
+
+    def relu(self, **given: Any) -> _CudnnTensor:
+        return _CudnnTensor(lambda at: given["input"].make(at).relu())
+
+    def get_execution_plan_count(self) -> int:
+        assert self.steps[-1] == "build_plans"
+        return 2
+
+    def get_workspace_size_plan_at_index(self, index: int) -> int:
+        return 16 * index
+
+    def execute_plan_at_index(self, pack: Any, workspace: Any, index: int, handle: Any) -> None:
+        assert handle is not None
+        result = next(tensor for tensor in pack if tensor.make)
+        if index == 1:
+            assert workspace.numel() >= 16
+            pack[result].copy_(result.make(pack).round().clamp(0, 127))
+
+
+def _cudnn() -> Any:
+    """A stand-in for the package `cudnn`."""
+    module: Any = types.ModuleType("cudnn")
+    module.__spec__ = importlib.util.spec_from_loader("cudnn", None)
+    for name in ("data_type", "heur_mode", "build_plan_policy"):
+        setattr(module, name, types.SimpleNamespace(INT8=1, INT32=2, FLOAT=3, A=4, FALLBACK=5, ALL=6))
+    module.pygraph, module.create_handle, module.set_stream = _CudnnGraph, object, lambda **_: None
+    return module
+
+
 def test_a_dry_run_of_convolutions(dry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("ulp._gpu.native").replace_module(dry)
+    monkeypatch.setitem(sys.modules, "cudnn", _cudnn())
     monkeypatch.setattr(conv, "ROUNDS", 1)
-    monkeypatch.setattr(conv, "MAX_SLOTS", 2)
+    monkeypatch.setattr(conv_peers, "MAX_SLOTS", 2)
     arguments = argparse.Namespace(out=tmp_path, seconds=100.0, libraries=tmp_path, commit="feed", command="dry")
     for batches in ((2,), (2, 3)):
         bench = measure.Bench("cuda_conv", arguments)
         conv.speed(bench, SMALL, batches)
-        assert [row for row in bench.not_run if row["name"] != "torch fp16"] == []
+        stem = {"name": "cuDNN int8", "reason": "3 channels: its int8 kernels take multiples of 4"}
+        assert [{"name": row["name"], "reason": row["reason"]} for row in bench.not_run] == [stem]
     result = results.load(tmp_path / "cuda_conv.json")
     assert [group.name for group in result.groups] == [f"batch {n}, {layer.name}" for n in (2, 3) for layer in SMALL]
-    assert {cell.name for group in result.groups for cell in group.cells} >= {"ulp W4A4", "ulp W1A2"}
+    assert {cell.name for group in result.groups for cell in group.cells} == (
+        {f"ulp W{w}A{a}" for a, w in conv.PAIRS} | {"torch fp16", "torch bf16", "cuDNN int8"}
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import conv_sweep
@@ -77,6 +79,16 @@ def assert_as_on_cpu(describe: Callable[[Any], None], *arrays: Array) -> None:
     for i, (got, want) in enumerate(zip(network.on_host(arrays), expected, strict=True)):
         assert got.dtype == want.dtype
         assert_exact(got.view(np.uint8), want.view(np.uint8), f"output {i}")
+
+
+def test_the_stub_says_what_the_module_has(module: Any) -> None:
+    stub = Path(ulp.__file__).with_name("_cuda.pyi")
+    for node in ast.parse(stub.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            members = [member.name for member in node.body if isinstance(member, ast.FunctionDef)]
+            assert [name for name in members if not hasattr(getattr(module, node.name), name)] == [], node.name
+        elif isinstance(node, ast.FunctionDef):
+            assert hasattr(module, node.name)
 
 
 def random_convolution(rng: np.random.Generator, form: str, pairs: list[tuple[int, int]] | None = None) -> conv_sweep.Problem:

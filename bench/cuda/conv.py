@@ -1,4 +1,4 @@
-"""ResNet-50's convolutions on a device: checked against the CPU, then timed beside torch's fp16 in channels_last.
+"""ResNet-50's convolutions on a device: checked against the CPU, then timed beside torch's fp16 and bf16 and cuDNN's int8.
 
     python -m bench.cuda.conv check --out bench/results --seconds 240
     python -m bench.cuda.conv speed --out bench/results --seconds 360
@@ -10,6 +10,7 @@ same. `check` writes cuda_conv_checks.json, `speed` cuda_conv.json. Layers have 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -24,16 +25,15 @@ import numpy as np
 from bench.runs import results
 from bench.subjects.interface import WrongResultError
 
-from . import work
+from . import conv_peers
 from .measure import Bench
 
 CHECKS = "cuda_conv_checks.json"
-PAIRS = ((4, 4), (2, 1))  # (a_bits, w_bits) that are timed
-CHECKED = ((4, 4), (2, 1), (3, 3), (8, 8), (8, 4))
+PAIRS = ((4, 4), (2, 1), (2, 2), (1, 1))  # (a_bits, w_bits) that are timed
+CHECKED = ((4, 4), (2, 1), (2, 2), (1, 1), (3, 3), (8, 8), (8, 4))
 BATCHES = (8, 64)
 CHECK_IMAGES = 2
 ROUNDS = 9
-MAX_SLOTS = 8  # copies of a layer that take turns, so that neither weights nor images of the last call are in the cache
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _where() -> dict[str, Any]:
 
 
 def speed(bench: Bench, layers: Sequence[Layer] = RESNET50, batches: Sequence[int] = BATCHES) -> None:
-    """Every layer at every batch: the pairs of `ulp`, and torch."""
+    """Every layer at every batch: the pairs of `ulp`, and its peers."""
     resume(bench)
     for images in batches:
         for layer in layers:
@@ -202,7 +202,9 @@ def speed(bench: Bench, layers: Sequence[Layer] = RESNET50, batches: Sequence[in
             if bench.late():
                 return
             calls = [call for pair in PAIRS for call in bench.prepared(name, f"ulp W{pair[1]}A{pair[0]}", _ulp(bench, layer, images, pair))]
-            calls += bench.prepared(name, "torch fp16", _torch(bench, layer, images))
+            for dtype in conv_peers.FLOATS:
+                calls += bench.prepared(name, f"torch {dtype}", functools.partial(conv_peers.floats, bench, layer, images, dtype))
+            calls += bench.prepared(name, conv_peers.CUDNN, functools.partial(conv_peers.cudnn_int8, bench, layer, images))
             for call in calls:
                 call.info["count"] = layer.count
             bench.time(name, (images * layer.out**2, layer.outputs, layer.k), calls, ROUNDS)
@@ -228,7 +230,7 @@ def _ulp(bench: Bench, layer: Layer, images: int, pair: tuple[int, int]) -> Call
         problem = Problem(layer, *pair)
         first = problem.images(1)
         nbytes = layer.nbytes(images, pair[1])
-        copies = min(MAX_SLOTS, work.slots(nbytes, bench.gpu.l2_bytes, bench.gpu.memory_bytes))
+        copies = conv_peers.slots(bench, nbytes)
         networks = [problem.on_device() for _ in range(copies)]
         expected, x = problem.on_cpu(first), np.repeat(first, images, axis=0)
         for network in networks:  # which leaves the images in its memory
@@ -241,39 +243,19 @@ def _ulp(bench: Bench, layer: Layer, images: int, pair: tuple[int, int]) -> Call
         outs = [t.empty(1, dtype=t.uint8, device="cuda") for _ in networks]  # results stay in the networks' own memory
         info = {"kernel": networks[0].methods(images)[1]}
         return Call(
-            f"ulp W{pair[1]}A{pair[0]}", "ulp", run, outs, layer.macs(images), nbytes, _least(bench, layer, images, pair), pair, None, info
+            f"ulp W{pair[1]}A{pair[0]}",
+            "ulp",
+            run,
+            outs,
+            layer.macs(images),
+            nbytes,
+            conv_peers.least_ns(bench, layer, images, pair),
+            pair,
+            None,
+            info,
         )
 
     return make
-
-
-def _torch(bench: Bench, layer: Layer, images: int) -> Callable[[], Any]:
-    def make() -> Any:
-        from .device import Call, torch
-
-        t = torch()
-        t.backends.cudnn.benchmark = True
-        nbytes = layer.nbytes(images, 16, 2)
-        copies = min(MAX_SLOTS, work.slots(nbytes, bench.gpu.l2_bytes, bench.gpu.memory_bytes))
-        half = {"dtype": t.float16, "device": "cuda", "memory_format": t.channels_last}
-        convs = [
-            t.nn.Conv2d(layer.channels, layer.outputs, layer.kernel, layer.stride, layer.kernel // 2).requires_grad_(False).to(**half)
-            for _ in range(copies)
-        ]
-        x = [t.randn(images, layer.channels, layer.size, layer.size, device="cuda").to(**half) for _ in range(copies)]
-        outs = [conv(value) for conv, value in zip(convs, x, strict=True)]
-
-        def run(slot: int) -> None:
-            t.relu_(convs[slot](x[slot]))
-
-        return Call("torch fp16", "fp16", run, outs, layer.macs(images), nbytes, _least(bench, layer, images, (8, 8)), None, None, {})
-
-    return make
-
-
-def _least(bench: Bench, layer: Layer, images: int, pair: tuple[int, int]) -> float:
-    """A guess of the time from below, by the tensor cores."""
-    return work.tensor_ns(work.Work(images * layer.out**2, layer.outputs, layer.k, *pair), bench.gpu)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

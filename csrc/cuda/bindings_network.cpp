@@ -237,6 +237,12 @@ void bind_network(py::module_& m) {
       .def("finalize", &Network::finalize)
       .def("run", run, py::kw_only(), py::arg("images"), py::arg("inputs"), py::arg("outputs"), py::arg("stream"))
       .def(
+          "start_step",
+          [](const Network& n, size_t step, int64_t images, uintptr_t stream) {
+            n.start_step(step, images, reinterpret_cast<Stream>(stream));
+          },
+          py::arg("step"), py::arg("images"), py::arg("stream"))
+      .def(
           "status", [](const Network& n, uintptr_t stream) { return n.status(reinterpret_cast<Stream>(stream)); }, py::arg("stream"))
       .def("methods", methods, py::arg("images"))
       .def_property_readonly("arena_bytes", &Network::arena_bytes)
