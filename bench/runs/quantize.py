@@ -144,10 +144,10 @@ def compiled_group(task: Task, isa: str, count: int, rounds: int) -> results.Gro
     ]
     if task.name == "resnet":
         written = written_networks.resnet(4, calibrate[:count])
-        # Arrays in, as a network of ulp.nn takes them; and by ulp.compile likewise.
+        # Arrays in, as a network of ulp.nn takes them; and by ulp.compile likewise. The weights in ulp.nn are random.
         contestants += [
-            Contestant(name, "ulp", functools.partial(run, calibrate[:count]), 0, run.nbytes, (4, 4))
-            for name, run in (("W4A4 by ulp.compile, arrays", network), ("W4A4 in ulp.nn", written))
+            Contestant(name, "ulp", functools.partial(run, calibrate[:count]), 0, run.nbytes, (4, 4), info=given)
+            for name, run, given in (("W4A4 by ulp.compile, arrays", network, info), ("W4A4 in ulp.nn", written, {}))
         ]
     return results.group(f"{task.name}, {isa}, batch {count}", (count, 0, 0), contestants, measure(contestants, rounds=rounds))
 
