@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
 
     def save() -> None:
         order = list(quantize_tasks.TASKS)
-        ordered = sorted(groups.values(), key=lambda group: order.index(group.name.split(",")[0]))
+        ordered = sorted(groups.values(), key=lambda group: (order.index(group.name.split(",")[0]), ", batch" in group.name))
         rows = [row for group in ordered for row in limits.kept(group)]
         environment = machine.describe(arguments) | {"command": " ".join(["python -m bench quantize", *arguments])}
         settings = {"rounds": args.rounds, "threads": 1, "limits": rows}
