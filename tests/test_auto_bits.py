@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from ulp.nn.profile import Profile, ProfileRow  # noqa: E402
 from ulp.quantize import Bits, Budget, Choice, FloatNetwork, Point, auto, latency, quantize  # noqa: E402
 from ulp.quantize.anew import Anew  # noqa: E402
 from ulp.quantize.program import LayerOptions, Option, Quantity, dominated, solve, total  # noqa: E402
+from ulp.quantize.search import _Search  # noqa: E402
 from ulp.quantize.sensitivity import sensitivities  # noqa: E402
 from ulp.quantize.trial import Trial  # noqa: E402
 
@@ -298,14 +300,34 @@ def test_the_fastest_one_is_looked_for_among_those_rounded_anew(trials: list[flo
     after = {float(i + 1): accuracy for i, accuracy in enumerate(anew)}
 
     class Told(Anew):
-        def _round(self, trial: Trial) -> bool:
+        def round(self, trial: Trial) -> bool:
             self.found.append(replace(trial, accuracy=after[trial.ms]))
             return self.keeps(self.found[-1])
 
     nothing: Any = None
-    told = Told(nothing, nothing, {}, 100.0, lambda trial: trial.accuracy >= 80, False)
+    told = Told(nothing, nothing, {}, 100.0, lambda trial: trial.accuracy >= 80, False, {})
     found = told.from_fastest([_trial(float(i + 1), accuracy) for i, accuracy in enumerate(trials)])
     assert [trial.ms for trial in found] == rounded
+
+
+def test_between_the_fastest_one_and_what_is_not_accurate_enough() -> None:
+    """What is accurate from 9.3 ms on is found by halves: 12, 10, 9, 9.5, 9.25."""
+
+    class Told(Anew):
+        def round(self, trial: Trial) -> bool:
+            self.found.append(trial)
+            return self.keeps(trial)
+
+    def tried(assignment: Any, _: str) -> Trial:
+        return replace(_trial(assignment["layer"], 90 if assignment["layer"] >= 9.3 else 70), assignment=assignment)
+
+    nothing: Any = None
+    told = Told(nothing, nothing, {}, 100.0, lambda trial: trial.accuracy >= 80, False, {}, [tried({"layer": ms}, "") for ms in (8, 16)])
+    search: Any = SimpleNamespace(
+        _keeps=told.keeps, _predicted=lambda assignment: assignment["layer"], _solved=lambda _, ms=8: {"layer": ms}, _tried=tried
+    )
+    _Search._between(search, told)
+    assert [trial.ms for trial in told.found] == [8, 16, 12, 10, 9, 9.5, 9.25]
 
 
 def _only_floats() -> Any:
@@ -332,7 +354,7 @@ def test_loading_with_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_ms": float("nan")}, "max_ms=nan"),
         ({"max_ms": "4 ms"}, "max_ms='4 ms': expected milliseconds, a pair such as 'W4A4'"),
         ({"max_ms": "0 W4A4"}, "max_ms='0 W4A4'"),
-        ({"max_ms": "W7A7"}, "expected a pair that is tried, one of W8A8, W4A8"),
+        ({"max_ms": "W7A7"}, "expected a pair that is tried, one of W8A8, W6A8"),
         ({"max_ms": 1, "first_last_bits": None}, "first_last_bits=None with bits"),
         ({"max_bytes": "2 MB"}, "max_bytes='2 MB': expected a number"),
         ({"max_ms": 1, "metric": 3}, "metric=3: expected a function"),

@@ -169,5 +169,5 @@ def draw(results: dict[str, Result], directory: Path) -> list[Path]:
     if layers := results.get("layers"):
         made += [layers_plot(layers, g, directory) for g in layers.groups]
     if quantize := results.get("quantize"):
-        made += [accuracy_plot(quantize, g, directory) for g in quantize.groups]
+        made += [accuracy_plot(quantize, g, directory) for g in quantize.groups if g.find("float in onnxruntime")]
     return [path for path in made if path]

@@ -8,8 +8,17 @@ from .tables import Table, ratio
 
 
 def tables(result: Result) -> list[Table]:
-    """One table per model and instruction set."""
-    return [_table(group) for group in result.groups]
+    """One table per model and instruction set, and what the results should keep."""
+    made = [_table(group) for group in result.groups]
+    if limits := result.settings.get("limits"):
+        rows = [tuple(row) for row in limits]
+        made.append(Table("Quantized after training: limits", ("model", "asked", "measured", "kept"), rows, _LIMITS))
+    return made
+
+
+_LIMITS = (
+    "`at most ... by bits`: the time of W4A4 over that of a network whose layers each have the pair that takes least, one bit included."
+)
 
 
 def stages_table(result: Result) -> Table:
@@ -26,7 +35,8 @@ def _table(group: Group) -> Table:
     exact = group.find("float in onnxruntime")
     for cell in group.cells:
         over = ratio(cell.over(exact)) if exact else "-"
-        rows.append((cell.name, f"{cell.info['accuracy']:.2f}", f"{cell.time.median / 1e6:.4g}", f"{cell.nbytes / 1e6:.3g}", over))
+        accuracy = f"{cell.info['accuracy']:.2f}" if "accuracy" in cell.info else "-"
+        rows.append((cell.name, accuracy, f"{cell.time.median / 1e6:.4g}", f"{cell.nbytes / 1e6:.3g}", over))
     metric = str(group.cells[0].info["metric"])
     cannot = group.cells[0].info.get("cannot", {})
     notes = [f"{name}: {why}" for name, why in cannot.items() if ", " not in name or name.endswith(group.name.split(", ")[1])]

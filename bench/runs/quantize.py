@@ -144,10 +144,10 @@ def compiled_group(task: Task, isa: str, count: int, rounds: int) -> results.Gro
     ]
     if task.name == "resnet":
         written = written_networks.resnet(4, calibrate[:count])
-        # Arrays in, as a network of ulp.nn takes them; and by ulp.compile likewise.
+        # Arrays in, as a network of ulp.nn takes them; and by ulp.compile likewise. The weights in ulp.nn are random.
         contestants += [
-            Contestant(name, "ulp", functools.partial(run, calibrate[:count]), 0, run.nbytes, (4, 4))
-            for name, run in (("W4A4 by ulp.compile, arrays", network), ("W4A4 in ulp.nn", written))
+            Contestant(name, "ulp", functools.partial(run, calibrate[:count]), 0, run.nbytes, (4, 4), info=given)
+            for name, run, given in (("W4A4 by ulp.compile, arrays", network, info), ("W4A4 in ulp.nn", written, {}))
         ]
     return results.group(f"{task.name}, {isa}, batch {count}", (count, 0, 0), contestants, measure(contestants, rounds=rounds))
 
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> int:
 
     def save() -> None:
         order = list(quantize_tasks.TASKS)
-        ordered = sorted(groups.values(), key=lambda group: order.index(group.name.split(",")[0]))
+        ordered = sorted(groups.values(), key=lambda group: (order.index(group.name.split(",")[0]), ", batch" in group.name))
         rows = [row for group in ordered for row in limits.kept(group)]
         environment = machine.describe(arguments) | {"command": " ".join(["python -m bench quantize", *arguments])}
         settings = {"rounds": args.rounds, "threads": 1, "limits": rows}

@@ -39,9 +39,9 @@ class Anew:
     def from_best(self, ranked: Sequence[Trial]) -> list[Trial]:
         """As many of the first ones as there is time for."""
         for trial in progress_bar(ranked, self.progress, "round", "network"):
-            if self._time_is_up():
+            if self.time_is_up():
                 break
-            self._round(trial)
+            self.round(trial)
         return self.found
 
     def from_fastest(self, by_time: Sequence[Trial]) -> list[Trial]:
@@ -54,17 +54,17 @@ class Anew:
         start = enough[0] if enough else max(range(len(by_time)), key=lambda i: by_time[i].accuracy)
         slower = list(by_time[start + 1 :])
         slower[1:] = sorted(slower[1:], key=lambda trial: -trial.accuracy)
-        if not self._round(by_time[start]):
-            any(self._round(trial) for trial in slower)
+        if not self.round(by_time[start]):
+            any(self.round(trial) for trial in slower)
             return self.found
         faster = list(by_time[:start])
-        while faster and not self._time_is_up():
+        while faster and not self.time_is_up():
             trial = max(faster, key=lambda trial: trial.accuracy)
-            keeps = self._round(trial)
+            keeps = self.round(trial)
             faster = [one for one in faster if one is not trial and not (keeps and one.ms >= trial.ms)]
         return self.found
 
-    def _round(self, trial: Trial) -> bool:
+    def round(self, trial: Trial) -> bool:
         """Whether it keeps the budget then."""
         key = (*trial.assignment.items(), *self.how.items())
         if key not in self.known:
@@ -75,6 +75,7 @@ class Anew:
         self.found.append(made)
         return self.keeps(made)
 
-    def _time_is_up(self) -> bool:
+    def time_is_up(self) -> bool:
+        """Whether one more would take longer than all may."""
         spent = time.perf_counter() - self._begin
         return len(self.found) >= _LEAST and spent + spent / len(self.found) > self.seconds

@@ -256,8 +256,31 @@ class _Search:
         anew = Anew(self.network, self.judge, self.how, seconds, self._keeps, self.progress, self.known.anew)
         nearest = sorted(tried, key=self._miss)[:1]
         if self.budget.max_drop is not None:
-            return anew.from_fastest(sorted(filter(self._within, tried), key=lambda trial: trial.ms) or nearest)
+            anew.from_fastest(sorted(filter(self._within, tried), key=lambda trial: trial.ms) or nearest)
+            self._between(anew)
+            return anew.found
         return anew.from_best(self._ranked([trial for trial in tried if self._keeps(trial)]) or nearest)
+
+    def _between(self, anew: Anew) -> None:
+        """By halves from the fastest one that is accurate enough, rounded anew, towards the slowest that is faster and is not."""
+        kept = min((trial for trial in anew.found if self._keeps(trial)), key=lambda trial: trial.ms, default=None)
+        fastest = self._solved("ms")
+        if kept is None or fastest is None:
+            return
+        high = self._predicted(kept.assignment)
+        others = (self._predicted(trial.assignment) for trial in anew.found if not self._keeps(trial))
+        low = max((ms for ms in others if ms < high), default=self._predicted(fastest))
+        for _ in range(_ATTEMPTS):
+            if high / low < 1 + _NOISE or anew.time_is_up():
+                return
+            middle = (low + high) / 2
+            chosen = self._solved("error", middle)
+            if chosen is None or any(trial.assignment == chosen for trial in anew.found):
+                low = middle
+            elif anew.round(self._tried(chosen, "auto")):
+                high = self._predicted(chosen)
+            else:
+                low = middle
 
     def _ranked(self, kept: list[Trial]) -> list[Trial]:
         """From the best on, but the second is one that the choice must not be worse than: what the budget refers to, else a uniform one."""
