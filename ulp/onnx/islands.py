@@ -348,7 +348,7 @@ class _Graph:
     def constant(self, name: str) -> bool:
         """Put a constant among the initializers; False where it is none."""
         maker = self.maker
-        proto = maker.model.protos.get(name)
+        proto = maker.model.proto(name)
         if proto is not None and not hasattr(proto, "data_type"):
             self.sparse.append(proto)
             return True

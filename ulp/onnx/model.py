@@ -72,6 +72,7 @@ class Model:
     constants: initialisers and the results of Constant nodes. Integers of 2 and 4 bits are int8 or uint8 there, and `bits` has their width.
     protos: these as the file has them, TensorProto or SparseTensorProto, by name; also those of types that no array has, which are not
     among the constants. inexact: names of constants whose arrays have another type. source: the file's ModelProto, functions inlined.
+    payloads: raw data that the protos lack, by their names; see `proto`.
     """
 
     inputs: list[Port]
@@ -83,3 +84,14 @@ class Model:
     protos: dict[str, Any] = field(default_factory=dict)
     inexact: set[str] = field(default_factory=set)
     source: Any = None
+    payloads: Mapping[str, memoryview] = field(default_factory=dict)
+
+    def proto(self, name: str) -> Any:
+        """An initializer as the file has it, with all its data; None where there is none."""
+        proto = self.protos.get(name)
+        if name not in self.payloads:
+            return proto
+        whole = type(proto)()
+        whole.CopyFrom(proto)
+        whole.raw_data = bytes(self.payloads[name])
+        return whole

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .functions import captured_names, graphs_of, inlined
 from .limits import MAX_DIMENSIONS, Limits
 from .model import Array, Model, Node, OnnxError, Port
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
+from .payloads import split
 from .tensors import FLOAT16, HALVES, NARROW, dtype_of, exact_type, known_type, read_tensor
 from .wire import check_wire
 
@@ -54,8 +56,11 @@ _FLOAT_FORMS = {
 _TYPE_ATTRIBUTES = (("Cast", "to"), ("QuantizeLinear", "precision"), ("DequantizeLinear", "output_dtype"))
 
 
-def read(source: Any, limits: Limits | None = None) -> Model:
-    """source: a path, the bytes of a file, or an onnx.ModelProto. Raises OnnxError, TypeError, ImportError and OSError."""
+def read(source: Any, limits: Limits | None = None, *, whole: bool = False) -> Model:
+    """source: a path, the bytes of a file, or an onnx.ModelProto. Raises OnnxError, TypeError, ImportError and OSError.
+
+    whole: have all data of constants in the model's protos, too; else large data is only in its arrays and payloads.
+    """
     try:
         import onnx
     except ImportError as error:
@@ -66,12 +71,14 @@ def read(source: Any, limits: Limits | None = None) -> Model:
     folder = None
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source).parent
-        data = _file(Path(source), limits)
+        read_data = _file(Path(source), limits)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        _check_size(len(data), limits)
+        read_data = memoryview(bytes(source))
+        _check_size(len(read_data), limits)
     else:
         raise TypeError(f"source of type {type(source).__name__}: expected a path, the bytes of a file, or an onnx.ModelProto")
+    data, payloads = (bytes(read_data), {}) if whole else split(read_data, limits)
+    del read_data
     check_wire(data, onnx.ModelProto.DESCRIPTOR, limits)
     proto = onnx.ModelProto()
     try:
@@ -80,7 +87,7 @@ def read(source: Any, limits: Limits | None = None) -> Model:
     except Exception as error:
         raise OnnxError(f"this is no ONNX file: {error}") from error
     del data
-    return _Reader(onnx, limits, folder).model(proto)
+    return _Reader(onnx, limits, folder, payloads).model(proto)
 
 
 def _check_size(size: int, limits: Limits) -> None:
@@ -88,21 +95,24 @@ def _check_size(size: int, limits: Limits) -> None:
         raise OnnxError(f"the file has {size} bytes, more than the limit file_bytes={limits.file_bytes}")
 
 
-def _file(path: Path, limits: Limits) -> bytes:
-    """The bytes of a regular file. OSError where there is none."""
+def _file(path: Path, limits: Limits) -> memoryview:
+    """The bytes of a regular file, in memory that numpy takes in large pages. OSError where there is none."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OnnxError(f"{path} is no regular file")
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         _check_size(size, limits)
-        return file.read(size)
+        data = memoryview(np.empty(size, np.uint8))
+        return data[: file.readinto(data)].toreadonly()
 
 
 class _Reader:
-    def __init__(self, onnx: Any, limits: Limits, folder: Path | None) -> None:
+    def __init__(self, onnx: Any, limits: Limits, folder: Path | None, payloads: Mapping[int, memoryview] | None = None) -> None:
         self.onnx = onnx
         self.limits = limits
         self.folder = folder
+        self.payloads = payloads or {}
+        self.kept: dict[str, memoryview] = {}
         self.bits: dict[str, int] = {}
         self.protos: dict[str, Any] = {}
         self.inexact: set[str] = set()
@@ -115,8 +125,8 @@ class _Reader:
             raise OnnxError(f"the graph has {len(graph.node)} nodes, more than the limit nodes={self.limits.nodes}")
         opset, problem = self.opset(proto)
         constants: dict[str, Array] = {}
-        for tensor in graph.initializer:
-            self.initializer(tensor, constants)
+        for i, tensor in enumerate(graph.initializer):
+            self.initializer(tensor, constants, self.payloads.get(i))
         for sparse in graph.sparse_initializer:
             self.protos[_checked_name(sparse.values.name, "an initialiser")] = sparse
         inputs = [self.port(p, "input") for p in graph.input]
@@ -137,7 +147,7 @@ class _Reader:
             if port.name not in made:
                 raise OnnxError(f"nothing makes the output {port.name!r}")
         nodes = [self.with_width(node, constants) for node in nodes]
-        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto)
+        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto, self.kept)
 
     def opset(self, proto: Any) -> tuple[int, str]:
         """(the opset of ONNX's own operators, why their definitions are not known; "" where they are)"""
@@ -154,22 +164,24 @@ class _Reader:
             )
         return int(versions[0]), problem
 
-    def initializer(self, proto: Any, constants: dict[str, Array]) -> None:
-        """Keep a tensor by its name; as an array, too, unless its type is none of numpy's."""
+    def initializer(self, proto: Any, constants: dict[str, Array], raw: memoryview | None) -> None:
+        """Keep a tensor by its name; as an array, too, unless its type is none of numpy's. raw: its raw data, if it is not in the proto."""
         name = _checked_name(proto.name, "an initialiser")
         if name in self.protos:
             raise OnnxError(f"two initialisers are called {name!r}")
         if proto.data_type not in self.onnx.TensorProto.DataType.values() or not proto.data_type:
             raise OnnxError(f"the initialiser {name!r} has the type number {proto.data_type}, which ONNX has not")
         self.protos[name] = proto
+        if raw is not None:
+            self.kept[name] = raw
         if known_type(proto.data_type):
-            constants[name] = self.tensor(proto, f"the initialiser {name!r}", name)
+            constants[name] = self.tensor(proto, f"the initialiser {name!r}", name, raw)
         elif proto.data_location == proto.EXTERNAL:
             raise OnnxError(f"the initialiser {name!r}, of the type number {proto.data_type}, lies in another file, which is not supported")
 
-    def tensor(self, proto: Any, what: str, name: str = "") -> Array:
+    def tensor(self, proto: Any, what: str, name: str = "", raw: memoryview | None = None) -> Array:
         """The tensor as a read-only array; `name` is under which its width is kept, if it is narrow."""
-        array = read_tensor(proto, what, self.folder, self.limits)
+        array = read_tensor(proto, what, self.folder, self.limits, raw)
         self.constant_bytes += array.nbytes
         self.limits.check_constants(self.constant_bytes)
         if name and proto.data_type in NARROW:
