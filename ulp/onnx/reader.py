@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from . import channels_last
 from .functions import captured_names, graphs_of, inlined
 from .limits import MAX_DIMENSIONS, Limits
-from .model import Array, Model, Node, OnnxError, Port
+from .model import Array, Model, Node, OnnxError, Payloads, Port, whole
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
 from .payloads import split
 from .tensors import FLOAT16, HALVES, NARROW, dtype_of, exact_type, known_type, read_tensor
@@ -56,10 +55,10 @@ _FLOAT_FORMS = {
 _TYPE_ATTRIBUTES = (("Cast", "to"), ("QuantizeLinear", "precision"), ("DequantizeLinear", "output_dtype"))
 
 
-def read(source: Any, limits: Limits | None = None, *, whole: bool = False) -> Model:
+def read(source: Any, limits: Limits | None = None, *, in_protos: bool = False) -> Model:
     """source: a path, the bytes of a file, or an onnx.ModelProto. Raises OnnxError, TypeError, ImportError and OSError.
 
-    whole: have all data of constants in the model's protos, too; else large data is only in its arrays and payloads.
+    in_protos: have all data of constants in the model's protos, too; else large data is only in its arrays and payloads.
     """
     try:
         import onnx
@@ -77,7 +76,7 @@ def read(source: Any, limits: Limits | None = None, *, whole: bool = False) -> M
         _check_size(len(read_data), limits)
     else:
         raise TypeError(f"source of type {type(source).__name__}: expected a path, the bytes of a file, or an onnx.ModelProto")
-    data, payloads = (bytes(read_data), {}) if whole else split(read_data, limits)
+    data, payloads = (bytes(read_data), {}) if in_protos else split(read_data, limits)
     del read_data
     check_wire(data, onnx.ModelProto.DESCRIPTOR, limits)
     proto = onnx.ModelProto()
@@ -102,17 +101,16 @@ def _file(path: Path, limits: Limits) -> memoryview:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         _check_size(size, limits)
-        data = memoryview(np.empty(size, np.uint8))
+        data = memoryview(np.empty(size, np.uint8).data)
         return data[: file.readinto(data)].toreadonly()
 
 
 class _Reader:
-    def __init__(self, onnx: Any, limits: Limits, folder: Path | None, payloads: Mapping[int, memoryview] | None = None) -> None:
+    def __init__(self, onnx: Any, limits: Limits, folder: Path | None, payloads: Payloads | None = None) -> None:
         self.onnx = onnx
         self.limits = limits
         self.folder = folder
         self.payloads = payloads or {}
-        self.kept: dict[str, memoryview] = {}
         self.bits: dict[str, int] = {}
         self.protos: dict[str, Any] = {}
         self.inexact: set[str] = set()
@@ -125,8 +123,8 @@ class _Reader:
             raise OnnxError(f"the graph has {len(graph.node)} nodes, more than the limit nodes={self.limits.nodes}")
         opset, problem = self.opset(proto)
         constants: dict[str, Array] = {}
-        for i, tensor in enumerate(graph.initializer):
-            self.initializer(tensor, constants, self.payloads.get(i))
+        for tensor in graph.initializer:
+            self.initializer(tensor, constants)
         for sparse in graph.sparse_initializer:
             self.protos[_checked_name(sparse.values.name, "an initialiser")] = sparse
         inputs = [self.port(p, "input") for p in graph.input]
@@ -147,7 +145,7 @@ class _Reader:
             if port.name not in made:
                 raise OnnxError(f"nothing makes the output {port.name!r}")
         nodes = [self.with_width(node, constants) for node in nodes]
-        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto, self.kept)
+        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto, self.payloads)
 
     def opset(self, proto: Any) -> tuple[int, str]:
         """(the opset of ONNX's own operators, why their definitions are not known; "" where they are)"""
@@ -164,24 +162,22 @@ class _Reader:
             )
         return int(versions[0]), problem
 
-    def initializer(self, proto: Any, constants: dict[str, Array], raw: memoryview | None) -> None:
-        """Keep a tensor by its name; as an array, too, unless its type is none of numpy's. raw: its raw data, if it is not in the proto."""
+    def initializer(self, proto: Any, constants: dict[str, Array]) -> None:
+        """Keep a tensor by its name; as an array, too, unless its type is none of numpy's."""
         name = _checked_name(proto.name, "an initialiser")
         if name in self.protos:
             raise OnnxError(f"two initialisers are called {name!r}")
         if proto.data_type not in self.onnx.TensorProto.DataType.values() or not proto.data_type:
             raise OnnxError(f"the initialiser {name!r} has the type number {proto.data_type}, which ONNX has not")
         self.protos[name] = proto
-        if raw is not None:
-            self.kept[name] = raw
         if known_type(proto.data_type):
-            constants[name] = self.tensor(proto, f"the initialiser {name!r}", name, raw)
+            constants[name] = self.tensor(proto, f"the initialiser {name!r}", name)
         elif proto.data_location == proto.EXTERNAL:
             raise OnnxError(f"the initialiser {name!r}, of the type number {proto.data_type}, lies in another file, which is not supported")
 
-    def tensor(self, proto: Any, what: str, name: str = "", raw: memoryview | None = None) -> Array:
+    def tensor(self, proto: Any, what: str, name: str = "") -> Array:
         """The tensor as a read-only array; `name` is under which its width is kept, if it is narrow."""
-        array = read_tensor(proto, what, self.folder, self.limits, raw)
+        array = read_tensor(proto, what, self.folder, self.limits, self.payloads)
         self.constant_bytes += array.nbytes
         self.limits.check_constants(self.constant_bytes)
         if name and proto.data_type in NARROW:
@@ -218,6 +214,8 @@ class _Reader:
             while copy.input and not copy.input[-1]:
                 del copy.input[-1]
             proto = copy
+        if self.payloads and (op_type != "Constant" or problem):
+            proto = self.filled(proto)
         inputs = tuple(_checked_name(i, f"an input of {what}") if i else "" for i in proto.input)
         outputs = tuple(_checked_name(o, f"an output of {what}") if o else "" for o in proto.output)
         if not any(outputs):
@@ -232,6 +230,7 @@ class _Reader:
                 attributes[a.name] = self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs)
             except _Foreign as why:
                 problem = problem or str(why)
+                proto = self.filled(proto)
                 check_wire(proto.SerializeToString(), "Node", self.limits)
             for graph in graphs_of(a):
                 captured.update(dict.fromkeys(sorted(captured_names(graph))))
@@ -243,6 +242,18 @@ class _Reader:
             if op_type == operator and attributes.get(key) in HALVES:
                 attributes[key] = 1
         return Node(_ALIASES.get(op_type, op_type), name, inputs, outputs, attributes, proto.domain, tuple(captured), proto, problem)
+
+    def filled(self, proto: Any) -> Any:
+        """The NodeProto with all data of its tensors, for those who take it as it is."""
+        tensors = [a.name for a in proto.attribute if a.HasField("t") and a.t.raw_data in self.payloads]
+        if tensors:
+            copy = self.onnx.NodeProto()
+            copy.CopyFrom(proto)
+            for a in copy.attribute:
+                if a.name in tensors:
+                    a.t.CopyFrom(whole(a.t, self.payloads))
+            proto = copy
+        return proto
 
     def attribute(self, proto: Any, what: str, outputs: tuple[str, ...]) -> Any:
         kinds = self.onnx.AttributeProto

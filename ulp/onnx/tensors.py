@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .limits import MAX_DIMENSIONS, Limits
-from .model import Array, OnnxError
+from .model import Array, OnnxError, Payloads
 
 # Numbers of TensorProto.DataType, in a file for good: those that numpy has ...
 _PLAIN = {
@@ -51,10 +51,10 @@ def dtype_of(kind: int, what: str) -> np.dtype[Any]:
     return native
 
 
-def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits, raw: memoryview | None = None) -> Array:
+def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits, payloads: Payloads) -> Array:
     """A TensorProto as an array in the machine's byte order. what: its name in messages; folder: where external data may lie.
 
-    raw: its raw data, if that was taken out of it.
+    payloads: raw data by its keys, see `split`.
     """
     kind, shape = proto.data_type, tuple(proto.dims)
     dtype = dtype_of(kind, what)
@@ -66,7 +66,7 @@ def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits, raw:
         raise OnnxError(f"{what} is one segment of a tensor, which is not supported")
     limits.check_size(shape, dtype.itemsize)
     count = math.prod(shape)
-    stored = _raw(proto, what, folder, _nbytes(kind, count), raw)
+    stored = _raw(proto, what, folder, _nbytes(kind, count), payloads)
     limits.check_tensor(shape, dtype.itemsize)
     codes = _listed(proto, kind, count, what) if stored is None else np.frombuffer(stored, _stored(kind))
     return _decoded(codes, kind, count).reshape(shape)
@@ -84,10 +84,11 @@ def _stored(kind: int) -> str:
     return {9: "u1", _BFLOAT16: "<u2"}.get(kind, "u1" if kind in NARROW else _PLAIN.get(kind, "u1"))
 
 
-def _raw(proto: Any, what: str, folder: Path | None, nbytes: int, raw: bytes | memoryview | None) -> bytes | memoryview | None:
+def _raw(proto: Any, what: str, folder: Path | None, nbytes: int, payloads: Payloads) -> bytes | memoryview | None:
     """The bytes of a tensor, from here or another file; None where it is a list of numbers."""
-    if raw is None and proto.HasField("raw_data"):
-        raw = proto.raw_data
+    raw = None
+    if proto.HasField("raw_data"):
+        raw = payloads.get(proto.raw_data, proto.raw_data)
     if proto.data_location == proto.EXTERNAL:
         if raw is not None:
             raise OnnxError(f"{what} has data of its own, and external data")

@@ -134,30 +134,32 @@ def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
             raise OnnxError(f"the file is damaged or cut off at byte {end}")
 
 
-def field_spans(data: memoryview, position: int, end: int, limit: int) -> Iterator[tuple[int, int, int, int]]:
-    """Of each field of bytes between these positions its number, and where its tag, and its bytes, begin, and where they end.
+def field_spans(message: memoryview, limit: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of each field of bytes in a message its number, and where its tag, and its bytes, begin, and where they end.
 
-    OnnxError where the fields do not end at `end`, or are more than `limit`.
+    OnnxError where the last field does not end with the message, or there are more than `limit`.
     """
+    position, end = 0, len(message)
     for _ in range(limit):
-        if position == end:
-            return
+        if position >= end:
+            break
         start = position
-        tag, position = _varint(data, position, end)
+        tag, position = _varint(message, position, end)
         kind = tag & 7
         if kind == _VARINT:
-            _, position = _varint(data, position, end)
+            _, position = _varint(message, position, end)
         elif kind in (_FIXED64, _FIXED32):
             position += 8 if kind == _FIXED64 else 4
         elif kind == _BYTES:
-            length, position = _varint(data, position, end)
+            length, position = _varint(message, position, end)
+            if length > end - position:
+                break
             yield tag >> 3, start, position, position + length
             position += length
         else:
             break
-        if position > end:
-            break
-    raise OnnxError(f"the file is damaged near byte {position}")
+    if position != end:
+        raise OnnxError(f"the file is damaged near byte {position}")
 
 
 def _schema(descriptor: Any, known: _Schemas) -> _Schema:

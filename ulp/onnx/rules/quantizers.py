@@ -258,7 +258,8 @@ def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedC
 def _steps(call: Call, arrays: list[Array]) -> Array | None:
     """How many steps of its scale each value of a constant `Quant` is; None where these are no integers within +-255."""
     x = arrays[0]
-    integers: Array = np.empty(x.shape, np.int16)
+    bytes_do = not arrays[2].any() and (call["signed"] or arrays[3].reshape(-1)[0] <= 7)  # as nearly always
+    integers: Array = np.empty(x.shape, np.int8 if bytes_do else np.int16)
     lowest = highest = 0.0
     for rows in _blocks(x):
         steps = quant_steps(call, *(a[rows] if a.ndim == x.ndim and a.ndim and len(a) > 1 else a for a in arrays))
@@ -267,7 +268,7 @@ def _steps(call: Call, arrays: list[Array]) -> Array | None:
             return None
         lowest, highest = min(lowest, float(low)), max(highest, float(high))
         integers[rows] = steps
-    return integers.astype(np.int8 if lowest >= -128 and highest <= 127 else np.int16, copy=False)
+    return integers.astype(np.int8, copy=False) if lowest >= -128 and highest <= 127 else integers
 
 
 # So many elements are computed at a time that they stay in the cache of a core.
