@@ -50,7 +50,7 @@ def _network() -> Any:
     """Large weights as an initializer, as a Constant, as a Constant in eight bits of floats, and in a graph inside of a node."""
     w = Writer((64, 4, 4))
     weights = [w.rng.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24 for _ in range(3)]
-    pads = {"kernel_shape": [3, 3], "pads": [1] * 4}
+    pads: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1] * 4}
     a = w.add("Conv", "x", w.constant(weights[0]), **pads)
     b = w.add("Conv", a, w.add("Constant", value=numpy_helper.from_array(weights[1])), **pads)
     narrow = helper.make_tensor("", TensorProto.FLOAT8E4M3FN, [64, 64, 6, 6], weights[0].tobytes()[: 64 * 64 * 36], raw=True)
@@ -60,7 +60,7 @@ def _network() -> Any:
     branch = helper.make_graph(
         [helper.make_node("Conv", [c, "own"], ["inside"], **pads)], "b", [], [inside], [numpy_helper.from_array(weights[2], "own")]
     )
-    return w.model(w.add("If", w.constant(np.bool_(True)), then_branch=branch, else_branch=branch))
+    return w.model(w.add("If", w.constant(np.array(True)), then_branch=branch, else_branch=branch))
 
 
 def test_large_weights_of_islands(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Session:
         self.inputs, self.results = ([(str(port.name), _dtype(port.type)) for port in some] for some in ports)
         self._names = [name for name, _ in self.results]
         # As protobuf writes the operator of a node (field 4), also of one in a body.
-        self._fatal = () if guarded else [op for op in GUARDED if b'"' + bytes([len(op)]) + op.encode() in model]
+        self._fatal: list[str] = [] if guarded else [op for op in GUARDED if b'"' + bytes([len(op)]) + op.encode() in model]
 
     def _open(self, optimized: Path | None = None) -> None:
         threads = num_threads()
