@@ -55,6 +55,18 @@ def test_every_rounding_and_width_of_quant_is_qonnxs(mode: str) -> None:
         np.testing.assert_array_equal(ulp.load(w.model(folded))(np.ones_like(values)), theirs(values, *arguments), err_msg=what)
 
 
+@pytest.mark.parametrize("act", ["Clip", "LeakyRelu", "Sigmoid", "Relu"])
+@pytest.mark.parametrize("affine", [("Mul",), ("Mul", "Add"), ("Div",)])
+def test_scales_of_channels_behind_an_activation_are_integer(act: str, affine: tuple[str, ...]) -> None:
+    """As where the scale of the next depthwise layer's input differs from channel to channel."""
+    w, y = sums()
+    y = w.add(act, y, *([w.constant(np.float32(-0.75)), w.constant(np.float32(1.5))] if act == "Clip" else []))
+    factors = [0.5, 1.0, 2.0, 4.0] if affine == ("Div",) else [0.5, 0.75, 1.25, 2.0]  # products and quotients are exact
+    for op_type in affine:
+        y = w.add(op_type, y, w.constant(np.array(factors, np.float32).reshape(4, 1, 1)))
+    check(w, layer(w, quant(w, y, 0.25, 3, signed=1), 4, 3, kernel=1), images(2, 3, 24, 24))
+
+
 @pytest.mark.parametrize("mode", ["round_to_zero", "dpu", "ceil"])
 def test_roundings_of_brevitas_are_integer(mode: str) -> None:
     w, y = sums()

@@ -32,6 +32,9 @@ _ALIKE = (
     *("Quant", "BipolarQuant", "Trunc", "IntQuant", "FloatQuant", "MultiThreshold"),
     *("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "SimplifiedLayerNormalization", "QLinearSoftmax"),
 )
+# ONNX's own on floats whose only result has the type and shape of the first input.
+_UNCHANGED = ("Relu", "Clip", "BatchNormalization", "Softmax", "Sigmoid", "Tanh", "LeakyRelu", "PRelu")
+_FLOATS = (1, 10, 11, 16)
 # Operators that other domains took from ONNX as they are.
 _TAKEN = ("QuantizeLinear", "DequantizeLinear")
 _POOL = "QLinearAveragePool"
@@ -85,6 +88,7 @@ class _Inference:
         self.versions = {o.domain: o.version for o in model.source.opset_import}
         self.schemas: dict[tuple[str, str], Any] = {}
         self.data: dict[str, Any] = {}
+        self.types: dict[Tensor, Any] = {}
         self.tensors: dict[str, Tensor] = {}
         self.values: dict[str, Array] = {}
         self.negative: dict[str, tuple[Node, int]] = {}
@@ -108,6 +112,10 @@ class _Inference:
         if node.op_type in (_ALIKE if domain else _ALIKE[:6]):
             if first is not None:
                 self.tensors[node.outputs[0]] = first
+            return
+        kind = self.kind_of_alike(node, domain)
+        if kind and first is not None and first.shape is not None:
+            self.tensors[node.outputs[0]] = Tensor(kind, first.shape)
             return
         known = all(name in self.tensors and self.tensors[name].kind for name in node.inputs if name)
         if node.op_type == _POOL and first is not None and first.kind:  # windows lie over codes as over floats
@@ -147,6 +155,21 @@ class _Inference:
                 known_sides = tuple(None if side is None or side < 0 else side for side in sides)
                 self.tensors[name] = Tensor(tensor.elem_type, known_sides if tensor.HasField("shape") else None)
 
+    def kind_of_alike(self, node: Node, domain: str) -> int:
+        """The type of a result that has the shape of the node's first input; 0 where onnx's inference, which takes longer, has to say."""
+        if node.problem or len(node.outputs) != 1:
+            return 0
+        if node.op_type in _UNCHANGED and not domain:
+            decides = node.inputs[0]
+        elif node.op_type == "QuantizeLinear":
+            decides = node.input(2)
+        elif node.op_type == "DequantizeLinear" and not node.attributes.get("output_dtype"):
+            decides = node.input(1)
+        else:
+            return 0
+        kind = self.tensors[decides].kind if decides in self.tensors else 0
+        return kind if node.op_type == "QuantizeLinear" or kind in _FLOATS else 0
+
     def is_sound(self, node: Node) -> bool:
         """Whether attributes have the lengths that onnx's inference takes for granted: it ends the process where they have not."""
         if node.problem and node.op_type in OPERATORS:
@@ -179,12 +202,14 @@ class _Inference:
 
     def type_proto(self, tensor: Tensor) -> Any:
         """The TypeProto of a tensor."""
-        return self.onnx.helper.make_tensor_type_proto(tensor.kind, tensor.shape)
+        if tensor not in self.types:
+            self.types[tensor] = self.onnx.helper.make_tensor_type_proto(tensor.kind, tensor.shape)
+        return self.types[tensor]
 
     def tensor_proto(self, name: str) -> Any:
         """The TensorProto of a known value."""
         if name not in self.data:
-            proto = self.model.protos.get(name)
+            proto = self.model.proto(name)
             inside = proto is not None and proto.data_location != proto.EXTERNAL
             self.data[name] = proto if inside else self.onnx.numpy_helper.from_array(self.values[name], name)
         return self.data[name]

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import channels_last
 from .functions import cheap_to_fold, graphs_of
+from .guards import Guards
 from .inference import Tensor, node_proto
 from .model import Array, Model, Node, OnnxError
 from .operators import OPERATORS
@@ -168,7 +169,9 @@ class Maker:
     def _session(self, graph: _Graph, nodes: list[Node], optimized: Path | None) -> tuple[list[str], Session]:
         for node in self.as_in_file(nodes, set(graph.outputs)):
             graph.node(node)
-        return graph.reads, Session(graph.serialized(), _name(nodes), folds=graph.folds, alone=self.alone, optimized=optimized)
+        return graph.reads, Session(
+            graph.serialized(), _name(nodes), folds=graph.folds, alone=self.alone, guarded=True, optimized=optimized
+        )
 
     def in_parts(self, steps: list[FloatStage], later: Mapping[str, int]) -> list[Stage]:
         """Steps that are no island, as something in them is unknown to onnxruntime: smaller islands, and operators of numpy.
@@ -348,7 +351,7 @@ class _Graph:
     def constant(self, name: str) -> bool:
         """Put a constant among the initializers; False where it is none."""
         maker = self.maker
-        proto = maker.model.protos.get(name)
+        proto = maker.model.proto(name)
         if proto is not None and not hasattr(proto, "data_type"):
             self.sparse.append(proto)
             return True
@@ -400,7 +403,10 @@ class _Graph:
                 self.nodes.append(self.onnx.helper.make_node("Cast", [name], [info.name], to=self._wide(kind)))
             outputs.append(info)
         source = self.maker.model.source
-        graph = self.onnx.helper.make_graph(self.nodes, "island", self.inputs, outputs, self.initializers, sparse_initializer=self.sparse)
+        guards = Guards(self.onnx, {tensor.name for tensor in self.initializers if 0 not in tensor.dims})
+        nodes = guards.guarded(self.nodes)
+        constants = [*self.initializers, *guards.constants.values()]
+        graph = self.onnx.helper.make_graph(nodes, "island", self.inputs, outputs, constants, sparse_initializer=self.sparse)
         imports = list(source.opset_import)
         if not any(o.domain == _MICROSOFT for o in imports):
             imports.append(self.onnx.helper.make_opsetid(_MICROSOFT, 1))

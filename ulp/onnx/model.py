@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
+Payloads: TypeAlias = dict[bytes, memoryview]
 
 
 class OnnxError(ValueError):
@@ -72,6 +73,7 @@ class Model:
     constants: initialisers and the results of Constant nodes. Integers of 2 and 4 bits are int8 or uint8 there, and `bits` has their width.
     protos: these as the file has them, TensorProto or SparseTensorProto, by name; also those of types that no array has, which are not
     among the constants. inexact: names of constants whose arrays have another type. source: the file's ModelProto, functions inlined.
+    payloads: raw data of which the protos have keys, see `split`.
     """
 
     inputs: list[Port]
@@ -83,3 +85,20 @@ class Model:
     protos: dict[str, Any] = field(default_factory=dict)
     inexact: set[str] = field(default_factory=set)
     source: Any = None
+    payloads: Payloads = field(default_factory=dict)
+
+    def proto(self, name: str) -> Any:
+        """A constant as the file has it, with all its data; None where there is none."""
+        proto = self.protos.get(name)
+        return proto if proto is None else whole(proto, self.payloads)
+
+
+def whole(tensor: Any, payloads: Payloads) -> Any:
+    """A TensorProto with its data instead of a key; a SparseTensorProto has none."""
+    data = payloads.get(tensor.raw_data) if payloads and hasattr(tensor, "raw_data") else None
+    if data is None:
+        return tensor
+    copy = type(tensor)()
+    copy.CopyFrom(tensor)
+    copy.raw_data = bytes(data)
+    return copy

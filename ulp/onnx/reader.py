@@ -18,8 +18,9 @@ import numpy as np
 from . import channels_last
 from .functions import captured_names, graphs_of, inlined
 from .limits import MAX_DIMENSIONS, Limits
-from .model import Array, Model, Node, OnnxError, Port
+from .model import Array, Model, Node, OnnxError, Payloads, Port, whole
 from .operators import NEWEST_OPSET, OLDEST_OPSET, OPERATORS
+from .payloads import split
 from .tensors import FLOAT16, HALVES, NARROW, dtype_of, exact_type, known_type, read_tensor
 from .wire import check_wire
 
@@ -54,8 +55,11 @@ _FLOAT_FORMS = {
 _TYPE_ATTRIBUTES = (("Cast", "to"), ("QuantizeLinear", "precision"), ("DequantizeLinear", "output_dtype"))
 
 
-def read(source: Any, limits: Limits | None = None) -> Model:
-    """source: a path, the bytes of a file, or an onnx.ModelProto. Raises OnnxError, TypeError, ImportError and OSError."""
+def read(source: Any, limits: Limits | None = None, *, in_protos: bool = False) -> Model:
+    """source: a path, the bytes of a file, or an onnx.ModelProto. Raises OnnxError, TypeError, ImportError and OSError.
+
+    in_protos: have all data of constants in the model's protos, too; else large data is only in its arrays and payloads.
+    """
     try:
         import onnx
     except ImportError as error:
@@ -66,12 +70,14 @@ def read(source: Any, limits: Limits | None = None) -> Model:
     folder = None
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source).parent
-        data = _file(Path(source), limits)
+        read_data = _file(Path(source), limits)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        _check_size(len(data), limits)
+        read_data = memoryview(bytes(source))
+        _check_size(len(read_data), limits)
     else:
         raise TypeError(f"source of type {type(source).__name__}: expected a path, the bytes of a file, or an onnx.ModelProto")
+    data, payloads = (bytes(read_data), {}) if in_protos else split(read_data, limits)
+    del read_data
     check_wire(data, onnx.ModelProto.DESCRIPTOR, limits)
     proto = onnx.ModelProto()
     try:
@@ -80,7 +86,7 @@ def read(source: Any, limits: Limits | None = None) -> Model:
     except Exception as error:
         raise OnnxError(f"this is no ONNX file: {error}") from error
     del data
-    return _Reader(onnx, limits, folder).model(proto)
+    return _Reader(onnx, limits, folder, payloads).model(proto)
 
 
 def _check_size(size: int, limits: Limits) -> None:
@@ -88,21 +94,23 @@ def _check_size(size: int, limits: Limits) -> None:
         raise OnnxError(f"the file has {size} bytes, more than the limit file_bytes={limits.file_bytes}")
 
 
-def _file(path: Path, limits: Limits) -> bytes:
-    """The bytes of a regular file. OSError where there is none."""
+def _file(path: Path, limits: Limits) -> memoryview:
+    """The bytes of a regular file, in memory that numpy takes in large pages. OSError where there is none."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OnnxError(f"{path} is no regular file")
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         _check_size(size, limits)
-        return file.read(size)
+        data = memoryview(np.empty(size, np.uint8).data)
+        return data[: file.readinto(data)].toreadonly()
 
 
 class _Reader:
-    def __init__(self, onnx: Any, limits: Limits, folder: Path | None) -> None:
+    def __init__(self, onnx: Any, limits: Limits, folder: Path | None, payloads: Payloads | None = None) -> None:
         self.onnx = onnx
         self.limits = limits
         self.folder = folder
+        self.payloads = payloads or {}
         self.bits: dict[str, int] = {}
         self.protos: dict[str, Any] = {}
         self.inexact: set[str] = set()
@@ -137,7 +145,7 @@ class _Reader:
             if port.name not in made:
                 raise OnnxError(f"nothing makes the output {port.name!r}")
         nodes = [self.with_width(node, constants) for node in nodes]
-        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto)
+        return Model(inputs, outputs, nodes, constants, opset, self.bits, self.protos, self.inexact, proto, self.payloads)
 
     def opset(self, proto: Any) -> tuple[int, str]:
         """(the opset of ONNX's own operators, why their definitions are not known; "" where they are)"""
@@ -169,7 +177,7 @@ class _Reader:
 
     def tensor(self, proto: Any, what: str, name: str = "") -> Array:
         """The tensor as a read-only array; `name` is under which its width is kept, if it is narrow."""
-        array = read_tensor(proto, what, self.folder, self.limits)
+        array = read_tensor(proto, what, self.folder, self.limits, self.payloads)
         self.constant_bytes += array.nbytes
         self.limits.check_constants(self.constant_bytes)
         if name and proto.data_type in NARROW:
@@ -206,6 +214,8 @@ class _Reader:
             while copy.input and not copy.input[-1]:
                 del copy.input[-1]
             proto = copy
+        if self.payloads and (op_type != "Constant" or problem):
+            proto = self.filled(proto)
         inputs = tuple(_checked_name(i, f"an input of {what}") if i else "" for i in proto.input)
         outputs = tuple(_checked_name(o, f"an output of {what}") if o else "" for o in proto.output)
         if not any(outputs):
@@ -220,6 +230,7 @@ class _Reader:
                 attributes[a.name] = self.attribute(a, f"{what}: attribute {a.name!r:.60}", outputs)
             except _Foreign as why:
                 problem = problem or str(why)
+                proto = self.filled(proto)
                 check_wire(proto.SerializeToString(), "Node", self.limits)
             for graph in graphs_of(a):
                 captured.update(dict.fromkeys(sorted(captured_names(graph))))
@@ -231,6 +242,18 @@ class _Reader:
             if op_type == operator and attributes.get(key) in HALVES:
                 attributes[key] = 1
         return Node(_ALIASES.get(op_type, op_type), name, inputs, outputs, attributes, proto.domain, tuple(captured), proto, problem)
+
+    def filled(self, proto: Any) -> Any:
+        """The NodeProto with all data of its tensors, for those who take it as it is."""
+        tensors = [a.name for a in proto.attribute if a.HasField("t") and a.t.raw_data in self.payloads]
+        if tensors:
+            copy = self.onnx.NodeProto()
+            copy.CopyFrom(proto)
+            for a in copy.attribute:
+                if a.name in tensors:
+                    a.t.CopyFrom(whole(a.t, self.payloads))
+            proto = copy
+        return proto
 
     def attribute(self, proto: Any, what: str, outputs: tuple[str, ...]) -> Any:
         kinds = self.onnx.AttributeProto

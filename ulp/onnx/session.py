@@ -14,6 +14,7 @@ import numpy as np
 from ulp import _core
 from ulp._core import num_threads
 
+from .guards import GUARDED, refused
 from .model import OnnxError
 
 # Names of onnxruntime's types whose arrays numpy has.
@@ -25,9 +26,6 @@ _DTYPES = {
 
 # An optimization that fails for quantizers of other types than of 8 bits.
 _OF_8_BITS = ("ClipQuantRewrite",)
-
-# Operators whose kernels divide by the batch, or share it out to threads: on an empty one onnxruntime ends the process.
-_FATAL_IF_EMPTY = ("LSTM", "GRU", "DynamicQuantizeLSTM", "QAttention", "Einsum")
 
 _lock = threading.Lock()
 _arena: list[bool] = []
@@ -58,12 +56,15 @@ class Session:
 
     model: the serialized ModelProto. what: how messages name the island. folds: whether onnxruntime may compute constants while it loads.
     alone: whether it is all of a network: else it shares one arena of memory with all others, which takes some microseconds.
+    guarded: whether the model has `Guards`. Without them, some operators are refused where all arrays are empty.
     optimized: a file that gets the model as onnxruntime runs it.
     types: of the results, as onnxruntime calls them. exact: whether no product of integers saturates on this CPU.
     inputs, results: names and dtypes; None for types that numpy has not.
     """
 
-    def __init__(self, model: bytes, what: str, *, folds: bool = True, alone: bool = False, optimized: Path | None = None) -> None:
+    def __init__(
+        self, model: bytes, what: str, *, folds: bool = True, alone: bool = False, guarded: bool = False, optimized: Path | None = None
+    ) -> None:
         self.model = model
         self.what = what
         self.folds = folds
@@ -74,7 +75,7 @@ class Session:
         self.inputs, self.results = ([(str(port.name), _dtype(port.type)) for port in some] for some in ports)
         self._names = [name for name, _ in self.results]
         # As protobuf writes the operator of a node (field 4), also of one in a body.
-        self._fatal = [op for op in _FATAL_IF_EMPTY if b'"' + bytes([len(op)]) + op.encode() in model]
+        self._fatal: list[str] = [] if guarded else [op for op in GUARDED if b'"' + bytes([len(op)]) + op.encode() in model]
 
     def _open(self, optimized: Path | None = None) -> None:
         threads = num_threads()
@@ -111,14 +112,16 @@ class Session:
         try:
             results: list[Any] = run(names, feeds, None)
         except Exception as error:  # onnxruntime has a class for each of its codes
-            raise OnnxError(f"{self.what}: {_first_line(error)}") from error
+            empty = refused(str(error))
+            reason = _first_line(error) if empty is None else f"onnxruntime cannot run {empty} on an empty tensor"
+            raise OnnxError(f"{self.what}: {reason}") from error
         return results
 
     def _check_not_empty(self, feeds: Mapping[str, Any]) -> None:
         """Only some arrays may be empty: a decoder's cache, before its first token."""
         sizes = [array.size for array in feeds.values() if isinstance(array, np.ndarray) and array.ndim]
         if sizes and not any(sizes):
-            raise OnnxError(f"{self.what}: onnxruntime cannot run {self._fatal[0]} on an empty batch")
+            raise OnnxError(f"{self.what}: onnxruntime cannot run {self._fatal[0]} on an empty tensor")
 
 
 def _dtype(name: str) -> np.dtype[Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .limits import MAX_DIMENSIONS, Limits
-from .model import Array, OnnxError
+from .model import Array, OnnxError, Payloads
 
 # Numbers of TensorProto.DataType, in a file for good: those that numpy has ...
 _PLAIN = {
@@ -51,8 +51,11 @@ def dtype_of(kind: int, what: str) -> np.dtype[Any]:
     return native
 
 
-def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits) -> Array:
-    """A TensorProto as an array in the machine's byte order. what: its name in messages; folder: where external data may lie."""
+def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits, payloads: Payloads) -> Array:
+    """A TensorProto as an array in the machine's byte order. what: its name in messages; folder: where external data may lie.
+
+    payloads: raw data by its keys, see `split`.
+    """
     kind, shape = proto.data_type, tuple(proto.dims)
     dtype = dtype_of(kind, what)
     if min(shape, default=0) < 0:
@@ -63,9 +66,9 @@ def read_tensor(proto: Any, what: str, folder: Path | None, limits: Limits) -> A
         raise OnnxError(f"{what} is one segment of a tensor, which is not supported")
     limits.check_size(shape, dtype.itemsize)
     count = math.prod(shape)
-    raw = _raw(proto, what, folder, _nbytes(kind, count))
+    stored = _raw(proto, what, folder, _nbytes(kind, count), payloads)
     limits.check_tensor(shape, dtype.itemsize)
-    codes = _listed(proto, kind, count, what) if raw is None else np.frombuffer(raw, _stored(kind))
+    codes = _listed(proto, kind, count, what) if stored is None else np.frombuffer(stored, _stored(kind))
     return _decoded(codes, kind, count).reshape(shape)
 
 
@@ -81,16 +84,16 @@ def _stored(kind: int) -> str:
     return {9: "u1", _BFLOAT16: "<u2"}.get(kind, "u1" if kind in NARROW else _PLAIN.get(kind, "u1"))
 
 
-def _raw(proto: Any, what: str, folder: Path | None, nbytes: int) -> bytes | None:
+def _raw(proto: Any, what: str, folder: Path | None, nbytes: int, payloads: Payloads) -> bytes | memoryview | None:
     """The bytes of a tensor, from here or another file; None where it is a list of numbers."""
+    raw = None
+    if proto.HasField("raw_data"):
+        raw = payloads.get(proto.raw_data, proto.raw_data)
     if proto.data_location == proto.EXTERNAL:
-        if proto.HasField("raw_data"):
+        if raw is not None:
             raise OnnxError(f"{what} has data of its own, and external data")
         return _external({entry.key: entry.value for entry in proto.external_data}, what, folder, nbytes)
-    if not proto.HasField("raw_data"):
-        return None
-    raw: bytes = proto.raw_data
-    if len(raw) != nbytes:
+    if raw is not None and len(raw) != nbytes:
         raise OnnxError(f"{what} has {len(raw)} bytes of data: its type and shape {list(proto.dims)!s:.100} take {nbytes}")
     return raw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from .limits import Limits
@@ -99,14 +100,15 @@ def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
         fields += 1
         if fields > limits.fields:
             raise OnnxError(f"the file has more fields than the limit fields={limits.fields}")
-        tag, position = _varint(data, position, end)
+        # Nearly all tags and lengths take one byte, for which a call of _varint would cost more than all else here.
+        tag = data[position]
+        tag, position = (tag, position + 1) if tag < 0x80 else _varint(data, position, end)
         kind = tag & 7
         if kind == _VARINT:
             _, position = _varint(data, position, end)
-        elif kind in (_FIXED64, _FIXED32):
-            position += 8 if kind == _FIXED64 else 4
         elif kind == _BYTES:
-            length, position = _varint(data, position, end)
+            length = data[position] if position < end else 0x80
+            length, position = (length, position + 1) if length < 0x80 else _varint(data, position, end)
             content = schema.get(tag >> 3, other)
             if length > end - position:
                 raise OnnxError(f"the file is damaged or cut off: byte {position} begins {length} bytes, but {end - position} follow")
@@ -124,10 +126,40 @@ def check_wire(data: bytes, descriptor: Any, limits: Limits) -> None:
                 open_messages.append((_schema(content, schemas), position + length))
                 continue
             position += length
+        elif kind in (_FIXED64, _FIXED32):
+            position += 8 if kind == _FIXED64 else 4
         else:
             raise OnnxError(f"this is no ONNX file: byte {position} belongs to no field that protobuf knows")
         if position > end:
             raise OnnxError(f"the file is damaged or cut off at byte {end}")
+
+
+def field_spans(message: memoryview, limit: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of each field of bytes in a message its number, and where its tag, and its bytes, begin, and where they end.
+
+    OnnxError where the last field does not end with the message, or there are more than `limit`.
+    """
+    position, end = 0, len(message)
+    for _ in range(limit):
+        if position >= end:
+            break
+        start = position
+        tag, position = _varint(message, position, end)
+        kind = tag & 7
+        if kind == _VARINT:
+            _, position = _varint(message, position, end)
+        elif kind in (_FIXED64, _FIXED32):
+            position += 8 if kind == _FIXED64 else 4
+        elif kind == _BYTES:
+            length, position = _varint(message, position, end)
+            if length > end - position:
+                break
+            yield tag >> 3, start, position, position + length
+            position += length
+        else:
+            break
+    if position != end:
+        raise OnnxError(f"the file is damaged near byte {position}")
 
 
 def _schema(descriptor: Any, known: _Schemas) -> _Schema:
@@ -147,13 +179,15 @@ def _content(field: Any) -> Any:
 
 def _check_text(text: bytes, position: int) -> None:
     # For text that is not UTF-8 protobuf returns bytes, which no code behind it expects.
+    if text.isascii():
+        return
     try:
         text.decode()
     except UnicodeDecodeError as error:
         raise OnnxError(f"the file is damaged: the text at byte {position} is no UTF-8") from error
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, position: int, end: int) -> tuple[int, int]:
     """A varint, 7 bits per byte, and the position behind it."""
     value = shift = 0
     while position < end and shift < 70:

@@ -69,7 +69,7 @@ def prepare(source: Any, limits: Limits | None = None) -> Prepared:
     """source: a path, bytes, or onnx.ModelProto. OnnxError where the model is quantized already; ImportError without onnxruntime."""
     import onnx
 
-    model = read(source, limits)
+    model = read(source, limits, in_protos=True)
     for node in model.nodes:
         if node.op_type in _QUANTIZERS:
             raise OnnxError(f"{node}: this file is quantized already; bits= and calibrate= are for float models")

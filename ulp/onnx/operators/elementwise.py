@@ -194,6 +194,8 @@ def clip(_: Call, x: Array, low: Array | None = None, high: Array | None = None)
 
 
 def _clip(x: Array, low: Array | None, high: Array | None) -> Array:
+    if low is not None and high is not None and x.dtype.kind in "iu":  # in one pass; of floats it might give the other of two zeros
+        return np.clip(x, low.reshape(()), high.reshape(()))
     if low is not None:
         x = np.maximum(x, low.reshape(()))
     if high is not None:

@@ -78,6 +78,12 @@ _QONNX: dict[str, Attribute] = {"signed": integer(1), "narrow": integer(1), "rou
 @operator("Quant", "x:float scale:parameter zero_point:parameter2 bit_width:parameter3", _QONNX)
 def quant(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array:
     """(q - zero_point) * scale, q = round(clamp(x / scale + zero_point)) being an integer of bit_width bits; of one signed: -1 or +1."""
+    steps = quant_steps(call, x, scale, zero, bits)
+    return np.asarray(np.multiply(steps, scale.astype(x.dtype, copy=False), out=steps))
+
+
+def quant_steps(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array:
+    """q - zero_point of a `Quant`, in x's type."""
     scale, zero = _parameters(x, scale, zero)
     check_scale(scale, "scale")
     if np.broadcast_shapes(x.shape, scale.shape, zero.shape) != x.shape:
@@ -89,9 +95,7 @@ def quant(call: Call, x: Array, scale: Array, zero: Array, bits: Array) -> Array
         codes = np.where(steps >= 0, x.dtype.type(1), x.dtype.type(-1))
     else:
         codes = _clamped(call, steps, bits)
-    if zero.any():
-        codes = codes - zero
-    return np.asarray(np.multiply(codes, scale, out=codes))
+    return np.asarray(codes - zero if zero.any() else codes)
 
 
 @operator("BipolarQuant", "x:float scale:parameter")

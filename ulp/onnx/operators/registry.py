@@ -191,6 +191,10 @@ class Row:
                 values[name] = attribute.default
         return values
 
+    def call(self, attributes: Mapping[str, object], opset: int, outputs: int, limits: Limits) -> Call:
+        """A node without its inputs. OnnxError for attributes that the row has not."""
+        return Call(self.check_attributes(attributes), opset, outputs, limits)
+
     def check_arrays(self, arrays: Sequence[Array | None]) -> None:
         """OnnxError where an input is missing or has a type that the row does not allow."""
         types: dict[str, np.dtype[Any]] = {}
@@ -232,7 +236,7 @@ class Operator:
         """
         row = self.row(opset)
         row.check_counts(inputs, outputs)
-        call = Call(row.check_attributes(attributes), opset, outputs, limits)
+        call = row.call(attributes, opset, outputs, limits)
 
         def run(*arrays: Array | None) -> tuple[Array, ...]:
             row.check_arrays(arrays)

@@ -11,25 +11,32 @@ from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx import views
 from ulp.onnx.model import Array, Node, OnnxError
-from ulp.onnx.parts import Value, takes_sum, without_floats
+from ulp.onnx.parts import Value, comes_from_sums, takes_sum, without_floats
 from ulp.onnx.scope import Scope
 from ulp.onnx.weights import NotInteger
 
 from . import quantizers
 from .operands import alike, floats_of, known, on_grid, per_channel
 from .sequences import masked, together
+from .steps import curved
 
 
 def affine(scope: Scope, node: Node, x: Value, scale: Array, shift: Array) -> Value:
     """x * scale[c] + shift[c], which becomes part of the layer in front.
 
     A max pooling in between stays behind it. Where scale[c] < 0, the pooling then takes the minimum of the channel. So does a ReLU where
-    all scales are positive and nothing is added.
+    all scales are positive and nothing is added. Behind a Clip or an activation, positive scales become part of thresholds.
     """
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise NotInteger("its constants are not finite")
     factors = (x, scale) if x.grid is not None and (scale > 0).all() and not shift.any() else None
-    return Value(x.part, _affine(scope, node, x, x.node, scale, shift), scaled=factors, view=x.view)
+    behind_function = x.grid is None and isinstance(x.node.op, (ir.Clamp, ir.Curve)) and comes_from_sums(x.node) and (scale > 0).all()
+    try:
+        return Value(x.part, _affine(scope, node, x, x.node, scale, shift), scaled=factors, view=x.view)
+    except NotInteger:
+        if not behind_function or ir.layout(x.node)[2] != len(scale):
+            raise
+    return curved(scope, node, lambda sums: sums * scale[:, None] + shift[:, None], x)
 
 
 def _affine(scope: Scope, node: Node, x: Value, source: ir.Node, scale: Array, shift: Array) -> ir.Node:

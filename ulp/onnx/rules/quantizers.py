@@ -11,8 +11,11 @@ import numpy as np
 from ulp.nn import graph as ir
 from ulp.nn.quantizer import Quantizer
 from ulp.onnx import views
-from ulp.onnx.model import Array, Node
+from ulp.onnx.model import Array, Node, OnnxError
+from ulp.onnx.operators import OPERATORS
 from ulp.onnx.operators.elementwise import cast_type
+from ulp.onnx.operators.qonnx import quant_steps
+from ulp.onnx.operators.registry import Call
 from ulp.onnx.parts import Integers, Part, Value, comes_from_sums
 from ulp.onnx.scope import Scope
 from ulp.onnx.stages import Codes
@@ -236,22 +239,36 @@ def _constant_quant(scope: Scope, node: Node, arrays: list[Array]) -> QuantizedC
         return None
     if (arrays[2] % 1 != 0).any():
         return None  # less such a zero point, the values are no integers times the scale
-    integers = np.empty(x.shape, np.int16)
-    lowest, highest = 0.0, 0.0
+    row = OPERATORS["Quant"].row(scope.opset)
+    with np.errstate(all="ignore"):
+        step = scale.astype(np.float32)
+        if not (np.isfinite(step * np.float32(max(255, np.abs(arrays[2]).max(initial=0)))) & (step > 0)).all():
+            return None  # floats might overflow
+        try:
+            row.check_arrays(arrays)
+            integers = _steps(row.call(node.attributes, scope.opset, 1, scope.limits), arrays[:4])
+        except (OnnxError, ValueError):
+            return None  # its operator says what is wrong
+    if integers is None:
+        return None
+    broadcast = step.reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
+    return QuantizedConstant(integers, broadcast, np.zeros((1,) * x.ndim, np.int64))
+
+
+def _steps(call: Call, arrays: list[Array]) -> Array | None:
+    """How many steps of its scale each value of a constant `Quant` is; None where these are no integers within +-255."""
+    x = arrays[0]
+    bytes_do = not arrays[2].any() and (call["signed"] or arrays[3].reshape(-1)[0] <= 7)  # as nearly always
+    integers: Array = np.empty(x.shape, np.int8 if bytes_do else np.int16)
+    lowest = highest = 0.0
     for rows in _blocks(x):
-        block = [a[rows] if a.ndim == x.ndim and a.ndim and len(a) > 1 else a for a in arrays]
-        values = scope.run(node, block)[0]
-        # Scale times integers, so this is next to them.
-        steps = np.divide(values, block[1].astype(np.float32), out=values if values.dtype == np.float32 else None)
-        np.rint(steps, out=steps)
+        steps = quant_steps(call, *(a[rows] if a.ndim == x.ndim and a.ndim and len(a) > 1 else a for a in arrays))
         low, high = steps.min(initial=0), steps.max(initial=0)  # NaN where there is one
         if not (low >= -255 and high <= 255):
             return None
         lowest, highest = min(lowest, float(low)), max(highest, float(high))
         integers[rows] = steps
-    broadcast = scale.astype(np.float32).reshape((1,) * (x.ndim - scale.ndim) + scale.shape).astype(np.float64)
-    dtype = np.int8 if lowest >= -128 and highest <= 127 else np.int16
-    return QuantizedConstant(integers.astype(dtype, copy=False), broadcast, np.zeros((1,) * x.ndim, np.int64))
+    return integers.astype(np.int8, copy=False) if lowest >= -128 and highest <= 127 else integers
 
 
 # So many elements are computed at a time that they stay in the cache of a core.

@@ -264,7 +264,7 @@ def _refuse() -> Function:
 
 def curve(scope: Scope, node: Node) -> Value:
     """An activation function that never falls: thresholds on the sums before it decide the codes behind it."""
-    return _curved(scope, node, _CURVES[node.op_type](node.attributes), floats_of(scope, node.inputs[0], viewed=True))
+    return curved(scope, node, _CURVES[node.op_type](node.attributes), floats_of(scope, node.inputs[0], viewed=True))
 
 
 def prelu(scope: Scope, node: Node) -> Value:
@@ -273,10 +273,11 @@ def prelu(scope: Scope, node: Node) -> Value:
     slope = scope.array(node.inputs[1], "slope")
     if not (slope >= 0).all():
         raise NotInteger("its slope is negative somewhere")
-    return _curved(scope, node, _leaky_relu(per_channel(slope, x)[:, None] if slope.size > 1 else slope.reshape(-1, 1)), x)
+    return curved(scope, node, _leaky_relu(per_channel(slope, x)[:, None] if slope.size > 1 else slope.reshape(-1, 1)), x)
 
 
-def _curved(scope: Scope, node: Node, function: Function, x: Value) -> Value:
+def curved(scope: Scope, node: Node, function: Function, x: Value) -> Value:
+    """A function that never falls, of numbers (C, n), between sums and the codes that thresholds on these decide."""
     source = sums_of(scope, node, x)
     return Value(x.part, scope.add(node, ir.Curve(function), [source], x.part, source.shape), view=x.view)
 
