@@ -30,6 +30,9 @@ ULP_KERNEL(mul8_avx512)
 ULP_KERNEL(mul16_avx512)
 ULP_KERNEL(dot_avx512vnni)
 ULP_KERNEL(stream_avx512vnni)
+namespace stream_avx512vnni {
+KernelAtBits bind_8(int a_bits, int b_bits);
+}
 ULP_KERNEL(bitserial_avx512vbmi)
 ULP_KERNEL(lut_avx512vbmi)
 #elif defined(ULP_ARM64)
@@ -54,6 +57,7 @@ const Kernel kKernels[] = {
 // name, technique, ISA, mr, nr, supports, bind
 #if defined(ULP_X86)
     {"stream_avx512vnni_4x32", "stream", Isa::avx512vnni, 4, 32, stream_avx512vnni::supports, stream_avx512vnni::bind},
+    {"stream_avx512vnni_8x32", "stream", Isa::avx512vnni, 8, 32, stream_avx512vnni::supports, stream_avx512vnni::bind_8},
     {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, dot_avx512vnni::supports, dot_avx512vnni::bind},
     {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, bitserial_avx512vbmi::supports, bitserial_avx512vbmi::bind},
     {"lut_avx512vbmi_4x128", "lut", Isa::avx512vbmi, 4, 128, lut_avx512vbmi::supports, lut_avx512vbmi::bind},

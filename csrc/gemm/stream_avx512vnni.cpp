@@ -1,10 +1,10 @@
-// stream on AVX-512 VNNI: vpdpbusd, tile 4 x 32, every pair (tile_stream.h).
+// stream on AVX-512 VNNI: vpdpbusd, tiles 4 x 32 and 8 x 32, every pair (tile_stream.h).
 //
 //   B: u_b as u8, no centre.   A: u_a - 2^(a-1) as s8 (u_a itself below 8 bits: it fits), four k by one vpbroadcastd.
 //   KernelAtBits: four products go to int32, which wraps modulo 2^32 as the driver expects.
 //
-// Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates per cycle for one row, 85 for four, which share the
-// first two; one row of 2, 4 or 8 bits: see one_row_avx512vnni.h. Reading weights from memory limits one row long before.
+// Ceiling: a shift, an AND and a vpdpbusd for 64 products: 42 multiply-accumulates per cycle for one row, 85 for four and 102 for eight,
+// which share the first two; one row of 2, 4 or 8 bits: see one_row_avx512vnni.h. Reading weights from memory limits one row long before.
 #include "stream_avx512vnni.h"
 
 #include "one_row_avx512vnni.h"
@@ -22,26 +22,30 @@ void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8
   }
 }
 
-template <int bits>
+template <int bits, int rows>
 void run(const Tile& t) {
   if constexpr (bits == 2 || bits == 4 || bits == 8) {
     if (t.rows == 1 && t.k <= kOneRowK) return one_row<bits>(t);
   }
-  run_stream<Dot, bits, 4>(t);
+  run_stream<Dot, bits, rows>(t);
+}
+
+template <int rows>
+KernelAtBits bind_rows(int a_bits, int b_bits) {
+  KernelAtBits b;
+  if (a_bits == 8) {
+    b.centre_a = 128;
+    b.pack_a = centre_a;
+  }
+  b.run = for_bits(b_bits, [](auto bits) { return &run<decltype(bits)::value, rows>; });
+  return b;
 }
 
 }  // namespace
 
 bool supports(int, int) { return true; }
 
-KernelAtBits bind(int a_bits, int b_bits) {
-  KernelAtBits b;
-  if (a_bits == 8) {
-    b.centre_a = 128;
-    b.pack_a = centre_a;
-  }
-  b.run = for_bits(b_bits, [](auto bits) { return &run<decltype(bits)::value>; });
-  return b;
-}
+KernelAtBits bind(int a_bits, int b_bits) { return bind_rows<4>(a_bits, b_bits); }
+KernelAtBits bind_8(int a_bits, int b_bits) { return bind_rows<8>(a_bits, b_bits); }
 
 }  // namespace ulp::stream_avx512vnni

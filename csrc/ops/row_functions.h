@@ -24,7 +24,7 @@ ULP_INLINE Vector16 exp16(Vector16 x) {
   const Vector16 n = (bounded * Vector16::all(1.44269504f)).rint();
   const Vector16 high = n.fma(Vector16::all(-0.693359375f), bounded);
   const Vector16 r = n.fma(Vector16::all(2.12194440e-4f), high);
-  const Vector16 y = polynomial(kPolynomial, r) * n.power_of_2();
+  const Vector16 y = polynomial(kPolynomial, r).times_power_of_2(n);
   return x.below(Vector16::all(kLeast), Vector16::all(0.0f), y);
 }
 

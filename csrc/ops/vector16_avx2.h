@@ -82,10 +82,11 @@ struct Vector16 {
             _mm256_round_ps(high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
   // 2^this, for integers of -126..127.
-  ULP_INLINE Vector16 power_of_2() const {
+  // v * 2^n, n being integers of -126 .. 127.
+  ULP_INLINE Vector16 times_power_of_2(Vector16 n) const {
     const __m256i bias = _mm256_set1_epi32(127);
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(low), bias), 23)),
-            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(high), bias), 23))};
+    return {_mm256_mul_ps(low, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.low), bias), 23))),
+            _mm256_mul_ps(high, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.high), bias), 23)))};
   }
   ULP_INLINE Vector16 magnitude() const {
     const __m256 bits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));

@@ -53,9 +53,8 @@ struct Vector16 {
   ULP_INLINE Vector16 max(Vector16 o) const { return {_mm512_max_ps(v, o.v)}; }
   ULP_INLINE Vector16 min(Vector16 o) const { return {_mm512_min_ps(v, o.v)}; }
   ULP_INLINE Vector16 rint() const { return {_mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-  ULP_INLINE Vector16 power_of_2() const {
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(127)), 23))};
-  }
+  // v * 2^n, n being integers.
+  ULP_INLINE Vector16 times_power_of_2(Vector16 n) const { return {_mm512_scalef_ps(v, n.v)}; }
   ULP_INLINE Vector16 magnitude() const { return {_mm512_abs_ps(v)}; }
   ULP_INLINE Vector16 below(Vector16 limit, Vector16 a, Vector16 b) const {
     return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(v, limit.v, _CMP_LT_OQ), b.v, a.v)};

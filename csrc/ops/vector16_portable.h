@@ -88,12 +88,13 @@ struct Vector16 {
   ULP_INLINE Vector16 rint() const {
     return each([&](int i) { return (v[i] + 12582912.0f) - 12582912.0f; });
   }
-  ULP_INLINE Vector16 power_of_2() const {
+  // v * 2^n, n being integers of -126 .. 127.
+  ULP_INLINE Vector16 times_power_of_2(const Vector16& n) const {
     return each([&](int i) {
-      const int32_t bits = (static_cast<int32_t>(v[i]) + 127) << 23;
+      const int32_t bits = (static_cast<int32_t>(n.v[i]) + 127) << 23;
       float power;
       std::memcpy(&power, &bits, 4);
-      return power;
+      return v[i] * power;
     });
   }
   ULP_INLINE Vector16 magnitude() const {
