@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from test_cuda_network import assert_as_on_cpu, emulator, module, on_gpu  # noqa
 from test_plan import native as on_cpu
 
 from ulp import _core, nn
+from ulp._gpu import builder, sequences, steps
 
 pytestmark = pytest.mark.skipif(load_emulated() is None, reason=NO_EMULATOR)
 
@@ -67,6 +70,7 @@ def test_functions_of_rows(checked: list[int], function: str) -> None:
             partial(test_plan_rows.test_products_with_fewer_bits_and_a_function, *given)
             for given in ((4, 4, "gelu"), (8, 1, "silu"), (1, 8, "identity"), (6, 2, "tanh"))
         ),
+        *(partial(test_plan_rows.test_outliers_are_multiplied_in_floats, *shape) for shape in ((1, 5, 3), (13, 40, 70))),
         test_plan_rows.test_a_division_by_multiplications_rounds_as_a_division,
         *(partial(test_plan_rows.test_products_with_weights_in_groups, source) for source in ("rows", "groups", 3, 8)),
         *(
@@ -152,6 +156,43 @@ def test_lengths_of_sequences(emulator: Emulator) -> None:  # noqa: F811
                 network.on_host([counts, np.zeros_like(x)])
 
 
+def test_two_networks_at_once_and_a_full_device(emulator: Emulator) -> None:  # noqa: F811
+    """Neither disturbs the other; a batch that does not fit is a MemoryError and costs nothing that was there."""
+    rng = np.random.default_rng(6)
+    compiled, inputs = [], []
+    for kind in (nn.LSTM, nn.GRU):
+        x = rng.standard_normal((4, 6, 10)).astype(np.float32)
+        compiled.append(nn.compile(Recurrent(kind).calibrate([x]), x, tune=False))
+        inputs.append(x)
+    networks = [network.to("cuda") for network in compiled]
+    expected = [network(x) for network, x in zip(compiled, inputs, strict=True)]
+    found: list[Any] = [None, None]
+
+    def work(i: int) -> None:
+        for images in (1, 4):
+            found[i] = networks[i](inputs[i][:images])
+
+    def check() -> None:
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for one, other in zip(found, expected, strict=True):
+            for i, (a, b) in enumerate(zip(one, other, strict=True)):
+                assert_exact(a, b, f"result {i}")
+
+    check()
+    emulator.library.ulp_emulator_configure(80, 4, 2**20)
+    with pytest.raises(MemoryError):
+        networks[0](np.repeat(inputs[0], 400, axis=0))
+    emulator.configure(80)
+    check()
+    networks.pop(0)
+    networks.insert(0, compiled[0].to("cuda"))
+    check()
+
+
 @pytest.mark.parametrize("codebook", [None, "nf4"])
 def test_weights_in_groups(emulator: Emulator, codebook: Any) -> None:  # noqa: F811
     rng = np.random.default_rng(4)
@@ -174,3 +215,19 @@ def test_nans_are_found(emulator: Emulator) -> None:  # noqa: F811
         x[0, 0, 1, 3] = np.nan
         with pytest.raises(_core.NotFinite):
             network.on_host([x])
+
+
+def test_every_field_of_a_step_is_read_or_refused(emulator: Emulator) -> None:  # noqa: F811
+    """A field that is added to a step of the CPU must not be dropped on the GPU."""
+    source = "".join(Path(str(owner.__file__)).read_text("utf-8") for owner in (builder, steps, sequences))
+    dropped = {(kind, name) for kind, fields in _core.plan_steps().items() for name in fields if f'"{name}"' not in source}
+    assert dropped == {("conv", "method")}  # of the CPU
+
+    def describe(plan: Any) -> None:
+        x, y = plan.floats(1, 2, 5), plan.floats(1, 2, 5)
+        plan.input_floats(channels=5, height=1, width=2, targets=[x], nhwc=True)
+        plan.rows(operands=[(x, 0)], channels=5, groups=1, function="softmax", targets=[(y, 0)], divide=True, epsilon=0.0, integers=True)
+        plan.output(tensor=y, nhwc=True)
+
+    with pytest.raises(ValueError, match=r"the step 'rows with integers' of .* has no form on a GPU"):
+        on_gpu(describe)

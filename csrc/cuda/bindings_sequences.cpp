@@ -68,6 +68,10 @@ DynamicLinearFields dynamic_linear_of(const Fields& f) {
   d.low = f.get<float>("low");
   d.high = f.get<float>("high");
   d.targets = f.places("targets");
+  d.outlier_count = f.get<int>("outlier_count");
+  d.outliers = f.constants<int>("outliers");
+  d.zeroed = f.constants<unsigned char>("zeroed");
+  d.outlier_weights = f.constants<float>("outlier_weights");
   d.kernel = f.get<std::string>("method");
   return d;
 }

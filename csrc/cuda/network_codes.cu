@@ -19,8 +19,9 @@ __global__ void __launch_bounds__(kWorkThreads) each_row_to_codes(const __grid_c
     largest = __int_as_float(slot[1]);
   } else {
     for (int c = lane; c < w.count; c += kRowLanes) {
-      least = -x[c] > least ? -x[c] : least;
-      largest = x[c] > largest ? x[c] : largest;
+      const float v = w.value(x, c);
+      least = -v > least ? -v : least;
+      largest = v > largest ? v : largest;
     }
     least = largest_of_lanes(least);
     largest = largest_of_lanes(largest);
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kWorkThreads) each_row_to_codes(const __grid_c
       continue;
     }
     finite = finite && is_finite(x[c]);
-    const float steps = __fdiv_rn(x[c], q.scale);
+    const float steps = __fdiv_rn(w.value(x, c), q.scale);
     codes[c] = static_cast<unsigned char>(w.shifted ? code_of_steps(__fadd_rn(steps, __int2float_rn(q.zero)), 0, (1 << w.bits) - 1)
                                                     : code_of_steps(steps, q.zero, (1 << w.bits) - 1));
   }

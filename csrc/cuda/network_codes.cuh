@@ -93,8 +93,9 @@ struct RangeWork {
 struct RowCodesWork {
   int64_t rows;
   const float* x;
-  int count;   // of a row, without gaps
-  int stride;  // of a row of codes
+  int count;                    // of a row, without gaps
+  const unsigned char* zeroed;  // per element other than 0 where the row has 0 instead; or null
+  int stride;                   // of a row of codes
   unsigned char* codes;
   float* scales;  // per row
   int* zeros;
@@ -106,6 +107,8 @@ struct RowCodesWork {
   Lengths lengths;  // rows of a sequence
   Divisor time;
   int* status;
+
+  __device__ float value(const float* row, int c) const { return zeroed != nullptr && zeroed[c] != 0 ? 0.0f : row[c]; }
 };
 
 // A sum of a row that was quantized in the call, with what belongs to it (ops/rows.h: RowSums).
@@ -118,6 +121,11 @@ struct RowSumsWork {
   const int* column_sums;
   const float* scale;
   const float* bias;
+  const float* x;  // rows of x_row floats, of which the outliers are multiplied here
+  int x_row;
+  int outlier_count;
+  const int* outliers;
+  const float* outlier_weights;  // outliers x columns
   RowFunction function;
   float low;
   float high;
@@ -130,7 +138,12 @@ struct RowSumsWork {
     const uint32_t shift = static_cast<uint32_t>(row_zeros[own.pixel]) * static_cast<uint32_t>(column_sums[own.channel]);
     const float sum = __int2float_rn(static_cast<int>(static_cast<uint32_t>(sums[at]) - shift));
     const float factor = __fmul_rn(row_scales[own.pixel], scale[own.channel]);
-    float v = element_function(function, __fadd_rn(__fmul_rn(sum, factor), bias[own.channel]));
+    float v = __fadd_rn(__fmul_rn(sum, factor), bias[own.channel]);
+    for (int k = 0; k < outlier_count; ++k) {
+      const float outlier = x[static_cast<int64_t>(own.pixel) * x_row + outliers[k]];
+      v = __fmaf_rn(outlier, outlier_weights[static_cast<int64_t>(k) * columns.divisor + own.channel], v);
+    }
+    v = element_function(function, v);
     v = v > low ? v : low;
     v = v < high ? v : high;
     for (int i = 0; i < target_count; ++i) targets[i].store(own.pixel, own.channel, v, false);

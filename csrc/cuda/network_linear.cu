@@ -45,6 +45,7 @@ struct DynamicLinearStep final : DeviceStep {
     codes.rows = run.images * pixels();
     codes.x = reinterpret_cast<const float*>(run.data({fields.source, 0}));
     codes.count = source.channels;
+    codes.zeroed = fields.zeroed.data();
     codes.stride = static_cast<int>(stride());
     codes.bits = fields.bits;
     codes.shifted = fields.per_row;
@@ -73,6 +74,11 @@ struct DynamicLinearStep final : DeviceStep {
     w.column_sums = fields.product.columns.data();
     w.scale = fields.scale.data();
     w.bias = fields.bias.data();
+    w.x = codes.x;
+    w.x_row = codes.count;
+    w.outlier_count = fields.outlier_count;
+    w.outliers = fields.outliers.data();
+    w.outlier_weights = fields.outlier_weights.data();
     w.function = fields.function;
     w.low = fields.low;
     w.high = fields.high;

@@ -51,6 +51,10 @@ struct DynamicLinearFields {
   RowFunction function = RowFunction::identity;
   float low = 0, high = 0;
   std::vector<Place> targets;
+  int outlier_count = 0;
+  Constants<int> outliers;
+  Constants<unsigned char> zeroed;  // per channel, where it is an outlier
+  Constants<float> outlier_weights;
   std::string kernel;  // empty: the best
 };
 

@@ -48,7 +48,7 @@ __device__ inline float element_function(RowFunction function, float value) {
     case RowFunction::gelu_tanh:
       return gelu_tanh16(v).v;
     case RowFunction::silu:
-      return (v * sigmoid16(v)).v;
+      return silu16(v).v;
     case RowFunction::sigmoid:
       return sigmoid16(v).v;
     case RowFunction::tanh:

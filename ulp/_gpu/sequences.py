@@ -11,6 +11,9 @@ from ulp import _core
 
 from .builder import Builder, Fields, Tensor, pair, place_or_none
 
+WITHOUT_FORM = {"rows": ("integers",)}
+"""Optional fields of steps that only the CPU knows."""
+
 _UNIT_K = 32  # to which groups are padded in packed weights (gemm/grouped.h)
 
 
@@ -81,10 +84,12 @@ def _column_sums(values: npt.NDArray[Any], zero: int) -> npt.NDArray[np.int32]:
 
 def dynamic_linear(b: Builder, fields: Fields) -> None:
     """A layer whose activations become codes in the call."""
-    finish = fields["finish"]
+    finish, channels = fields["finish"], b.tensors[fields["source"]].channels
+    outliers = fields.get("outliers")
+    outliers = np.zeros(0, np.int32) if outliers is None else np.asarray(outliers, np.int32)
     b.network.dynamic_linear(
         source=int(fields["source"]),
-        product=_row_product(b, fields["weights"], int(fields["weight_zero"]), b.tensors[fields["source"]].channels),
+        product=_row_product(b, fields["weights"], int(fields["weight_zero"]), channels),
         bits=int(fields.get("bits") or 8),
         per_row=bool(fields["per_row"]),
         scale=finish["scale"],
@@ -94,6 +99,10 @@ def dynamic_linear(b: Builder, fields: Fields) -> None:
         low=float(finish["low"]),
         high=float(finish["high"]),
         targets=[pair(place) for place in finish["targets"]],
+        outlier_count=len(outliers),
+        outliers=outliers,
+        zeroed=np.isin(np.arange(channels), outliers).astype(np.uint8) if len(outliers) else None,
+        outlier_weights=fields.get("outlier_weights"),
         method=b.method,
     )
 

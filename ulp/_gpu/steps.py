@@ -22,10 +22,21 @@ def add(builder: Builder, kind: str, fields: Fields, name: str = "") -> None:
     if kind in TENSORS:
         builder.add_tensor(kind, fields)
         return
-    if kind not in FORMS:
-        raise ValueError(no_form(kind, name))
+    if missing := _missing(kind, fields):
+        raise ValueError(no_form(missing, name))
     FORMS[kind](builder, fields)
     builder.steps += 1
+
+
+def _missing(kind: str, fields: Fields) -> str:
+    """What of a step has no form on a GPU, the step or a field that is given; "" if all has one."""
+    if kind not in FORMS:
+        return kind
+    return next((f"{kind} with {name}" for name in sequences.WITHOUT_FORM.get(kind, ()) if _is_given(fields.get(name))), "")
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and (bool(value) if isinstance(value, (bool, int)) else len(value) > 0)
 
 
 def no_form(kind: str, name: str) -> str:
@@ -35,8 +46,8 @@ def no_form(kind: str, name: str) -> str:
 
 def without_form(calls: Sequence[tuple[str, Fields]], names: Sequence[str]) -> str:
     """The message for the first step that has no form on a GPU; "" if all have one."""
-    steps = [kind for kind, _ in calls if kind not in TENSORS]
-    return next((no_form(kind, name) for kind, name in zip(steps, names, strict=True) if kind not in FORMS), "")
+    steps = [_missing(kind, fields) for kind, fields in calls if kind not in TENSORS]
+    return next((no_form(missing, name) for missing, name in zip(steps, names, strict=True) if missing), "")
 
 
 # ----------------------------------------------------------------------------------------------------------------- parts of steps
