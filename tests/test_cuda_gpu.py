@@ -142,3 +142,17 @@ def test_cupy(torch: Any, rng: np.random.Generator) -> None:
         stream.synchronize()
     assert isinstance(result, cupy.ndarray)
     np.testing.assert_array_equal(result.get(), ulp.gemm(a, ulp.pack(b, 4), scale=0.5))
+
+
+def test_converted_models_as_on_the_cpu(torch: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5))
+    x = torch.randn(4, 3, 8, 8)
+    low = ulp.torch.convert(model, bits=4, calibrate=x, progress=False)
+    with torch.inference_mode():
+        expected = low(x)
+        low.cuda()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found = low(x.cuda())
+            torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=0)
+        with pytest.raises(RuntimeError, match="move the model or the input"):
+            low.cpu()[0](x.cuda())

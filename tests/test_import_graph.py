@@ -47,7 +47,7 @@ INCLUDES: dict[str, set[str]] = {
     "ops": {"gemm", "pack"},
     "conv": {"ops", "gemm", "pack"},
     "plan": {"conv", "ops", "gemm", "pack"},
-    "cuda": {"plan", "gemm", "pack"},
+    "cuda": {"plan", "ops", "gemm", "pack"},
 }
 PYTHON_HEADER = re.compile(r"pybind11/|Python\.h$")
 INTRINSICS = re.compile(r"(immintrin|x86intrin|emmintrin|arm_neon|arm_sve)\.h$")

@@ -660,3 +660,16 @@ def test_recurrent_layers_give_about_what_torch_gives(kind: Any, batch_first: bo
     sequences = torch.nn.utils.rnn.pack_padded_sequence(x, [2] * (3 if batch_first else 5), batch_first=batch_first)
     with pytest.raises(TypeError, match="takes a padded tensor, not a PackedSequence"):
         low(sequences)
+
+
+def test_operators_are_known_on_gpus() -> None:
+    """Registered for torch's dispatcher, and of the right shapes without values; the layers there are tested in test_cuda_layers.py."""
+    from torch._subclasses import FakeTensorMode
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 5))
+    low = ulp.torch.convert(model, bits=4, calibrate=torch.randn(4, 3, 8, 8), progress=False)
+    for name in ("conv2d", "linear"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ulp::{name}", "CUDA")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        y = low(torch.empty(2, 3, 8, 8, device="cuda"))
+    assert (y.device.type, y.shape) == ("cuda", (2, 5))

@@ -1,113 +1,14 @@
-// The class Network of the module: fields by name, as ulp/_gpu/steps.py gives them. A plan of the CPU has accepted them before, so here
-// only what could reach foreign memory is checked again: tensors, channels, devices.
+// The class Network of the module, and the steps that images have; those of sequences are in bindings_sequences.cpp.
 #include "cuda/bindings_network.h"
 
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
-
-#include "bindings_classes.h"
 #include "bindings_gil.h"
+#include "cuda/bindings_fields.h"
 #include "cuda/conv_pick.h"
-#include "cuda/network.h"
-
-namespace py = pybind11;
 
 namespace ulp::bindings {
 namespace {
 
 using namespace ulp::cuda;
-using Pair = std::array<int, 2>;
-
-template <typename T>
-std::vector<T> values_of(const py::object& x) {
-  if (x.is_none()) return {};
-  const auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(x);
-  if (!array) throw py::error_already_set();
-  return {array.data(), array.data() + array.size()};
-}
-
-// Fields of steps, checked against the network's tensors.
-class Fields {
- public:
-  Fields(const Network& network, const py::dict& given) : network_(network), given_(given) {}
-
-  template <typename T>
-  T get(const char* name) const {
-    return given_[name].cast<T>();
-  }
-  template <typename T>
-  Constants<T> constants(const char* name) const {
-    const std::vector<T> values = given_.contains(name) ? values_of<T>(given_[name]) : std::vector<T>();
-    return values.empty() ? Constants<T>() : Constants<T>(network_.device(), values);
-  }
-  int tensor(const char* name) const { return checked({get<int>(name), 0}).tensor; }
-  Place place(const char* name) const { return place_of(given_[name]); }
-  std::optional<Place> maybe_place(const char* name) const {
-    if (given_[name].is_none()) return std::nullopt;
-    return place(name);
-  }
-  std::vector<Place> places(const char* name) const {
-    std::vector<Place> all;
-    for (const auto& item : given_[name]) all.push_back(place_of(item));
-    if (all.empty() || all.size() > 4) throw py::value_error(std::string(name) + ": expected 1..4 places");
-    return all;
-  }
-  Window2D window() const {
-    return {get<Pair>("kernel"), get<Pair>("stride"), get<Pair>("dilation"), get<std::array<int, 4>>("padding"), get<Pair>("out")};
-  }
-  FinishFields finish() const {
-    const Fields f(network_, get<py::dict>("finish"));
-    FinishFields made;
-    made.scale = f.constants<float>("scale");
-    made.bias = f.constants<float>("bias");
-    made.start = f.constants<int>("start");
-    made.unit = f.get<float>("unit");
-    made.low = f.get<float>("low");
-    made.high = f.get<float>("high");
-    made.residual = f.maybe_place("residual");
-    for (const auto& item : f.get<py::list>("targets")) {
-      const Fields t(network_, item.cast<py::dict>());
-      FinishFields::Target target;
-      target.place = t.place("place");
-      target.thresholds = t.constants<int>("thresholds");
-      target.flip = t.constants<int>("flip");
-      target.table = t.constants<unsigned char>("table");
-      target.other = t.maybe_place("other");
-      target.after_bits = t.get<int>("after_bits");
-      target.after_zero = t.get<int>("after_zero");
-      target.after_scale = t.get<float>("after_scale");
-      made.targets.push_back(std::move(target));
-    }
-    if (made.targets.empty() || made.targets.size() > 4) throw py::value_error("targets: expected 1..4");
-    return made;
-  }
-  std::shared_ptr<const Weights> weights(const char* name) const {
-    const py::object object = given_[name];
-    if (object.is_none()) return nullptr;
-    const Weights& w = object.cast<const Weights&>();
-    if (w.data.device() != network_.device()) throw py::value_error("weights on another device than the network");
-    return {&w, [object](const Weights*) {}};  // made and freed under the GIL
-  }
-
- private:
-  Place place_of(const py::handle& x) const {
-    const Pair pair = x.cast<Pair>();
-    return checked({pair[0], pair[1]});
-  }
-  Place checked(Place p) const {
-    const auto& tensors = network_.tensors();
-    if (p.tensor < 0 || p.tensor >= static_cast<int>(tensors.size())) {
-      throw py::value_error("tensor " + std::to_string(p.tensor) + " of " + std::to_string(tensors.size()) + " does not exist");
-    }
-    if (p.channel < 0 || p.channel >= tensors[static_cast<size_t>(p.tensor)].channels) {
-      throw py::value_error("channel " + std::to_string(p.channel) + " is none of tensor " + std::to_string(p.tensor));
-    }
-    return p;
-  }
-
-  const Network& network_;
-  py::dict given_;
-};
 
 int add_codes(Network& n, int height, int width, int channels, int bits, int zero, float scale) {
   return n.add({height, width, channels, true, bits, zero, scale});
@@ -176,12 +77,6 @@ InputFields input_of(const Fields& f) {
 
 OutputFields output_of(const Fields& f) { return {f.tensor("tensor"), f.get<int>("port"), f.get<bool>("nhwc")}; }
 
-// A method of Network that adds a step of these fields.
-template <typename Made>
-auto adder(Made (*made)(const Fields&)) {
-  return [made](Network& n, const py::kwargs& given) { n.add(made(Fields(n, given))); };
-}
-
 template <typename T>
 std::vector<T> pointers(const std::vector<uintptr_t>& addresses) {
   std::vector<T> all;
@@ -247,6 +142,7 @@ void bind_network(py::module_& m) {
       .def("methods", methods, py::arg("images"))
       .def_property_readonly("arena_bytes", &Network::arena_bytes)
       .def_property_readonly("device", &Network::device);
+  bind_sequences(network);
   m.def("conv_kernels", conv_kernel_names);
   m.def(
       "planes_pay", [](int a_bits, int b_bits, int device) { return planes_pay(a_bits, b_bits, machine_of(device)); }, py::kw_only(),

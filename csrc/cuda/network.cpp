@@ -101,21 +101,39 @@ void Network::lay_out() {
 int64_t Network::largest_tensor() const {
   int64_t largest = 1;
   for (const NetTensor& t : tensors_) largest = std::max(largest, t.pixels() * t.pixel());
+  for (const auto& step : steps_) largest = std::max(largest, step->elements());
   return largest;
+}
+
+int64_t Network::workspace_bytes(int64_t images) const {
+  int64_t bytes = 0;
+  for (const auto& step : steps_) bytes = std::max(bytes, step->workspace_bytes(images));
+  return bytes;
+}
+
+bool Network::holds(int64_t images) const {
+  if (graphs_.count(images) != 0) return true;
+  return images <= room_ && workspace_bytes(images) <= static_cast<int64_t>(workspace_.size());
 }
 
 // Waits, where the arena is too small.
 void Network::grow(int64_t images) {
-  if (images <= room_) return;
+  if (holds(images)) return;
   if (fixed_) {
     throw std::invalid_argument("a CUDA graph holds this network with memory for " + std::to_string(room_) + " images: run " +
                                 std::to_string(images) + " before the capture, or in parts");
   }
   graphs_.clear();  // they know the old addresses
-  arena_ = DeviceMemory();
-  room_ = 0;
-  arena_ = DeviceMemory(device_, static_cast<size_t>(arena_bytes_ * images));
-  room_ = images;
+  if (images > room_) {
+    arena_ = DeviceMemory();
+    room_ = 0;
+    arena_ = DeviceMemory(device_, static_cast<size_t>(arena_bytes_ * images));
+    room_ = images;
+  }
+  if (const size_t bytes = static_cast<size_t>(workspace_bytes(images)); bytes > workspace_.size()) {
+    workspace_ = DeviceMemory();
+    workspace_ = DeviceMemory(device_, bytes);
+  }
 }
 
 void Network::start(Part part, const Run& run) const {
@@ -145,15 +163,14 @@ void Network::run(int64_t images, const void* const* inputs, void* const* output
   const CurrentDevice current(device_);
   cudaStream_t queue = static_cast<cudaStream_t>(stream);
   const bool capturing = is_capturing(queue);
-  if (capturing && images > room_) {
+  if (capturing && !holds(images)) {
     throw std::invalid_argument("a stream under capture cannot allocate: run the network on " + std::to_string(images) +
                                 " images once before the capture");
   }
   grow(images);
   fixed_ |= capturing;
-  Run run{tensors_,        static_cast<unsigned char*>(arena_.data()), images, nullptr,
-          outside_.data(), static_cast<int*>(status_.data()),          inputs, outputs,
-          stream};
+  Run run{tensors_,        static_cast<unsigned char*>(arena_.data()), images, nullptr, &workspace_,
+          outside_.data(), static_cast<int*>(status_.data()),          inputs, outputs, stream};
   if (!capturing) turn_->begin(queue);
   check(cudaMemsetAsync(status_.data(), 0, status_.size(), queue), "clearing the status");
   start(Part::inputs, run);
@@ -180,12 +197,12 @@ void Network::start_step(size_t step, int64_t images, Stream stream) const {
   if (step >= steps_.size() || steps_[step]->input >= 0 || steps_[step]->output >= 0) {
     throw std::invalid_argument("step " + std::to_string(step) + " is none without a port");
   }
-  if (images < 1 || images > room_)
+  if (images < 1 || !holds(images))
     throw std::invalid_argument("there is memory for " + std::to_string(room_) + " images: run that many first");
   const CurrentDevice current(device_);
   unsigned char* arena = static_cast<unsigned char*>(arena_.data());
-  steps_[step]->start({tensors_, arena, images, arena + images * scratch_[step], outside_.data(), static_cast<int*>(status_.data()),
-                       nullptr, nullptr, stream});
+  steps_[step]->start({tensors_, arena, images, arena + images * scratch_[step], &workspace_, outside_.data(),
+                       static_cast<int*>(status_.data()), nullptr, nullptr, stream});
 }
 
 std::array<bool, 2> Network::status(Stream stream) const {

@@ -62,10 +62,11 @@ struct Run {
   const std::vector<NetTensor>& tensors;
   unsigned char* arena;
   int64_t images;
-  unsigned char* scratch;        // of the step that runs
-  const unsigned char* outside;  // 256 times 16 bytes: of each code
-  int* status;                   // two numbers, see Network::status
-  const void* const* inputs;     // device addresses, of steps that have a port
+  unsigned char* scratch;         // of the step that runs
+  const DeviceMemory* workspace;  // as large as every step needs
+  const unsigned char* outside;   // 256 times 16 bytes: of each code
+  int* status;                    // two numbers, see Network::status
+  const void* const* inputs;      // device addresses, of steps that have a port
   void* const* outputs;
   Stream stream;
 
@@ -82,6 +83,8 @@ class DeviceStep {
   int output = -1;  // the port that it writes
 
   virtual int64_t scratch_bytes() const { return 0; }  // per image
+  virtual int64_t workspace_bytes(int64_t /*images*/) const { return 0; }
+  virtual int64_t elements() const { return 0; }  // per image, that a kernel numbers beside those of tensors
   virtual std::string method(int64_t /*images*/) const { return "elementwise"; }
   virtual void start(const Run& run) const = 0;
 };
@@ -229,12 +232,13 @@ class Network {
   // Starts one step without a port, on what the arena holds, outside of every graph and turn; for benchmarks. Needs a run of as many
   // images, or more, before.
   void start_step(size_t step, int64_t images, Stream stream) const;
-  // Of the last run: whether an input or a sum that becomes codes was not finite, and whether an input's code was too large. Waits.
+  // Of the last run: whether an input or a value that becomes codes was not finite, and whether an input's code was too large, or the
+  // length of a sequence none. Waits.
   std::array<bool, 2> status(Stream stream) const;
 
   int device() const { return device_; }
   int64_t arena_bytes() const { return arena_bytes_; }  // per image
-  int64_t largest_tensor() const;                       // elements of an image
+  int64_t largest_tensor() const;                       // elements of an image, or of what a step makes of it
   const std::vector<std::unique_ptr<DeviceStep>>& steps() const { return steps_; }
   const std::vector<NetTensor>& tensors() const { return tensors_; }
 
@@ -243,6 +247,8 @@ class Network {
 
   void check_open() const;
   void lay_out();
+  int64_t workspace_bytes(int64_t images) const;
+  bool holds(int64_t images) const;
   void grow(int64_t images);
   void start(Part part, const Run& run) const;
 
@@ -256,6 +262,7 @@ class Network {
   int64_t room_ = 0;    // images that the arena holds
   bool fixed_ = false;  // somebody's graph knows where the arena is
   DeviceMemory arena_;
+  DeviceMemory workspace_;
   Constants<unsigned char> outside_;
   DeviceMemory status_;
   std::map<int64_t, std::unique_ptr<Graph>> graphs_;  // by number of images

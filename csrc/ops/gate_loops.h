@@ -42,20 +42,15 @@ ULP_INLINE void each_vector(int64_t units, F f) {
 void lstm(const GateWork& work) {
   const GateWork w = work;  // a copy that no store can alias
   each_vector(w.units, [&w](int64_t at, int64_t n) {
-    const Ratio i = sigmoid_ratio(gate_sum(w, at, n));
-    const Vector16 f = sigmoid16(gate_sum(w, w.units + at, n));
-    const Ratio g = tanh_ratio(gate_sum(w, 2 * w.units + at, n));
-    const Ratio o = sigmoid_ratio(gate_sum(w, 3 * w.units + at, n));
-    const Vector16 c = f.fma(load_some(w.cell + at, n), i.times(g));
-    store_some(w.cell + at, n, c);
-    store_some(w.state + at, n, o.times(tanh_ratio(c)));
+    const LstmState s = lstm_step(gate_sum(w, at, n), gate_sum(w, w.units + at, n), gate_sum(w, 2 * w.units + at, n),
+                                  gate_sum(w, 3 * w.units + at, n), load_some(w.cell + at, n));
+    store_some(w.cell + at, n, s.cell);
+    store_some(w.state + at, n, s.hidden);
   });
 }
 
-// h between n, the candidate, and what it was.
 ULP_INLINE void put_between(const GateWork& w, int64_t at, int64_t n, Vector16 update, Vector16 candidate) {
-  const Vector16 before = load_some(w.state + at, n);
-  store_some(w.state + at, n, update.fma(before - candidate, candidate));
+  store_some(w.state + at, n, between(update, candidate, load_some(w.state + at, n)));
 }
 
 void gru(const GateWork& work) {

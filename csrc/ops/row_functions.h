@@ -1,5 +1,5 @@
-// The functions of rows.h of one Vector16, which the including file defines. Each polynomial is a minimax fit of the relative error, its
-// coefficients rounded to float32; tests/test_plan_rows.py holds the results against float64.
+// The functions of rows.h of one Vector16, which the including file defines; on a GPU it is one of the lanes. Each polynomial is a minimax
+// fit of the relative error, its coefficients rounded to float32; tests/test_plan_rows.py holds the results against float64.
 #pragma once
 
 #include "../gemm/kernel_util.h"
@@ -86,6 +86,19 @@ ULP_INLINE Ratio tanh_ratio(Vector16 x) {
 }
 
 ULP_INLINE Vector16 tanh16(Vector16 x) { return tanh_ratio(x).value(); }
+
+// One step of an LSTM from the sums of its gates (rows.h: GateWork).
+struct LstmState {
+  Vector16 cell, hidden;
+};
+
+ULP_INLINE LstmState lstm_step(Vector16 i, Vector16 f, Vector16 g, Vector16 o, Vector16 cell) {
+  const Vector16 c = sigmoid16(f).fma(cell, sigmoid_ratio(i).times(tanh_ratio(g)));
+  return {c, sigmoid_ratio(o).times(tanh_ratio(c))};
+}
+
+// A GRU's h: between n, the candidate, and what it was.
+ULP_INLINE Vector16 between(Vector16 update, Vector16 candidate, Vector16 before) { return update.fma(before - candidate, candidate); }
 
 }  // namespace
 }  // namespace ulp

@@ -2,26 +2,13 @@
 #pragma once
 
 #include "../ops/output.h"
+#include "../ops/row_names.h"
 #include "step.h"
 
 namespace ulp {
 
-// Function names as steps have them.
-inline constexpr struct {
-  const char* name;
-  RowFunction function;
-} kRowFunctions[] = {
-    {"identity", RowFunction::identity}, {"layer_norm", RowFunction::layer_norm},
-    {"rms_norm", RowFunction::rms_norm}, {"softmax", RowFunction::softmax},
-    {"gelu", RowFunction::gelu},         {"gelu_tanh", RowFunction::gelu_tanh},
-    {"silu", RowFunction::silu},         {"sigmoid", RowFunction::sigmoid},
-    {"tanh", RowFunction::tanh},
-};
-
 inline RowFunction row_function(const Checks& plan, const std::string& name) {
-  for (const auto& known : kRowFunctions) {
-    if (name == known.name) return known.function;
-  }
+  if (const auto function = find_row_function(name)) return *function;
   plan.refuse(": no function is called '" + name + "'");
 }
 

@@ -111,6 +111,13 @@ T atomicMin(T* address, std::common_type_t<T> value) {
   if (value < old) *address = value;
   return old;
 }
+template <typename T>
+T atomicMax(T* address, std::common_type_t<T> value) {
+  ulp::emulator::check_atomic(address, sizeof(T));
+  const T old = *address;
+  if (old < value) *address = value;
+  return old;
+}
 
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 int __float2int_rn(float value);  // to nearest even; saturates, and NaN gives 0
@@ -119,9 +126,23 @@ inline unsigned __float_as_uint(float value) {
   __builtin_memcpy(&bits, &value, 4);
   return bits;
 }
+inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
+inline float __int_as_float(int bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+// The sum of c and four products of signed bytes.
+inline int __dp4a(int a, int b, int c) {
+  for (int i = 0; i < 32; i += 8) c += static_cast<signed char>(a >> i) * static_cast<signed char>(b >> i);
+  return c;
+}
 inline float __int2float_rn(int value) { return static_cast<float>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }  // the emulator is built with -ffp-contract=off
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline float __fsqrt_rn(float a) { return __builtin_sqrtf(a); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 extern "C" float fminf(float a, float b) noexcept;
 extern "C" float fmaxf(float a, float b) noexcept;

@@ -14,10 +14,11 @@ from ulp import _core, config
 
 from . import native
 from .arrays import Host, Library, View, dense, library_of, to_numpy
-from .steps import Builder, Fields, Port
+from .builder import TENSORS, Builder, Fields, Port
+from .steps import add
 
-_NOT_FINITE = "the input, or a value that is quantized, is a NaN or an infinity"
-_TOO_LARGE = "the input holds codes beyond what its bits allow"
+_NOT_FINITE = "the input, a value that is quantized, or what a scale of the call makes of it is a NaN or an infinity"
+_TOO_LARGE = "the input holds codes beyond what its bits allow, or the length of a sequence is not an integer within it"
 
 
 class DeviceNetwork:
@@ -34,7 +35,7 @@ class DeviceNetwork:
         builder = Builder(native.load(), device, methods)
         steps = iter(names)
         for kind, fields in calls:
-            builder.add(kind, fields, next(steps) if kind not in ("codes", "floats") else "")
+            add(builder, kind, fields, "" if kind in TENSORS else next(steps))
         self._native = builder.network
         self._native.finalize()
         self.inputs: tuple[Port, ...] = tuple(builder.inputs)

@@ -5,128 +5,38 @@ What a step means is said where the CPU's is, in csrc/plan/steps. A plan of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ulp import _core
+from . import sequences
+from .builder import TENSORS, Builder, Fields, Port, Tensor, pair, place_or_none
 
-Fields = Mapping[str, Any]
-_TENSORS = ("codes", "floats")
-# Planes pad channels to 128: fewer than this, and most of what they multiply is padding.
-_MIN_PLANE_CHANNELS = 32
 _NO_FORM = "has no form on a GPU yet"
 
 
-class Tensor(NamedTuple):
-    """An image of the plan."""
-
-    height: int
-    width: int
-    channels: int
-    codes: bool
-    bits: int = 0
-    zero: int = 0
-    scale: float = 1.0
-
-    @property
-    def pixel(self) -> int:
-        """Elements from a pixel to the next on the device: codes are padded to a multiple of 4."""
-        return -(-self.channels // 4) * 4 if self.codes else self.channels
-
-    @property
-    def elements(self) -> int:
-        """Of an image, with what pads its pixels."""
-        return self.height * self.width * self.pixel
+def add(builder: Builder, kind: str, fields: Fields, name: str = "") -> None:
+    """A tensor or a step. ValueError, with the step's name, for one that has no form on a GPU."""
+    if kind in TENSORS:
+        builder.add_tensor(kind, fields)
+        return
+    if missing := _missing(kind, fields):
+        raise ValueError(no_form(missing, name))
+    FORMS[kind](builder, fields)
+    builder.steps += 1
 
 
-class Port(NamedTuple):
-    """What a call brings or gets, for one image."""
+def _missing(kind: str, fields: Fields) -> str:
+    """What of a step has no form on a GPU, the step or a field that is given; "" if all has one."""
+    if kind not in FORMS:
+        return kind
+    return next((f"{kind} with {name}" for name in sequences.WITHOUT_FORM.get(kind, ()) if _is_given(fields.get(name))), "")
 
-    shape: tuple[int, int, int]
-    dtype: str
 
-
-class Builder:
-    """A network on the device while its steps are added."""
-
-    def __init__(self, module: Any, device: int, methods: Mapping[int, str] | None = None) -> None:
-        self.module = module
-        self.device = device
-        self.network = module.Network(device)
-        self.tensors: list[Tensor] = []
-        self.inputs: list[Port] = []
-        self.outputs: list[Port] = []
-        self.steps = 0
-        self._weights: dict[tuple[Any, ...], tuple[Any, int, Any]] = {}
-        self._methods = methods or {}
-
-    def add(self, kind: str, fields: Fields, name: str = "") -> None:
-        """A tensor or a step. ValueError, with the step's name, for one that has no form on a GPU."""
-        if kind in _TENSORS:
-            codes = {"bits": int(fields["bits"]), "zero": int(fields["zero"])} if kind == "codes" else {}
-            scale = float(np.float32(fields.get("scale", 1.0)))
-            sides = {side: int(fields[side]) for side in ("height", "width", "channels")}
-            self.tensors.append(Tensor(**sides, codes=kind == "codes", **codes, scale=scale))
-            getattr(self.network, kind)(**sides, **codes, **({"scale": scale} if codes else {}))
-            return
-        if kind not in FORMS:
-            raise ValueError(no_form(kind, name))
-        FORMS[kind](self, fields)
-        self.steps += 1
-
-    @property
-    def method(self) -> str:
-        """The kernel that the next convolution is to use; "": the best."""
-        return self._methods.get(self.steps, "")
-
-    def weights(self, packed: Any, zero: int, taps: tuple[int, int], channels: int) -> tuple[Any, int]:
-        """Weights on the device, K x N in the order (ky, kx, c), and their zero point; packed once, however many steps use them.
-
-        channels: of the image, below 4 where weights may be padded by kernel rows (csrc/conv/conv.h: tight).
-        """
-
-        def make() -> tuple[npt.NDArray[Any], int, int]:
-            values = _core.unpack(packed)
-            by_rows = taps[0] * (-(-taps[1] * channels // 4) * 4)
-            if channels < 4 and taps[1] > 1 and packed.k == by_rows:
-                values = _by_taps(values, taps, channels)
-            bits = 4 if packed.bits <= 4 else 8  # csrc/cuda/conv_rows.cuh: find_conv
-            return *_centred(values, bits, zero), bits
-
-        return self._kept((id(packed), zero, taps, channels), packed, make)
-
-    def planes(self, packed: Any, zero: int, taps: int, own: int, a_bits: int) -> tuple[Any, int]:
-        """The same for 1-bit tensor cores, whose taps have whole blocks of 128 channels; (None, 0) where bytes are faster.
-
-        own: the channels of the image that the layer reads. a_bits: of its codes.
-        """
-        pays = own >= _MIN_PLANE_CHANNELS and self.module.planes_pay(a_bits=a_bits, b_bits=packed.bits, device=self.device)
-        if not pays:
-            return None, 0
-
-        def make() -> tuple[npt.NDArray[Any], int, int]:
-            values = _core.unpack(packed)
-            rows = values.reshape(taps, -1, values.shape[1])[:, :own]
-            rows, kept = _centred(rows, packed.bits, zero)
-            bipolar = rows.dtype == np.int8 and packed.bits == 1
-            # What is stored as 0 (csrc/cuda/arguments.h).
-            fill = 1 if bipolar else 0 if rows.dtype == np.int8 else 2 ** (packed.bits - 1)
-            rows = np.pad(rows, ((0, 0), (0, -own % 128), (0, 0)), constant_values=fill)
-            return rows.reshape(-1, values.shape[1]), kept, packed.bits
-
-        return self._kept((id(packed), zero, taps, own, "planes"), packed, make)
-
-    def _kept(self, key: tuple[Any, ...], packed: Any, make: Callable[[], tuple[npt.NDArray[Any], int, int]]) -> tuple[Any, int]:
-        """Weights on the device and their zero point, made of (values, zero point, bits) once per key."""
-        if key not in self._weights:
-            values, kept, bits = make()
-            made = self.module.Weights.from_host(np.ascontiguousarray(values), bits, self.device)
-            self._weights[key] = made, kept, packed  # which keeps the id its own
-        made, kept, _ = self._weights[key]
-        return made, kept
+def _is_given(value: Any) -> bool:
+    return value is not None and (bool(value) if isinstance(value, (bool, int)) else len(value) > 0)
 
 
 def no_form(kind: str, name: str) -> str:
@@ -136,41 +46,11 @@ def no_form(kind: str, name: str) -> str:
 
 def without_form(calls: Sequence[tuple[str, Fields]], names: Sequence[str]) -> str:
     """The message for the first step that has no form on a GPU; "" if all have one."""
-    steps = [kind for kind, _ in calls if kind not in _TENSORS]
-    return next((no_form(kind, name) for kind, name in zip(steps, names, strict=True) if kind not in FORMS), "")
-
-
-def _by_taps(values: npt.NDArray[Any], taps: tuple[int, int], channels: int) -> npt.NDArray[Any]:
-    """Weights padded by kernel rows as weights padded by taps: channels become 4."""
-    height, width = taps
-    n = values.shape[1]
-    rows = values.reshape(height, -1, n)[:, : width * channels].reshape(height, width, channels, n)
-    # Codes behind the channels are the zero point, so any weight will do there.
-    padded = np.full((height, width, 4, n), values.flat[0], dtype=values.dtype)
-    padded[:, :, :channels] = rows
-    return padded.reshape(height * width * 4, n)
-
-
-def _centred(values: npt.NDArray[Any], bits: int, zero: int) -> tuple[npt.NDArray[Any], int]:
-    """Values of so many bits and their zero point: signed without one where that fits, which spares the sums of the windows' codes."""
-    if bits == 1 or (values.dtype == np.int8 and zero == 0):  # signed values of 1 bit are -1 and 1
-        return values, zero
-    centred = values.astype(np.int32) - zero
-    if -(2 ** (bits - 1)) <= int(centred.min()) and int(centred.max()) < 2 ** (bits - 1):
-        return centred.astype(np.int8), 0
-    return values, zero
+    steps = [_missing(kind, fields) for kind, fields in calls if kind not in TENSORS]
+    return next((no_form(missing, name) for missing, name in zip(steps, names, strict=True) if missing), "")
 
 
 # ----------------------------------------------------------------------------------------------------------------- parts of steps
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = value
-    return int(first), int(second)
-
-
-def _place(value: Any) -> tuple[int, int] | None:
-    return None if value is None else _pair(value)
 
 
 def _finish(fields: Fields) -> dict[str, Any]:
@@ -186,7 +66,7 @@ def _finish(fields: Fields) -> dict[str, Any]:
         "unit": 1.0 if unit is None else float(unit),
         "low": float(fields["low"]),
         "high": float(fields["high"]),
-        "residual": _place(fields.get("residual")),
+        "residual": place_or_none(fields.get("residual")),
         "targets": [_target(*each) for each in zip(targets, thresholds, after, strict=True)],
     }
 
@@ -195,11 +75,11 @@ def _target(place: Any, thresholds: Any, after: Any) -> dict[str, Any]:
     values, flip = (None, None) if thresholds is None else thresholds
     then = after or {}
     return {
-        "place": _pair(place),
+        "place": pair(place),
         "thresholds": values,
         "flip": None if flip is None else -np.asarray(flip).astype(np.int32),
         "table": then.get("table"),
-        "other": _place(then.get("other")),
+        "other": place_or_none(then.get("other")),
         "after_bits": int(then.get("bits", 0)),
         "after_zero": int(then.get("zero", 0)),
         "after_scale": float(then.get("scale", 0.0)),
@@ -214,7 +94,7 @@ def _scale(tensor: Tensor, finish: Fields) -> np.float32:
 
 
 def _window(tensor: Tensor, kernel: tuple[int, int], fields: Fields) -> dict[str, Any]:
-    stride, dilation = _pair(fields["stride"]), _pair(fields["dilation"])
+    stride, dilation = pair(fields["stride"]), pair(fields["dilation"])
     top, left, bottom, right = (int(side) for side in fields["padding"])
     sides = ((tensor.height, top + bottom), (tensor.width, left + right))
     out = tuple((size + pad - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i, (size, pad) in enumerate(sides))
@@ -250,7 +130,7 @@ def _port(tensor: Tensor, nhwc: bool) -> Port:
 
 
 def _conv(b: Builder, fields: Fields) -> None:
-    tensor, kernel = b.tensors[fields["source"]], _pair(fields["kernel"])
+    tensor, kernel = b.tensors[fields["source"]], pair(fields["kernel"])
     plain = fields["source_channel"] == 0 and tuple(fields["dilation"])[1] == 1
     _add_conv(b, fields, int(fields["source_channel"]), tensor.channels if plain else 4, _window(tensor, kernel, fields))
 
@@ -283,7 +163,7 @@ def _add_conv(b: Builder, fields: Fields, first: int, channels: int, window: dic
 
 
 def _linear_floats(b: Builder, fields: Fields) -> None:
-    b.network.linear_floats(source=int(fields["source"]), target=_pair(fields["target"]), weights=fields["weights"], bias=fields["bias"])
+    b.network.linear_floats(source=int(fields["source"]), target=pair(fields["target"]), weights=fields["weights"], bias=fields["bias"])
 
 
 def _depthwise(b: Builder, fields: Fields) -> None:
@@ -298,10 +178,10 @@ def _max_pool(b: Builder, fields: Fields) -> None:
     masks = None if takes_min is None or not len(takes_min) else np.asarray(takes_min).astype(np.uint8) * 0xFF
     b.network.max_pool(
         source=int(fields["source"]),
-        target=_pair(fields["target"]),
+        target=pair(fields["target"]),
         rows=fields["rows"],
         columns=fields["columns"],
-        dilation=_pair(fields["dilation"]),
+        dilation=pair(fields["dilation"]),
         masks=masks,
     )
 
@@ -328,7 +208,7 @@ def _gather(b: Builder, fields: Fields) -> None:
     rows, columns = (np.asarray(fields[name], np.int64) for name in ("rows", "columns"))
     b.network.move(
         source=(int(fields["source"]), int(fields["source_channel"])),
-        target=_pair(fields["target"]),
+        target=pair(fields["target"]),
         rows=_offsets(np.where(rows < 0, -1, rows * tensor.width * tensor.pixel)),
         columns=_offsets(np.where(columns < 0, -1, columns * tensor.pixel)),
         channels=None,
@@ -341,7 +221,7 @@ def _rearrange(b: Builder, fields: Fields) -> None:
     steps = np.array([tensor.width * tensor.pixel, tensor.pixel, 1], dtype=np.int64)
     b.network.move(
         source=(int(fields["source"]), 0),
-        target=_pair(fields["target"]),
+        target=pair(fields["target"]),
         **{name: _offsets(fields[name].astype(np.int64) @ steps) for name in ("rows", "columns", "channels")},
         count=len(fields["channels"]),
     )
@@ -358,7 +238,7 @@ def _lookup(b: Builder, fields: Fields) -> None:
     (table,) = tables.values()
     b.network.lookup(
         source=int(fields["source"]),
-        target=_pair(fields["target"]),
+        target=pair(fields["target"]),
         codes=tables.get("codes"),
         values=tables.get("values"),
         per_channel=len(table) > 1,
@@ -367,8 +247,8 @@ def _lookup(b: Builder, fields: Fields) -> None:
 
 def _combine(b: Builder, fields: Fields) -> None:
     b.network.combine(
-        operands=[_pair(place) for place in fields["operands"]],
-        targets=[_pair(place) for place in fields["targets"]],
+        operands=[pair(place) for place in fields["operands"]],
+        targets=[pair(place) for place in fields["targets"]],
         channels=int(fields["channels"]),
         multiply=bool(fields["multiply"]),
         low=float(fields["low"]),
@@ -392,5 +272,11 @@ FORMS: dict[str, Callable[[Builder, Fields], None]] = {
     "lookup": _lookup,
     "combine": _combine,
     "output": _output,
+    "rows": sequences.rows,
+    "product": sequences.product,
+    "attention": sequences.attention,
+    "dynamic_linear": sequences.dynamic_linear,
+    "grouped_linear": sequences.grouped_linear,
+    "recurrent": sequences.recurrent,
 }
 """By the name that plans and saved files have for a kind of step."""

@@ -57,15 +57,17 @@ class _Adapter(FixedTypes):
         self.train(False)
 
     def _arguments(self, x: Tensor) -> tuple[Any, ...]:
-        """The arguments that both operators take. RuntimeError for inputs that need gradients or are not on the CPU."""
+        """The arguments that both operators take. RuntimeError for inputs that need gradients, or are neither on the CPU nor on a GPU."""
         if isinstance(x, Tensor):  # and not a proxy of torch.fx
             if x.requires_grad and torch.is_grad_enabled():
                 raise RuntimeError(
                     f"ulp.torch.{type(self).__name__} is for inference only, and this input requires gradients: call the model under "
                     f"torch.no_grad() or torch.inference_mode(), or pass x.detach()"
                 )
-            if x.device.type not in ("cpu", "meta"):
-                raise RuntimeError(f"ulp.torch.{type(self).__name__} computes on the CPU, and this input is on {x.device}: pass x.cpu()")
+            if x.device.type not in ("cpu", "meta", "cuda"):
+                raise RuntimeError(
+                    f"ulp.torch.{type(self).__name__} computes on the CPU and on NVIDIA GPUs, and this input is on {x.device}: pass x.cpu()"
+                )
         return (
             *(x, self.packed_weight, self.weight_scale, self.bias, self.act_scale, self.act_zero),
             *(self.weight_shape, self.bits, self._act_bits, self.act_signed, self.dynamic),
@@ -109,24 +111,24 @@ class _Convolution(_Adapter):
 
 
 class Conv2d(_Convolution):
-    """A `ulp.nn.Conv2d` as a torch module: takes and gives (N, C, H, W) or (C, H, W) of any float dtype, on the CPU."""
+    """A `ulp.nn.Conv2d` as a torch module: takes and gives (N, C, H, W) or (C, H, W) of any float dtype, on the CPU or a GPU."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
-        """The convolution; RuntimeError where the input requires gradients or is not on the CPU."""
+        """The convolution; RuntimeError where the input requires gradients or is not where the layer is."""
         return torch.ops.ulp.conv2d(*self._arguments(input), self.stride, self._sides, self.dilation, self.groups, self.padding_mode)
 
 
 class Conv1d(_Convolution):
-    """A `ulp.nn.Conv1d` as a torch module: takes and gives (N, C, L) or (C, L) of any float dtype, on the CPU."""
+    """A `ulp.nn.Conv1d` as a torch module: takes and gives (N, C, L) or (C, L) of any float dtype, on the CPU or a GPU."""
 
     def __init__(self, layer: nn.Conv1d) -> None:
         super().__init__(layer)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
-        """The convolution, of an image of one row; RuntimeError where the input requires gradients or is not on the CPU."""
+        """The convolution, of an image of one row; RuntimeError where the input requires gradients or is not where the layer is."""
         if isinstance(input, Tensor) and input.dim() not in (2, 3):  # and not a proxy of torch.fx
             raise RuntimeError(f"expected 2D (unbatched) or 3D (batched) input to Conv1d, but got {input.dim()}D")
         x, *buffers, (outputs, channels, kernel), bits, act_bits, act_signed, dynamic = self._arguments(input)
@@ -137,12 +139,12 @@ class Conv1d(_Convolution):
 
 
 class Linear(_Adapter):
-    """A `ulp.nn.Linear` as a torch module: takes (..., in_features) of any float dtype, gives (..., out_features), on the CPU."""
+    """A `ulp.nn.Linear` as a torch module: takes (..., in_features) of any float dtype, gives (..., out_features), on the CPU or a GPU."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
-        """The product; RuntimeError where the input requires gradients or is not on the CPU."""
+        """The product; RuntimeError where the input requires gradients or is not where the layer is."""
         return torch.ops.ulp.linear(*self._arguments(input))

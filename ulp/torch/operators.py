@@ -1,4 +1,4 @@
-"""The operators `torch.ops.ulp.conv2d` and `torch.ops.ulp.linear`.
+"""The operators `torch.ops.ulp.conv2d` and `torch.ops.ulp.linear`, on the CPU and on GPUs.
 
 Their arguments are tensors and numbers, never a handle to something outside the graph. The layer of `ulp.nn` that computes the result is
 made from them on first use. It is kept as long as the tensors live and stay unchanged.
@@ -6,6 +6,7 @@ made from them on first use. It is kept as long as the tensors live and stay unc
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ulp import _bitstream, nn
+from ulp.nn.device_layer import DeviceLayer
 
-_Layer: TypeAlias = nn.Conv2d | nn.Linear
+_Layer: TypeAlias = nn.Conv2d | nn.Linear | DeviceLayer
 
 
 class Stored(NamedTuple):
@@ -65,10 +67,10 @@ class Geometry(NamedTuple):
 
 
 def as_numpy(tensor: Tensor | None) -> Any:
-    """The array that shares the tensor's memory; None for None."""
+    """The array that shares the tensor's memory, on a GPU a copy of it; None for None."""
     if tensor is None:
         return None
-    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    return (tensor.detach() if tensor.requires_grad else tensor).cpu().numpy()
 
 
 def _make_conv2d(*given: Any) -> nn.Conv2d:
@@ -128,12 +130,30 @@ def _layer(tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: C
     return layer
 
 
-def _run(x: Tensor, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: Callable[..., _Layer]) -> Tensor:
-    """The layer's result in x's dtype, a new tensor."""
+def _run(x: Tensor, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: Callable[..., nn.Conv2d | nn.Linear]) -> Tensor:
+    """The layer's result in x's dtype, a new tensor where x is."""
+    if x.is_cuda:
+        return _run_there(x, tensors, options, make)
     layer = _layer(tensors, options, make)
     if x.dtype == torch.float32:
         return torch.from_numpy(layer(as_numpy(x)))
     return layer(x).to(x.dtype)
+
+
+def _run_there(
+    x: Tensor, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], make: Callable[..., nn.Conv2d | nn.Linear]
+) -> Tensor:
+    """On x's GPU, on its current stream."""
+    weight = tensors[0]
+    if weight is None or weight.device != x.device:
+        where = "nowhere" if weight is None else weight.device
+        raise RuntimeError(f"this layer of ulp.torch is on {where}, and its input on {x.device}: move the model or the input")
+    index = x.device.index
+    layer = _layer(tensors, options, lambda *given: DeviceLayer(make(*given), index))
+    # Networks take images, or rows.
+    outer = x.dim() - (3 if make is _make_conv2d else 1)
+    y = layer(x.detach().to(torch.float32).reshape(math.prod(x.shape[:outer]), *x.shape[outer:]))
+    return y.reshape(*x.shape[:outer], *y.shape[1:]).to(x.dtype)
 
 
 # Where torch.compile gives a function up, it goes on with the functions that this one calls, and so comes to the operators' own code, of
@@ -179,6 +199,7 @@ _library.define(f"linear({_COMMON}) -> Tensor", tags=torch.Tag.pt2_compliant_tag
 
 
 @torch.library.impl(_library, "conv2d", "CPU")
+@torch.library.impl(_library, "conv2d", "CUDA")
 def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
     shape, bits, act_bits, act_signed, dynamic, stride, padding, dilation, groups, mode = arguments[_TENSORS:]
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups, mode
@@ -186,6 +207,7 @@ def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
 
 
 @torch.library.impl(_library, "linear", "CPU")
+@torch.library.impl(_library, "linear", "CUDA")
 def _linear(x: Tensor, *arguments: Any) -> Tensor:
     shape, bits, act_bits, act_signed, dynamic = arguments[_TENSORS:]
     return _hidden(x, arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic), _make_linear)
