@@ -39,6 +39,8 @@ from .timing import Contestant, measure, pinned
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3")
 # Tasks whose models are modules of torch.
 MODULES = ("resnet", "mobilenet", "keyword")
+# Tasks that take minutes: at the CPU's own instruction set alone, unless others are named.
+LARGE = ("ocr", "detector")
 # Pairs beside those that auto tries: the fastest that there are.
 LOWEST = (Bits(1, 4), Bits(1, 2), Bits(1, 1), Bits(2, 1))
 # Of auto: max_ms; None: the time is what is minimized.
@@ -162,7 +164,7 @@ def main(arguments: list[str]) -> int:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(prog="python -m bench quantize", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=tuple(quantize_tasks.TASKS), default=list(quantize_tasks.TASKS))
-    parser.add_argument("--isa", nargs="+", help="instruction sets of ulp's kernels (default: the CPU's, and avx2)")
+    parser.add_argument("--isa", nargs="+", help="instruction sets of ulp's kernels (default: the CPU's; of small models avx2, too)")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--core", type=int, default=None)
     parser.add_argument("--resume", action="store_true", help="keep the groups that the file has")
@@ -184,7 +186,8 @@ def main(arguments: list[str]) -> int:
 
     for name in args.tasks:
         batches = (1, 64) if name in MODULES else ()
-        todo = [isa for isa in isas if any(f"{name}, {isa}{more}" not in groups for more in ("", *(f", batch {n}" for n in batches)))]
+        wanted = isas[:1] if name in LARGE and not args.isa else isas
+        todo = [isa for isa in wanted if any(f"{name}, {isa}{more}" not in groups for more in ("", *(f", batch {n}" for n in batches)))]
         if not todo:
             continue
         try:
