@@ -46,6 +46,12 @@ class _Built:
     info: dict[str, Any]
 
 
+# Peers of products that are not among those of networks, and why: the result file says so.
+PRODUCTS_ONLY = {
+    "XNNPACK": "LiteRT reads files of its own format, of which peers/xnnpack.py writes products and convolutions, no networks",
+}
+
+
 def whole(options: Options) -> Result:
     """Networks on one 224 x 224 image: `ulp` at each width and every peer alternate; one group per network and count of threads.
 
@@ -90,6 +96,8 @@ def _measured(options: Options, what: str, wanted: list[tuple[str, int]], thread
     runtimes: list[NetworkRuntime] = list(ulp_networks.at_all_bits(pairs))
     runtimes += chosen(network.ALL, options.peers)
     runtimes = [peer for peer in runtimes if run.record(peer)["why_unavailable"] is None]
+    if options.peers is None:
+        run.peers |= {name: {"kind": "int8", "note": "", "why_unavailable": why} for name, why in PRODUCTS_ONLY.items()}
     with timing.pinned(options.core) if threads == 1 else contextlib.nullcontext() as run.core:
         for name, batch in sorted(wanted, key=lambda one: (one[1], _BY_VALUE.index(one[0]))):
             if run.wants(_title(name, batch, threads)):
