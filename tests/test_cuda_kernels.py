@@ -386,8 +386,9 @@ def test_a_value_out_of_range_is_found_first_in_order(cuda: Cuda, emulator: Emul
 
 
 def test_every_kernel_has_the_file_of_its_name(cuda: Cuda) -> None:
-    sources = (Path(__file__).parents[1] / "csrc" / "cuda").glob("*mma_*.cu")
-    assert sorted(cuda.native.kernels()) == sorted(source.stem for source in sources)
+    folder = Path(__file__).parents[1] / "csrc" / "cuda"
+    sources = [source.stem for kind in ("wgmma_*.cu", "mma_*.cu", "conv_*_*x*.cu") for source in folder.glob(kind)]
+    assert sorted([*cuda.native.kernels(), *cuda.native.conv_kernels()]) == sorted(sources)
     assert set(cuda.native.kernels()) == {*WGMMA, *S4, *S8, *PLANES}
 
 
