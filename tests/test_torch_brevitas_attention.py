@@ -15,7 +15,7 @@ pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Brevitas and of the exporter
 
 
-class Layer(torch.nn.Module):  # type: ignore[misc]  # torch is not there for mypy
+class Layer(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch is not there for mypy
     """Attention and a sum; of one tensor, or of three where the projections are apart."""
 
     def __init__(self, *, batch_first: bool, packed: bool, masked: bool) -> None:
