@@ -27,6 +27,7 @@ struct Vector16 {
   ULP_INLINE Vector16 max(Vector16 o) const { return {v > o.v ? v : o.v}; }
   ULP_INLINE Vector16 min(Vector16 o) const { return {v < o.v ? v : o.v}; }
   ULP_INLINE Vector16 rint() const { return {__int2float_rn(__float2int_rn(v))}; }  // of values below 2^22
+  // v * 2^n, n being integers of -126 .. 127.
   ULP_INLINE Vector16 times_power_of_2(Vector16 n) const { return {__fmul_rn(v, __int_as_float((__float2int_rn(n.v) + 127) << 23))}; }
   ULP_INLINE Vector16 magnitude() const { return {__int_as_float(__float_as_int(v) & 0x7FFFFFFF)}; }
   ULP_INLINE Vector16 below(Vector16 limit, Vector16 a, Vector16 b) const { return v < limit.v ? a : b; }
