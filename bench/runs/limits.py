@@ -57,9 +57,9 @@ def kept(group: Group) -> Iterator[tuple[str, str, str, str]]:
     if same_accuracy:
         times, more = cells["W4A4"].time.median / same_accuracy.time.median, accuracy(same_accuracy) - accuracy(cells["W4A4"])
         bound = next((cell.info["bits"] for cell in group.cells if "bits" in cell.info), None)
-        most = f", at most {bound['W4A4_ms'] / bound['least_ms']:.2f} x by bits" if bound else ""
+        ceiling = f", at most {bound['W4A4_ms'] / bound['least_ms']:.2f} x by bits" if bound else ""
         asked = f"auto at W4A4's accuracy {_GAIN:g} x as fast (on two networks)"
-        yield row(asked, f"{times:.2f} x, {more:+.2f} points{most}", times >= _GAIN)
+        yield row(asked, f"{times:.2f} x, {more:+.2f} points{ceiling}", times >= _GAIN)
     for cell in group.cells:
         if task == "ocr" and "search_s" in cell.info:
             yield row(f"{cell.name}: at most {_SEARCH_S:g} s", f"{cell.info['search_s']:g} s", cell.info["search_s"] <= _SEARCH_S)
