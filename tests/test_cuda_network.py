@@ -25,7 +25,7 @@ from test_plan import branches
 
 import ulp
 from ulp import _core, config, nn
-from ulp._gpu import native, steps
+from ulp._gpu import builder, native, steps
 from ulp._gpu.network import DeviceNetwork
 from ulp.nn.script import TENSORS, Script
 from ulp.onnx.limits import Limits
@@ -134,7 +134,7 @@ KINDS: dict[str, tuple[tuple[int, ...], list[tuple[int, int]]]] = {
 @pytest.mark.parametrize("kernel", load_emulated().conv_kernels() if load_emulated() else [])
 def test_every_kernel_convolves(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     """Random strides, borders, dilations, groups, zero points and signs, also of fewer channels than planes are made for."""
-    monkeypatch.setattr(steps, "_MIN_PLANE_CHANNELS", 1)
+    monkeypatch.setattr(builder, "_MIN_PLANE_CHANNELS", 1)
     arches, pairs = KINDS[kind_of(kernel)]
     rng = np.random.default_rng(len(kernel))
     for arch in arches:
