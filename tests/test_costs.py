@@ -68,7 +68,7 @@ def test_modelled_cells_are_known_on_the_cores_that_have_the_instructions() -> N
 
 
 # Kernels whose figures are those of another one times a factor, until they are measured.
-MODELLED = {"trim_avx2_2x32": "mul16_avx2_3x32", "stream_avx512vnni_8x32": "stream_avx512vnni_4x32"}
+MODELLED = {"trim_avx2_2x32": "mul16_avx2_3x32"}
 
 
 @pytest.mark.skipif(ARM, reason="they are for x86")

@@ -199,16 +199,7 @@ double trim_factor(const Shape& s) {
   return 0.8 + 1.8 * s.excess.one_step + 40 / k + (10 + 260 * s.excess.one_step) / m;
 }
 
-// A tile of eight rows to those of four: weights are decoded once. In the units of costs_x86_vnni.h, at weights of 4 bits.
-double eight_rows_factor(const Shape& s) {
-  constexpr double kWeight = 1832, kTile = 8053, kMac = 2750;
-  const double fours = static_cast<double>(ceil_div(s.m, 4)), eights = static_cast<double>(ceil_div(s.m, 8));
-  const double rest = kWeight + kMac * static_cast<double>(s.m);
-  return s.m <= 4 ? 1.01 : (rest + kTile * eights) / (rest + kTile * fours);
-}
-
 constexpr ModelledCost kModelledCosts[] = {
-    {"stream_avx512vnni_8x32", "stream_avx512vnni_4x32", eight_rows_factor},
     {"trim_avx2_2x32", "mul16_avx2_3x32", trim_factor},
 };
 
