@@ -71,6 +71,7 @@ def test_functions_of_rows(checked: list[int], function: str) -> None:
             for given in ((4, 4, "gelu"), (8, 1, "silu"), (1, 8, "identity"), (6, 2, "tanh"))
         ),
         *(partial(test_plan_rows.test_outliers_are_multiplied_in_floats, *shape) for shape in ((1, 5, 3), (13, 40, 70))),
+        test_plan_rows.test_outliers_whose_products_leave_float32,
         test_plan_rows.test_a_division_by_multiplications_rounds_as_a_division,
         *(partial(test_plan_rows.test_products_with_weights_in_groups, source) for source in ("rows", "groups", 3, 8)),
         *(

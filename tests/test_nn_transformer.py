@@ -139,6 +139,24 @@ def test_groups_and_fixed_ranges_in_a_block() -> None:
     np.testing.assert_array_equal(nn.compile(block, x, tune=False)(x), block(x))
 
 
+def test_sequences_and_masks_at_their_limits() -> None:
+    layer, x = nn.MultiheadAttention(12, 3, bits=4), normal(2, 5, 12)
+    assert layer(x[:, :0]).shape == (2, 0, 12)
+    assert layer(x[:0], mask=np.zeros((0, 5), bool)).shape == (0, 5, 12)
+    with pytest.raises(ValueError, match="do not fit"):
+        layer(x, x[:, :0])
+    mask = np.zeros((2, 5))
+    mask[:, 2:] = np.finfo(np.float64).min
+    np.testing.assert_array_equal(layer(x, mask=mask), layer(x, mask=mask < 0))
+    nothing = np.full((2, 5), -np.inf, F32)
+    nothing[0] = 0
+    block = Block(12, 3)
+    compiled = nn.compile(block, (x, nothing), tune=False)
+    for call in (lambda: layer(x, mask=nothing), lambda: block(x, nothing), lambda: compiled(x, nothing)):
+        with pytest.raises(ValueError, match="NaN"):  # no word is left for the second sequence
+            call()
+
+
 def test_torch_gives_its_weights() -> None:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -173,7 +191,10 @@ def test_torch_gives_its_weights() -> None:
         ),
         (lambda: nn.Linear(3, 3, bits=4, dynamic="row", act_signed=True), "the range of each row"),
         (lambda: nn.LayerNorm((3, 4)), "only the last side"),
+        (lambda: nn.Linear(3, 3, bits=4, dynamic=None), "dynamic=None: expected True, False or 'row'"),  # type: ignore[arg-type]
         (lambda: nn.RMSNorm(3, eps=-1), "eps=-1"),
+        (lambda: nn.LayerNorm(3, eps="1"), "eps='1': expected a number, not str"),  # type: ignore[arg-type]
+        (lambda: nn.LayerNorm(3.0), "normalized_shape=3.0: expected an integer"),  # type: ignore[arg-type]
         (lambda: nn.MultiheadAttention(10, 3, bits=4), "is not divisible"),
         (lambda: nn.MultiheadAttention(12, 3, batch_first=False, bits=4), "batch_first=False"),
         (lambda: nn.Mish(act_bits=None), "is a function of codes"),

@@ -378,6 +378,28 @@ def test_outliers_are_multiplied_in_floats(width: int, channels: int, outputs: i
             native(partial(describe, **changes))
 
 
+def test_outliers_whose_products_leave_float32() -> None:
+    """A fused product of finite factors has no infinity to take from another: no NaN, and the reference's results."""
+    w, terms = _core.pack(np.ones((8, 20), np.int8), 2), {"scale": np.ones(20, F32), "bias": np.zeros(20, F32)}
+
+    def describe(plan: Any) -> None:
+        x, y, codes = plan.floats(1, 3, 8), plan.floats(1, 3, 20), plan.codes(1, 3, 20, 8, 99, 0.25)
+        plan.input_floats(channels=8, height=1, width=3, targets=[x], nhwc=True)
+        finish = {"residual": None, "low": -math.inf, "high": math.inf, "targets": [(y, 0), (codes, 0)], "thresholds": [None] * 2, **terms}
+        given = {"source": x, "weights": w, "weight_zero": 0, "per_row": True, "finish": finish, "kernel": None}
+        plan.dynamic_linear(**given, outliers=np.array([0, 3], np.int32), outlier_weights=np.full((2, 20), 2, F32))
+        for tensor in (y, codes):
+            plan.output(tensor=tensor, nhwc=True)
+
+    x = np.random.default_rng(0).standard_normal((1, 1, 3, 8)).astype(F32)
+    x[0, 0, 1, [0, 3]], x[0, 0, 2, [0, 3]] = (3e38, -3e38), (-3e38, 3e38)
+    with np.errstate(over="ignore"):
+        want = expected(describe, x)
+    assert list(want[0][0, 0, 1:, 0]) == [math.inf, -math.inf]
+    for got, one in zip(on_every_isa(describe, x), want, strict=True):
+        np.testing.assert_array_equal(got, one)
+
+
 def test_a_division_by_multiplications_rounds_as_a_division() -> None:
     """The quantizers': codes next to halves show each wrong rounding."""
     rng = np.random.default_rng(7)

@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ulp._options import check_options
 from ulp._validate import bit_width, integer, layer_widths
 
 from .graph import Conv, DynamicLinear, Shape
@@ -53,9 +52,8 @@ class Linear(Weighted):
         in_features = integer(in_features, "in_features", 1, 2**24)
         out_features = integer(out_features, "out_features", 1, 2**24)
         options = WeightOptions(bit_width(bits, "bits"), per_channel, weight_method, weight_range)
-        check_options({}, **({} if isinstance(dynamic, str) else {"dynamic": dynamic}))
-        if isinstance(dynamic, str) and dynamic != "row":
-            raise ValueError(f"dynamic={dynamic!r}: expected True, False or 'row'")
+        if not isinstance(dynamic, (bool, np.bool_)) and dynamic != "row":
+            raise (ValueError if isinstance(dynamic, str) else TypeError)(f"dynamic={dynamic!r}: expected True, False or 'row'")
         if dynamic == "row" and (act_signed is not None or act_asymmetric):
             raise ValueError("act_signed or act_asymmetric with dynamic='row': the range of each row says what its codes stand for")
         super().__init__((out_features, in_features), bias, options, act_bits, act_signed, act_asymmetric, bool(dynamic))

@@ -64,10 +64,12 @@ class _Norm(RowLayer):
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float, affine: bool, bias: bool) -> None:
         super().__init__()
-        sides = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else tuple(normalized_shape)
+        sides = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
         if len(sides) != 1:
             raise ValueError(f"normalized_shape={normalized_shape!r}: only the last side is normalized, expected one number")
         self.normalized_shape = (integer(sides[0], "normalized_shape", 1, 2**24),)
+        if isinstance(eps, bool) or not isinstance(eps, (int, float, np.number)):
+            raise TypeError(f"eps={eps!r}: expected a number, not {type(eps).__name__}")
         self.eps = float(eps)
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps={eps!r}: expected a finite number of at least 0")
@@ -227,7 +229,8 @@ class MultiheadAttention(Module):
 
         key, value: by default the query. Without a batch all have one side less.
         mask: what is added to the scores, floats: (N, S) for all rows, or (N, T, S); of arrays also bools, True where nothing is looked
-            at, as in torch. In a compiled network it is an input of the network.
+            at, as in torch. In a compiled network it is an input of the network. A row of which nothing may be looked at has no softmax:
+            the NaN that torch gives is an error here.
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -294,7 +297,7 @@ class _Heads(Layer):
 
     def _check(self, shapes: list[Shape]) -> None:
         (_, rows, width), key, value, *masks = shapes
-        if key[-1] != width or value[-2] != key[-2] or width % self.heads or value[-1] % self.heads or key[-2] == 0:
+        if key[-1] != width or value[-2] != key[-2] or width % self.heads or value[-1] % self.heads or (key[-2] == 0 and rows):
             raise LayerError(f"attention of {', '.join(map(shape_text, shapes[:3]))} by {self.heads} heads: lengths or features do not fit")
         for mask in masks:
             if mask[1:] not in ((key[-2],), (rows, key[-2])):
@@ -328,4 +331,5 @@ def as_mask(array: npt.NDArray[Any]) -> FloatArray:
     """Floats that may be minus infinity."""
     if array.dtype.kind != "f":
         raise TypeError(f"mask has dtype {array.dtype}: expected floats, or bools that are True where nothing is looked at")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # the least float64 is minus infinity, as what stands for it there
+        return array.astype(np.float32)
