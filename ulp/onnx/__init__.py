@@ -301,7 +301,7 @@ def _left_open(model: Model, shapes: Mapping[str, Sides | None]) -> dict[str, Si
     return {name: (shape[0], *own[1:]) if own and shape else own for name, own, shape in sides}
 
 
-def _given(port: Port, given: Sequence[int]) -> Port:
+def _given(port: Port, given: Any) -> Port:
     """The port if these sides fit it; with their batch, where the file fixes one."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"shapes[{port.name!r}]={given!r}: expected its sides, as (1, 3, 224, 224)")
