@@ -18,3 +18,11 @@ def test_operators_on_empty_tensors() -> None:
     run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, f"{run.stdout[-2000:]}{run.stderr[-2000:]}"
     assert run.stdout.endswith("done\n")
+
+
+def test_numbers_that_divide() -> None:
+    """Frames of no length, no groups, the least integer by -1: in a file as in a call."""
+    program = Path(__file__).with_name("onnx_numbers.py")
+    run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, f"{run.returncode} {run.stdout[-2000:]}{run.stderr[-2000:]}"
+    assert run.stdout == "done\n"

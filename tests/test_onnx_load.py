@@ -305,6 +305,47 @@ def test_arguments(name: str, value: Any) -> None:
         ulp.load(b"", **{name: value})
 
 
+def test_other_sizes_are_refused_with_what_helps() -> None:
+    w, x = writer()
+    model = w.model(layer(w, x, 4, 8))
+    fixed = ulp.load(model)
+    with pytest.raises(ValueError, match=r"^x has shape \[3, 4, 6, 8\]: expected \[N, 4, 8, 8\]$"):
+        fixed(images(3, 4, 6, 8))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    for given in (images(1, 4, 6, 8), images(1, 4, 6, 8).astype(np.float64)):
+        with pytest.raises(OnnxError, match=r"'x' is for shape \[N, 4, 8, 8\], and got \[1, 4, 6, 8\]: shapes= loads it for others"):
+            ulp.load(model, shapes={"x": (1, 4, 8, 8)}, tune=False)(given)
+    assert ulp.load(model, shapes={"x": (1, 4, 6, 8)}, tune=False)(images(1, 4, 6, 8)).shape == (1, 8, 6, 8)
+
+
+def test_a_batch_of_one_says_what_sets_another() -> None:
+    w = Writer((4,))
+    port = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+    model = w.model(w.add("Reshape", "x", w.constant(np.array([1, -1]))), inputs=[port])
+    network = ulp.load(model)
+    with pytest.raises(ValueError, match=r"expected \[1, 4\], or another batch by shapes= in ulp.load where"):
+        network(np.ones((2, 4), np.float32))
+    assert ulp.load(model, shapes={"x": (2, 4)})(np.ones((2, 4), np.float32)).shape == (1, 8)
+    for shape in ((1, 5), (2, 5), (4,)):  # which shapes= would not take
+        with pytest.raises(ValueError, match=r"expected \[1, 4\]$"):
+            network(np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("sides", [4, "1,4", None])
+def test_shapes_are_sides(sides: Any) -> None:
+    w = Writer((4,))
+    with pytest.raises(TypeError, match=r"shapes\['x'\]=.*: expected its sides, as \(1, 3, 224, 224\)"):
+        ulp.load(w.model(w.add("Relu", "x")), shapes={"x": sides})
+
+
+def test_a_side_has_one_size() -> None:
+    w = Writer((4,))
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", "T"]) for name in "xz"]
+    model = w.model(w.add("Concat", "x", "z", axis=1), inputs=ports)
+    with pytest.raises(OnnxError, match="shapes says that the side 'T' is 3 of 'x', and 4 of 'z'"):
+        ulp.load(model, shapes={"x": (1, 3), "z": (1, 4)})
+
+
 def test_shapes_go_by_name() -> None:
     with pytest.raises(TypeError, match=r"shapes=\[1, 3\]: expected shapes by the inputs' names"):
         ulp.load(b"", shapes=[1, 3])  # type: ignore[arg-type]  # refused

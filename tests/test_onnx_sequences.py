@@ -180,6 +180,67 @@ def test_products_of_the_call_that_floats_scatter_are_left_to_onnxruntime(produc
     np.testing.assert_array_equal(kept(tokens(3)), network(tokens(3)))
 
 
+def relative(layers: int = 2, width: int = 64) -> Any:
+    """A float encoder like T5's, as torch exports it: ids (N, T) -> y. Places are buckets of distances, with a bias for each."""
+    w = Writer((), opset=17)
+    heads = 4
+
+    def numbers(*given: float) -> str:
+        return w.constant(np.array(given[0] if len(given) == 1 else given, np.float32))
+
+    def places(*given: int) -> str:
+        return w.constant(np.array(given, np.int64))
+
+    def linear(x: str, inputs: int, outputs: int) -> str:
+        return w.add("MatMul", x, w.constant((w.rng.standard_normal((inputs, outputs)) / inputs**0.5).astype(np.float32)))
+
+    def norm(x: str) -> str:
+        mean = w.add("ReduceMean", w.add("Pow", x, numbers(2)), axes=[-1])
+        root = w.add("Sqrt", w.add("Add", mean, numbers(1e-6)))
+        return w.add("Mul", w.constant(w.rng.uniform(0.5, 1.5, width).astype(np.float32)), w.add("Mul", x, w.add("Div", numbers(1), root)))
+
+    def split(x: str, perm: list[int]) -> str:
+        return w.add("Transpose", w.add("Reshape", x, places(0, 0, heads, width // heads)), perm=perm)
+
+    x = w.add("Gather", w.constant(w.rng.standard_normal((50, width)).astype(np.float32)), "ids")
+    length = w.add("Gather", w.add("Shape", "ids"), w.constant(np.array(1)))
+    steps = w.add("Range", w.constant(np.array(0)), length, w.constant(np.array(1)))
+    apart = w.add("Sub", w.add("Unsqueeze", steps, places(0)), w.add("Unsqueeze", steps, places(1)))
+    far = w.add("Cast", w.add("Abs", apart), to=TensorProto.FLOAT)
+    scaled = w.add("Mul", w.add("Log", w.add("Max", far, numbers(1))), numbers(2.5))
+    bucket = w.add("Cast", w.add("Where", w.add("Less", far, numbers(4)), far, w.add("Min", scaled, numbers(7))), to=TensorProto.INT64)
+    before = w.add("Mul", w.add("Cast", w.add("Greater", apart, places(0)), to=TensorProto.INT64), places(8))
+    table = w.constant(w.rng.standard_normal((16, heads)).astype(np.float32))
+    bias = w.add("Transpose", w.add("Gather", table, w.add("Add", bucket, before)), perm=[2, 0, 1])
+    bias = w.add("Unsqueeze", bias, places(0))
+    for _ in range(layers):
+        normed = norm(x)
+        q, k, v = (linear(normed, width, width) for _ in range(3))
+        scores = w.add("Add", w.add("MatMul", split(q, [0, 2, 1, 3]), split(k, [0, 2, 3, 1])), bias)
+        mixed = w.add("MatMul", w.add("Softmax", scores, axis=-1), split(v, [0, 2, 1, 3]))
+        mixed = w.add("Reshape", w.add("Transpose", mixed, perm=[0, 2, 1, 3]), places(0, 0, width))
+        x = w.add("Add", x, linear(mixed, width, width))
+        x = w.add("Add", x, linear(w.add("Relu", linear(norm(x), width, 4 * width)), 4 * width, width))
+    return w.model(norm(x), inputs=[helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "T"])])
+
+
+@pytest.mark.parametrize("shapes", [None, {"ids": (1, 12)}])
+def test_encoders_with_relative_places(shapes: Any) -> None:
+    model = dynamic(relative(), weight_type=QuantType.QUInt8)  # with which onnxruntime does not saturate
+    network = ulp.load(model, shapes=shapes, tune=False)
+    found = [row.integer for row in network.layers if row.op_type == "MatMulInteger"]
+    assert len(found) == 12, f"{network}"
+    assert all(found), f"{network}"
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    session = InferenceSession(model.SerializeToString(), options)
+    for images, length in ((1, 12), (2, 12), (2, 5))[: 3 if shapes is None else 2]:
+        ids = np.random.default_rng(length).integers(0, 50, (images, length))
+        want = session.run(None, {"ids": ids})[0]
+        # A code apart here and there, where sums in another order round otherwise.
+        assert np.abs(network(ids) - want).mean() < 1e-3 * np.abs(want).mean()
+
+
 def test_an_activation_whose_parts_are_used_elsewhere_stays_as_it_is() -> None:
     w = Writer((LENGTH, WIDTH), opset=17)
     h = w.add("MatMul", "x", w.constant(w.rng.standard_normal((WIDTH, 24)).astype(np.float32)))

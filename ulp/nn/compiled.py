@@ -277,13 +277,23 @@ class CompiledNetwork(Printed):
         return array, back
 
 
+class SizeError(LayerError):
+    """An input of another size than a network was compiled for."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        """expected, found: the shapes as text."""
+        super().__init__(f"the network was compiled for input of shape {expected}, but got {found}: compile it again for another size")
+        self.expected, self.found = expected, found
+
+    def __reduce__(self) -> tuple[type[SizeError], tuple[str, str]]:
+        """For pickle, which would call it with the message."""
+        return SizeError, (self.expected, self.found)
+
+
 def check_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    """LayerError unless `found` is (N, *shape)."""
+    """SizeError unless `found` is (N, *shape)."""
     if found[1:] != shape or not found:
-        raise LayerError(
-            f"the network was compiled for input of shape [N, {shape_text(shape)[1:]}, but got {shape_text(found)}: "
-            f"compile it again for another size"
-        )
+        raise SizeError(f"[N, {shape_text(shape)[1:]}", shape_text(found))
 
 
 def compile(  # noqa: A001  # torch.compile and re.compile are called so, too

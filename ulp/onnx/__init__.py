@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -266,10 +266,16 @@ def _shapes(model: Model, given: dict[str, Sequence[int]]) -> tuple[Model, dict[
     if unknown:
         raise OnnxError(f"shapes names {unknown[0]!r}, which is no input: the model has {', '.join(names)}")
     inputs: list[Port] = []
+    named: dict[str, tuple[str, int]] = {}
     one: dict[str, Sides | None] = {}
     many: dict[str, Sides | None] = {}
     for declared in model.inputs:
         port = _given(declared, given[declared.name]) if declared.name in given else declared
+        if port.name in given:
+            for name, side in zip(port.shape or (), map(int, given[port.name]), strict=False):
+                first, size = named.setdefault(name, (port.name, side)) if isinstance(name, str) else ("", side)
+                if size != side:
+                    raise OnnxError(f"shapes says that the side {name!r} is {size} of {first!r}, and {side} of {port.name!r}")
         inputs.append(port)
         one[port.name] = many[port.name] = sides = open_shape(port)
         if sides:
@@ -295,8 +301,10 @@ def _left_open(model: Model, shapes: Mapping[str, Sides | None]) -> dict[str, Si
     return {name: (shape[0], *own[1:]) if own and shape else own for name, own, shape in sides}
 
 
-def _given(port: Port, given: Sequence[int]) -> Port:
+def _given(port: Port, given: Any) -> Port:
     """The port if these sides fit it; with their batch, where the file fixes one."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"shapes[{port.name!r}]={given!r}: expected its sides, as (1, 3, 224, 224)")
     sides = tuple(integer(side, f"shapes[{port.name!r}]", 1, 2**31) for side in given)
     shape = port.shape
     if shape is None:

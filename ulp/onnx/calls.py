@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ulp._tensors import as_numpy, as_tensor, is_tensor
+from ulp.nn.compiled import SizeError
 
-from .model import Array, Port
+from .model import Array, OnnxError, Port
 from .stages import IntegerStage, IslandStage, Stage
 
 Direct: TypeAlias = Callable[[Sequence[Any], dict[str, Any]], Any]
@@ -33,8 +34,18 @@ def check_shape(port: Port, shape: Sequence[int], sides: dict[str, int]) -> None
         known = sides.setdefault(expected, side) if isinstance(expected, str) else expected
         fits = fits and known in (None, side)
     if not fits:
-        batch = ", or shapes= in ulp.load, as the model computes with its batch" if port.shape[:1] == (1,) else ""
+        rest = zip(shape[1:], port.shape[1:], strict=False)
+        one = port.shape[:1] == (1,) and len(shape) == len(port.shape) and all(not isinstance(b, int) or a == b for a, b in rest)
+        batch = ", or another batch by shapes= in ulp.load where the model, which computes with its batch, allows it" if one else ""
         raise ValueError(f"{port.name} has shape {list(shape)}: expected {shape_text(port.shape)}{batch}")
+
+
+def other_size(sources: Sequence[str], error: SizeError) -> OnnxError:
+    """The error of an integer part that was compiled for other sides, which the file leaves open."""
+    parts = ", ".join(map(repr, sources))
+    return OnnxError(
+        f"the integer part that reads {parts} is for shape {error.expected}, and got {error.found}: shapes= loads it for others"
+    )
 
 
 def finished(port: Port, array: Array) -> Array:
@@ -85,9 +96,13 @@ def _plan(inputs: Sequence[Port], outputs: Sequence[Port], stage: IntegerStage) 
         if len(arrays) != 1 or named:
             return None
         x = arrays[0]
-        if getattr(x, "dtype", None) == takes:
-            return compiled(x)[0]
-        made = finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(takes, copy=False))[0])
+        try:
+            if getattr(x, "dtype", None) == takes:
+                return compiled(x)[0]
+            made = finished(result, compiled(_typed(source, as_numpy(x, source.name)).astype(takes, copy=False))[0])
+        except SizeError as error:
+            check_shape(source, np.shape(x), {})
+            raise other_size(stage.sources, error) from error
         return as_tensor(made) if is_tensor(x) else made
 
     return run

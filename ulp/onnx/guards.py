@@ -2,15 +2,18 @@
 
 A Reshape to [0, ..., 0, -1] changes nothing, copies nothing, and is an error where a side but the last is 0: nothing times the side it is
 to find is any size. So is one to [-1, 0, ..., 0] but for the first side.
+
+Numbers end it, too: frames of no length, no groups, and the least integer divided by -1.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .functions import graphs_of
+from .model import OnnxError
 
 # Inputs that must not be empty, and how many sides these have, 0 where that is not known; None where a node says it.
 _RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")
@@ -37,10 +40,11 @@ def refused(message: str) -> str | None:
 class Guards:
     """The guards of one model. constants: the initializers that they read."""
 
-    def __init__(self, onnx: Any, fixed: set[str]) -> None:
-        """fixed: tensors that cannot be empty."""
+    def __init__(self, onnx: Any, fixed: set[str], divided: Callable[[Any], int] = lambda _: 0) -> None:
+        """fixed: tensors that cannot be empty. divided: of a Div, the type in which its divisor may be -1; 0 where it cannot."""
         self.onnx = onnx
         self.fixed = fixed
+        self.divided = divided
         self.constants: dict[str, Any] = {}
         self.count = 0
 
@@ -49,6 +53,12 @@ class Guards:
         return [each for node in nodes for each in self._guarded(node)]
 
     def _guarded(self, node: Any) -> list[Any]:
+        if node.op_type == "Div" and (kind := self.divided(node)):
+            return self._division(node, kind)
+        if node.op_type == "ConvTranspose":
+            for a in node.attribute:
+                if a.name == "group" and a.i < 1:
+                    raise OnnxError(f"ConvTranspose {node.name!r}: group={a.i}: expected 1 or more")
         behind = self._bodies(node) if any(graphs_of(a) for a in node.attribute) else node
         inputs = _RANKS.get(node.op_type, {})
         if inputs is None:
@@ -62,7 +72,35 @@ class Guards:
                 result = f"{node.input[i]}/{node.output[0]}/{i}/not empty"
                 made += self._guard(node, node.input[i], result, rank)
                 behind.input[i] = result
+        if node.op_type == "STFT" and len(node.input) > 3 and node.input[3]:
+            if behind is node:
+                behind = type(node)()
+                behind.CopyFrom(node)
+            made += self._not_zero(node.input[3], f"{node.input[3]}/{node.output[0]}/not 0")
+            behind.input[3] = made[-1].output[0]
         return [*made, behind]
+
+    def _not_zero(self, x: str, result: str) -> list[Any]:
+        """Nodes that add x modulo x to it: nothing, or onnxruntime's error for 0."""
+        make = self.onnx.helper.make_node
+        return [make("Mod", [x, x], [f"{result}/rest"]), make("Add", [x, f"{result}/rest"], [result])]
+
+    def _division(self, node: Any, kind: int) -> list[Any]:
+        """Nodes that negate where the divisor is -1: the least integer stays what it is, as numpy has it, and no division traps."""
+        make, y = self.onnx.helper.make_node, node.output[0]
+        names = {value: f"ulp/{value} of {kind}" for value in (-1, 1)}
+        for value, name in names.items():
+            self.constants[name] = self.onnx.helper.make_tensor(name, kind, [], [value])
+        by = type(node)()
+        by.CopyFrom(node)
+        by.input[1], by.output[0] = f"{y}/by", f"{y}/divided"
+        return [
+            make("Equal", [node.input[1], names[-1]], [f"{y}/minus"]),
+            make("Where", [f"{y}/minus", names[1], node.input[1]], [f"{y}/by"]),
+            by,
+            make("Neg", [f"{y}/divided"], [f"{y}/negated"]),
+            make("Where", [f"{y}/minus", f"{y}/negated", f"{y}/divided"], [y]),
+        ]
 
     def _bodies(self, node: Any) -> Any:
         if not any(_has_one(graph) for a in node.attribute for graph in graphs_of(a)):

@@ -29,6 +29,8 @@ from .tensors import FLOAT16, dtype_of, exact_type, known_type
 # Operators that onnxruntime does not have. They run by numpy, between islands.
 _QONNX = ("Quant", "BipolarQuant", "Trunc", "MultiThreshold", "FloatQuant")
 _FLOAT = 1
+# int32 and int64: the CPU divides narrower ones as int32.
+_DIVIDED = (6, 7)
 # So often an island is divided where onnxruntime does not run all of it.
 _ATTEMPTS = 64
 _MICROSOFT = "com.microsoft"
@@ -391,6 +393,16 @@ class _Graph:
     def _wide(self, kind: int) -> int:
         return int(self.onnx.helper.np_dtype_to_tensor_dtype(dtype_of(kind, "")))
 
+    def _divided(self, node: Any) -> int:
+        """The type of a Div of wide integers whose divisor may be -1; 0 for others, and before opset 9, which has no Where."""
+        one, (a, b) = self.maker.one, node.input
+        kind = next((one[name].kind for name in (a, b) if name in one), 0)
+        if kind not in _DIVIDED or self.maker.model.opset < 9:
+            return 0
+        divisor = next((tensor for tensor in self.initializers if tensor.name == b), None)
+        safe = divisor is not None and divisor.data_location != divisor.EXTERNAL and -1 not in self.onnx.numpy_helper.to_array(divisor)
+        return 0 if safe else kind
+
     def serialized(self) -> bytes:
         """The model."""
         outputs = []
@@ -403,7 +415,7 @@ class _Graph:
                 self.nodes.append(self.onnx.helper.make_node("Cast", [name], [info.name], to=self._wide(kind)))
             outputs.append(info)
         source = self.maker.model.source
-        guards = Guards(self.onnx, {tensor.name for tensor in self.initializers if 0 not in tensor.dims})
+        guards = Guards(self.onnx, {tensor.name for tensor in self.initializers if 0 not in tensor.dims}, self._divided)
         nodes = guards.guarded(self.nodes)
         constants = [*self.initializers, *guards.constants.values()]
         graph = self.onnx.helper.make_graph(nodes, "island", self.inputs, outputs, constants, sparse_initializer=self.sparse)

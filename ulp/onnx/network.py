@@ -14,12 +14,12 @@ from ulp._table import Printed, Table
 from ulp._tensors import as_numpy, as_tensor, is_tensor
 from ulp._validate import integer
 from ulp.nn import saved
-from ulp.nn.compiled import CompiledNetwork, Structure
+from ulp.nn.compiled import CompiledNetwork, SizeError, Structure
 from ulp.nn.on_gpu import AUTO, CudaNetwork
 from ulp.nn.profile import Profile, ProfileRow, bits_text, clock_ns, measured, size_text
 from ulp.nn.shapes import LayerError
 
-from .calls import checked, direct, finished, quick, shape_text
+from .calls import checked, direct, finished, other_size, quick, shape_text
 from .document import Contents, from_file, to_parts
 from .limits import Limits
 from .model import Array, OnnxError, Port
@@ -311,6 +311,8 @@ def _runner(stage: Stage, opset: int, limits: Limits) -> Callable[[dict[str, Any
         def run_plan(tensors: dict[str, Any]) -> None:
             try:
                 results = stage(*[_widened(tensors[name]) for name in sources])
+            except SizeError as error:
+                raise other_size(sources, error) from error
             except LayerError as error:
                 raise OnnxError(f"the integer part that reads {', '.join(map(repr, sources))}: {error}") from error
             for name, result in zip(names, results, strict=True):
