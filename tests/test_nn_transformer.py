@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def test_sequences_and_masks_at_their_limits() -> None:
     nothing[0] = 0
     block = Block(12, 3)
     compiled = nn.compile(block, (x, nothing), tune=False)
-    for call in (lambda: layer(x, mask=nothing), lambda: block(x, nothing), lambda: compiled(x, nothing)):
+    calls: list[Callable[[], object]] = [lambda: layer(x, mask=nothing), lambda: block(x, nothing), lambda: compiled(x, nothing)]
+    for call in calls:
         with pytest.raises(ValueError, match="NaN"):  # no word is left for the second sequence
             call()
 
