@@ -349,3 +349,15 @@ def test_a_side_has_one_size() -> None:
 def test_shapes_go_by_name() -> None:
     with pytest.raises(TypeError, match=r"shapes=\[1, 3\]: expected shapes by the inputs' names"):
         ulp.load(b"", shapes=[1, 3])  # type: ignore[arg-type]  # refused
+
+
+def test_a_product_of_integers_alone_is_one_in_the_table_and_in_the_profile() -> None:
+    w = np.random.default_rng(0).integers(-128, 128, (64, 48)).astype(np.int8)
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"], name="product")
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [4, 64])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [4, 48])
+    graph = helper.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(w, "w")])
+    network = ulp.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    codes = np.random.default_rng(1).integers(0, 256, (4, 64)).astype(np.uint8)
+    np.testing.assert_array_equal(network(codes), codes.astype(np.int32) @ w.astype(np.int32))
+    assert [row.runs_in for row in network.layers] == [row.runs_in for row in network.profile(codes)] == ["integers"]

@@ -25,7 +25,7 @@ from .limits import Limits
 from .model import Array, OnnxError, Port
 from .session import fed
 from .stages import FloatStage, IntegerStage, IslandStage, LayerRow, Stage, bound
-from .table import no_quantizers
+from .table import no_quantizers, without_compute
 
 _NO_QUANTIZERS = "no quantizers in this file, so it runs in floats: ulp.load(..., bits=, calibrate=) quantizes it"
 
@@ -160,7 +160,9 @@ class OnnxNetwork(Printed):
             ms = (now() - begin) * 1e-6
             if isinstance(stage, IslandStage):
                 made = getattr(tensors[stage.makes[0]], "shape", ())  # () where it is no tensor
-                rows.append(ProfileRow(stage.session.what, "island", "float", "onnxruntime", (0, 0), made[1:], 0, ms, 0.0, "floats"))
+                alone = stage.session.what.partition(" ")[0]  # the operator, where there is only one
+                runs_in = "integers" if without_compute(alone) else "floats"
+                rows.append(ProfileRow(stage.session.what, "island", "float", "onnxruntime", (0, 0), made[1:], 0, ms, 0.0, runs_in))
                 continue
             node = stage.node
             shape = tensors[node.outputs[0]].shape[1:]
