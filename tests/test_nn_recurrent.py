@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,64 @@ def test_dynamic_lstms_of_onnx() -> None:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], atol=2e-6)
     assert onnx.__version__
+
+
+@pytest.mark.parametrize("bits", [8, "W4A8", 2])
+def test_float_lstms_of_onnx_are_quantized(bits: int | str, tmp_path: Path) -> None:
+    """As torch.export writes two layers of both directions: zeros as states by the batch, and a Reshape by the sides of its input."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(2)
+    time, sizes, units = 9, (12, 32), 16
+    nodes, constants = [], []
+
+    def constant(name: str, value: Any) -> str:
+        constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(op_type: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{op_type}{len(nodes)}"
+        nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
+        return name
+
+    ends = [constant(f"end{i}", [i]) for i in range(5)]
+    left = constant("left", [-1])
+    batch = add("Slice", add("Shape", "x"), ends[0], ends[1])
+    zero = constant("zero", np.zeros((1, 1, 1), np.float32))
+    states = add("Expand", zero, add("Concat", ends[2], batch, constant("units", [units]), axis=0))
+    x = add("Transpose", "x", perm=[1, 0, 2])
+    for layer, features in enumerate(sizes):
+        shapes = {"w": (2, 4 * units, features), "r": (2, 4 * units, units), "b": (2, 8 * units)}
+        arrays = [constant(f"{name}{layer}", rng.uniform(-0.25, 0.25, shape).astype(np.float32)) for name, shape in shapes.items()]
+        y = add("LSTM", x, *arrays, "", states, states, hidden_size=units, direction="bidirectional")
+        y = add("Transpose", y, perm=[0, 2, 1, 3])
+        sides = add("Shape", y)
+        shape = [add("Slice", sides, ends[i], ends[i + 1]) for i in range(2)]
+        x = add("Reshape", y, add("Concat", *shape, left, axis=0))
+    x = add("Transpose", x, perm=[1, 0, 2])
+    nodes.append(helper.make_node("MatMul", [x, constant("m", rng.standard_normal((2 * units, 10)).astype(np.float32))], ["y"], name="fc"))
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", time, n]) for name, n in (("x", 12), ("y", 10))]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    x = rng.standard_normal((6, time, 12)).astype(np.float32)
+    quantized = ulp.quantize.quantize(data, bits=bits, calibrate=x, progress=False)
+    assert [(row.op_type, row.bits is None) for row in quantized.layers] == [("LSTM", False), ("LSTM", False), ("MatMul", False)]
+    network = quantized.load(tune=False)
+    assert sum(row.type == "DynamicQuantizeLSTM" and row.runs_in == "integers" for row in network.layers) == 2
+    exact = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    made = network(x)
+    ratio = np.square(exact).sum() / np.square(made - exact).sum()
+    assert 10 * np.log10(ratio) > {8: 30, "W4A8": 15, 2: 3}[bits]
+    quantized.save(tmp_path / "q.onnx")
+    again = ulp.load(tmp_path / "q.onnx", tune=False)
+    np.testing.assert_array_equal(again(x), made)
+    again.save(tmp_path / "q.ulp")
+    np.testing.assert_array_equal(ulp.load(tmp_path / "q.ulp")(x), made)
+    floats = ulp.quantize.quantize(data, bits={"LSTM*": "float", "*": 8}, calibrate=x, progress=False)
+    assert [node.op_type for node in floats.model.graph.node].count("LSTM") == 2
 
 
 def test_what_a_recurrent_layer_gives_is_no_input_of_the_next() -> None:

@@ -42,20 +42,27 @@ class Surroundings:
 
 def quantized_lstm(around: Surroundings, first: Node) -> QuantizedLSTM | None:
     """The layers from one on; None where they are something else, or their last states are used."""
+    return layers_from(around, first, "DynamicQuantizeLSTM")
+
+
+def layers_from(around: Surroundings, first: Node, op_type: str) -> QuantizedLSTM | None:
+    """`quantized_lstm` of another operator: LSTM, to find which ones can become such layers."""
     front = around.makers.get(first.inputs[0])
     if front is None or not _is_transpose(front, _FRONT):
         return None
     layers: list[Node] = []
     nodes: list[Node] = []
     node: Node | None = first
-    while node is not None and node.op_type == "DynamicQuantizeLSTM" and len(node.inputs) == 12 and not node.attributes.get("layout", 0):
+    while node is not None and node.op_type == op_type and not node.attributes.get("layout", 0):
+        if op_type == "DynamicQuantizeLSTM" and len(node.inputs) != 12:
+            return None
         if not all(around.unused(name) for name in node.outputs[1:]) or not all(_is_zero(around, node.input(i)) for i in (5, 6)):
             return None
         behind = around.user(node.outputs[0])
         made = [node] if behind is None else [node, behind]
         if behind is not None and _is_transpose(behind, (0, 2, 1, 3)):
             behind = around.user(behind.outputs[0])
-            if behind is None or behind.op_type != "Reshape" or not _joins(_numbers(around.model, behind, "shape")):
+            if behind is None or behind.op_type != "Reshape" or not _joins(around, behind):
                 return None
             made.append(behind)
         elif behind is None or behind.op_type != "Squeeze" or _numbers(around.model, behind, "axes") != (1,):
@@ -80,9 +87,34 @@ def _numbers(model: Model, node: Node, attribute: str) -> tuple[int, ...]:
     return tuple(int(n) for n in given)
 
 
-def _joins(shape: tuple[int, ...]) -> bool:
-    """Whether a Reshape to `shape` keeps the first two sides of four, and makes one of the others."""
-    return len(shape) == 3 and shape[:2] == (0, 0)
+def _joins(around: Surroundings, node: Node) -> bool:
+    """Whether a Reshape keeps the first two sides of four, and makes one of the others."""
+    shape = _numbers(around.model, node, "shape")
+    if len(shape) == 3:
+        return shape[:2] == (0, 0)
+    sides = around.makers.get(node.input(1))  # as torch.export writes it: a Concat of sides of the tensor's Shape, and what they leave
+    if sides is None or sides.op_type != "Concat" or len(sides.inputs) != 3 or node.attributes.get("allowzero", 0):
+        return False
+    return all(_is_side(around, name, i, node.inputs[0]) for i, name in enumerate(sides.inputs[:2]))
+
+
+def _is_side(around: Surroundings, name: str, i: int, tensor: str) -> bool:
+    """Whether a name is Shape(tensor)[i : i + 1], also where onnxruntime picked that from the shape in front of the transposition."""
+    cut = around.makers.get(name)
+    shape = around.makers.get(cut.inputs[0]) if cut is not None and cut.op_type == "Slice" and len(cut.inputs) in (3, 4) else None
+    moved = around.makers.get(tensor)
+    if cut is None or shape is None:
+        return False
+    if shape.op_type == "Gather" and moved is not None and moved.op_type == "Transpose":
+        if _numbers(around.model, shape, "") != tuple(moved.attributes.get("perm", ())) or shape.attributes.get("axis", 0):
+            return False
+        shape, tensor = around.makers.get(shape.inputs[0]), moved.inputs[0]
+    if shape is None or shape.op_type != "Shape" or shape.inputs[0] != tensor or shape.attributes.get("start", 0):
+        return False
+    ends = [around.model.constants.get(cut.input(k)) for k in (1, 2)]
+    axes = around.model.constants.get(cut.input(3)) if cut.input(3) else np.zeros(1)
+    known = axes is not None and not np.any(axes) and "end" not in shape.attributes
+    return known and all(end is not None and end.reshape(-1).tolist() == [i + k] for k, end in enumerate(ends))
 
 
 def _is_zero(around: Surroundings, name: str) -> bool:

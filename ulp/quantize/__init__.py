@@ -56,7 +56,10 @@ def quantize(
     model: a path, the bytes of a file, or an onnx.ModelProto, of floats.
     bits: for all layers, a width from 1 to 8, or a text with that of weights and that of activations, "W4A8"; or a mapping from names of
         layers, or patterns, to those or to "float": {"conv1": 8, "layer1.*": "W4A3", "head": "float", "*": 4}. print() shows the names.
-        Layers that a mapping does not name have 8 bits. The name of a module that is called several times is that of all its calls.
+        Layers that a mapping does not name have 8 bits. An LSTM that is a step of a plan once it is quantized (zeros as first states, last
+        states not used, batch first by transpositions, as torch exports it) becomes DynamicQuantizeLSTM, whose activations have 8 bits
+        and ranges of the call; bits="auto" leaves it, and GRUs always stay, in floats. The name of a module
+        that is called several times is that of all its calls.
     calibrate: inputs like those that will come, some hundred of them: one array (or torch tensor), or an iterable of batches: arrays, dicts
         by input name, or tuples as a DataLoader gives them, of which the first items, or the items of the first, are the inputs; or tuples
         of the first inputs and a dict of the others, like the example of `ulp.compile`.
@@ -102,7 +105,7 @@ def quantize(
     network = FloatNetwork(model, calibrate, **before, progress=progress, limits=limits)
     if budget is not None:
         return auto(network, budget, progress=progress, **how, **search)
-    if not network.layers:
+    if not network.names:
         raise ValueError(f"bits={bits!r}: the model has no layers with weights")
-    calls = {layer.name: layer.first for layer in network.layers}
+    calls = dict(zip(network.names, network.names, strict=True)) | {layer.name: layer.first for layer in network.layers}
     return network.quantized(assignment_of(bits, list(calls), first_last_bits, calls), **how)

@@ -25,6 +25,7 @@ from .outliers import find, of_layers, without
 from .places import Place, places_of
 from .prepare import Layer, prepare
 from .ranges import Ranges, quantizer_of, spread
+from .recurrent import ACT_BITS, RecurrentWeight, recurrent_weight
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
 from .running import Piece
@@ -87,6 +88,11 @@ class FloatNetwork:
         """The layers with weights."""
         return self._prepared.layers
 
+    @property
+    def names(self) -> list[str]:
+        """Of the layers, and of the LSTMs that can be quantized, in the order in which they run."""
+        return [each.name for each in sorted([*self.layers, *self._prepared.recurrent], key=lambda each: each.index)]
+
     def outputs(self) -> list[list[Array]]:
         """The float model's results for each batch of the calibration data, in the order of its outputs."""
         return self._outputs
@@ -111,6 +117,12 @@ class FloatNetwork:
         given = self._assignment(assignment)
         check_method(ranges, percentile, rounding, bias_correction)
         share = 99.99 if percentile is None else float(percentile)
+        constants = self._prepared.constants
+        recurrences = {
+            each.name: tuple(recurrent_weight(constants[name], bits.weight, minmax=ranges == "minmax") for name in (each.w, each.r))
+            for each in self._prepared.recurrent
+            if (bits := given[each.name]) is not None
+        }
         places = places_of(self._prepared, given, of_rows=self._of_rows)
         for place in places:
             place.outliers = self._outliers.get(place.tensor, ()) if place.of_rows else ()
@@ -122,7 +134,6 @@ class FloatNetwork:
         wide = of_layers(self.layers, self._outliers)
         low = {layer.name: bits.weight for layer in self.layers if (bits := given[layer.name]) is not None}
         if rounding == "nearest" and not bias_correction:
-            constants = self._prepared.constants
             weights = {
                 layer.name: Settled(
                     quantized_weight(
@@ -137,7 +148,7 @@ class FloatNetwork:
             known = self.rounded_alone(list(low.values()), ranges=ranges, rounding=rounding, bias_correction=bias_correction)
             weights = {name: known[name, width] for name, width in low.items()}
         else:
-            before = simulated(written(self._prepared, places, quantizers, {}))
+            before = simulated(written(self._prepared, places, quantizers, {}, recurrences))
             weights = settle(
                 self._prepared,
                 before,
@@ -149,9 +160,10 @@ class FloatNetwork:
                 progress=self.progress,
                 outliers=wide,
             )
-        model = written(self._prepared, places, quantizers, weights)
+        model = written(self._prepared, places, quantizers, weights, recurrences)
         read = {(name, p.bits): (self._observers[p.tensor], quantizers[p.tensor, p.bits]) for p in static for name in (p.tensor, *p.behind)}
-        report = partial(self._report, model, given, read, {name: settled.weight for name, settled in weights.items()})
+        low_weights = {name: settled.weight for name, settled in weights.items()}
+        report = partial(self._report, model, given, read, low_weights, recurrences)
         return Quantized(model, report, open_shapes(self._prepared.inputs, self.batches))
 
     def _warn(self, tensors: Iterable[str]) -> None:
@@ -199,11 +211,15 @@ class FloatNetwork:
         return self.batches[: max(1, most)]
 
     def _assignment(self, given: Mapping[str, Any]) -> Assignment:
-        names = [layer.name for layer in self.layers]
+        names = self.names
         for name in given:
             if name not in names:
                 raise ValueError(f"assignment[{name!r}]: no layer has this name; the model has {', '.join(names[:8])}")
-        return {name: None if given.get(name) is None else bits_of(given[name], f"assignment[{name!r}]") for name in names}
+        found = {name: None if given.get(name) is None else bits_of(given[name], f"assignment[{name!r}]") for name in names}
+        for each in self._prepared.recurrent:  # what they read has 8 bits whatever was asked for, and the report says so
+            if (bits := found[each.name]) is not None:
+                found[each.name] = Bits(bits.weight, ACT_BITS)
+        return found
 
     def _quantizer(self, place: Place, ranges: Ranges, percentile: float) -> Quantizer:
         key = (place.tensor, place.bits, ranges, percentile)
@@ -219,7 +235,7 @@ class FloatNetwork:
             return
         graph = self._prepared.proto.graph
         outputs = self._prepared.outputs if first else []
-        kept = [layer.y for layer in self.layers] if first else []
+        kept = [layer.y for layer in (*self.layers, *self._prepared.recurrent)] if first else []
         piece = Piece(self._prepared.proto, graph.node, list(dict.fromkeys([*outputs, *missing, *kept])))
         found = {name: Observer() for name in missing}
         for i, batch in enumerate(progress_bar(self.batches, self.progress, "calibrate", "batch")):
@@ -231,7 +247,7 @@ class FloatNetwork:
             if first:
                 self._outputs.append([made[name] for name in outputs])
             if first and i < _COMPARED:
-                self._layer_outputs.append({layer.y: made[layer.y] for layer in self.layers})
+                self._layer_outputs.append({name: made[name] for name in kept})
         self._observers |= found
         if first:
             rows = _rows(self.batches[0])
@@ -245,13 +261,15 @@ class FloatNetwork:
         assignment: Assignment,
         read: Mapping[tuple[str, int], tuple[Observer, Quantizer]],
         weights: Mapping[str, QuantizedWeight],
+        recurrences: Mapping[str, tuple[RecurrentWeight, RecurrentWeight]],
     ) -> list[LayerReport]:
         simulation = simulated(model)
-        piece = Piece(simulation, simulation.graph.node, [layer.y for layer in self.layers])
+        compared = [*self.layers, *self._prepared.recurrent]
+        piece = Piece(simulation, simulation.graph.node, [layer.y for layer in compared])
         signal, noise = dict.fromkeys(assignment, 0.0), dict.fromkeys(assignment, 0.0)
         for batch, floats in zip(self.batches, self._layer_outputs, strict=False):
             made = piece(batch)
-            for layer in self.layers:
+            for layer in compared:
                 signal[layer.name] += float(np.square(floats[layer.y], dtype=np.float64).sum())
                 noise[layer.name] += float(np.square(floats[layer.y] - made[layer.y], dtype=np.float64).sum())
         rows = []
@@ -271,7 +289,16 @@ class FloatNetwork:
                     layer.name, layer.op_type, bits, signal_to_noise(float(np.square(exact).sum()), error), output, clipped, columns
                 )
             )
-        return rows
+        for each in self._prepared.recurrent:
+            bits, error, exact_sum = assignment[each.name], 0.0, 0.0
+            for name, made_weight in zip((each.w, each.r), recurrences.get(each.name, ()), strict=False):
+                floats_of = self._prepared.constants[name].astype(np.float64)
+                error += float(np.square(floats_of - made_weight.values()).sum())
+                exact_sum += float(np.square(floats_of).sum())
+            output = signal_to_noise(signal[each.name], noise[each.name])
+            rows.append(LayerReport(each.name, "LSTM", bits, signal_to_noise(exact_sum, error), output, 0.0))
+        order = {name: i for i, name in enumerate(self.names)}
+        return sorted(rows, key=lambda row: order[row.name])
 
 
 def _rows(batch: Batch) -> int:

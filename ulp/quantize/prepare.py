@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from ulp.onnx.limits import Limits
 from ulp.onnx.model import Array, OnnxError, Port
 from ulp.onnx.reader import read
 
+from .lstms import RecurrentLayer, recurrent_layers
+
 # What a file that is already quantized has.
 _QUANTIZERS = (
     *("Quant", "IntQuant", "BipolarQuant", "FloatQuant", "Trunc", "MultiThreshold", "QuantizeLinear", "DequantizeLinear"),
     *("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "MatMulNBits", "QLinearConv", "QLinearMatMul", "QGemm"),
+    "DynamicQuantizeLSTM",
 )
 # Clip takes its bounds as inputs since this opset.
 _OPSET = 11
@@ -52,13 +55,17 @@ class Layer:
 
 @dataclass
 class Prepared:
-    """A float model: onnx.ModelProto with sorted nodes, its constants by name, its inputs, its layers in the order in which they run."""
+    """A float model: onnx.ModelProto with sorted nodes, its constants by name, its inputs, its layers in the order in which they run.
+
+    recurrent: LSTMs that can be quantized, which are not among the layers.
+    """
 
     proto: Any
     constants: dict[str, Array]
     inputs: list[Port]
     layers: list[Layer]
     outputs: list[str]
+    recurrent: list[RecurrentLayer] = field(default_factory=list)
 
     def readers(self) -> Counter[str]:
         """How many inputs of nodes and results of the model each tensor is."""
@@ -87,7 +94,10 @@ def prepared_of(proto: Any, inputs: list[Port], outputs: list[str], first: Mappi
     """A simplified model with its constants and layers. first: of layers with the weights of one before, the name of that one."""
     constants = _constants(proto)
     layers = [replace(layer, first=first.get(layer.name, layer.name)) for layer in _layers(proto, constants)]
-    return Prepared(proto, constants, inputs, layers, outputs)
+    recurrent = []
+    if any(node.op_type == "LSTM" for node in proto.graph.node):
+        recurrent = recurrent_layers(read(proto, in_protos=True), proto, constants)
+    return Prepared(proto, constants, inputs, layers, outputs, recurrent)
 
 
 def _raised(proto: Any) -> Any:

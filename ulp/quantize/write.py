@@ -11,8 +11,10 @@ from ulp.nn.quantizer import Quantizer
 from ulp.onnx.chains import SMALLEST_SCALE
 from ulp.onnx.model import Array
 
+from . import recurrent
 from .places import Place
 from .prepare import Layer, Prepared
+from .running import reads_of
 from .weights import Settled
 
 DOMAIN = "qonnx.custom_op.general"
@@ -44,8 +46,12 @@ class Writer:
 
     def constant(self, wanted: str, value: Any) -> str:
         """An initializer of float32."""
+        return self.array(wanted, np.asarray(value, np.float32))
+
+    def array(self, wanted: str, value: Array) -> str:
+        """An initializer of the array's type."""
         name = self.name(wanted)
-        self.constants[name] = np.asarray(value, np.float32)
+        self.constants[name] = value
         return name
 
     def quant(self, tensor: str, index: int, scale: Any, zero: int, bits: int, *, signed: bool) -> str:
@@ -160,6 +166,7 @@ class Writer:
         graph = self.proto.graph
         kept = [tensor for tensor in graph.initializer if tensor.name not in self.constants]
         nodes: Sequence[Any] = [n for i, node in enumerate(self.nodes) for n in (*self.before.get(i, ()), node, *self._behind(i))]
+        nodes = _without_idle_shapes(nodes, {port.name for port in graph.output})
         used = {name for node in nodes for name in node.input} | {port.name for port in graph.output}
         made: Mapping[str, Array] = self.constants
         tensors = [*kept, *(numpy_helper.from_array(value, name) for name, value in made.items())]
@@ -167,16 +174,35 @@ class Writer:
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(copies)
         graph.initializer.extend(tensor for tensor in tensors if tensor.name in used)
-        if all(opset.domain != DOMAIN for opset in self.proto.opset_import):
-            self.proto.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        domains = {DOMAIN} | {recurrent.DOMAIN for node in copies if node.domain == recurrent.DOMAIN}
+        for domain in sorted(domains - {opset.domain for opset in self.proto.opset_import}):
+            self.proto.opset_import.append(helper.make_opsetid(domain, 1))
         self.proto.producer_name = "ulp"
         return self.proto
 
 
+def _without_idle_shapes(nodes: Sequence[Any], shown: set[str]) -> list[Any]:
+    """The nodes but for computations with shapes whose results nothing reads."""
+    used, kept = set(shown), []
+    for node in reversed(nodes):
+        if node.op_type in ("Shape", "Gather", "Slice", "Mul", "Concat", "Reshape") and used.isdisjoint(node.output):
+            continue
+        used |= reads_of(node)
+        kept.append(node)
+    return kept[::-1]
+
+
 def written(
-    prepared: Prepared, places: Sequence[Place], quantizers: Mapping[tuple[str, int], Quantizer], weights: Mapping[str, Settled]
+    prepared: Prepared,
+    places: Sequence[Place],
+    quantizers: Mapping[tuple[str, int], Quantizer],
+    weights: Mapping[str, Settled],
+    recurrences: Mapping[str, tuple[recurrent.RecurrentWeight, recurrent.RecurrentWeight]],
 ) -> Any:
-    """The onnx.ModelProto with these quantizers, by tensor and bits, and these weights, by layer; other layers keep theirs."""
+    """The onnx.ModelProto with these quantizers, by tensor and bits, and these weights, by layer; other layers keep theirs.
+
+    recurrences: W and R of LSTMs, by layer.
+    """
     writer = Writer(prepared)
     for place in places:
         if place.of_rows:
@@ -186,4 +212,7 @@ def written(
     for layer in prepared.layers:
         if layer.name in weights:
             writer.weights(layer, weights[layer.name])
+    for each in prepared.recurrent:
+        if each.name in recurrences:
+            recurrent.write(writer, each, recurrences[each.name])
     return writer.model()
