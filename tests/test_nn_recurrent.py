@@ -205,7 +205,8 @@ def test_float_lstms_of_onnx_are_quantized(bits: int | str, tmp_path: Path) -> N
 
     rng = np.random.default_rng(2)
     time, sizes, units = 9, (12, 32), 16
-    nodes, constants = [], []
+    nodes: list[Any] = []
+    constants: list[Any] = []
 
     def constant(name: str, value: Any) -> str:
         constants.append(numpy_helper.from_array(np.asarray(value), name))
@@ -235,21 +236,21 @@ def test_float_lstms_of_onnx_are_quantized(bits: int | str, tmp_path: Path) -> N
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", time, n]) for name, n in (("x", 12), ("y", 10))]
     graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], constants)
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    x = rng.standard_normal((6, time, 12)).astype(np.float32)
-    quantized = ulp.quantize.quantize(data, bits=bits, calibrate=x, progress=False)
+    sequences = rng.standard_normal((6, time, 12)).astype(np.float32)
+    quantized = ulp.quantize.quantize(data, bits=bits, calibrate=sequences, progress=False)
     assert [(row.op_type, row.bits is None) for row in quantized.layers] == [("LSTM", False), ("LSTM", False), ("MatMul", False)]
     network = quantized.load(tune=False)
     assert sum(row.type == "DynamicQuantizeLSTM" and row.runs_in == "integers" for row in network.layers) == 2
-    exact = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-    made = network(x)
+    exact = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": sequences})[0]
+    made = network(sequences)
     ratio = np.square(exact).sum() / np.square(made - exact).sum()
     assert 10 * np.log10(ratio) > {8: 30, "W4A8": 15, 2: 3}[bits]
     quantized.save(tmp_path / "q.onnx")
     again = ulp.load(tmp_path / "q.onnx", tune=False)
-    np.testing.assert_array_equal(again(x), made)
+    np.testing.assert_array_equal(again(sequences), made)
     again.save(tmp_path / "q.ulp")
-    np.testing.assert_array_equal(ulp.load(tmp_path / "q.ulp")(x), made)
-    floats = ulp.quantize.quantize(data, bits={"LSTM*": "float", "*": 8}, calibrate=x, progress=False)
+    np.testing.assert_array_equal(ulp.load(tmp_path / "q.ulp")(sequences), made)
+    floats = ulp.quantize.quantize(data, bits={"LSTM*": "float", "*": 8}, calibrate=sequences, progress=False)
     assert [node.op_type for node in floats.model.graph.node].count("LSTM") == 2
 
 

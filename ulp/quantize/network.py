@@ -19,6 +19,7 @@ from ulp.onnx.model import Array, OnnxError
 
 from .batches import Batch, batches_of, open_shapes
 from .equalize import equalized
+from .lstms import RecurrentLayer
 from .moments import layer_work
 from .options import Activations, Rounding, check_activations, check_method, check_outliers
 from .outliers import find, of_layers, without
@@ -91,7 +92,11 @@ class FloatNetwork:
     @property
     def names(self) -> list[str]:
         """Of the layers, and of the LSTMs that can be quantized, in the order in which they run."""
-        return [each.name for each in sorted([*self.layers, *self._prepared.recurrent], key=lambda each: each.index)]
+        return [name for _, name in sorted((each.index, each.name) for each in self._compared())]
+
+    def _compared(self) -> list[Layer | RecurrentLayer]:
+        """What the report compares: layers with weights, and LSTMs that can be quantized."""
+        return [*self.layers, *self._prepared.recurrent]
 
     def outputs(self) -> list[list[Array]]:
         """The float model's results for each batch of the calibration data, in the order of its outputs."""
@@ -119,7 +124,10 @@ class FloatNetwork:
         share = 99.99 if percentile is None else float(percentile)
         constants = self._prepared.constants
         recurrences = {
-            each.name: tuple(recurrent_weight(constants[name], bits.weight, minmax=ranges == "minmax") for name in (each.w, each.r))
+            each.name: (
+                recurrent_weight(constants[each.w], bits.weight, minmax=ranges == "minmax"),
+                recurrent_weight(constants[each.r], bits.weight, minmax=ranges == "minmax"),
+            )
             for each in self._prepared.recurrent
             if (bits := given[each.name]) is not None
         }
@@ -235,7 +243,7 @@ class FloatNetwork:
             return
         graph = self._prepared.proto.graph
         outputs = self._prepared.outputs if first else []
-        kept = [layer.y for layer in (*self.layers, *self._prepared.recurrent)] if first else []
+        kept = [layer.y for layer in self._compared()] if first else []
         piece = Piece(self._prepared.proto, graph.node, list(dict.fromkeys([*outputs, *missing, *kept])))
         found = {name: Observer() for name in missing}
         for i, batch in enumerate(progress_bar(self.batches, self.progress, "calibrate", "batch")):
@@ -264,7 +272,7 @@ class FloatNetwork:
         recurrences: Mapping[str, tuple[RecurrentWeight, RecurrentWeight]],
     ) -> list[LayerReport]:
         simulation = simulated(model)
-        compared = [*self.layers, *self._prepared.recurrent]
+        compared = self._compared()
         piece = Piece(simulation, simulation.graph.node, [layer.y for layer in compared])
         signal, noise = dict.fromkeys(assignment, 0.0), dict.fromkeys(assignment, 0.0)
         for batch, floats in zip(self.batches, self._layer_outputs, strict=False):
