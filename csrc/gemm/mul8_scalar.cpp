@@ -72,7 +72,7 @@ void run(const Tile& t) {
   for (int left = t.rows; left > 0; left -= part.rows) {
     part.rows = left < kRows ? left : kRows;
     run_rows(part);
-    gather.rows += part.rows;
+    if (t.gather) gather.rows += part.rows;
     part.c += part.rows * t.ldc;
     if (part.row) part.row += part.rows;
   }

@@ -258,7 +258,7 @@ struct DynamicLinearStep final : Step {
       s.zero = rows_.zeros + block.m;
       s.outlier_count = of_.outliers.size();
       s.outliers = rows_.outliers + block.m * s.outlier_count;
-      s.outlier_weights = of_.outlier_weights.values.data() + block.n;
+      s.outlier_weights = s.outlier_count == 0 ? nullptr : of_.outlier_weights.values.data() + block.n;
       s.outlier_stride = of_.weights->layout.n;
       s.sums = block.sums;
       const int64_t width = c_.tensor(of_.source).width;
