@@ -12,6 +12,15 @@ constexpr int64_t kGatheredSumBytes = 12 * 1024;
 constexpr int64_t kStridedSumBytes = 4 * 1024;
 constexpr int64_t kPanelAndSumBytes = 16 * 1024;  // beside a small panel there is room for more of them
 
+// Asks for a cache line in the second level.
+inline void prefetch(const uint8_t* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#else
+  static_cast<void>(p);
+#endif
+}
+
 }  // namespace
 
 Tiles::Tiles(int64_t rows, int64_t mr, int64_t group) : rows_(rows), group_(group) {
@@ -67,6 +76,20 @@ BitpackedSlice PanelLoop::slice(const Columns& columns, Range k_block) const {
   slice.k_block = k_block.begin;
   slice.k_blocks = k_block.size();
   return slice;
+}
+
+// Those of the panel behind these columns, where there are tiles enough to bring them meanwhile.
+PanelLoop::Ahead PanelLoop::next_weights(const Columns& columns, int64_t rows) const {
+  if (!kernel_.expand || rows < 4 * mr_) return {};
+  const BitpackedLayout& layout = weights();
+  const int64_t bytes = columns.units * layout.k_blocks() * layout.unit_bytes();
+  const int64_t begin = layout.unit_offset(columns.n0 / kPanelCols, 0, 0) + bytes, end = std::min(begin + bytes, layout.nbytes());
+  const uint8_t* data = operands_.b->data.data();
+  return {data + begin, data + end, round_up(ceil_div(bytes * mr_, rows), 64)};
+}
+
+void PanelLoop::Ahead::fetch() {
+  for (const uint8_t* stop = at + std::min(share, end - at); at < stop; at += 64) prefetch(at);
 }
 
 // One K-block of some columns as the kernel reads it: expanded into `memory`, or where it lies.
@@ -171,6 +194,7 @@ void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows,
   const bool plain = work.plain(columns, zero_points_);
   t.ldc = plain ? sink.plain_stride : work.ld;
   const uint8_t* a = t.a;
+  Ahead ahead = finished && !t.gather ? next_weights(columns, block.size()) : Ahead{};
   int64_t waiting = 0;  // from which row on finished sums wait
   for (Range tile{0, 0}; tile.end < block.size();) {
     tile = tiles.after(tile);
@@ -184,6 +208,7 @@ void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows,
     } else {
       t.c = work.sums + (work.keeps_sums ? tile.begin : tile.begin - waiting) * work.ld + columns.n0 - work.n0;
     }
+    ahead.fetch();
     kernel_.run(t);
     const bool full = tile.end == block.size() || tile.end - waiting + mr_ > work.put_rows;
     if (plain || !finished || !full || !work.hands_over) continue;

@@ -104,7 +104,17 @@ class PanelLoop {
     bool plain(const Columns& columns, const ZeroPoints& z) const { return sink.plain && !z.t_b_varies && columns.cols == columns.width(); }
   };
 
+  // Weights that a multiplication will need, and how many bytes of them are asked for per tile.
+  struct Ahead {
+    const uint8_t* at = nullptr;
+    const uint8_t* end = nullptr;
+    int64_t share = 0;
+
+    void fetch();
+  };
+
   Columns columns(int64_t panel) const;
+  Ahead next_weights(const Columns& columns, int64_t rows) const;
   BitpackedSlice slice(const Columns& columns, Range k_block) const;
   const uint8_t* expand(const Columns& columns, Range k_block, uint8_t* memory) const;
   void run_panel(const Columns& columns, const Work& work) const;

@@ -167,6 +167,15 @@ ULP_INLINE bool quantize_by(const float* x, int64_t count, const Target& t, cons
   const Vector16 zero = Vector16::all(0.0f);
   Vector16 products = zero;  // x * 0 is a NaN where x is not finite
   int64_t c = 0;
+  for (; c + 4 * kLanes <= count; c += 4 * kLanes) {
+    Vector16 v[4];
+    ULP_UNROLL for (int i = 0; i < 4; ++i) {
+      v[i] = Vector16::load(x + c + i * kLanes);
+      products = v[i].fma(zero, products);
+      v[i] = steps(v[i]);
+    }
+    Vector16::store_four_rounded(t.codes + c, v, t.zero);
+  }
   for (; c + kLanes <= count; c += kLanes) {
     const Vector16 v = Vector16::load(x + c);
     products = v.fma(zero, products);

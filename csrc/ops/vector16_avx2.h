@@ -66,6 +66,19 @@ struct Vector16 {
   // Of values that are yet to be rounded: the conversion does it.
   ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { store_codes(p, n, zero); }
 
+  static ULP_INLINE void store_four_rounded(uint8_t* p, const Vector16 (&x)[4], int zero) {
+    const __m256i less = _mm256_set1_epi16(static_cast<int16_t>(zero));
+    const auto words = [&](int i) {
+      return _mm256_add_epi16(_mm256_packs_epi32(_mm256_cvtps_epi32(x[i].low), _mm256_cvtps_epi32(x[i].high)), less);
+    };
+    // Of two vectors: four codes of each of their halves, twice.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int i = 0; i < 4; i += 2) {
+      const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words(i), words(i + 1)), order);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 16 * i), bytes);
+    }
+  }
+
   ULP_INLINE Vector16 operator+(Vector16 o) const { return {_mm256_add_ps(low, o.low), _mm256_add_ps(high, o.high)}; }
   ULP_INLINE Vector16 operator-(Vector16 o) const { return {_mm256_sub_ps(low, o.low), _mm256_sub_ps(high, o.high)}; }
   ULP_INLINE Vector16 operator*(Vector16 o) const { return {_mm256_mul_ps(low, o.low), _mm256_mul_ps(high, o.high)}; }
@@ -81,7 +94,6 @@ struct Vector16 {
     return {_mm256_round_ps(low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
             _mm256_round_ps(high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
-  // 2^this, for integers of -126..127.
   // v * 2^n, n being integers of -126 .. 127.
   ULP_INLINE Vector16 times_power_of_2(Vector16 n) const {
     const __m256i bias = _mm256_set1_epi32(127);

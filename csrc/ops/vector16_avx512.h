@@ -45,6 +45,16 @@ struct Vector16 {
   // Of values that are yet to be rounded: the conversion does it.
   ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { store_codes(p, n, zero); }
 
+  static ULP_INLINE void store_four_rounded(uint8_t* p, const Vector16 (&x)[4], int zero) {
+    const __m512i less = _mm512_set1_epi16(static_cast<int16_t>(zero));
+    const __m512i first = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0].v), _mm512_cvtps_epi32(x[1].v));
+    const __m512i second = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2].v), _mm512_cvtps_epi32(x[3].v));
+    const __m512i bytes = _mm512_packus_epi16(_mm512_add_epi16(first, less), _mm512_add_epi16(second, less));
+    // Four codes of each of x[0], x[1], x[2], x[3], four times.
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
+  }
+
   ULP_INLINE Vector16 operator+(Vector16 o) const { return {_mm512_add_ps(v, o.v)}; }
   ULP_INLINE Vector16 operator-(Vector16 o) const { return {_mm512_sub_ps(v, o.v)}; }
   ULP_INLINE Vector16 operator*(Vector16 o) const { return {_mm512_mul_ps(v, o.v)}; }

@@ -63,6 +63,10 @@ struct Vector16 {
   // Of values that are yet to be rounded.
   ULP_INLINE void store_rounded(uint8_t* p, int64_t n, int zero) const { rint().store_codes(p, n, zero); }
 
+  static ULP_INLINE void store_four_rounded(uint8_t* p, const Vector16 (&x)[4], int zero) {
+    for (int i = 0; i < 4; ++i) x[i].store_rounded(p + 16 * i, 16, zero);
+  }
+
   ULP_INLINE Vector16 operator+(const Vector16& o) const {
     return each([&](int i) { return v[i] + o.v[i]; });
   }
