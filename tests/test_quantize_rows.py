@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import ulp  # noqa: E402
+from ulp.nn import open_length, saved  # noqa: E402
 from ulp.quantize.simulate import simulated  # noqa: E402
 
 F32 = np.float32
@@ -166,8 +168,8 @@ def open_network() -> Any:
     return made
 
 
-def test_one_network_serves_all_lengths() -> None:
-    """Up to the maximum, with the bits of a network for the length at hand; beyond it, and of nothing, the error says so."""
+def test_one_network_serves_all_lengths(tmp_path: Path) -> None:
+    """Up to the maximum, with the bits of a network for the length at hand, saved or not; beyond it, and of nothing, the error says so."""
     rng = np.random.default_rng(5)
     x = rng.standard_normal((8, 9, 16)).astype(F32)
     made = ulp.quantize.quantize(open_network(), bits="W4A8", calibrate=x, activations="dynamic", progress=False)
@@ -184,14 +186,53 @@ def test_one_network_serves_all_lengths() -> None:
         with pytest.raises(ValueError, match=r"shape \[3, 5, 15\]: expected \[N, T, 16\]"):
             loaded(np.zeros((3, 5, 15), F32))
         assert loaded.profile(x, runs=1).rows
-        with pytest.raises(TypeError, match="max_length=40 cannot be saved"):
-            pickle.dumps(loaded)
+        loaded.save(tmp_path / "network.ulp")
+        made.load(shapes={"x": (1, 40, 16)}, functions=functions, tune=False).save(tmp_path / "one.ulp")
+        assert (tmp_path / "network.ulp").stat().st_size < 1.6 * (tmp_path / "one.ulp").stat().st_size  # weights are there once
+        stage: Any = loaded.stages[0]
+        plan = stage.compiled
+        plan.save(tmp_path / "plan.ulp")
+        again = [ulp.load(tmp_path / "network.ulp"), pickle.loads(pickle.dumps(loaded))]
+        plans = [open_length.load(tmp_path / "plan.ulp"), pickle.loads(pickle.dumps(plan))]
+        for length in (1, 40, 13):
+            given = rng.standard_normal((2, length, 16)).astype(F32)
+            for one in again:
+                np.testing.assert_array_equal(one(given), loaded(given))
+            for one in plans:
+                np.testing.assert_array_equal(one(given)[0], loaded(given))
+        with pytest.raises(ValueError, match="a sequence of length 41: the network was made for 1 to max_length=40"):
+            again[0](np.zeros((1, 41, 16), F32))
     compiled = ulp.compile(open_network(), bits="W4A8", calibrate=x, activations="dynamic", max_length=12, progress=False)
     np.testing.assert_array_equal(compiled(x), made.load(max_length=40)(x))
     with pytest.raises(ValueError, match="no input has an open side"):
         ulp.quantize.quantize(network(17), bits=8, calibrate=x[:, :7], activations="dynamic", progress=False).load(max_length=7)
     with pytest.raises(ValueError, match="max_length=1"):
         made.load(max_length=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(max_length=1), "max_length=1: expected an integer from 2"),
+        (lambda d: d["shorter"]["plan"]["calls"].pop(), "calls, and the plan that it is stored beside"),
+        (lambda d: d["shorter"]["plan"]["calls"][0].__setitem__(1, 100), "larger as the sequence becomes shorter|not linear|input"),
+        (
+            lambda d: d["longest"]["lowered"]["plan"]["calls"][0].__setitem__(1, {"$like": None}),
+            "stored beside another one, and there is none",
+        ),
+        (lambda d: d["shorter"]["plan"]["calls"][0].__setitem__(1, {"$like": [3]}), "no beginning of the array"),
+        (lambda d: d.pop("shorter"), "a network of open length is an object of"),
+    ],
+)
+def test_damaged_networks_of_open_length(change: Any, message: str) -> None:
+    x = np.random.default_rng(5).standard_normal((2, 9, 16)).astype(F32)
+    given: Any = {"bits": 4, "calibrate": x, "activations": "dynamic", "progress": False}
+    plan = ulp.compile(open_network(), max_length=9, tune=False, **given).stages[0].compiled
+    arrays: dict[str, Any] = {}
+    document = json.loads(json.dumps(plan.document(arrays)))
+    change(document)
+    with pytest.raises(ValueError, match=message):
+        open_length.load(b"".join(saved.to_parts("OpenNetwork", document, arrays)))
 
 
 def test_what_is_wrong_is_named() -> None:

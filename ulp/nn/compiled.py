@@ -75,8 +75,6 @@ class Structure:
 
 
 _CONTAINERS: dict[str, type | None] = {"one": None, "tuple": tuple, "list": list, "dict": dict}
-_KIND = "CompiledNetwork"
-
 _OLD_MODES = {"requantise": "requantize"}
 """What files of earlier versions call a mode"""
 
@@ -90,6 +88,7 @@ class CompiledNetwork(Printed):
     """
 
     device = "cpu"
+    _kind = "CompiledNetwork"
 
     def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, pack: Structure) -> None:
         self._lowered = lowered
@@ -157,8 +156,7 @@ class CompiledNetwork(Printed):
         The file holds b bits per weight, and nothing of this CPU but the methods that compute its convolutions.
         Raises TypeError where results go into a subclass of tuple, list or dict, or under keys that are not strings.
         """
-        arrays: Arrays = {}
-        saved.write_file(path, saved.to_parts(_KIND, self.document(arrays), arrays))
+        saved.write_file(path, self._parts())
 
     def document(self, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
         """The network as JSON has it (saved.py); its arrays are put into `arrays`, under names that begin with `prefix`."""
@@ -184,9 +182,23 @@ class CompiledNetwork(Printed):
             raise ValueError(f"codes_in={known['codes_in']} for a plan that takes the other kind of input")
         return cls(lowered, known["mode"], known["hint"], pack)
 
-    def __reduce__(self) -> Any:
+    @classmethod
+    def _read(cls, source: saved.Source, tune: bool, max_bytes: int) -> CompiledNetwork:
+        """What `save` wrote; as `load`."""
+        max_bytes = integer(max_bytes, "max_bytes", 1, 2**62)
+        check_options({}, tune=tune)
+        try:
+            document, arrays = saved.parsed(source, cls._kind)
+            return cls.from_document(document, arrays, tune=bool(tune), max_bytes=max_bytes)
+        except ValueError as error:
+            raise ValueError(f"{saved.name_of(source)} cannot be loaded: {error}") from None
+
+    def _parts(self) -> saved.Parts:
         arrays: Arrays = {}
-        return load, (b"".join(saved.to_parts(_KIND, self.document(arrays), arrays)),)
+        return saved.to_parts(self._kind, self.document(arrays), arrays)
+
+    def __reduce__(self) -> Any:
+        return load, (b"".join(self._parts()),)
 
     @property
     def nbytes(self) -> int:
@@ -380,13 +392,7 @@ def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX
     Raises ValueError, naming what is wrong, where the file is no saved network, is damaged, is of a later version or exceeds max_bytes, and
     OSError where it cannot be read.
     """
-    max_bytes = integer(max_bytes, "max_bytes", 1, 2**62)
-    check_options({}, tune=tune)
-    try:
-        document, arrays = saved.parsed(source, _KIND)
-        return CompiledNetwork.from_document(document, arrays, tune=bool(tune), max_bytes=max_bytes)
-    except ValueError as error:
-        raise ValueError(f"{saved.name_of(source)} cannot be loaded: {error}") from None
+    return CompiledNetwork._read(source, tune, max_bytes)
 
 
 def _held(results: Any, one: object) -> str:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from ulp import _core
+from ulp._validate import integer
 
+from . import saved
 from .compiled import CompiledNetwork
 from .lower import new_plan
 from .lowered import Lowered
 from .profile import ProfileRow
-from .script import Script
+from .script import TENSORS, Arrays, Script
 from .shapes import LayerError, shape_text
 
 # Plans that are kept, those of the lengths that were seen last; each takes the memory of its activations, and no weights.
@@ -33,6 +35,8 @@ class UnlikeError(ValueError):
 
 class OpenNetwork(CompiledNetwork):
     """A `CompiledNetwork` of any length from 1 to `max_length`. Shapes, table and figures are those of the longest."""
+
+    _kind = "OpenNetwork"
 
     def __init__(self, longest: CompiledNetwork, shorter: CompiledNetwork, max_length: int) -> None:
         """longest, shorter: the same network at max_length and at one less. Raises UnlikeError."""
@@ -49,6 +53,12 @@ class OpenNetwork(CompiledNetwork):
         self._check()
 
     def _check(self) -> None:
+        calls = [lowered.script.calls for lowered in (self._lowered, self._shorter._lowered)]
+        if [name for name, _ in calls[0]] != [name for name, _ in calls[1]]:
+            raise UnlikeError("its plans have different steps")
+        for (name, fields), (_, others) in zip(*calls, strict=True):
+            if name in TENSORS and any(fields[side] < others[side] for side in ("height", "width", "channels")):
+                raise UnlikeError("a tensor becomes larger as the sequence becomes shorter")
         first = next(((i, sides[0]) for i, sides in enumerate(self._sides) if sides), None)
         if first is None:
             raise UnlikeError("no input has the length as a side")
@@ -75,15 +85,12 @@ class OpenNetwork(CompiledNetwork):
         less = self.max_length - length
         one, other = self._plans.get(self.max_length, self), self._shorter
         a, b = self._lowered, other._lowered
-        names = [[name for name, _ in lowered.script.calls] for lowered in (a, b)]
-        if names[0] != names[1]:
-            raise UnlikeError("its plans have different steps")
         steps = iter(a.plan.steps())
         script = Script(new_plan())
         kinds = _core.plan_steps()
         for (name, fields), (_, others) in zip(a.script.calls, b.script.calls, strict=True):
             step = next(steps) if name in kinds else None
-            made = {key: _between(value, others[key], less, f"{name}.{key}") for key, value in fields.items()}
+            made = {key: _between(value, others.get(key), less, f"{name}.{key}") for key, value in fields.items()}
             if step is not None and name == "conv":
                 made["method"] = step["method"] if length == self.max_length else None
             getattr(script, name)(**made)
@@ -119,10 +126,26 @@ class OpenNetwork(CompiledNetwork):
         """As `CompiledNetwork.check_inputs`, at the length of the inputs."""
         self._of(given).check_inputs(given)
 
-    def document(self, arrays: Any, prefix: str = "") -> dict[str, Any]:
-        """TypeError: files hold plans of one length."""
-        del arrays, prefix
-        raise TypeError(f"a network with max_length={self.max_length} cannot be saved: save one that is loaded with shapes= for one length")
+    def document(self, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+        """As `CompiledNetwork.document`: the longest plan, and what is another in one for one item less."""
+        shorter = self._shorter._lowered
+        return {
+            "max_length": self.max_length,
+            "longest": super().document(arrays, f"{prefix}longest."),
+            "shorter": saved.lowered_document(shorter, arrays, f"{prefix}shorter.", like=self._lowered),
+        }
+
+    @classmethod
+    def from_document(cls, document: object, arrays: Arrays, *, tune: bool, max_bytes: int) -> OpenNetwork:
+        """What `document` described, for all lengths up to the maximum. ValueError where that is damaged."""
+        known = saved.members(document, "a network of open length", max_length=int, longest=dict, shorter=dict)
+        max_length = integer(known["max_length"], "max_length", 2, 2**20)
+        longest = CompiledNetwork.from_document(known["longest"], arrays, tune=tune, max_bytes=max_bytes)
+        lowered = saved.lowered_from(known["shorter"], arrays, tune=False, max_bytes=max_bytes, like=longest._lowered)
+        return cls(longest, CompiledNetwork(lowered, longest.mode, longest.hint, longest._pack), max_length)
+
+    def __reduce__(self) -> Any:
+        return load, (b"".join(self._parts()),)
 
     def to(self, device: Any) -> Any:
         """The network itself for "cpu" and "auto"; ValueError for a GPU, where plans have one length."""
@@ -131,6 +154,13 @@ class OpenNetwork(CompiledNetwork):
         raise ValueError(
             f"device={device!r}: a network with max_length={self.max_length} runs on the CPU only; load it with shapes= instead"
         )
+
+
+def load(source: saved.Source, *, tune: bool = False, max_bytes: int = saved.MAX_BYTES) -> OpenNetwork:
+    """A network of open length that `save` wrote; as `ulp.nn.load`."""
+    network = OpenNetwork._read(source, tune, max_bytes)
+    assert isinstance(network, OpenNetwork)
+    return network
 
 
 def _between(a: Any, b: Any, less: int, where: str) -> Any:

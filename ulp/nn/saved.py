@@ -4,7 +4,7 @@ The file is in the safetensors format (ulp/_tensorfile.py). Its metadata are
 
     format    "ulp-network"
     version   "1"; a later one is refused
-    kind      what is in it: "CompiledNetwork", or "OnnxNetwork" (ulp/onnx)
+    kind      what is in it: "CompiledNetwork", "OpenNetwork" (open_length.py), or "OnnxNetwork" (ulp/onnx)
     network   JSON: what the plans were asked for (script.py), the names of their steps, shapes, and how results are handed out
 
 and its arrays are packed weights, b bits each, and what the epilogues need: scales, biases, thresholds, windows.
@@ -27,7 +27,7 @@ from .script import Arrays, replay
 
 FORMAT = "ulp-network"
 VERSION = 1
-_READERS = {"CompiledNetwork": "ulp.nn.load", "OnnxNetwork": "ulp.load"}
+_READERS = {"CompiledNetwork": "ulp.nn.load", "OpenNetwork": "ulp.nn.open_length.load", "OnnxNetwork": "ulp.load"}
 MAX_BYTES = 2**32
 """What the activations of a loaded network may take, unless the caller says otherwise."""
 
@@ -93,10 +93,14 @@ def _contents(source: Source) -> memoryview:
 # Parts of documents.
 
 
-def lowered_document(lowered: Lowered, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
-    """A plan with its names and shapes as JSON has it; arrays get names that begin with `prefix`."""
+def lowered_document(lowered: Lowered, arrays: Arrays, prefix: str = "", like: Lowered | None = None) -> dict[str, Any]:
+    """A plan with its names and shapes as JSON has it; arrays get names that begin with `prefix`.
+
+    like: one with the same steps that is stored, too: what both have is stored once.
+    """
+    script = lowered.script
     return {
-        "plan": lowered.script.document(arrays, prefix),
+        "plan": script.document(arrays, prefix) if like is None else script.document_beside(like.script, arrays, prefix),
         "labels": [[label.name, label.kind, label.w_bits] for label in lowered.labels],
         "input_shape": _input_shapes_document(lowered.input_shapes),
         "output_shapes": [list(shape) for shape in lowered.output_shapes],
@@ -104,12 +108,13 @@ def lowered_document(lowered: Lowered, arrays: Arrays, prefix: str = "") -> dict
     }
 
 
-def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int) -> Lowered:
+def lowered_from(document: object, arrays: Arrays, *, tune: bool, max_bytes: int, like: Lowered | None = None) -> Lowered:
     """What `lowered_document` described, on a plan of this CPU. ValueError where that is damaged."""
+    beside = None if like is None else like.script
     known = members(document, "a lowered network", plan=dict, labels=list, input_shape=list, output_shapes=list, input_quantizer=None)
-    script = replay(known["plan"], arrays, new_plan, tune=False, max_bytes=max_bytes)
+    script = replay(known["plan"], arrays, new_plan, tune=False, max_bytes=max_bytes, like=beside)
     if tune:  # now that it is known to be a plan of a size that may run
-        script = replay(known["plan"], arrays, new_plan, tune=True, max_bytes=max_bytes)
+        script = replay(known["plan"], arrays, new_plan, tune=True, max_bytes=max_bytes, like=beside)
     steps = script.plan.steps()
     labels = [_label(label) for label in known["labels"]]
     if len(labels) != len(steps):

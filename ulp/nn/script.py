@@ -14,7 +14,7 @@ kernel needs besides is made when the plan is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,20 +76,44 @@ class Script:
         Each convolution is stored with the method that computes it now, and the document with the ISA for which it was chosen: it may
         have been chosen by timing.
         """
-        steps = iter(self.plan.steps())
         names: dict[int, str] = {}
         calls = []
-        for i, (name, fields) in enumerate(self.calls):
-            step = next(steps) if name in _STEPS else None
-            if step is not None and name == "conv":
-                fields = fields | {"method": step["method"]}  # noqa: PLW2901
-            arguments = (fields.get(field) for field in _FIELDS[name])
+        for i, (name, arguments) in enumerate(self._arguments()):
             calls.append([name, *(encode(value, arrays, f"{prefix}{i}.{name}.{j}", names) for j, value in enumerate(arguments))])
         return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
 
+    def document_beside(self, like: Script, arrays: Arrays, prefix: str = "") -> dict[str, Any]:
+        """As `document`, of a script with the same calls as `like`, which is stored, too: what is the same in both is stored once.
 
-def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], new_plan: Callable[[], Any], *, tune: bool, max_bytes: int) -> Script:
+        Such a value is {"$like": null}, and an array that is the beginning of the other one {"$like": shape}.
+        """
+        calls = []
+        for i, ((name, arguments), (_, others)) in enumerate(zip(self._arguments(), like._arguments(), strict=True)):
+            made = (_encode_beside(x, y, arrays, f"{prefix}{i}.{name}.{j}") for j, (x, y) in enumerate(zip(arguments, others, strict=True)))
+            calls.append([name, *made])
+        return {"group": self.group, "throughput": self.throughput, "isa": _core.isa(), "calls": calls}
+
+    def _arguments(self) -> Iterator[tuple[str, list[Any]]]:
+        """The calls with their arguments in the order of saved files."""
+        steps = iter(self.plan.steps())
+        for name, fields in self.calls:
+            step = next(steps) if name in _STEPS else None
+            method = {"method": step["method"]} if step is not None and name == "conv" else {}
+            yield name, [(fields | method).get(field) for field in _FIELDS[name]]
+
+
+def replay(
+    document: object,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    new_plan: Callable[[], Any],
+    *,
+    tune: bool,
+    max_bytes: int,
+    like: Script | None = None,
+) -> Script:
     """A finished plan from what `Script.document` gave, and its script; `new_plan` makes an empty one.
+
+    like: the other script, for what `Script.document_beside` gave.
 
     tune: time the methods of each convolution here and now. Otherwise the document's methods are used if it comes from this ISA and they
     exist here, else those that the rules prefer.
@@ -101,16 +125,25 @@ def replay(document: object, arrays: Mapping[str, npt.NDArray[Any]], new_plan: C
         raise ValueError("a plan is an object with a list of calls")
     if len(document["calls"]) > MAX_CALLS:
         raise ValueError(f"it has {len(document['calls'])} calls; at most {MAX_CALLS} are accepted")
+    if like is not None and len(document["calls"]) != len(like.calls):
+        raise ValueError(f"it has {len(document['calls'])} calls, and the plan that it is stored beside {len(like.calls)}")
     if not tune and document.get("isa") == _core.isa():
         try:
-            return _replay(document, arrays, Script(new_plan()), tune=False, hints=True, max_bytes=max_bytes)
+            return _replay(document, arrays, Script(new_plan()), like, tune=False, hints=True, max_bytes=max_bytes)
         except ValueError:
             pass  # another thread may have limited the ISA meanwhile (`set_isa`); what is wrong otherwise is raised again
-    return _replay(document, arrays, Script(new_plan()), tune=tune, hints=False, max_bytes=max_bytes)
+    return _replay(document, arrays, Script(new_plan()), like, tune=tune, hints=False, max_bytes=max_bytes)
 
 
 def _replay(
-    document: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], script: Script, *, tune: bool, hints: bool, max_bytes: int
+    document: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[Any]],
+    script: Script,
+    like: Script | None,
+    *,
+    tune: bool,
+    hints: bool,
+    max_bytes: int,
 ) -> Script:
     decode = Decoder(arrays, max_bytes)
     elements = 0
@@ -119,7 +152,8 @@ def _replay(
             raise ValueError(f"call {i} is no list that begins with one of {', '.join(_FIELDS)}")
         name = call[0]
         try:
-            arguments = [decode(arg) for arg in call[1:]]
+            others = _others(like, i, name, call[1:])
+            arguments = [decode(arg, other=other) for arg, other in zip(call[1:], others, strict=True)]
             if name in TENSORS:
                 elements += math.prod(integer(side, "a side", 1, 2**24) for side in arguments[:3])
                 check_bytes(elements, max_bytes)
@@ -138,6 +172,16 @@ def _replay(
         raise ValueError(_first_line(error)) from None
     check_bytes(script.plan.arena_bytes + _result_bytes(script), max_bytes)
     return script
+
+
+def _others(like: Script | None, i: int, name: str, arguments: list[Any]) -> list[Any]:
+    """What each argument of a call is stored beside."""
+    if like is None:
+        return [_ALONE] * len(arguments)
+    known, fields = like.calls[i]
+    if known != name or len(arguments) > len(_FIELDS[name]):
+        raise ValueError(f"the plan that it is stored beside has {known} there")
+    return [fields.get(field) for field, _ in zip(_FIELDS[name], arguments, strict=False)]
 
 
 def _result_bytes(script: Script) -> int:
@@ -172,6 +216,9 @@ _LARGEST_FORM = 29
 # Deeper than any value of a call, an attribute or a constant.
 _MAX_DEPTH = 8
 
+# In place of the value that another one is stored beside, where there is none.
+_ALONE = object()
+
 
 class Decoder:
     """Back from what `encode` gives; tuples come back as lists. Arrays are copied, so that nothing refers to the file afterwards.
@@ -186,14 +233,16 @@ class Decoder:
         self.packed: dict[str, tuple[dict[str, Any], _core.Packed]] = {}
         self.table_bytes = 0
 
-    def __call__(self, value: Any, depth: int = 0) -> Any:
-        """The value that was encoded, which lies `depth` deep in another one."""
+    def __call__(self, value: Any, depth: int = 0, other: Any = _ALONE) -> Any:
+        """The value that was encoded, which lies `depth` deep in another one. other: what it is stored beside (`document_beside`)."""
         if depth > _MAX_DEPTH:
             raise ValueError(f"a value is nested more than {_MAX_DEPTH} deep")
         if isinstance(value, list):
             return [self(item, depth + 1) for item in value]
         if not isinstance(value, dict):
             return value
+        if value.keys() == {"$like"}:
+            return _likewise(value["$like"], other)
         if value.keys() == {"$float"}:
             if not isinstance(value["$float"], str) or value["$float"] not in ("inf", "-inf", "nan"):
                 raise ValueError(f"{value['$float']!r} is neither 'inf', '-inf' nor 'nan'")
@@ -203,7 +252,8 @@ class Decoder:
             return self._array(name).copy()
         if value.keys() == {"$packed", "k", "n", "bits", "signed"}:
             return self._weights(value)
-        return {key: self(item, depth + 1) for key, item in value.items()}
+        inner = other if isinstance(other, dict) else {}
+        return {key: self(item, depth + 1, inner.get(key, _ALONE)) for key, item in value.items()}
 
     def _array(self, name: object) -> npt.NDArray[Any]:
         if not isinstance(name, str) or name not in self.arrays:
@@ -270,6 +320,40 @@ def encode(value: Any, arrays: Arrays, name: str, packed: dict[int, str]) -> Any
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     return value
+
+
+def _encode_beside(value: Any, other: Any, arrays: Arrays, name: str) -> Any:
+    """`encode` of a value that is stored beside another one."""
+    if value is other or _same(value, other):
+        return {"$like": None}
+    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray) and value.dtype == other.dtype and value.ndim == other.ndim:
+        begins = tuple(slice(0, side) for side in value.shape)
+        if np.array_equal(value, other[begins]):
+            return {"$like": list(value.shape)}
+    if isinstance(value, dict) and isinstance(other, dict) and value.keys() == other.keys():
+        return {key: _encode_beside(item, other[key], arrays, f"{name}.{key}") for key, item in value.items()}
+    return encode(value, arrays, name, {})
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two packed weights or two arrays are alike."""
+    if isinstance(value, _core.Packed) and isinstance(other, _core.Packed):
+        sizes = [(packed.k, packed.n, packed.bits, packed.signed) for packed in (value, other)]
+        return sizes[0] == sizes[1] and np.array_equal(value.data, other.data)
+    return isinstance(value, np.ndarray) and isinstance(other, np.ndarray) and value.dtype == other.dtype and np.array_equal(value, other)
+
+
+def _likewise(shape: object, other: Any) -> Any:
+    """The value that one is stored beside, or of an array the beginning of this shape."""
+    if other is _ALONE:
+        raise ValueError("a value is stored beside another one, and there is none")
+    if shape is None:
+        return other
+    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError(f"{shape!r} is no shape")
+    if not isinstance(other, np.ndarray) or len(shape) != other.ndim or any(a > b for a, b in zip(shape, other.shape, strict=True)):
+        raise ValueError(f"{shape!r} is no beginning of the array that it is stored beside")
+    return np.ascontiguousarray(other[tuple(slice(0, side) for side in shape)])
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ulp.nn import saved
 from ulp.nn.compiled import CompiledNetwork, Structure
+from ulp.nn.open_length import OpenNetwork
 from ulp.nn.saved import members
 from ulp.nn.script import Arrays, Decoder, encode
 
@@ -142,7 +143,8 @@ def _stage(document: object, arrays: Arrays, decode: Decoder, tune: bool, limits
         codes = document.pop("codes", {})
         known = members(document, "a stage of integers", source=None, results=list, compiled=dict)
         sources = _texts(known["source"] if isinstance(known["source"], list) else [known["source"]])
-        compiled = CompiledNetwork.from_document(known["compiled"], arrays, tune=tune, max_bytes=limits.tensor_bytes)
+        kind = OpenNetwork if "max_length" in known["compiled"] else CompiledNetwork
+        compiled = kind.from_document(known["compiled"], arrays, tune=tune, max_bytes=limits.tensor_bytes)
         if len(compiled.output_shapes) != len(known["results"]):
             raise ValueError(f"{len(known['results'])} names for {len(compiled.output_shapes)} results")
         if len(compiled.input_shapes) != len(sources):
