@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import pickle
 import sys
 import threading
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from reference import Array, assert_exact
 from test_cuda_kernels import Emulator
 from test_nn_compile import Random, networks
-from test_plan import branches
+from test_plan import branches, padded_rows, scaled
 
 import ulp
 from ulp import _core, config, nn
@@ -180,6 +181,83 @@ def test_memory_is_shared_without_conflicts(emulator: Emulator, kernel: str) -> 
         for what in range(3):  # loads, stores, ldmatrix
             found = emulator.traffic(what)
             assert found.wavefronts == found.ideal, f"{kernel}, kind {what}: {found.wavefronts} wavefronts, {found.ideal} would do"
+
+
+def layers_of_few_bits(seed: int, a_bits: int, w_bits: int) -> tuple[Callable[[Any], None], Array]:
+    """A tensor that two layers write and two read, as operand and as shortcut; the second tensor by thresholds or with a shortcut."""
+    rng = np.random.default_rng(seed)
+    signed = bool(rng.integers(2))
+    low, high = (-(2 ** (w_bits - 1)), 2 ** (w_bits - 1)) if signed else (0, 2**w_bits)
+    weight_zero = 0 if signed else int(rng.integers(high))
+    size, images = int(rng.integers(3, 8)), int(rng.integers(1, 4))
+    inputs, first, second = 4 * int(rng.integers(1, 40)), 16 * int(rng.integers(1, 8)), 4 * int(rng.integers(1, 20))
+    zero = [int(rng.integers(2**a_bits)) for _ in range(3)]
+
+    def describe(plan: Any) -> None:
+        source = plan.codes(size, size, inputs, a_bits, zero[0], 1.0)
+        joined = plan.codes(size, size, first + second, a_bits, zero[1], 0.5)
+        counted = plan.codes(size, size, first + second, a_bits, zero[2], 0.25)
+        last, values = plan.codes(size, size, 5, 7, 64, 0.25), plan.floats(size, size, 5)
+        plan.input_codes(tensor=source, nhwc=True)
+
+        def conv(tensor: Any, kernel: int, channels: int, n: int, **finish: Any) -> None:
+            bipolar = signed and w_bits == 1
+            w = rng.choice([-1, 1], (kernel, kernel, channels, n)) if bipolar else rng.integers(low, high, (kernel, kernel, channels, n))
+            weights = padded_rows(w.astype(np.int8 if signed else np.uint8), w_bits)
+            window: dict[str, Any] = {"stride": (1, 1), "padding": (kernel // 2,) * 4, "dilation": (1, 1), "weight_zero": weight_zero}
+            entries = scaled(rng, n, **finish)
+            plan.conv(source=tensor, source_channel=0, weights=weights, kernel=(kernel, kernel), finish=entries, method=None, **window)
+
+        conv(source, 1, inputs, first, targets=[(joined, 0)])
+        conv(source, 3, inputs, second, targets=[(joined, first)])
+        table = np.sort(rng.integers(-60, 60, (first + second, 2**a_bits - 1)), axis=1).astype(np.int32)
+        by_thresholds = {"thresholds": [(table, rng.random(first + second) < 0.5)]}
+        more = by_thresholds if seed % 2 else {"residual": (joined, 0)}
+        conv(joined, 3, first + second, first + second, targets=[(counted, 0)], **more)
+        conv(counted, 1, first + second, 5, targets=[(last, 0), (values, 0)], residual=(joined, 16) if first > 16 else None)
+        plan.output(tensor=last, nhwc=True)
+        plan.output(tensor=values, nhwc=False)
+
+    return describe, rng.integers(0, 2**a_bits, (images, size, size, inputs)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("arch", "kernel"), [(90, "conv_wgmma_b1_128x128"), (80, "conv_b1_64x64"), (86, "conv_b1_128x128")])
+def test_codes_stay_planes_between_layers(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, arch: int, kernel: str) -> None:
+    """Written by the epilogue of one layer, read by the next: as its operand, and as its shortcut."""
+    monkeypatch.setattr(builder, "_MIN_PLANE_CHANNELS", 1)
+    for seed, (a_bits, w_bits) in enumerate([(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (3, 1)]):
+        emulator.configure(arch, [1, 4, 40][seed % 3])
+        emulator.seed(seed)
+        describe, x = layers_of_few_bits(10 * arch + seed, a_bits, w_bits)
+        network, script = on_gpu(describe, kernel)
+        methods = network.methods(len(x))[1:5]
+        assert [("reads planes" in text, "writes planes" in text) for text in methods] == [(False, True)] * 2 + [
+            (True, True),
+            (True, False),
+        ]
+        for got, want in zip(network.on_host([x]), script.plan.run(x), strict=True):
+            assert_exact(got.view(np.uint8), want.view(np.uint8), f"seed {seed}, W{w_bits}A{a_bits}")
+
+
+def test_codes_are_planes_where_that_is_modelled_to_be_faster(emulator: Emulator) -> None:
+    emulator.configure(90, 132)
+
+    def describe(plan: Any) -> None:
+        rng = np.random.default_rng(0)
+        tensors = [plan.codes(14, 14, 256, 2, 1, 1.0) for _ in range(3)]
+        plan.input_codes(tensor=tensors[0], nhwc=True)
+        for source, target in itertools.pairwise(tensors):
+            window: dict[str, Any] = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1), "weight_zero": 0}
+            weights = padded_rows(rng.choice(np.array([-1, 1], np.int8), (3, 3, 256, 256)), 1)
+            entries = scaled(rng, 256, [(target, 0)])
+            plan.conv(source=source, source_channel=0, weights=weights, kernel=(3, 3), finish=entries, method=None, **window)
+        plan.output(tensor=tensors[-1], nhwc=True)
+
+    network, _ = on_gpu(describe)
+    few, many = network.methods(1)[2], network.methods(64)[2]
+    assert "planes" not in few
+    assert many.endswith("reads planes")
+    assert "conv_wgmma_b1" in many
 
 
 STEPS: list[tuple[Any, str, list[int]]] = [

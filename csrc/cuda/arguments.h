@@ -59,6 +59,8 @@ struct Planes {
 };
 
 struct Arguments {
+  static constexpr int kLaneChannels = 4;  // neighbouring ones that a lane finishes together
+
   const unsigned char* a = nullptr;  // m x k bytes
   int64_t a_stride = 0;              // bytes from row to row
   bool aligned = false;              // every row starts at a multiple of 16 bytes

@@ -103,12 +103,6 @@ void run(Network& n, int64_t images, const std::vector<uintptr_t>& inputs, const
   n.run(images, from.data(), to.data(), reinterpret_cast<Stream>(stream));
 }
 
-py::list methods(const Network& n, int64_t images) {
-  py::list all;
-  for (const auto& step : n.steps()) all.append(step->method(images));
-  return all;
-}
-
 }  // namespace
 
 void bind_network(py::module_& m) {
@@ -139,7 +133,7 @@ void bind_network(py::module_& m) {
           py::arg("step"), py::arg("images"), py::arg("stream"))
       .def(
           "status", [](const Network& n, uintptr_t stream) { return n.status(reinterpret_cast<Stream>(stream)); }, py::arg("stream"))
-      .def("methods", methods, py::arg("images"))
+      .def("methods", &Network::methods, py::arg("images"))
       .def_property_readonly("arena_bytes", &Network::arena_bytes)
       .def_property_readonly("device", &Network::device);
   bind_sequences(network);

@@ -4,10 +4,10 @@
 // channels + c. What lies outside the image counts as `zero`. The zero points' algebra is that of arguments.h, with m = images x output
 // pixels; of `finish` the fields of sums are used, and `layer` takes the place of the others.
 //
-// Kernels of 1-bit tensor cores read planes of whole pixels (planes.cuh), [plane][image][pixel][blocks of 128 channels][16 bytes], so a tap
-// has whole blocks of k: k = (ky * kernel_x + kx) * 128 blocks + c. Weights of channels that do not exist are 0. The sizes in `windows` are
-// then those of the planes, `channels` and `pixel` being the bytes of a pixel in one plane; what lies outside is 16 bytes of 0 or 0xFF by
-// the plane's bit of `zero`.
+// Kernels of 1-bit tensor cores read planes of whole pixels (layer_finish.h), so a tap has whole blocks of k: k = (ky * kernel_x + kx) *
+// 128 blocks + c. Within a block rows of weights are in the order that makes planes.cuh's words of neighbouring channels; those of channels
+// that do not exist are 0. The sizes in `windows` are then in bytes of planes, `channels` those of a pixel in one plane; what lies outside
+// is 16 bytes of 0 or 0xFF by the plane's bit of `zero`.
 #pragma once
 
 #include "cuda/arguments.h"
@@ -35,12 +35,14 @@ struct ConvWindows {
 enum class Pieces { whole, words, bytes };
 
 struct ConvArguments : Arguments {
+  static constexpr int kLaneChannels = 1;
+
   ConvWindows windows;
   Pieces pieces = Pieces::whole;
   int own = 0;                             // of `channels`, those that are the layer's; the others' weights are 0, or their codes `zero`
   const unsigned char* outside = nullptr;  // 16 codes `zero`; of 1-bit kernels 16 times every code from 0 on
   unsigned zero = 0;                       // four times
-  int64_t plane_bytes = 0;                 // of 1-bit kernels: from a plane of all images to the next
+  int plane_bytes = 0;                     // of 1-bit kernels: from a plane of a pixel to the next
   LayerFinish layer;
 };
 

@@ -20,6 +20,7 @@ const char* objection(const ConvRow& row, const ConvSize& size, const Machine& m
                                   : "only sm_80 to 90 have 1-bit tensor cores that count AND";
   }
   if (row.unit == Unit::s4 && (size.a_bits > 4 || size.b_bits > 4)) return "codes and weights must have 4 bits or fewer";
+  if (!row.planes() && size.as_planes) return "the codes lie as planes";
   if (row.planes() && size.plane_k == 0) return "codes and weights must have few bits, of which there are planes";
   return nullptr;
 }
@@ -55,7 +56,7 @@ double clocks(const ConvPlan& p, const ConvSize& size, const RowSize& s, const M
   const double m = static_cast<double>(size.m);
   if (p.splits > 1) fixed += row.hopper ? kExchange : kSecondKernel + 8 * m * static_cast<double>(size.n) * p.splits / all;
   if (row.planes()) {
-    fixed += kSecondKernel + static_cast<double>(size.codes) * (1 + size.a_bits / 8.0) / all;
+    if (!size.as_planes) fixed += kSecondKernel + static_cast<double>(size.codes) * (1 + size.a_bits / 8.0) / all;
     if (size.plane_sums) fixed += kSecondKernel + 4 * (static_cast<double>(size.pixels) + m) / all;
   }
   return fixed + rounds * p.steps_per_split * s.passes * std::max(tensor, feed);
@@ -123,6 +124,8 @@ ConvPlan plan_conv(const ConvSize& size, const Machine& machine, const SharedMem
   if (best.row == nullptr) throw std::invalid_argument("no kernel has a grid for a convolution of these sizes: run it on fewer images");
   return best;
 }
+
+double clocks_to_move(double bytes, const Machine& machine) { return bytes / (kFeed * machine.sms); }
 
 int useful_splits(const ConvSize& one_image, const Machine& machine) {
   const int64_t blocks = ceil_div(one_image.k, kBlock);

@@ -24,6 +24,7 @@ struct ConvSize {
   int64_t codes = 0;
   int64_t pixels = 0;
   bool plane_sums = false;
+  bool as_planes = false;  // the codes are packed already
 };
 
 // Of one multiprocessor.
@@ -49,6 +50,9 @@ struct ConvPlan {
 // max_splits: slices that there is memory for; more are used only where K is too long for one accumulator, and in clusters, which need
 // none. kernel: a name, or nullptr for the best. std::invalid_argument where a name is not known, or cannot run this.
 ConvPlan plan_conv(const ConvSize& size, const Machine& machine, const SharedMemory& shared, int max_splits, const char* kernel);
+
+// Modelled clocks to move so many bytes beside a kernel's own operands.
+double clocks_to_move(double bytes, const Machine& machine);
 
 // How many slices of sums a convolution of one image should have memory for; at least those that a long K needs.
 int useful_splits(const ConvSize& one_image, const Machine& machine);

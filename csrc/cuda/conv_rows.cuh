@@ -142,26 +142,23 @@ __device__ inline void select_plane(ConvRows<Tile, true>& rows, const ConvArgume
   rows.copies.select(p, plane);
 }
 
-// What the epilogue needs of two neighbouring channels.
-struct LayerChannels {
-  Channels<2> sums;
-  LayerChannel first;
-  LayerChannel second;
+// What the epilogue needs of a channel, or of the last one where there is none.
+struct LaneChannel {
+  int channel;
+  bool there;
+  Channels<1> sums;
+  LayerChannel layer;
 
-  __device__ LayerChannels(const ConvArguments& p, int channel)
-      : sums(p.finish, channel), first(p.layer, min(channel, p.n - 1)), second(p.layer, min(channel + 1, p.n - 1)) {}
+  __device__ LaneChannel(const ConvArguments& p, int number)
+      : channel(min(number, p.n - 1)), there(number < p.n), sums(p.finish, channel), layer(p.layer, channel) {}
 };
 
-__device__ inline LayerChannels channels_of(const ConvArguments& p, int channel) { return LayerChannels(p, channel); }
+__device__ inline LaneChannel lane_channels(const ConvArguments& p, int channel) { return LaneChannel(p, channel); }
 
-__device__ inline void finish_pair(const ConvArguments& p, const LayerChannels& c, int row, const int (&acc)[2]) {
-  const uint32_t row_part = row_term(p.finish, row);
-  const int channel = c.sums.first;
-  const int sum0 = static_cast<int>(static_cast<uint32_t>(acc[0]) + c.sums.term[0] + row_part * c.sums.w_term[0]);
-  finish_layer(p.layer, c.first, row, channel, sum0);
-  if (c.sums.count < 2) return;
-  const int sum1 = static_cast<int>(static_cast<uint32_t>(acc[1]) + c.sums.term[1] + row_part * c.sums.w_term[1]);
-  finish_layer(p.layer, c.second, row, channel + 1, sum1);
+__device__ inline void finish_lane(const ConvArguments& p, const LaneChannel& c, int row, const int (&acc)[1]) {
+  const int pixel = min(row, p.m - 1);
+  const uint32_t rest = c.sums.term[0] + row_term(p.finish, pixel) * c.sums.w_term[0];
+  finish_layer<true>(p.layer, c.layer, pixel, c.channel, static_cast<int>(static_cast<uint32_t>(acc[0]) + rest), c.there && row < p.m);
 }
 
 // The kernel for weights of `bits` bits: 4, with bytes also 8, with planes 1 and 2. Others are packed to the next of these: images are most

@@ -22,23 +22,6 @@
 
 namespace ulp::cuda {
 
-// What the epilogue needs of four neighbouring channels, of which some or all may not exist.
-struct FourLayerChannels {
-  LayerChannels low;
-  LayerChannels high;
-};
-
-__device__ inline FourLayerChannels four_channels_of(const ConvArguments& p, int channel) {
-  return {LayerChannels(p, channel), LayerChannels(p, channel + 2)};
-}
-
-__device__ inline void finish_four(const ConvArguments& p, const FourLayerChannels& c, int row, const int (&acc)[4]) {
-  const int low[2] = {acc[0], acc[1]};
-  const int high[2] = {acc[2], acc[3]};
-  if (c.low.sums.count > 0) finish_pair(p, c.low, row, low);
-  if (c.high.sums.count > 0) finish_pair(p, c.high, row, high);
-}
-
 // The windows of every sixteenth row from `row` on.
 template <int kRows>
 struct Windows {

@@ -6,10 +6,11 @@
 #include <cstdint>
 
 #include "cuda/arguments.h"
+#include "cuda/ptx.cuh"
 
 namespace ulp::cuda {
 
-// What does not depend on the row, for kCount (2 or 4) channels: read once for all rows that a lane finishes.
+// What does not depend on the row, for kCount (1, 2 or 4) channels: read once for all rows that a lane finishes.
 template <int kCount>
 struct Channels {
   int first;  // a multiple of kCount
@@ -99,15 +100,21 @@ __device__ inline void finish(const Finish& f, const Channels<kCount>& c, int ro
   }
 }
 
-// What a kernel calls for two neighbouring channels of its arguments; other kinds of arguments have their own.
-__device__ inline Channels<2> channels_of(const Arguments& p, int channel) { return Channels<2>(p.finish, channel); }
-__device__ inline void finish_pair(const Arguments& p, const Channels<2>& c, int row, const int (&acc)[2]) {
-  finish(p.finish, c, row, acc);
+// What a kernel calls for the neighbouring channels that a lane finishes, of which some or all may not exist; other kinds of arguments have
+// their own. All lanes of a warp call finish_lane together; rows from p.m on do not exist.
+__device__ inline Channels<4> lane_channels(const Arguments& p, int channel) { return Channels<4>(p.finish, channel); }
+__device__ inline void finish_lane(const Arguments& p, const Channels<4>& c, int row, const int (&acc)[4]) {
+  if (c.count > 0 && row < p.m) finish(p.finish, c, row, acc);
 }
-// The same for four channels, of which some or all may not exist.
-__device__ inline Channels<4> four_channels_of(const Arguments& p, int channel) { return Channels<4>(p.finish, channel); }
-__device__ inline void finish_four(const Arguments& p, const Channels<4>& c, int row, const int (&acc)[4]) {
-  if (c.count > 0) finish(p.finish, c, row, acc);
+
+// The sums of a lane in shared memory.
+__device__ inline void load_sums(uint32_t at, int (&sum)[4]) {
+  const uint4 word = ptx::load_shared4(at);
+  sum[0] = static_cast<int>(word.x);
+  sum[1] = static_cast<int>(word.y);
+  sum[2] = static_cast<int>(word.z);
+  sum[3] = static_cast<int>(word.w);
 }
+__device__ inline void load_sums(uint32_t at, int (&sum)[1]) { sum[0] = static_cast<int>(ptx::load_shared(at)); }
 
 }  // namespace ulp::cuda

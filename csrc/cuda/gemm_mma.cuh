@@ -70,8 +70,8 @@ struct MmaCopies {
   __device__ static int token(int i) { return (static_cast<int>(threadIdx.x) + i * Tile::kThreads) / 8 % Tile::kTokens; }
 };
 
-// The rows of a matrix, or of a plane of it: row_bytes from a on, p.a_stride apart. What takes its place, with rows_of, channels_of and
-// finish_pair of its arguments, makes another product (conv_rows.cuh).
+// The rows of a matrix, or of a plane of it: row_bytes from a on, p.a_stride apart. What takes its place, with rows_of, lane_channels and
+// finish_lane of its arguments, makes another product (conv_rows.cuh).
 struct MatrixRows {
   const unsigned char* a;
   int row_bytes;
@@ -214,6 +214,61 @@ __device__ inline void wait_copies_up_to(int pending) {
 }
 static_assert(kMaxMmaStages - 2 == 4);
 
+// The sums of a warp's eight tokens in shared memory: finished with neighbouring channels in neighbouring lanes, or stored to a slice.
+template <typename Tile, typename Problem, typename Channels>
+__device__ inline void mma_finish(const Problem& p, const Channels& channels, uint32_t staged, int channel, int token, int lane) {
+  constexpr bool kWide = Tile::kStrips > 1;  // a row of sums for all lanes; else two half rows four tokens apart, in different banks
+  static_assert(Tile::kStrips <= 2);
+  if (p.splits > 1) {
+    const int64_t width = (p.n + 1) / 2 * 2;
+    const int own = kWide ? lane : lane % kStrip;
+    int* slice = p.partials + static_cast<int64_t>(blockIdx.y) * p.m * width + channel + own;
+#pragma unroll 1
+    for (int at = kWide ? 0 : lane / kStrip * 4; at < (kWide ? 8 : lane / kStrip * 4 + 4); ++at) {
+      const uint32_t sum = ptx::load_shared(staged + at * Tile::kPitch + own * 4);
+      if (token + at < p.m && channel + own < width) slice[(token + at) * width] = static_cast<int>(sum);
+    }
+    return;
+  }
+  constexpr int kPer = Problem::kLaneChannels;
+  constexpr int kLanes = Tile::kStrips * kStrip / kPer;  // of a row
+  constexpr int kRows = 32 / kLanes;                     // at a time
+  const int first = kWide ? lane / kLanes : kRows == 2 ? lane / kLanes * 4 : lane / 8 + lane / 4 % 2 * 4;
+#pragma unroll 1
+  for (int pass = 0; pass < 8 / kRows; ++pass) {
+    const int at = first + (kWide ? pass * kRows : pass);
+    int sum[kPer];
+    load_sums(staged + at * Tile::kPitch + lane % kLanes * kPer * 4, sum);
+    finish_lane(p, channels, token + at, sum);
+  }
+}
+
+// The results of a warp, eight tokens at a time. They pass through shared memory, so that the code that finishes them is there once, not
+// once per register.
+template <typename Tile, typename Problem>
+__device__ inline void mma_results(const Problem& p, uint32_t staged, int channel, int token,
+                                   const int (&acc)[Tile::kStrips][Tile::kColumns][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const auto channels = lane_channels(p, channel + lane * Problem::kLaneChannels % (Tile::kStrips * kStrip));
+  const uint32_t to = staged + lane % 4 * 2 * Tile::kPitch + lane / 4 * 8;
+#pragma unroll 1
+  for (int column = 0; column < Tile::kColumns; ++column) {
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < Tile::kColumns; ++i) {
+      if (i != column) continue;  // a register has no number at run time
+#pragma unroll
+      for (int strip = 0; strip < Tile::kStrips; ++strip) {
+        const int (&sum)[4] = acc[strip][i];
+        ptx::store_shared2(to + strip * kStrip * 4, make_int2(sum[0] >> p.shift, sum[2] >> p.shift));
+        ptx::store_shared2(to + strip * kStrip * 4 + Tile::kPitch, make_int2(sum[1] >> p.shift, sum[3] >> p.shift));
+      }
+    }
+    __syncwarp();
+    mma_finish<Tile>(p, channels, staged, channel, token + column * 8, lane);
+  }
+}
+
 // Whether the architecture that is compiled for has the unit. pick.cpp never selects a kernel without one.
 constexpr bool unit_exists(Unit unit) {
 #if defined(__CUDA_ARCH__)
@@ -322,38 +377,10 @@ __global__ void __launch_bounds__(Tile::kThreads) gemm_mma(const __grid_constant
     }
   }
 
-  const int channel0 = place.channel + warp_channels * Tile::kStrips * kStrip + lane / 4 * 2;
-  const int token0 = place.token + warp_tokens * Tile::kColumns * 8 + lane % 4 * 2;
-#pragma unroll
-  for (int strip = 0; strip < Tile::kStrips; ++strip) {
-    const int channel = channel0 + strip * kStrip;
-    if (channel >= p.n) continue;
-    if (p.splits > 1) {
-      const int64_t width = (p.n + 1) / 2 * 2;
-      int* slice = p.partials + static_cast<int64_t>(blockIdx.y) * p.m * width;
-#pragma unroll
-      for (int column = 0; column < Tile::kColumns; ++column) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int token = token0 + 8 * column + i;
-          const int (&sum)[4] = acc[strip][column];
-          if (token < p.m) *reinterpret_cast<int2*>(slice + token * width + channel) = make_int2(sum[i] >> p.shift, sum[2 + i] >> p.shift);
-        }
-      }
-      continue;
-    }
-    const auto channels = channels_of(p, channel);
-#pragma unroll
-    for (int column = 0; column < Tile::kColumns; ++column) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int (&sum)[4] = acc[strip][column];
-        const int token = token0 + 8 * column + i;
-        const int both[2] = {sum[i] >> p.shift, sum[2 + i] >> p.shift};
-        if (token < p.m) finish_pair(p, channels, token, both);
-      }
-    }
-  }
+  if constexpr (Tile::kWarpsK == 1) __syncthreads();  // no warp still reads the stages
+  const uint32_t staged = shared + Tile::added_bytes() + (warp_tokens * Tile::kWarpsChannels + warp_channels) * 8 * Tile::kPitch;
+  const int channel = place.channel + warp_channels * Tile::kStrips * kStrip;
+  mma_results<Tile>(p, staged, channel, place.token + warp_tokens * Tile::kColumns * 8, acc);
 }
 
 // The kernel for weights of `bits` bits: 1 ... 8, for 4-bit and 1-bit tensor cores 1 ... 4.

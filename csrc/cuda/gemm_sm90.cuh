@@ -265,23 +265,32 @@ __device__ inline void sm90_stage_sums(const Arguments& p, uint32_t staged, int 
   }
 }
 
-// Finishes this split's share of the staged rows: 16 lanes per row, four channels per lane.
+// Adds the sums that lie at the same place in block `rank` of the cluster.
+__device__ inline void add_cluster_sums(uint32_t at, uint32_t rank, int (&sum)[4]) {
+  const int4 more = ptx::load_cluster4(at, rank);
+  sum[0] += more.x;
+  sum[1] += more.y;
+  sum[2] += more.z;
+  sum[3] += more.w;
+}
+__device__ inline void add_cluster_sums(uint32_t at, uint32_t rank, int (&sum)[1]) { sum[0] += ptx::load_cluster(at, rank); }
+
+// Finishes this split's share of the staged rows: neighbouring lanes have neighbouring channels of a row.
 template <int kStaged, typename Problem, typename Block>
 __device__ inline void sm90_finish(const Problem& p, const Block& own, uint32_t staged, int token, int channel, int thread) {
-  const auto channels = four_channels_of(p, channel + thread % 16 * 4);
-  for (int row = own.rank_split * 8 + thread / 16; row < kStaged && token + row < p.m; row += 8 * p.splits) {
-    const uint32_t at = staged + row * kSm90Pitch + thread % 16 * 16;
-    const uint4 word = ptx::load_shared4(at);
-    int sum[4] = {static_cast<int>(word.x), static_cast<int>(word.y), static_cast<int>(word.z), static_cast<int>(word.w)};
+  constexpr int kPer = Problem::kLaneChannels;
+  constexpr int kLanes = 64 / kPer;    // of a row
+  constexpr int kRows = 128 / kLanes;  // at a time
+  const auto channels = lane_channels(p, channel + thread % kLanes * kPer);
+  for (int row = own.rank_split * kRows + thread / kLanes; row < kStaged && token + row < p.m; row += kRows * p.splits) {
+    const uint32_t at = staged + row * kSm90Pitch + thread % kLanes * kPer * 4;
+    int sum[kPer];
+    load_sums(at, sum);
     for (int other = 1; other < p.splits; ++other) {
       const int split = (own.rank_split + other) % p.splits;
-      const int4 more = ptx::load_cluster4(at, split * p.multicast + own.rank_channel);
-      sum[0] += more.x;
-      sum[1] += more.y;
-      sum[2] += more.z;
-      sum[3] += more.w;
+      add_cluster_sums(at, split * p.multicast + own.rank_channel, sum);
     }
-    finish_four(p, channels, token + row, sum);
+    finish_lane(p, channels, token + row, sum);
   }
 }
 
@@ -306,9 +315,12 @@ __device__ inline void sm90_results(const Problem& p, const Block& own, const Sm
     if (there) sm90_finish<kTokens>(p, own, staged, token, channel, thread);
     if (p.splits == 1) ptx::barrier_sync(1 + group, 128);  // before the next tile's sums
   } else if (there) {
+#pragma unroll 1
+    for (int first = 0; first < kTokens; first += sm90_staged(kTokens)) {  // one copy of the code that finishes
 #pragma unroll
-    for (int first = 0; first < kTokens; first += sm90_staged(kTokens)) {
-      sm90_stage_sums<kTokens, sm90_staged(kTokens)>(p, staged, first, thread, acc);
+      for (int at = 0; at < kTokens; at += sm90_staged(kTokens)) {
+        if (at == first) sm90_stage_sums<kTokens, sm90_staged(kTokens)>(p, staged, at, thread, acc);
+      }
       ptx::barrier_sync(1 + group, 128);
       sm90_finish<sm90_staged(kTokens)>(p, own, staged, token + first, channel, thread);
       ptx::barrier_sync(1 + group, 128);

@@ -5,6 +5,9 @@
 //     v = min(max(v, low), high), then each result
 //
 // The images of a network lie without borders on a device, so a pixel has one number for all of them: (image * height + y) * width + x.
+//
+// Codes lie as bytes, or as *planes*, which the 1-bit tensor cores read: [pixel][plane][16 bytes per 128 channels], plane i having bit i of
+// channel c as bit c % 8 of byte c / 8. The bits behind the last channel, up to a multiple of 128, may be anything.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +16,19 @@ namespace ulp::cuda {
 
 constexpr int kMaxResults = 4;
 
-// Where finished values go: codes, or floats if `codes` is null. Pointers are to the layer's first channel of pixel 0.
+// How codes lie: as bytes, or with `count` planes of so many bytes of a pixel.
+struct CodePlanes {
+  int count = 0;  // 0: bytes
+  int bytes = 0;
+};
+
+// Where finished values go: codes, or floats if `codes` is null. Pointers are to the layer's first channel of pixel 0, which planes have at
+// a multiple of 16.
 struct Result {
   unsigned char* codes = nullptr;
   float* floats = nullptr;
-  int64_t pixel = 0;  // elements from a pixel to the next
+  int64_t pixel = 0;  // elements from a pixel to the next; of planes bytes
+  CodePlanes planes;
   float inverse = 0;  // code = clamp(rint(v * inverse) + zero, 0, max_code)
   int zero = 0;
   int max_code = 0;
@@ -38,6 +49,7 @@ struct LayerFinish {
   const int* start = nullptr;     // per channel, or null
   const unsigned char* residual = nullptr;
   int64_t residual_pixel = 0;
+  CodePlanes residual_planes;
   float residual_scale = 0;
   int residual_zero = 0;
   float low = 0;

@@ -23,6 +23,8 @@ bool is_capturing(cudaStream_t stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
+bool contains(const std::vector<int>& ids, int id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+
 std::vector<unsigned char> all_codes() {
   std::vector<unsigned char> codes(256 * 16);
   for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<unsigned char>(i / 16);
@@ -33,7 +35,7 @@ std::vector<unsigned char> all_codes() {
 
 unsigned char* Run::data(Place p) const {
   const NetTensor& t = tensor(p.tensor);
-  return arena + images * t.at + int64_t{p.channel} * t.element();
+  return arena + images * t.at + (t.as_planes ? p.channel / 8 : int64_t{p.channel} * t.element());
 }
 
 Network::Network(int device) : device_(device), outside_(device, all_codes()), status_(device, 2 * sizeof(int)) {
@@ -86,7 +88,12 @@ void Network::lay_out() {
     if (const int64_t bytes = steps_[i]->scratch_bytes(); bytes > 0) wanted.push_back({bytes, step, step, &scratch_[i]});
   }
   for (size_t i = 0; i < tensors_.size(); ++i) {
-    if (used[i][0] >= 0) wanted.push_back({tensors_[i].bytes(), used[i][0], used[i][1], &tensors_[i].at});
+    if (used[i][0] < 0) continue;
+    const bool maybe = may_be_planes(static_cast<int>(i));
+    if (maybe) maybe_planes_.push_back(static_cast<int>(i));
+    NetTensor& t = tensors_[i];
+    const int64_t as_planes = maybe ? t.pixels() * t.pixel_planes() : 0;
+    wanted.push_back({std::max(t.bytes(), as_planes), used[i][0], used[i][1], &t.at});
   }
   std::stable_sort(wanted.begin(), wanted.end(), [](const Wanted& a, const Wanted& b) { return a.bytes > b.bytes; });
   std::vector<Block> taken;
@@ -96,6 +103,44 @@ void Network::lay_out() {
     *w.at = placed.begin;
     arena_bytes_ = std::max(arena_bytes_, placed.end);
   }
+}
+
+// All steps that have to do with it must take planes, and one must gain by them.
+bool Network::may_be_planes(int tensor) const {
+  bool written = false;
+  bool multiplied = false;
+  for (const auto& step : steps_) {
+    const bool writes = contains(step->writes, tensor);
+    if (!writes && !contains(step->reads, tensor)) continue;
+    if (!step->takes_planes(tensor)) return false;
+    written |= writes;
+    multiplied |= step->multiplies_planes(tensor);
+  }
+  return written && multiplied;
+}
+
+std::vector<NetTensor> Network::laid_out(int64_t images) const {
+  std::vector<NetTensor> tensors = tensors_;
+  for (const int id : maybe_planes_) {
+    // Each tensor by itself: what one step wins by one of them does not depend on the others.
+    double clocks[2] = {};
+    NetTensor& t = tensors[static_cast<size_t>(id)];
+    for (const int as_planes : {0, 1}) {
+      t.as_planes = as_planes != 0;
+      for (const auto& step : steps_) {
+        if (contains(step->writes, id) || contains(step->reads, id)) clocks[as_planes] += step->clocks(images, tensors);
+      }
+    }
+    t.as_planes = clocks[1] < clocks[0];
+  }
+  return tensors;
+}
+
+std::vector<std::string> Network::methods(int64_t images) const {
+  const std::vector<NetTensor> tensors = laid_out(images);
+  std::vector<std::string> all;
+  for (const auto& step : steps_) all.push_back(step->method(images, tensors));
+  return all;
 }
 
 int64_t Network::largest_tensor() const {
@@ -145,6 +190,7 @@ void Network::start(Part part, const Run& run) const {
     at.scratch = run.arena + run.images * scratch_[i];
     for (const int id : fresh_[i]) {
       const NetTensor& t = run.tensor(id);
+      if (t.as_planes) continue;
       check(cudaMemsetAsync(run.data({id, 0}), t.zero, static_cast<size_t>(run.images * t.bytes()), static_cast<cudaStream_t>(run.stream)),
             "filling the pads of an image");
     }
@@ -174,18 +220,17 @@ void Network::run(int64_t images, const void* const* inputs, void* const* output
   if (!capturing) turn_->begin(queue);
   check(cudaMemsetAsync(status_.data(), 0, status_.size(), queue), "clearing the status");
   start(Part::inputs, run);
+  const auto start_middle = [&](Stream on) {
+    const std::vector<NetTensor> tensors = laid_out(images);
+    start(Part::middle, {tensors, run.arena, images, nullptr, &workspace_, run.outside, run.status, inputs, outputs, on});
+  };
   if (capturing) {
-    start(Part::middle, run);
+    start_middle(queue);
   } else {
     auto known = graphs_.find(images);
     if (known == graphs_.end()) {
       if (graphs_.size() >= kMaxGraphs) graphs_.clear();
-      auto graph = std::make_unique<Graph>(device_, [&](cudaStream_t recording) {
-        Run middle = run;
-        middle.stream = recording;
-        start(Part::middle, middle);
-      });
-      known = graphs_.emplace(images, std::move(graph)).first;
+      known = graphs_.emplace(images, std::make_unique<Graph>(device_, start_middle)).first;
     }
     known->second->launch(queue);
   }
@@ -201,7 +246,8 @@ void Network::start_step(size_t step, int64_t images, Stream stream) const {
     throw std::invalid_argument("there is memory for " + std::to_string(room_) + " images: run that many first");
   const CurrentDevice current(device_);
   unsigned char* arena = static_cast<unsigned char*>(arena_.data());
-  steps_[step]->start({tensors_, arena, images, arena + images * scratch_[step], &workspace_, outside_.data(),
+  const std::vector<NetTensor> tensors = laid_out(images);
+  steps_[step]->start({tensors, arena, images, arena + images * scratch_[step], &workspace_, outside_.data(),
                        static_cast<int*>(status_.data()), nullptr, nullptr, stream});
 }
 

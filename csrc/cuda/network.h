@@ -2,8 +2,9 @@
 // types. Implemented by network.cpp and network_*.cu.
 //
 // Images lie one after another without borders, channels last. Codes: one byte each, a pixel padded to a multiple of 4, the pad holding
-// `zero`. Floats: 4 bytes, no pad. What a step computes is that of the step of the same name in csrc/plan/steps, bit for bit; the fields
-// are those that a plan has accepted.
+// `zero`. Floats: 4 bytes, no pad. Between convolutions codes may lie as planes instead (layer_finish.h), by what is modelled to be faster
+// for a number of images. What a step computes is that of the step of the same name in csrc/plan/steps, bit for bit; the fields are those
+// that a plan has accepted.
 #pragma once
 
 #include <array>
@@ -16,12 +17,12 @@
 #include <vector>
 
 #include "cuda/api.h"
+#include "cuda/layer_finish.h"
 
 namespace ulp::cuda {
 
 class Graph;
 class Turn;
-struct LayerFinish;
 
 struct NetTensor {
   int height = 0, width = 0, channels = 0;
@@ -29,12 +30,15 @@ struct NetTensor {
   int bits = 0;
   int zero = 0;
   float scale = 1;
-  int64_t at = 0;  // bytes from the arena's start, for one image; of so many images that many times as far
+  int64_t at = 0;          // bytes from the arena's start, for one image; of so many images that many times as far
+  bool as_planes = false;  // in a run: the codes lie as planes
 
   int element() const { return is_codes ? 1 : 4; }
   int pixel() const { return is_codes ? static_cast<int>(round_up(channels, 4)) : channels; }  // elements
   int64_t pixels() const { return int64_t{height} * width; }
   int64_t bytes() const { return pixels() * pixel() * element(); }
+  CodePlanes planes() const { return {bits, static_cast<int>(round_up(channels, 128) / 8)}; }
+  int64_t pixel_planes() const { return int64_t{planes().count} * planes().bytes; }  // bytes
   int max_code() const { return (1 << bits) - 1; }
 };
 
@@ -85,7 +89,12 @@ class DeviceStep {
   virtual int64_t scratch_bytes() const { return 0; }  // per image
   virtual int64_t workspace_bytes(int64_t /*images*/) const { return 0; }
   virtual int64_t elements() const { return 0; }  // per image, that a kernel numbers beside those of tensors
-  virtual std::string method(int64_t /*images*/) const { return "elementwise"; }
+  virtual std::string method(int64_t /*images*/, const std::vector<NetTensor>& /*tensors*/) const { return "elementwise"; }
+  // Whether a tensor that it reads or writes may lie as planes, and whether it multiplies these planes.
+  virtual bool takes_planes(int /*tensor*/) const { return false; }
+  virtual bool multiplies_planes(int /*tensor*/) const { return false; }
+  // Modelled, of what depends on how tensors lie.
+  virtual double clocks(int64_t /*images*/, const std::vector<NetTensor>& /*tensors*/) const { return 0; }
   virtual void start(const Run& run) const = 0;
 };
 
@@ -240,6 +249,7 @@ class Network {
   int64_t arena_bytes() const { return arena_bytes_; }  // per image
   int64_t largest_tensor() const;                       // elements of an image, or of what a step makes of it
   const std::vector<std::unique_ptr<DeviceStep>>& steps() const { return steps_; }
+  std::vector<std::string> methods(int64_t images) const;  // of each step
   const std::vector<NetTensor>& tensors() const { return tensors_; }
 
  private:
@@ -247,6 +257,8 @@ class Network {
 
   void check_open() const;
   void lay_out();
+  bool may_be_planes(int tensor) const;
+  std::vector<NetTensor> laid_out(int64_t images) const;  // the tensors, those as planes that are modelled to be faster so
   int64_t workspace_bytes(int64_t images) const;
   bool holds(int64_t images) const;
   void grow(int64_t images);
@@ -257,6 +269,7 @@ class Network {
   std::vector<std::unique_ptr<DeviceStep>> steps_;
   std::vector<std::vector<int>> fresh_;  // per step, tensors of padded pixels that no earlier step writes
   std::vector<int64_t> scratch_;         // per step, where its scratch memory is
+  std::vector<int> maybe_planes_;        // tensors
   bool finalized_ = false;
   int64_t arena_bytes_ = 0;
   int64_t room_ = 0;    // images that the arena holds

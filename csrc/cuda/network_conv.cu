@@ -6,7 +6,6 @@
 #include "cuda/conv_sums.cuh"
 #include "cuda/network_start.h"
 #include "cuda/pack_pixels.cuh"
-#include "cuda/slices.cuh"
 
 namespace ulp::cuda {
 namespace {
@@ -51,13 +50,14 @@ struct ConvStep final : DeviceStep {
                                      fields.planes->encoding.bits > kMaxConvPlanes)) {
       throw std::invalid_argument("weights for planes do not fit the others: K = " + std::to_string(fields.planes->k));
     }
-    slices = useful_splits(size(1), machine);
-    static_cast<void>(plan(1));  // refuses what cannot run
+    slices = useful_splits(size(1, false), machine);
+    static_cast<void>(plan(1, false));  // refuses what cannot run
   }
 
   int64_t out_pixels() const { return int64_t{fields.window.out[0]} * fields.window.out[1]; }
   int64_t pixel_blocks() const { return ceil_div(own, kBlock); }  // of a pixel in a plane
-  ConvSize size(int64_t images) const {
+  // as_planes: how the codes lie.
+  ConvSize size(int64_t images, bool as_planes) const {
     ConvSize s{images * out_pixels(), fields.weights->n, fields.weights->k, source.bits, fields.weights->encoding.bits};
     if (fields.planes != nullptr) {
       s.plane_k = fields.planes->k;
@@ -65,11 +65,12 @@ struct ConvStep final : DeviceStep {
       s.pixels = images * source.pixels();
       s.codes = s.pixels * own;
       s.plane_sums = plane_term() != 0;
+      s.as_planes = as_planes;
     }
     return s;
   }
-  ConvPlan plan(int64_t images) const {
-    return plan_conv(size(images), machine, shared, slices, fields.kernel.empty() ? nullptr : fields.kernel.c_str());
+  ConvPlan plan(int64_t images, bool as_planes) const {
+    return plan_conv(size(images, as_planes), machine, shared, slices, fields.kernel.empty() ? nullptr : fields.kernel.c_str());
   }
 
   // w_term of arguments.h: of bytes and nibbles, where no weights are bipolar (a weight of 0 pads K), and of planes.
@@ -87,18 +88,48 @@ struct ConvStep final : DeviceStep {
   bool plane_sums() const { return fields.planes != nullptr && plane_term() != 0; }
   int64_t row_sum_bytes() const { return w_term() == 0 && !plane_sums() ? 0 : aligned(out_pixels() * 4); }
   int64_t pixel_sum_bytes() const { return plane_sums() ? aligned(source.pixels() * 4) : 0; }
-  int64_t plane_bytes() const { return source.pixels() * pixel_blocks() * (kBlock / 8); }  // of one plane
-  int64_t all_plane_bytes() const { return fields.planes != nullptr ? aligned(source.bits * plane_bytes()) : 0; }
+  int plane_bytes() const { return static_cast<int>(pixel_blocks()) * (kBlock / 8); }  // of a pixel in one plane
+  int64_t all_plane_bytes() const { return fields.planes != nullptr ? aligned(source.pixels() * source.bits * plane_bytes()) : 0; }
   int64_t scratch_bytes() const override {
     return row_sum_bytes() + pixel_sum_bytes() + all_plane_bytes() + (slices > 1 ? slices * slice_bytes() : 0);
   }
   int* pixel_sums(const Run& run) const { return reinterpret_cast<int*>(run.scratch + run.images * row_sum_bytes()); }
   unsigned char* planes(const Run& run) const { return run.scratch + run.images * (row_sum_bytes() + pixel_sum_bytes()); }
 
-  std::string method(int64_t images) const override { return plan(images).text(); }
+  bool multiplies_planes(int tensor) const override {
+    if (tensor != fields.source.tensor || fields.planes == nullptr || fields.source.channel != 0 || own != source.channels) return false;
+    return fields.kernel.empty() || plan(1, false).row->planes();
+  }
+  bool takes_planes(int tensor) const override {
+    if (tensor == fields.source.tensor && !multiplies_planes(tensor)) return false;
+    const auto begins_word = [tensor](const Place& p) { return p.tensor != tensor || p.channel % kStrip == 0; };
+    if (fields.finish.residual && !begins_word(*fields.finish.residual)) return false;
+    return std::all_of(fields.finish.targets.begin(), fields.finish.targets.end(), [&](const FinishFields::Target& target) {
+      return begins_word(target.place) && !(target.other && target.other->tensor == tensor);
+    });
+  }
+  double clocks(int64_t images, const std::vector<NetTensor>& tensors) const override {
+    const auto bytes_at = [&](const Place& p) -> int64_t {
+      const NetTensor& t = tensors[static_cast<size_t>(p.tensor)];
+      return t.as_planes ? t.bits * ceil_div(fields.weights->n, kStrip) * (kStrip / 8) : fields.weights->n * t.element();
+    };
+    int64_t bytes = fields.finish.residual ? bytes_at(*fields.finish.residual) : 0;
+    for (const FinishFields::Target& target : fields.finish.targets) bytes += bytes_at(target.place);
+    const bool as_planes = tensors[static_cast<size_t>(fields.source.tensor)].as_planes;
+    return plan(images, as_planes).clocks + clocks_to_move(static_cast<double>(images * out_pixels() * bytes), machine);
+  }
+
+  std::string method(int64_t images, const std::vector<NetTensor>& tensors) const override {
+    const auto as_planes = [&](const Place& p) { return tensors[static_cast<size_t>(p.tensor)].as_planes; };
+    std::string text = plan(images, as_planes(fields.source)).text();
+    if (as_planes(fields.source)) text += ", reads planes";
+    const auto& targets = fields.finish.targets;
+    if (std::any_of(targets.begin(), targets.end(), [&](const auto& target) { return as_planes(target.place); })) text += ", writes planes";
+    return text;
+  }
 
   void start(const Run& run) const override {
-    const ConvPlan chosen = plan(run.images);
+    const ConvPlan chosen = plan(run.images, run.tensor(fields.source.tensor).as_planes);
     const ConvArguments p = arguments(run, chosen);
     cudaStream_t stream = static_cast<cudaStream_t>(run.stream);
     if (chosen.row->planes()) {
@@ -128,22 +159,25 @@ struct ConvStep final : DeviceStep {
     }
     check(cudaLaunchKernelEx(&config, kernel, p), "starting a convolution");
     if (chosen.splits == 1 || chosen.row->hopper) return;
-    const auto adding = small_launch(ceil_div(ceil_div(p.n, 2) * int64_t{p.m}, kReduceThreads), kReduceThreads, stream);
-    check(cudaLaunchKernelEx(&adding, add_slices<ConvArguments>, p), "starting add_slices");
+    const auto adding = small_launch(ceil_div(round_up(p.n, kStrip) * int64_t{p.m}, kReduceThreads), kReduceThreads, stream);
+    check(cudaLaunchKernelEx(&adding, add_conv_slices, p), "starting add_conv_slices");
   }
 
-  // The planes of all pixels, and where weights need them, the sums of windows.
+  // The planes of all pixels where they are not there, and where weights need them, the sums of windows.
   void start_planes(const Run& run, const ConvArguments& p) const {
-    const int pixels = static_cast<int>(run.images * source.pixels());
-    const unsigned char* codes = run.data(fields.source);
-    const bool whole = reinterpret_cast<uintptr_t>(codes) % 16 == 0 && source.pixel() % 16 == 0;
-    const PlaneSource from{codes, source.pixel(), pixels, static_cast<int>(own), whole, false};
-    Planes planes = p.planes;
-    planes.stride = p.windows.pixel;
-    int* sums = p.finish.row_sums != nullptr ? pixel_sums(run) : nullptr;
-    const auto config = small_launch(ceil_div(pixels, kPixelsPerBlock), kPlanesThreads, static_cast<cudaStream_t>(run.stream));
-    check(cudaLaunchKernelEx(&config, pack_pixels, from, planes, const_cast<unsigned char*>(p.a), sums), "starting pack_pixels");
-    if (sums == nullptr) return;
+    const int64_t pixels = run.images * source.pixels();
+    const CodePlanes planes{source.bits, plane_bytes()};
+    if (!run.tensor(fields.source.tensor).as_planes) {
+      const unsigned char* codes = run.data(fields.source);
+      const bool whole = reinterpret_cast<uintptr_t>(codes) % 16 == 0 && source.pixel() % 16 == 0;
+      const int words = plane_bytes() / 4;
+      start_work(PackPixelsWork{pixels * words, Divisor(words), codes, source.pixel(), static_cast<int>(own), whole, planes,
+                                const_cast<unsigned char*>(p.a)},
+                 run.stream);
+    }
+    if (p.finish.row_sums == nullptr) return;
+    int* sums = pixel_sums(run);
+    start_work(PlaneSumsWork{pixels, p.a, planes, static_cast<int>(own), sums}, run.stream);
     ConvWindows w = p.windows;
     w.pixel = 1;
     w.image = source.pixels();
@@ -188,13 +222,12 @@ struct ConvStep final : DeviceStep {
   }
 
   void plane_arguments(const Run& run, const Encoding& e, ConvArguments& p) const {
-    const int pixel = static_cast<int>(pixel_blocks()) * (kBlock / 8);
-    p.a = planes(run);
-    p.plane_bytes = run.images * plane_bytes();
-    p.planes = {e.bits, source.bits, !e.bipolar(), false, e.bipolar() ? -2 : 1, static_cast<int>(taps) * pixel};
-    p.windows = windows_of(fields.window, source, pixel);
-    p.windows.pixel = pixel;
-    p.windows.image = plane_bytes();
+    p.a = run.tensor(fields.source.tensor).as_planes ? run.data(fields.source) : planes(run);
+    p.plane_bytes = plane_bytes();
+    p.planes = {e.bits, source.bits, !e.bipolar(), false, e.bipolar() ? -2 : 1, static_cast<int>(taps) * plane_bytes()};
+    p.windows = windows_of(fields.window, source, plane_bytes());
+    p.windows.pixel = source.bits * plane_bytes();
+    p.windows.image = source.pixels() * p.windows.pixel;
     // The sums of bipolar weights are K more than those of what is stored.
     if (e.bipolar()) p.finish.padding = static_cast<int>(0u - static_cast<uint32_t>(p.finish.a_term) * static_cast<uint32_t>(p.k));
   }

@@ -14,14 +14,16 @@ LayerFinish FinishFields::on(const Run& run, float one_scale) const {
   if (residual) {
     const NetTensor& t = run.tensor(residual->tensor);
     f.residual = run.data(*residual);
-    f.residual_pixel = t.pixel();
+    f.residual_pixel = t.as_planes ? t.pixel_planes() : t.pixel();
+    if (t.as_planes) f.residual_planes = t.planes();
     f.residual_scale = t.scale / unit;
     f.residual_zero = t.zero;
   }
   for (const Target& target : targets) {
     const NetTensor& t = run.tensor(target.place.tensor);
     Result& r = f.results[f.count++];
-    r.pixel = t.pixel();
+    r.pixel = t.as_planes ? t.pixel_planes() : t.pixel();
+    if (t.as_planes) r.planes = t.planes();
     if (!t.is_codes) {
       r.floats = reinterpret_cast<float*>(run.data(target.place));
       continue;
@@ -61,7 +63,7 @@ struct DepthwiseStep final : DeviceStep {
     fields.finish.add_to(*this);
   }
 
-  std::string method(int64_t) const override { return "depthwise"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "depthwise"; }
 
   void start(const Run& run) const override {
     const NetTensor& t = run.tensor(fields.source);

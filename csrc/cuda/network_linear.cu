@@ -14,7 +14,7 @@ struct DynamicLinearStep final : DeviceStep {
       : fields(std::move(given)), source(at.tensor(fields.source)), machine(machine_of(at.device)) {
     reads = {fields.source};
     for (const Place& p : fields.targets) writes.push_back(p.tensor);
-    static_cast<void>(method(1));  // refuses a kernel that cannot run
+    static_cast<void>(choice(1));  // refuses a kernel that cannot run
   }
 
   int64_t pixels() const { return source.pixels(); }
@@ -25,7 +25,7 @@ struct DynamicLinearStep final : DeviceStep {
     return pick(situation_of(fields.product, rows(nullptr, images)), machine, fields.kernel.empty() ? nullptr : fields.kernel.c_str());
   }
 
-  std::string method(int64_t images) const override { return choice(images).kernel; }
+  std::string method(int64_t images, const std::vector<NetTensor>&) const override { return choice(images).kernel; }
   int64_t workspace_bytes(int64_t images) const override { return choice(images).workspace_bytes; }
   int64_t elements() const override { return pixels() * n(); }
   int64_t scratch_bytes() const override {
@@ -102,7 +102,7 @@ struct GroupedStep final : DeviceStep {
     groups.count = static_cast<int>(ceil_div(fields.k, fields.group));
   }
 
-  std::string method(int64_t) const override { return "grouped"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "grouped"; }
   int64_t row_bytes() const { return int64_t{groups.count} * groups.padded; }
   int64_t parts_of_row() const { return fields.per_group ? groups.count : 1; }
   int64_t elements() const override { return pixels * std::max<int64_t>(fields.n, parts_of_row()); }

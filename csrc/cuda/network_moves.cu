@@ -86,7 +86,7 @@ struct MoveStep final : DeviceStep {
     writes = {fields.target.tensor};
   }
 
-  std::string method(int64_t) const override { return "copy"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "copy"; }
 
   void start(const Run& run) const override {
     const NetTensor& t = run.tensor(fields.source.tensor);
@@ -116,7 +116,7 @@ struct LookupStep final : DeviceStep {
     writes = {fields.target.tensor};
   }
 
-  std::string method(int64_t) const override { return "table"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "table"; }
 
   void start(const Run& run) const override {
     const NetTensor& t = run.tensor(fields.source);
@@ -135,7 +135,7 @@ struct LinearFloatsStep final : DeviceStep {
     writes = {fields.target.tensor};
   }
 
-  std::string method(int64_t) const override { return "float32"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "float32"; }
 
   void start(const Run& run) const override {
     const NetTensor& t = run.tensor(fields.source);

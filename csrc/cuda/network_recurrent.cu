@@ -32,7 +32,7 @@ struct RecurrentStep final : DeviceStep {
   }
   Choice choice(int64_t images) const { return pick(situation_of(fields.input, rows(nullptr, images)), machine, nullptr); }
 
-  std::string method(int64_t images) const override { return choice(images).kernel; }
+  std::string method(int64_t images, const std::vector<NetTensor>&) const override { return choice(images).kernel; }
   int64_t workspace_bytes(int64_t images) const override { return choice(images).workspace_bytes; }
   int64_t elements() const override { return std::max(time() * columns(), int64_t{kRangeThreads}); }
 

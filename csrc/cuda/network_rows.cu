@@ -35,7 +35,7 @@ struct RowsStep final : DeviceStep {
     for (const Place& p : fields.targets) writes.push_back(p.tensor);
   }
 
-  std::string method(int64_t) const override { return "rows"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "rows"; }
 
   void start(const Run& run) const override {
     const NetTensor& t = run.tensor(fields.operands[0].tensor);
@@ -65,13 +65,29 @@ struct Batch {
   int64_t batch, rows, columns;
 };
 
-void set_shape(ProductWork& w, const Run& run, const Batch& shape, int depth) {
+// An operand of a product, with its steps in elements: from k to the next, and of the right one from a column to the next.
+struct Factor {
+  RowSide side;
+  int step;
+  int column;
+};
+
+ProductWork product_of(const Run& run, const Batch& shape, int depth, const Factor& a, const Factor& b, const RowSide& target) {
+  ProductWork w{};
   w.count = run.images * shape.batch * shape.rows * shape.columns;
   w.columns = Divisor(shape.columns);
   w.rows = Divisor(shape.rows);
   w.batch = Divisor(shape.batch);
   w.depth = depth;
+  w.a = a.side;
+  w.a_step = a.step;
+  w.b = b.side;
+  w.b_step = b.step;
+  w.b_column = b.column;
+  w.target = target;
+  w.scale = 1;
   w.status = run.status;
+  return w;
 }
 
 struct ProductStep final : DeviceStep {
@@ -82,19 +98,13 @@ struct ProductStep final : DeviceStep {
     writes = {fields.target.tensor};
   }
 
-  std::string method(int64_t) const override { return "product"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "product"; }
 
   void start(const Run& run) const override {
     const auto [batch, rows, depth, columns] = fields.sizes;
     const auto& s = fields.steps;
-    ProductWork w{};
-    set_shape(w, run, {batch, rows, columns}, depth);
-    w.a = side_of(run, fields.a, s[0], s[1]);
-    w.a_step = s[2];
-    w.b = side_of(run, fields.b, s[3], 0);
-    w.b_step = s[4];
-    w.b_column = s[5];
-    w.target = side_of(run, fields.target, s[6], s[7]);
+    ProductWork w = product_of(run, {batch, rows, columns}, depth, {side_of(run, fields.a, s[0], s[1]), s[2], 0},
+                               {side_of(run, fields.b, s[3], 0), s[4], s[5]}, side_of(run, fields.target, s[6], s[7]));
     w.exact = w.a.e.codes != nullptr && w.b.e.codes != nullptr;
     w.scale = fields.scale;
     w.divide = !fields.in_units;
@@ -113,7 +123,7 @@ struct AttentionStep final : DeviceStep {
     writes = {fields.target.tensor};
   }
 
-  std::string method(int64_t) const override { return "attention"; }
+  std::string method(int64_t, const std::vector<NetTensor>&) const override { return "attention"; }
   int64_t matrix() const { return int64_t{fields.sizes[1]} * fields.sizes[3]; }
   int64_t scratch_bytes() const override { return fields.sizes[0] * matrix() * 4; }
   int64_t elements() const override { return fields.sizes[0] * std::max(matrix(), int64_t{fields.sizes[1]} * fields.values); }
@@ -131,24 +141,12 @@ struct AttentionStep final : DeviceStep {
   void start(const Run& run) const override {
     const auto [batch, rows, depth, columns] = fields.sizes;
     const auto& s = fields.steps;
-    ProductWork w{};
-    set_shape(w, run, {batch, rows, columns}, depth);
-    w.a = side_of(run, fields.q, s[0], s[1]);
-    w.a_step = s[2];
-    w.b = side_of(run, fields.k, s[3], 0);
-    w.b_step = s[4];
-    w.b_column = s[5];
-    w.target = scores(run);
-    w.scale = 1;
-    start_work(w, run.stream);
+    start_work(product_of(run, {batch, rows, columns}, depth, {side_of(run, fields.q, s[0], s[1]), s[2], 0},
+                          {side_of(run, fields.k, s[3], 0), s[4], s[5]}, scores(run)),
+               run.stream);
     soften(run);
-    set_shape(w, run, {batch, rows, fields.values}, columns);
-    w.a = scores(run);
-    w.a_step = 1;
-    w.b = side_of(run, fields.v, s[6], 0);
-    w.b_step = s[7];
-    w.b_column = s[8];
-    w.target = side_of(run, fields.target, s[9], s[10]);
+    ProductWork w = product_of(run, {batch, rows, fields.values}, columns, {scores(run), 1, 0},
+                               {side_of(run, fields.v, s[6], 0), s[7], s[8]}, side_of(run, fields.target, s[9], s[10]));
     w.divide = true;
     start_work(w, run.stream);
   }

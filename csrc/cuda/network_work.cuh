@@ -156,7 +156,7 @@ struct DepthwiseWork {
         sum += (image[(y * windows.width + x) * windows.pixel] - zero) * weights[(ky * kernel_x + kx) * channels + own.channel];
       }
     }
-    finish_layer(layer, LayerChannel(layer, own.channel), own.pixel, own.channel, sum);
+    finish_layer<false>(layer, LayerChannel(layer, own.channel), own.pixel, own.channel, sum);
   }
 };
 
@@ -243,7 +243,7 @@ struct MeanWork {
     }
     LayerChannel channel(layer, own.channel);
     channel.scale = scales[place.y * static_cast<int>(from.out_width.divisor) + place.x];
-    finish_layer(layer, channel, own.pixel, own.channel, sum);
+    finish_layer<false>(layer, channel, own.pixel, own.channel, sum);
   }
 };
 
@@ -257,7 +257,7 @@ struct RescaleWork {
 
   __device__ void operator()(int at) const {
     const PixelChannel own(channels, at);
-    finish_layer(layer, LayerChannel(layer, own.channel), own.pixel, own.channel, a[own.pixel * pixel + own.channel] - zero);
+    finish_layer<false>(layer, LayerChannel(layer, own.channel), own.pixel, own.channel, a[own.pixel * pixel + own.channel] - zero);
   }
 };
 

@@ -159,7 +159,7 @@ void start_mma(const Plan& plan, const Arguments& p, int bits, cudaStream_t stre
   adding.gridDim = dim3(static_cast<unsigned>(ceil_div(pairs, kReduceThreads)));
   adding.blockDim = dim3(kReduceThreads);
   adding.stream = stream;
-  check(cudaLaunchKernelEx(&adding, add_slices<Arguments>, p), "starting add_slices");
+  check(cudaLaunchKernelEx(&adding, add_slices, p), "starting add_slices");
 }
 
 void start_sm90(const Plan& plan, const Arguments& p, const Encoding& a, int bits, cudaStream_t stream) {

@@ -98,7 +98,22 @@ __device__ inline void cluster_sync() {
           : "memory");
 }
 
-// Four 32-bit words of the shared memory of block `rank`.
+// A 32-bit word of the shared memory of block `rank`.
+__device__ inline int load_cluster(uint32_t shared, uint32_t rank) {
+  int value;
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %1, %2;\n"
+      "ld.shared::cluster.s32 %0, [remote];\n"
+      "}\n"
+      : "=r"(value)
+      : "r"(shared), "r"(rank)
+      : "memory");
+  return value;
+}
+
+// Four of them.
 __device__ inline int4 load_cluster4(uint32_t shared, uint32_t rank) {
   int4 value;
   asm volatile(

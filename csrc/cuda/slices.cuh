@@ -6,14 +6,12 @@
 #include <cstdint>
 
 #include "cuda/epilogue.cuh"
+#include "cuda/tiles.h"
 
 namespace ulp::cuda {
 
-constexpr int kReduceThreads = 256;
-
 // Adds the slices of a product that was split in k and finishes the result: one thread per pair of channels.
-template <typename Problem>
-__global__ void __launch_bounds__(kReduceThreads) add_slices(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(kReduceThreads) add_slices(const __grid_constant__ Arguments p) {
   const int64_t pairs = (p.n + 1) / 2;
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x;
   if (at >= pairs * p.m) return;
@@ -27,7 +25,7 @@ __global__ void __launch_bounds__(kReduceThreads) add_slices(const __grid_consta
     sum[1] += static_cast<uint32_t>(part.y);
   }
   const int both[2] = {static_cast<int>(sum[0]), static_cast<int>(sum[1])};
-  finish_pair(p, channels_of(p, channel), row, both);
+  finish(p.finish, Channels<2>(p.finish, channel), row, both);
 }
 
 }  // namespace ulp::cuda

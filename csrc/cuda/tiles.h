@@ -30,8 +30,11 @@ struct MmaTile {
 
   static constexpr int weight_bytes(int bits, int blocks) { return kWarpsK * blocks * kTileStrips * strip_bytes(bits); }
   static constexpr int stage_bytes(int bits, int blocks) { return weight_bytes(bits, blocks) + kWarpsK * kTokens * kBlock; }
-  // Where the sums of all warps of k but the first are added at the end: it overlays the stages.
-  static constexpr int exchange_bytes() { return (kWarpsK - 1) * kChannels * kTokens * 4; }
+  // What overlays the stages at the end: the sums of all warps of k but the first, which are added there; then, of each other warp, the
+  // sums of eight tokens, from row to row 4 words more than its channels, against bank conflicts.
+  static constexpr int kPitch = (kStrips * kStrip + 4) * 4;  // bytes
+  static constexpr int added_bytes() { return (kWarpsK - 1) * kChannels * kTokens * 4; }
+  static constexpr int exchange_bytes() { return added_bytes() + kWarpsChannels * kWarpsTokens * 8 * kPitch; }
 };
 
 using MmaSmall = MmaTile<4, 1, 2, 1, 2>;   // 64 channels x 16 tokens
@@ -42,6 +45,9 @@ using MmaPlanesSmall = MmaTile<4, 1, 1, 1, 2>;   // 64 x 16
 using MmaPlanesMedium = MmaTile<4, 2, 1, 1, 4>;  // 64 x 64
 
 constexpr int kMaxMmaStages = 6;
+
+// Of the small kernels before and behind a product.
+constexpr int kReduceThreads = 256;
 
 // gemm_sm90.cuh: two warpgroups of 64 channels each.
 constexpr int kSm90Threads = 384;

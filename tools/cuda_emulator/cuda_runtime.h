@@ -70,6 +70,7 @@ void __syncwarp(unsigned mask = 0xFFFFFFFFu);
 
 namespace ulp::emulator {
 uint32_t shuffle(unsigned mask, uint32_t value, int source, int width, bool exclusive_or);
+uint32_t ballot(unsigned mask, bool vote);
 void check_atomic(const void* pointer, size_t bytes);
 
 template <typename T>
@@ -91,6 +92,8 @@ template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
   return ulp::emulator::shuffle_as(mask, value, lanes, width, true);
 }
+
+inline unsigned __ballot_sync(unsigned mask, int vote) { return ulp::emulator::ballot(mask, vote != 0); }
 
 template <typename T>
 T atomicAdd(T* address, std::common_type_t<T> value) {

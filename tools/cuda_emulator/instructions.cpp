@@ -271,6 +271,17 @@ bool run_shuffle(Warp&, uint32_t mask, void* const (&arguments)[32]) {
   return true;
 }
 
+bool run_ballot(Warp&, uint32_t mask, void* const (&arguments)[32]) {
+  uint32_t votes = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    if (mask >> lane & 1) votes |= *static_cast<const uint32_t*>(arguments[lane]) << lane;
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    if (mask >> lane & 1) *static_cast<uint32_t*>(arguments[lane]) = votes;
+  }
+  return true;
+}
+
 // __syncwarp orders the accesses of its lanes; other collectives do not.
 bool run_sync_warp(Warp& warp, uint32_t mask, void* const (&)[32]) {
   Gatherer views;
@@ -309,6 +320,7 @@ bool run_sync_named(Warp& warp, uint32_t, void* const (&arguments)[32]) {
 
 const Collective kSyncNamed{"bar.sync", run_sync_named};
 const Collective kShuffle{"shuffle", run_shuffle};
+const Collective kBallot{"ballot", run_ballot};
 const Collective kSyncWarp{"__syncwarp", run_sync_warp};
 const Collective kSyncThreads{"__syncthreads", run_sync_threads};
 
@@ -319,6 +331,12 @@ uint32_t shuffle(unsigned mask, uint32_t value, int source, int width, bool excl
   Shuffle argument{value, source, width, exclusive_or};
   converge(kShuffle, mask & self().warp->existing, &argument);
   return argument.value;
+}
+
+uint32_t ballot(unsigned mask, bool vote) {
+  uint32_t votes = vote ? 1 : 0;
+  converge(kBallot, mask & self().warp->existing, &votes);
+  return votes;
 }
 
 void sync_named(int id, int threads) {

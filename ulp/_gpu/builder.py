@@ -14,6 +14,10 @@ Fields = Mapping[str, Any]
 TENSORS = ("codes", "floats")
 # Planes pad channels to 128: fewer than this, and most of what they multiply is padding.
 _MIN_PLANE_CHANNELS = 32
+# Which of 128 channels each row of weights is, so that a word of planes has neighbouring channels: csrc/cuda/planes.cuh has row 32 s + 16 u +
+# 4 t + j at bit 8 j + 4 u + d(s) of word t.
+_s, _u, _t, _j = np.ogrid[:4, :2, :4, :4]
+_PLANE_ORDER = (32 * _t + 8 * _j + 4 * _u + np.array([0, 2, 1, 3])[_s]).reshape(128)
 
 
 class Tensor(NamedTuple):
@@ -105,6 +109,7 @@ class Builder:
             # What is stored as 0 (csrc/cuda/arguments.h).
             fill = 1 if bipolar else 0 if rows.dtype == np.int8 else 2 ** (packed.bits - 1)
             rows = np.pad(rows, ((0, 0), (0, -own % 128), (0, 0)), constant_values=fill)
+            rows = rows.reshape(-1, 128, values.shape[1])[:, _PLANE_ORDER]
             return rows.reshape(-1, values.shape[1]), kept, packed.bits
 
         return self._kept((id(packed), zero, taps, own, "planes"), packed, make)

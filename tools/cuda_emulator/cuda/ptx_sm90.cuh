@@ -29,6 +29,11 @@ inline void tensor_copy_multicast(uint32_t shared, const CUtensorMap* map, int x
 
 inline uint32_t cluster_rank() { return emulator::cluster_rank(); }
 inline void cluster_sync() { emulator::cluster_sync(); }
+inline int load_cluster(uint32_t shared, uint32_t rank) {
+  int value;
+  emulator::load_cluster(shared, rank, &value, sizeof value);
+  return value;
+}
 inline int4 load_cluster4(uint32_t shared, uint32_t rank) {
   int4 value;
   emulator::load_cluster(shared, rank, &value, sizeof value);

@@ -19,6 +19,12 @@ int value_of(Encoding e, uint8_t stored) { return e.is_signed ? static_cast<int8
 // The weight that is stored as 0 (arguments.h).
 int pad_of(Encoding e) { return e.is_signed ? 0 : 1 << (e.bits - 1); }
 
+// Rows of weights in the order that makes a word of planes of neighbouring channels (planes.cuh).
+int channel_of_row(int row) {
+  constexpr int kPlace[] = {0, 2, 1, 3};
+  return row / 4 % 4 * 32 + row % 4 * 8 + row / 16 % 2 * 4 + kPlace[row / 32];
+}
+
 }  // namespace
 
 // Number of wrong sums.
@@ -44,9 +50,11 @@ int64_t check_convolution(const Shape& shape, const char* kernel) {
   if (strstr(kernel, "_b1_") != nullptr) {  // taps of whole blocks, padded by what is stored as 0
     const int blocks = (channels + 127) / 128;
     std::vector<uint8_t> padded(static_cast<size_t>(9 * blocks * 128 * n), static_cast<uint8_t>(pad_of(shape.b)));
-    for (int tap = 0; tap < 9; ++tap) {
-      const auto from = weights.begin() + static_cast<int64_t>(tap) * channels * n;
-      std::copy(from, from + channels * n, padded.begin() + static_cast<int64_t>(tap) * blocks * 128 * n);
+    for (int row = 0; row < 9 * blocks * 128; ++row) {
+      const int tap = row / (blocks * 128), channel = row % (blocks * 128) / 128 * 128 + channel_of_row(row % 128);
+      if (channel >= channels) continue;
+      const auto from = weights.begin() + (static_cast<int64_t>(tap) * channels + channel) * n;
+      std::copy(from, from + n, padded.begin() + static_cast<int64_t>(row) * n);
     }
     conv.planes = std::make_shared<const Weights>(pack_on_host({padded.data(), 9 * blocks * 128, n, n, 1, shape.b.is_signed}, shape.b, 0));
   }

@@ -80,7 +80,12 @@ CONVOLUTIONS = [
     ("number & 1) != 0 ? 255 * 16 : 0", "number & 1) != 0 ? 0 : 0", CONV_PLANES),
     ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0 * kIndices)", CONV),
     ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
-    ("row_part * c.sums.w_term[1]);", "row_part * c.sums.w_term[1]) + 1;", WORDS),
+    ("row_term(p.finish, pixel) * c.sums.w_term[0];", "row_term(p.finish, pixel);", WORDS),
+    (
+        "lane_channels(const ConvArguments& p, int channel) { return LaneChannel(p, channel); }",
+        "lane_channels(const ConvArguments& p, int channel) { return LaneChannel(p, channel & ~1); }",
+        CONV,
+    ),
 ]
 GATHERS = [
     ("    ptx::fence_proxy_async();\n", "", CONV_SM90),
@@ -93,7 +98,6 @@ GATHERS = [
     ("p, row + 16 * kIndices)", "p, row + 8 * kIndices)", CONV_SM90),
     ("  sm90_end(p);", "", CONV_SPLIT),
     ("sm90_begin(p, own, 128 + 1);", "sm90_begin(p, own, 128);", CONV_SM90),
-    ("LayerChannels(p, channel + 2)", "LayerChannels(p, channel)", CONV_SM90),
     ("copies.select(p, pair.a);", "copies.select(p, 0);", CONV_PLANES_SM90),
 ]
 MUTANTS = [
