@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytest.importorskip("onnxruntime")
@@ -217,6 +218,42 @@ def test_eight_bits_keep_what_is_rare() -> None:
     for bits, kept in ((4, False), (6, False), (7, True), (8, True)):
         q = quantizer_of(observer, bits, "mse", 99.99)
         assert (q.scale * (2**bits - 1 - q.zero) > 19.9) == kept
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("end", [-1, 1])
+def test_ranges_in_front_of_functions_are_judged_behind_them(bits: int, end: int) -> None:
+    """A hard-swish, and its mirror image, make values alike that an error of the values themselves spends codes on."""
+
+    def function(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return x * np.clip(3 - end * x, 0, 6) / 6
+
+    x = 5 * np.random.default_rng(bits).standard_normal(20_000).astype(np.float32)
+    observer = Observer()
+    observer.add(x)
+    plain, behind = (quantizer_of(observer, bits, "mse", 99.99, how) for how in (None, function))
+    exact = x.astype(np.float64)
+    errors = [float(np.square(function(exact) - function(q.round_trip(x).astype(np.float64))).mean()) for q in (plain, behind)]
+    assert errors[1] < 0.8 * errors[0]
+    reached = behind.scale * (behind.levels - behind.zero if end > 0 else behind.zero)
+    assert reached < 5.5
+
+
+def test_a_hard_swish_of_single_operators_has_a_range_of_its_own() -> None:
+    """Add, Clip, Mul, Div as old exporters write it, with a factor per channel behind; not where something else reads its operand."""
+    for read_twice in (False, True):
+        w = Writer((4, 8, 8))
+        a = w.conv("x", 4, 16)
+        y = w.add("Clip", w.add("Add", a, w.constant(np.float32(3))), w.constant(np.float32(0)), w.constant(np.float32(6)))
+        y = w.add("Div", w.add("Mul", a, y), w.constant(np.float32(6)))
+        y = w.add("Mul", y, w.constant(np.linspace(1, 2, 16, dtype=np.float32)[:, None, None]))
+        y = w.add("Add", w.conv(y, 16, 8), w.conv(a, 16, 8)) if read_twice else w.conv(y, 16, 8)
+        quantized = quantize(w.model(y), bits=8, calibrate=20 * images(16, 4, 8, 8), progress=False, **PLAIN)
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in quantized.model.graph.initializer}
+        node = next(node for node in quantized.model.graph.node if node.op_type == "Quant" and node.input[0] == a)
+        scale, zero = (float(constants[name]) for name in node.input[1:3])
+        low = -scale * (zero if zero else 128)
+        assert (low < -20) if read_twice else (-4 < low < -2.5)
 
 
 @pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse", "entropy"])

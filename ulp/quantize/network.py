@@ -29,7 +29,7 @@ from .ranges import Ranges, quantizer_of, spread
 from .recurrent import ACT_BITS, RecurrentWeight, recurrent_weight
 from .request import Assignment, Bits, bits_of
 from .result import LayerReport, Quantized
-from .running import Piece
+from .running import Piece, function_of
 from .settle import settle, settled_alone
 from .simulate import simulated
 from .weights import QuantizedWeight, Settled, quantized_weight, signal_to_noise
@@ -76,7 +76,7 @@ class FloatNetwork:
         self._outliers = {} if outliers is None else find(self._prepared, self.batches, float(outliers))
         self.progress = progress
         self._observers: dict[str, Observer] = {}
-        self._quantizers: dict[tuple[str, int, str, float], Quantizer] = {}
+        self._quantizers: dict[tuple[str, int, str, float, str], Quantizer] = {}
         self._alone: dict[tuple[str, bool, bool], dict[tuple[str, int], Settled]] = {}
         self._outputs: list[list[Array]] = []
         self._warned = False
@@ -230,9 +230,10 @@ class FloatNetwork:
         return found
 
     def _quantizer(self, place: Place, ranges: Ranges, percentile: float) -> Quantizer:
-        key = (place.tensor, place.bits, ranges, percentile)
+        key = (place.tensor, place.bits, ranges, percentile, place.result)
         if key not in self._quantizers:
-            self._quantizers[key] = quantizer_of(self._observers[place.tensor], place.bits, ranges, percentile)
+            function = function_of(self._prepared.proto, place.tensor, place.result) if place.result else None
+            self._quantizers[key] = quantizer_of(self._observers[place.tensor], place.bits, ranges, percentile, function)
         return self._quantizers[key]
 
     def _observe(self, tensors: Iterable[str]) -> None:

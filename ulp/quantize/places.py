@@ -25,7 +25,8 @@ class Place:
     """A quantizer of `tensor` with `bits` bits, which the inputs `readers` (node index, input index) read instead of the tensor.
 
     of_rows: its scale and zero point are those of each row, found in the call. outliers: channels that stay floats beside it.
-    behind: tensors that moves make of its codes.
+    behind: tensors that moves make of its codes. result: what a function of single values makes of the tensor, where nothing reads the
+    tensor but that function; else "".
     """
 
     tensor: str
@@ -34,6 +35,7 @@ class Place:
     of_rows: bool = False
     outliers: tuple[int, ...] = ()
     behind: list[str] = field(default_factory=list)
+    result: str = ""
 
 
 # Activations that never fall: thresholds on the sums before them.
@@ -145,6 +147,19 @@ class _Placing:
             else:
                 self.place(index, 0)
 
+    def find_functions(self) -> None:
+        """Note of each quantized tensor what a function makes of it, if nothing but that function reads the tensor."""
+        outputs = {port.name for port in self.prepared.proto.graph.output}
+        users = {name: node.output[0] for node in self.nodes for name in node.input}
+        for place in self.places.values():
+            made = {name: slots for name, (root, slots) in self.roots.items() if root == place.tensor}
+            name = next((name for name, slots in made.items() if slots.issuperset(place.readers)), "")
+            if place.of_rows or place.tensor in outputs or self.readers[place.tensor] != len(place.readers):
+                continue
+            while name and name not in outputs and self.readers[name] == 1 and users[name] in made:
+                name = users[name]  # what else is done to single values
+            place.result = name
+
     def scaled(self, index: int, name: str) -> bool:
         """Whether the node scales what Relu makes of a layer's result, which can be done to the sums before it."""
         return self.nodes[index].op_type in ("Mul", "Div") and self.makers.get(name) == "Relu"
@@ -185,6 +200,7 @@ def places_of(prepared: Prepared, assignment: Assignment, *, of_rows: bool = Fal
     """The quantizers that this assignment takes, in the order of the tensors. of_rows: those of linear layers have a scale per row."""
     placing = _placed(prepared, assignment, of_rows)
     placing.place_moves()
+    placing.find_functions()
     return list(placing.places.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from ulp.nn.observer import Observer
 from ulp.nn.quantizer import Quantizer
 
 Doubles = npt.NDArray[np.float64]
+Function = Callable[[Doubles], Doubles]
 Ranges = Literal["minmax", "percentile", "mse", "entropy"]
 RANGES = ("minmax", "percentile", "mse", "entropy")
 
@@ -19,14 +20,22 @@ RANGES = ("minmax", "percentile", "mse", "entropy")
 _POINTS, _SHARES = 2048, np.geomspace(1 / 16, 1, 64)
 # Zero points that are tried with many bits; with up to 4 all that are even.
 _ZEROS = 9
+# Places at which a function is known.
+_GRID = 4097
 # By "mse", so many bits clip nothing, unless that would make the squared error so many times as large.
 _FINE, _SPARED = 7, 16.0
 
 
-def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: float) -> Quantizer:
-    """Unsigned where nothing is negative; else with the zero point that fits: even, since rounding then needs no correction for ties."""
+def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: float, function: Function | None = None) -> Quantizer:
+    """Unsigned where nothing is negative; else with the zero point that fits: even, since rounding then needs no correction for ties.
+
+    function: what is computed of the codes, value by value. By "mse" the error is that of its results, and values at an end of the range
+    that it makes all alike, such as those below -3 of a hard-swish, do not widen the range.
+    """
     values, counts = points(observer)
     low, high = min(observer.low, 0.0), max(observer.high, 0.0)
+    if function is not None and ranges == "mse" and bits > 1:
+        return _behind(function, values, counts, low, high, bits)
     if ranges == "percentile":
         total = np.cumsum(counts) / counts.sum()
         ends = np.searchsorted(total, [1 - percentile / 100, percentile / 100]).clip(0, len(values) - 1)
@@ -46,6 +55,39 @@ def quantizer_of(observer: Observer, bits: int, ranges: Ranges, percentile: floa
         if _squared_error(values, counts, whole.scale, whole.zero, bits) <= _SPARED * least:
             return whole
     return best
+
+
+def _behind(function: Function, values: Doubles, counts: Doubles, low: float, high: float, bits: int) -> Quantizer:
+    """The quantizer with the smallest squared error of the function's results."""
+    margin = (high - low) / 8  # a range that does not fit its zero point is longer than from low to high
+    grid = np.linspace(low - margin, high + margin, _GRID)
+    results = function(grid)
+    inside = (grid >= low) & (grid <= high)
+    low, high = _moving(grid[inside], results[inside], bits)
+    low, high = min(low, 0.0), max(high, 0.0)
+    exact = np.interp(values, grid, results)
+
+    def error(quantizer: Quantizer) -> float:
+        codes = np.clip(np.rint(values / quantizer.scale), -quantizer.zero, quantizer.levels - quantizer.zero)
+        return float(counts @ np.square(exact - np.interp(codes * quantizer.scale, grid, results)))
+
+    whole = _covering(low, high, bits)
+    best, least = whole, np.inf
+    for zero in zeros_of(low, high, bits):
+        for scale in _scales(low, high, bits, zero):
+            candidate = Quantizer(bits, float(scale), zero)
+            if (found := error(candidate)) < least:
+                best, least = candidate, found
+    return whole if bits >= _FINE and error(whole) <= _SPARED * least else best
+
+
+def _moving(grid: Doubles, results: Doubles, bits: int) -> tuple[float, float]:
+    """The part of the grid outside of which results differ by less than half of a step that so many bits make of them all."""
+    least = (results.max() - results.min()) / 2 ** (bits + 1)
+    from_low, from_high = (np.flatnonzero(np.abs(results - end) > least) for end in (results[0], results[-1]))
+    if not len(from_low):
+        return float(grid[0]), float(grid[-1])
+    return float(grid[max(from_low[0] - 1, 0)]), float(grid[min(from_high[-1] + 1, len(grid) - 1)])
 
 
 def spread(observer: Observer, share: float) -> float:

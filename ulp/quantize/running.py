@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ulp.onnx.model import Array
 from ulp.onnx.session import Session
+
+Doubles = npt.NDArray[np.float64]
 
 
 class Piece:
@@ -28,8 +33,9 @@ class Piece:
             if name in makers and name not in given:
                 needed.add(makers[name].output[0])
                 todo += reads_of(makers[name])
-        kept = [node for node in nodes if node.output and node.output[0] in needed]
+        self.nodes = kept = [node for node in nodes if node.output and node.output[0] in needed]
         constants = [tensor for tensor in graph.initializer if tensor.name in reached]
+        self.constants = {tensor.name for tensor in constants}
         known = {tensor.name for tensor in constants} | {name for node in kept for name in node.output}
         ports = {port.name: port for port in graph.input}
         self.inputs = sorted(name for name in reached if name not in known)
@@ -51,6 +57,24 @@ class Piece:
             return {}
         results = self._session([feeds[name] for name in self.inputs])
         return dict(zip(self.wanted, results, strict=True))
+
+
+def function_of(proto: Any, tensor: str, result: str) -> Callable[[Doubles], Doubles]:
+    """What operators on single values make of a tensor, as a function of float64 (n,). Where constants differ by channel, of the channel
+    whose results reach furthest."""
+    piece = Piece(proto, proto.graph.node, [result], {tensor})
+    constants = {t.name: t.dims for t in proto.graph.initializer if t.name in piece.constants}
+    # What normalizes reads as many channels as it has; others take one, which broadcasts.
+    channels = [constants[node.input[1]][0] for node in piece.nodes if node.op_type == "BatchNormalization"]
+    rank = max((len(dims) for dims in constants.values()), default=0)
+    sides = (channels[0], *[1] * (rank - 1)) if channels else [1] * rank
+
+    def function(x: Doubles) -> Doubles:
+        rows = np.tile(x.astype(np.float32).reshape(-1, *[1] * len(sides)), (1, *sides))
+        made = piece({tensor: rows})[result].reshape(len(x), -1)
+        return np.asarray(made[:, np.ptp(made, axis=0).argmax()], np.float64)
+
+    return function
 
 
 def reads_of(node: Any) -> set[str]:
