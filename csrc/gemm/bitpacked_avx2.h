@@ -16,6 +16,7 @@ constexpr int kVecUnits = 1;
 inline __m256i load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store(uint8_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline Vec stored(Units unit, int i) { return load(unit + i * kVector); }
+inline Units units_at(const uint8_t* at, int64_t unit_bytes, int u, int) { return at + u * unit_bytes; }
 inline Units units_of(const BitpackedSlice& s, int64_t kb, int u) { return bitpacked_unit(s, kb, u); }
 inline void store_units(uint8_t* p, Vec v, int) { store(p, v); }
 

@@ -30,6 +30,11 @@ inline Vec stored(Units units, int i) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(half(units.first)), half(units.second), 1);
 }
 
+// Units u and u + 1 of the `count` of a K-block that lie from `at` on.
+inline Units units_at(const uint8_t* at, int64_t unit_bytes, int u, int count) {
+  return {at + u * unit_bytes, at + (u + 1 < count ? u + 1 : u) * unit_bytes};
+}
+
 // Units u and u + 1 of K-block kb.
 inline Units units_of(const BitpackedSlice& s, int64_t kb, int u) {
   return {bitpacked_unit(s, kb, u), bitpacked_unit(s, kb, u + 1 < s.units ? u + 1 : u)};

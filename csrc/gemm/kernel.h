@@ -61,7 +61,22 @@ struct Tile {
   const int32_t* col;  // 8 * units values, ignored when accumulating
   int shift;
   bool accumulate;
+  // Lines of 64 bytes that the kernel may bring into the second-level cache meanwhile: weights of the next panel.
+  const uint8_t* ahead;
+  int64_t ahead_lines;
 };
+
+// A tile that no store to C can alias, in registers as far as it is used. Field by field: x86 cannot forward several stores to one load of
+// a vector, so that load would wait until they, and the stores to the C of the tile before, are in the cache.
+static inline Tile own_copy(const Tile& tile) {
+#if defined(ULP_X86)
+  const volatile Tile& t = tile;  // or compilers join the loads
+  return {t.a,         t.a_stride, t.gather, t.rows, t.b,   t.units, t.k,          t.spill_every, t.table,
+          t.step_bias, t.c,        t.ldc,    t.row,  t.col, t.shift, t.accumulate, t.ahead,       t.ahead_lines};
+#else
+  return tile;
+#endif
+}
 
 // The columns and K-blocks that `expand` reads: `units` units of 8 columns, `k_blocks` times 32 k.
 struct BitpackedSlice {

@@ -136,7 +136,7 @@ ULP_INLINE void spill(Wide& wide, Vec& bytes) {
 
 template <int planes, int rows, int vectors>
 void tile(const Tile& args) {
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   prefetch_c<rows, vectors * kIndexUnits>(t, 0);
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;

@@ -15,27 +15,13 @@ ULP_INLINE Vec words(Vec codes, int half, int centre) {
 }  // namespace ulp
 
 #include "mul16_x86.h"
+#include "multiply_avx512.h"
 #include "tile_registers_x86.h"
 
 namespace ulp::mul16_avx512 {
 namespace {
 
-struct Step {
-  static constexpr bool kSpills = false;
-  static constexpr bool kAdds = true;
-  // In assembly for the reason given in dot_avx512vnni.h.
-  static ULP_INLINE void add(Vec& sums, Vec x, Vec y) {
-#if defined(__GNUC__)
-    Vec product;
-    __asm__ volatile("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sums), "=&v"(product) : "v"(x), "v"(y));
-#else
-    sums = _mm512_add_epi32(sums, _mm512_madd_epi16(x, y));
-#endif
-  }
-  static ULP_INLINE Vec widen(Vec sums) { return sums; }
-};
-
-struct WordTile : RegisterTile<Step, 6, 4> {
+struct WordTile : RegisterTile<MultiplyStep<true>, 6, 4> {
   static constexpr int kStepK = 2;
 };
 

@@ -16,14 +16,21 @@ namespace {
 template <int bits>
 void expand_words(const BitpackedSlice& s, uint8_t* panel) {
   constexpr int kCentre = 1 << (bits - 1);
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; u += kVecUnits) {
-      Vec v[8];
-      decode<bits>(units_of(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) {
-        uint8_t* to = panel + ((kb * 16 + 2 * j) * s.units + u) * kVector;
-        store_units(to, words(v[j], 0, kCentre), s.units - u);
-        store_units(to + s.units * kVector, words(v[j], 1, kCentre), s.units - u);
+  const int64_t stride = s.units * kVector, k_blocks = s.k_blocks;  // copies that no store can alias
+  const int all = s.units;
+  for (int first = 0; first < all; first += kPanelUnits) {
+    const PanelUnits panel_units(s, first);
+    const uint8_t* from = panel_units.at;
+    uint8_t* to = panel + first * kVector;
+    for (int64_t kb = 0; kb < k_blocks; ++kb, from += panel_units.step, to += 16 * stride) {
+      for (int u = 0; u < panel_units.count; u += kVecUnits) {
+        Vec v[8];
+        decode<bits>(units_at(from, bits * kVector, u, panel_units.count), v);
+        ULP_UNROLL for (int j = 0; j < 8; ++j) {
+          uint8_t* pair = to + 2 * j * stride + u * kVector;
+          store_units(pair, words(v[j], 0, kCentre), panel_units.count - u);
+          store_units(pair + stride, words(v[j], 1, kCentre), panel_units.count - u);
+        }
       }
     }
   }

@@ -60,7 +60,7 @@ ULP_INLINE void one_row_units(const Tile& t, int first) {
 
 template <int bits>
 void one_row(const Tile& args) {
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   int unit = 0;
   for (; unit + 4 <= t.units; unit += 4) one_row_units<bits, 4>(t, unit);
   if (unit + 2 <= t.units) {

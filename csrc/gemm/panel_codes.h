@@ -11,12 +11,19 @@ namespace {
 // code - centre.
 template <int bits, int centre>
 void expand_codes(const BitpackedSlice& s, uint8_t* panel) {
-  for (int64_t kb = 0; kb < s.k_blocks; ++kb) {
-    for (int u = 0; u < s.units; u += kVecUnits) {
-      Vec v[8];
-      decode<bits>(units_of(s, kb, u), v);
-      ULP_UNROLL for (int j = 0; j < 8; ++j) {
-        store_units(panel + ((kb * 8 + j) * s.units + u) * kVector, centre ? subtract_bytes(v[j], centre) : v[j], s.units - u);
+  const int64_t stride = s.units * kVector, k_blocks = s.k_blocks;  // copies that no store can alias
+  const int all = s.units;
+  for (int first = 0; first < all; first += kPanelUnits) {
+    const PanelUnits panel_units(s, first);
+    const uint8_t* from = panel_units.at;
+    uint8_t* to = panel + first * kVector;
+    for (int64_t kb = 0; kb < k_blocks; ++kb, from += panel_units.step, to += 8 * stride) {
+      for (int u = 0; u < panel_units.count; u += kVecUnits) {
+        Vec v[8];
+        decode<bits>(units_at(from, bits * kVector, u, panel_units.count), v);
+        ULP_UNROLL for (int j = 0; j < 8; ++j) {
+          store_units(to + j * stride + u * kVector, centre ? subtract_bytes(v[j], centre) : v[j], panel_units.count - u);
+        }
       }
     }
   }

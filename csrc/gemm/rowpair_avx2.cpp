@@ -53,7 +53,7 @@ struct Wide {
 
 template <int s, int pairs, int units>
 void tile(const Tile& args) {
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   const uint8_t* a[pairs];
   ULP_UNROLL for (int p = 0; p < pairs; ++p) a[p] = t.a + 2 * p * t.a_stride;
   const uint8_t* b = t.b;

@@ -134,7 +134,7 @@ ULP_INLINE void spill(int32_t* total, __m256i& acc, __m256i& second) {
 // Units first .. first + units - 1 of the panel.
 template <int bits, int rows, int units>
 void tile(const Tile& args, int first) {
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   constexpr int kInner = inner_steps(bits);
   constexpr bool kTwo = two_sums(bits, rows);
   alignas(32) int32_t total[rows][units][kUnitCols] = {};

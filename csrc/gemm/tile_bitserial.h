@@ -54,7 +54,7 @@ void expand(const BitpackedSlice& s, uint8_t* panel) {
 // The vecs from unit `first` on.
 template <int a_bits, int b_bits, int rows, int vecs>
 void tile(const Tile& args, int first) {
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   const int64_t blocks = ceil_div(t.k, kUnitK);
   const int64_t b_step = int64_t{t.units} * b_bits * kVector;
   Vec total[rows][vecs];

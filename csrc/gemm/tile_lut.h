@@ -124,7 +124,7 @@ ULP_INLINE void store_columns(const Tile& t, int row, int vector, const Wide& wi
 // Rows `first` .. of a Gather, or of a tile (then first is 0).
 template <bool is_indexed, int g, int rows, int vectors>
 void tile(const Tile& args, int first) {
-  Tile t = args;  // a copy that no store to C can alias
+  Tile t = own_copy(args);
   t.c += first * t.ldc;
   if (t.row) t.row += first;
   if (!t.gather) prefetch_c<rows, vectors * kPanelUnits>(t, 0);

@@ -8,7 +8,11 @@
 //   multiply(a, b, stride, pieces, count, acc)
 //                     acc[rows][vecs] = the steps of the pieces, counted from the rows' starts `a`; b moves on, by `stride` per step
 //   widen(acc)        int32, as a Vec
-//   kAdds             whether there is add(a, b, stride, pieces, count, acc): the same, added to acc, which are the int32 sums themselves
+//   kAdds             whether there are, with acc the int32 sums themselves,
+//   add(a, b, stride, pieces, count, acc)
+//                     the same, added to acc
+//   multiply_steps(t, a, b, stride, steps, c, acc), add_steps(...)
+//                     all steps of a matrix's tile, while C from `c` on and what lies ahead are fetched
 //
 // and bitpacked_<isa>.h, which is included before.
 #pragma once
@@ -79,10 +83,16 @@ void add_to_tile(const Tile& t, int first, int unit) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.gather ? t.gather->rows[first + r] : t.a + r * t.a_stride;
   const uint8_t* b = t.b + first_unit * kVector;
   const int64_t stride = stride_of<Op, vecs>(t);
-  const Piece all_steps{0, ceil_div(t.k, Op::kStepK)};
-  const Run one_run{&all_steps, 1};
-  const Run* run = t.gather ? t.gather->runs : &one_run;
-  for (const Run* end = run + (t.gather ? t.gather->run_count : 1); run != end; ++run) Op::add(a, b, stride, run->pieces, run->count, acc);
+  if (t.gather) {
+    const Run* run = t.gather->runs;
+    const Run* const end = run + t.gather->run_count;
+    int64_t lines = t.ahead_lines;
+    const uint8_t* ahead = t.ahead + first / Op::kRows * lines * 64;
+    for (; lines > 0 && run != end; ++run) Op::add_while_fetching(ahead, lines, a, b, stride, run->pieces, run->count, acc);
+    for (; run != end; ++run) Op::add(a, b, stride, run->pieces, run->count, acc);
+  } else {
+    Op::add_steps(t, a, b, stride, ceil_div(t.k, Op::kStepK), c, acc);
+  }
   ULP_UNROLL for (int r = 0; r < rows; ++r) {
     ULP_UNROLL for (int v = 0; v < vecs; ++v) store_columns(c + r * ldc + v * kVecCols, acc[r][v], units - v * kVecUnits);
   }
@@ -90,13 +100,14 @@ void add_to_tile(const Tile& t, int first, int unit) {
 
 template <class Op, int rows, int vecs>
 void tile(const Tile& args, int unit) {
-  const Tile t = args;  // a copy that no store to C can alias
   const int first_unit = start_of<Op>(unit);
-  prefetch_c<rows, vecs * kVecUnits>(t, first_unit);
   if constexpr (Op::kAdds) {
     // Old values may come from far: they are not waited for at the start.
-    if (t.shift == 0 && !t.accumulate) return add_to_tile<Op, rows, vecs>(t, 0, unit);
+    if (args.shift == 0 && !args.accumulate) return add_to_tile<Op, rows, vecs>(args, 0, unit);
+  } else {
+    prefetch_c<rows, vecs * kVecUnits>(args, first_unit);
   }
+  const Tile t = own_copy(args);
   const uint8_t* a[rows];
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
   const uint8_t* b = t.b + first_unit * kVector;
@@ -106,7 +117,11 @@ void tile(const Tile& args, int unit) {
   typename Op::Acc acc[rows][vecs];
   Piece piece{0, ceil_div(t.k, Op::kStepK)};
   if (!Op::kSpills || piece.steps <= t.spill_every) {
-    Op::multiply(a, b, stride, &piece, 1, acc);
+    if constexpr (Op::kAdds) {
+      Op::multiply_steps(t, a, b, stride, piece.steps, t.c + first_unit * kUnitCols, acc);
+    } else {
+      Op::multiply(a, b, stride, &piece, 1, acc);
+    }
     ULP_UNROLL for (int r = 0; r < rows; ++r) {
       ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first_unit + v * kVecUnits, term[r], Op::widen(acc[r][v]));
     }

@@ -21,6 +21,7 @@ struct RegisterTile {
   static constexpr int kStepK = 4;
   static constexpr bool kSpills = Step::kSpills;
   static constexpr bool kAdds = Step::kAdds;
+  static constexpr int64_t kLongTile = 256;  // steps
 
   template <int r_count, int v_count>
   static ULP_INLINE void multiply(const uint8_t* const (&a)[r_count], const uint8_t*& b, int64_t stride, const Piece* pieces, int64_t count,
@@ -52,6 +53,60 @@ struct RegisterTile {
         }
       }
     }
+  }
+
+  // One line every few steps: fetched all at once, C would occupy the buffers that the panel passes through on its way from the
+  // second-level cache. A short tile, whose panel is in the first-level one, ends too early for that.
+  template <int r_count, int v_count>
+  static ULP_INLINE void add_steps(const Tile& t, const uint8_t* const (&a)[r_count], const uint8_t* b, int64_t stride, int64_t left,
+                                   const int32_t* c, Vec (&acc)[r_count][v_count]) {
+    constexpr int64_t kLineSteps = 4;
+    Piece piece{0, kLineSteps};
+    if (left >= kLongTile) {
+      const int64_t ldc = t.ldc;
+      for (int r = 0; r < r_count; ++r, c += ldc) {
+        ULP_UNROLL for (int v = 0; v < v_count; ++v, piece.a += 4 * kLineSteps) {
+          _mm_prefetch(reinterpret_cast<const char*>(c + v * kVecCols), _MM_HINT_T0);
+          add(a, b, stride, &piece, 1, acc);
+        }
+      }
+      left -= r_count * v_count * kLineSteps;
+      const uint8_t* ahead = t.ahead;
+      for (int64_t lines = t.ahead_lines < left / kLineSteps ? t.ahead_lines : left / kLineSteps; lines > 0;
+           --lines, ahead += 64, piece.a += 4 * kLineSteps) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+        add(a, b, stride, &piece, 1, acc);
+        left -= kLineSteps;
+      }
+    } else {
+      prefetch_c<r_count, v_count * kVecUnits>(t, c);
+    }
+    piece.steps = left;
+    add(a, b, stride, &piece, 1, acc);
+  }
+
+  // The pieces of a Gather, while `lines` from `ahead` on are fetched: those that were are taken off.
+  template <int r_count, int v_count>
+  static ULP_INLINE void add_while_fetching(const uint8_t*& ahead, int64_t& lines, const uint8_t* const (&a)[r_count], const uint8_t*& b,
+                                            int64_t stride, const Piece* pieces, int64_t count, Vec (&acc)[r_count][v_count]) {
+    constexpr int64_t kLineSteps = 4;
+    for (const Piece* piece = pieces; piece != pieces + count; ++piece) {
+      Piece some{piece->a, kLineSteps};
+      int64_t left = piece->steps;
+      for (; lines > 0 && left >= kLineSteps; --lines, ahead += 64, some.a += 4 * kLineSteps, left -= kLineSteps) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+        add(a, b, stride, &some, 1, acc);
+      }
+      some.steps = left;
+      add(a, b, stride, &some, 1, acc);
+    }
+  }
+
+  template <int r_count, int v_count>
+  static ULP_INLINE void multiply_steps(const Tile& t, const uint8_t* const (&a)[r_count], const uint8_t* b, int64_t stride, int64_t steps,
+                                        const int32_t* c, Vec (&acc)[r_count][v_count]) {
+    ULP_UNROLL for (int r = 0; r < r_count; ++r) { ULP_UNROLL for (int v = 0; v < v_count; ++v) acc[r][v] = zero(); }
+    add_steps(t, a, b, stride, steps, c, acc);
   }
 
   static ULP_INLINE Vec widen(Vec acc) { return Step::widen(acc); }

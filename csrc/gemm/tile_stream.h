@@ -62,7 +62,7 @@ void run_stream(const Tile& args) {
   if constexpr (rows > 1) {
     if (args.rows < rows) return run_stream<Op, bits, rows - 1>(args);
   }
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   constexpr int kVecs = Op::template kVecs<rows>;
   int unit = 0;
   for (; unit + kVecs * kVecUnits <= t.units; unit += kVecs * kVecUnits) tile<Op, bits, rows, kVecs>(t, unit);

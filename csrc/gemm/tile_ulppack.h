@@ -105,7 +105,7 @@ ULP_INLINE void add_steps(const uint8_t*& a, int64_t a_stride, const uint8_t*& b
 // Two units at a time: 6 local accumulators and 6 extracted sums.
 template <class P, int length, int rows, int units>
 void tile(const Tile& args, int first_unit) {
-  const Tile t = args;  // a copy that no store to C can alias
+  const Tile t = own_copy(args);
   const uint8_t* a = t.a;
   const uint8_t* b = t.b + first_unit * kVector;
   const int64_t b_stride = int64_t{t.units} * kVector;
