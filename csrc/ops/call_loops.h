@@ -128,8 +128,8 @@ ULP_INLINE void sums_to_floats(const RowSums& s, int64_t c, F f) {
     const Vector16 of_row = Vector16::all(s.row_scale[m]);
     const int32_t zero = s.zero[m];
     Vector16 x[kVectors];
-    ULP_UNROLL for (int v = 0; v < kVectors; ++v)
-      x[v] = Vector16::load_sums(sums + v * kLanes, columns + v * kLanes, zero) * (of_row * scale[v]) + bias[v];
+    ULP_UNROLL for (int v = 0; v < kVectors; ++v) x[v] =
+        Vector16::load_sums(sums + v * kLanes, columns + v * kLanes, zero) * (of_row * scale[v]) + bias[v];
     ULP_UNROLL for (int v = 0; v < kVectors; v += 2) {
       const Vector32 y = f(Vector32{x[v], x[v + 1]}).max({low, low}).min({high, high});
       y.low.store(to + v * kLanes);

@@ -1,5 +1,5 @@
-// The functions of rows.h of a V: a Vector16, which the including file defines, two of them, or on a GPU one of the lanes. Each polynomial is a minimax
-// fit of the relative error, its coefficients rounded to float32; tests/test_plan_rows.py holds the results against float64.
+// The functions of rows.h of a V: a Vector16, which the including file defines, two of them, or on a GPU one of the lanes. Each polynomial
+// is a minimax fit of the relative error, its coefficients rounded to float32; tests/test_plan_rows.py holds the results against float64.
 #pragma once
 
 #include "../gemm/kernel_util.h"
@@ -46,11 +46,15 @@ ULP_INLINE Ratio<V> sigmoid_ratio(V x) {
 }
 
 template <class V>
-ULP_INLINE V sigmoid16(V x) { return sigmoid_ratio(x).value(); }
+ULP_INLINE V sigmoid16(V x) {
+  return sigmoid_ratio(x).value();
+}
 
 // f(x) = x * share(x) where that is 0 for the lowest x: -infinity times 0 would be a NaN.
 template <class V>
-ULP_INLINE V vanishing(V x, V product) { return x.below(V::all(-1e30f), V::all(0.0f), product); }
+ULP_INLINE V vanishing(V x, V product) {
+  return x.below(V::all(-1e30f), V::all(0.0f), product);
+}
 
 // x * P(X <= x), X normal. The lower tail is P(X <= -|x|) = exp(-x^2 / 2) g(t), t = 1 / (1 + 0.35 |x|), g being a polynomial; x^2 is taken
 // with its rounding error, or exp would multiply it.
@@ -77,7 +81,9 @@ ULP_INLINE V gelu_tanh16(V x) {
 }
 
 template <class V>
-ULP_INLINE V silu16(V x) { return vanishing(x, x * sigmoid16(x)); }
+ULP_INLINE V silu16(V x) {
+  return vanishing(x, x * sigmoid16(x));
+}
 
 // By (1 - e) / (1 + e), e = exp(-2 |x|); near 0, where that cancels, x + x^3 p(x^2).
 template <class V>
@@ -95,7 +101,9 @@ ULP_INLINE Ratio<V> tanh_ratio(V x) {
 }
 
 template <class V>
-ULP_INLINE V tanh16(V x) { return tanh_ratio(x).value(); }
+ULP_INLINE V tanh16(V x) {
+  return tanh_ratio(x).value();
+}
 
 // One step of an LSTM from the sums of its gates (rows.h: GateWork).
 template <class V>
@@ -111,7 +119,9 @@ ULP_INLINE LstmState<V> lstm_step(V i, V f, V g, V o, V cell) {
 
 // A GRU's h: between n, the candidate, and what it was.
 template <class V>
-ULP_INLINE V between(V update, V candidate, V before) { return update.fma(before - candidate, candidate); }
+ULP_INLINE V between(V update, V candidate, V before) {
+  return update.fma(before - candidate, candidate);
+}
 
 }  // namespace
 }  // namespace ulp

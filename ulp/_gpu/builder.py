@@ -14,8 +14,8 @@ Fields = Mapping[str, Any]
 TENSORS = ("codes", "floats")
 # Planes pad channels to 128: fewer than this, and most of what they multiply is padding.
 _MIN_PLANE_CHANNELS = 32
-# Which of 128 channels each row of weights is, so that a word of planes has neighbouring channels: csrc/cuda/planes.cuh has row 32 s + 16 u +
-# 4 t + j at bit 8 j + 4 u + d(s) of word t.
+# Which of 128 channels each row of weights is, so that a word of planes has neighbouring channels: csrc/cuda/planes.cuh has row
+# 32 s + 16 u + 4 t + j at bit 8 j + 4 u + d(s) of word t.
 _s, _u, _t, _j = np.ogrid[:4, :2, :4, :4]
 _PLANE_ORDER = (32 * _t + 8 * _j + 4 * _u + np.array([0, 2, 1, 3])[_s]).reshape(128)
 
