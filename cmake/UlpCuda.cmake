@@ -72,7 +72,7 @@ function(ulp_add_cuda_module name)
   ulp_cuda_compile_options(ulp_cuda_hopper)
 
   file(GLOB hosts CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cpp")
-  pybind11_add_module(${name} MODULE ${hosts} csrc/pack/pack.cpp)
+  pybind11_add_module(${name} MODULE ${hosts} csrc/pack/aligned_bytes.cpp csrc/pack/pack.cpp)
   target_compile_definitions(${name} PRIVATE ULP_CUDA_MODULE=${name})
   target_include_directories(${name} PRIVATE csrc)
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
