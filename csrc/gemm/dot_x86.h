@@ -26,6 +26,7 @@ KernelAtBits bind_dot(int b_bits, int64_t max_kc) {
   b.max_kc = max_kc;
   b.step_k = Op::kStepK;
   b.any_start = true;
+  b.fetches_ahead = true;
   b.panel_bytes = kUnitCodes;
   b.expand = expand_signed_codes(b_bits);
   b.run = run<Op>;

@@ -132,6 +132,8 @@ struct KernelAtBits {
   int step_k = 0;
   // A packed row has its k one by one, so that a row or a piece may start at any k; else at a multiple of 4.
   bool any_start = false;
+  // Whether `run` fetches what lies ahead.
+  bool fetches_ahead = false;
   // Rows of A that the kernel packs together: tiles and blocks start at a multiple of it.
   int row_group = 1;
   int panel_bytes = 0;

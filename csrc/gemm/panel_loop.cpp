@@ -92,6 +92,12 @@ void PanelLoop::Ahead::fetch() {
   for (const uint8_t* stop = at + std::min(share, end - at); at < stop; at += 64) prefetch(at);
 }
 
+void PanelLoop::Ahead::hand_to(Tile& t, int64_t tiles) {
+  t.ahead = at;
+  t.ahead_lines = std::min(share, end - at) / 64;
+  at += std::min(share * tiles, end - at);
+}
+
 // One K-block of some columns as the kernel reads it: expanded into `memory`, or where it lies.
 const uint8_t* PanelLoop::expand(const Columns& columns, Range k_block, uint8_t* memory) const {
   const BitpackedSlice slice = this->slice(columns, k_block);
@@ -143,6 +149,7 @@ void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
   t.step_bias = kernel_.step_bias;
   t.col = work.col;
   t.shift = zero_points_.shift;
+  Ahead ahead = next_weights(columns, source.count * k_blocks_);
   const int64_t block_rows = gathers ? work.put_rows : source.count;
   for (Range block{0, 0}; block.end < source.count;) {
     block = {block.end, std::min(block.end + block_rows, source.count)};
@@ -164,7 +171,7 @@ void PanelLoop::run_panel(const Columns& columns, const Work& work) const {
         t.a = rows.data + k.begin * kernel_.a_bytes;
         t.a_stride = rows.stride;
       }
-      run_tiles(columns, block, rows, i + 1 == k_blocks_, work, gathers ? Tiles(block.size()) : work.tiles, t);
+      run_tiles(columns, block, rows, i + 1 == k_blocks_, work, gathers ? Tiles(block.size()) : work.tiles, ahead, t);
     }
   }
 }
@@ -186,7 +193,7 @@ bool PanelLoop::start_with_excess(const Columns& columns, const Rows& rows, cons
 }
 
 // All tiles of a block of rows along one K-block; after the last one, their sums go to the sink. `t` has what they share.
-void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles,
+void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles, Ahead& ahead,
                           Tile& t) const {
   const Sink& sink = work.sink;
   const int64_t m0 = work.source.first + block.begin;
@@ -194,7 +201,6 @@ void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows,
   const bool plain = work.plain(columns, zero_points_);
   t.ldc = plain ? sink.plain_stride : work.ld;
   const uint8_t* a = t.a;
-  Ahead ahead = finished && !t.gather ? next_weights(columns, block.size()) : Ahead{};
   int64_t waiting = 0;  // from which row on finished sums wait
   for (Range tile{0, 0}; tile.end < block.size();) {
     tile = tiles.after(tile);
@@ -208,7 +214,11 @@ void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows,
     } else {
       t.c = work.sums + (work.keeps_sums ? tile.begin : tile.begin - waiting) * work.ld + columns.n0 - work.n0;
     }
-    ahead.fetch();
+    if (kernel_.fetches_ahead) {
+      ahead.hand_to(t, ceil_div(t.rows, mr_));
+    } else if (!t.gather) {
+      ahead.fetch();
+    }
     kernel_.run(t);
     const bool full = tile.end == block.size() || tile.end - waiting + mr_ > work.put_rows;
     if (plain || !finished || !full || !work.hands_over) continue;

@@ -111,6 +111,8 @@ class PanelLoop {
     int64_t share = 0;
 
     void fetch();
+    // For kernels that ask for them themselves: from here on, so many lines of 64 bytes per tile.
+    void hand_to(Tile& t, int64_t tiles);
   };
 
   Columns columns(int64_t panel) const;
@@ -119,7 +121,8 @@ class PanelLoop {
   const uint8_t* expand(const Columns& columns, Range k_block, uint8_t* memory) const;
   void run_panel(const Columns& columns, const Work& work) const;
   bool start_with_excess(const Columns& columns, const Rows& rows, const Work& work, Tile t) const;
-  void run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles, Tile& t) const;
+  void run_tiles(const Columns& columns, Range block, const Rows& rows, bool finished, const Work& work, Tiles tiles, Ahead& ahead,
+                 Tile& t) const;
   void put(const SumBlock& block, const uint32_t* row_sums, const Sink& sink) const;
 
   Operands operands_;

@@ -56,7 +56,7 @@ struct RegisterTile {
   }
 
   // One line every few steps: fetched all at once, C would occupy the buffers that the panel passes through on its way from the
-  // second-level cache. A short tile, whose panel is in the first-level one, ends too early for that.
+  // second-level cache. A short tile, whose panel is in the first-level one, needs C too early for that.
   template <int r_count, int v_count>
   static ULP_INLINE void add_steps(const Tile& t, const uint8_t* const (&a)[r_count], const uint8_t* b, int64_t stride, int64_t left,
                                    const int32_t* c, Vec (&acc)[r_count][v_count]) {
@@ -71,15 +71,15 @@ struct RegisterTile {
         }
       }
       left -= r_count * v_count * kLineSteps;
-      const uint8_t* ahead = t.ahead;
-      for (int64_t lines = t.ahead_lines < left / kLineSteps ? t.ahead_lines : left / kLineSteps; lines > 0;
-           --lines, ahead += 64, piece.a += 4 * kLineSteps) {
-        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
-        add(a, b, stride, &piece, 1, acc);
-        left -= kLineSteps;
-      }
     } else {
       prefetch_c<r_count, v_count * kVecUnits>(t, c);
+    }
+    const uint8_t* ahead = t.ahead;
+    for (int64_t lines = t.ahead_lines < left / kLineSteps ? t.ahead_lines : left / kLineSteps; lines > 0;
+         --lines, ahead += 64, piece.a += 4 * kLineSteps) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+      add(a, b, stride, &piece, 1, acc);
+      left -= kLineSteps;
     }
     piece.steps = left;
     add(a, b, stride, &piece, 1, acc);
