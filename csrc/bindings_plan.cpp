@@ -152,6 +152,72 @@ py::list run(const PlanHolder& h, const py::object& x, const py::object& outputs
   return results;
 }
 
+// A plan with the shapes in which a network takes its inputs and gives its outputs: calls of plain arrays, with as little as possible
+// between Python and the plan.
+class PlanCall {
+ public:
+  using Shapes = std::vector<std::vector<int64_t>>;
+
+  PlanCall(py::object plan, Shapes inputs, Shapes outputs)
+      : plan_(std::move(plan)), holder_(plan_.cast<PlanHolder*>()), inputs_(std::move(inputs)), outputs_(std::move(outputs)) {
+    if (!holder_->ready) throw py::value_error("the plan is not finalized");
+    check(inputs_, holder_->plan.input_ports(), "input_shapes");
+    check(outputs_, holder_->plan.output_ports(), "output_shapes");
+  }
+
+  // None where an argument is no plain array of its input's dtype and shape, or arguments are missing: the general path says what is wrong.
+  py::object call(const py::args& given) const {
+    if (given.size() != inputs_.size()) return py::none();
+    std::vector<const void*> from(inputs_.size());
+    int64_t images = 0;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      const auto* array = plain(PyTuple_GET_ITEM(given.ptr(), static_cast<py::ssize_t>(i)), holder_->input_dtypes[i], inputs_[i]);
+      if (!array || array->dimensions[0] < 1 || (i > 0 && array->dimensions[0] != images)) return py::none();
+      images = array->dimensions[0];
+      from[i] = array->data;
+    }
+    py::list results(outputs_.size());
+    std::vector<void*> data(outputs_.size());
+    std::vector<py::ssize_t> shape;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      shape.assign(1, images);
+      shape.insert(shape.end(), outputs_[i].begin(), outputs_[i].end());
+      py::array result(py::reinterpret_borrow<py::dtype>(holder_->output_dtypes[i]), shape);
+      data[i] = result.mutable_data();
+      PyList_SET_ITEM(results.ptr(), static_cast<py::ssize_t>(i), result.release().ptr());
+    }
+    const WithoutGil release;
+    holder_->plan.run({from.data(), images}, data.data(), nullptr);
+    return results;
+  }
+
+ private:
+  static void check(const Shapes& shapes, const std::vector<ulp::Port>& ports, const char* name) {
+    const auto elements = [](const std::vector<int64_t>& shape) {
+      int64_t count = 1;
+      for (const int64_t side : shape) count = side < 0 || side > (int64_t{1} << 40) / std::max<int64_t>(count, 1) ? -1 : count * side;
+      return count;
+    };
+    bool fits = shapes.size() == ports.size();
+    for (size_t i = 0; fits && i < ports.size(); ++i) fits = elements(shapes[i]) == elements(ports[i].shape);
+    if (!fits) throw py::value_error(std::string(name) + " do not have the sizes of the plan's");
+  }
+
+  // As an array of numpy's own type, C-contiguous and aligned; nullptr where it is none.
+  static const py::detail::PyArray_Proxy* plain(PyObject* x, const py::object& dtype, const std::vector<int64_t>& shape) {
+    constexpr int kFlags = py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if (Py_TYPE(x) != py::detail::npy_api::get().PyArray_Type_) return nullptr;
+    const auto* array = py::detail::array_proxy(x);
+    const auto sides = static_cast<size_t>(array->nd);
+    if (array->descr != dtype.ptr() || (array->flags & kFlags) != kFlags || sides != shape.size() + 1) return nullptr;
+    return std::equal(shape.begin(), shape.end(), array->dimensions + 1) ? array : nullptr;
+  }
+
+  py::object plan_;  // keeps the holder
+  const PlanHolder* holder_;
+  Shapes inputs_, outputs_;
+};
+
 py::dict info_of(const Plan& plan, const ulp::PlannedStep& s) {
   const ulp::Effects& e = s.effects;
   const int source = e.reads.empty() ? -1 : e.reads[0];
@@ -235,6 +301,10 @@ void bind_plan(py::module_& m) {
            })
       .def_property_readonly("arena_bytes", [](const PlanHolder& h) { return h.open().arena_bytes(); })
       .def_property_readonly("weight_bytes", [](const PlanHolder& h) { return h.open().weight_bytes(); });
+  py::class_<PlanCall> call(m, "PlanCall");
+  made_by_init(call);
+  call.def(py::init<py::object, PlanCall::Shapes, PlanCall::Shapes>(), py::arg("plan"), py::arg("input_shapes"), py::arg("output_shapes"))
+      .def("__call__", &PlanCall::call);
   // One method per kind of step, whose arguments are its fields.
   for (const StepKind& kind : ulp::step_kinds()) {
     plan.def(kind.name, [&kind](PlanHolder& h, const py::kwargs& given) { h.add(kind, given); });

@@ -239,7 +239,7 @@ def _run(network: Any) -> str:
     first = network._plan.steps()[0]["out_shape"]
     for shape in (first, (first[2], *first[:2]), (int(np.prod(first)),)):
         try:
-            network(np.ones((2, *shape), network._dtype))
+            network(np.ones((2, *shape), network._dtypes[0]))
         except ValueError:
             continue
         str(network)

@@ -641,3 +641,50 @@ def test_the_time_to_lay_out_many_tensors_that_live_at_once() -> None:
     assert time.perf_counter() - begin < 5
     x = np.array([[[[0, 1, 2, 3]]]], np.uint8)
     assert all(np.array_equal(result.ravel(), x.ravel()) for result in plan.run(x))
+
+
+def test_calls_of_plain_arrays() -> None:
+    """What PlanCall takes gives what the plan gives; for everything else it gives None, and refuses shapes of other sizes."""
+    plan = _core.Plan()
+    parts = [plan.floats(height=1, width=2, channels=3) for _ in range(2)]
+    with pytest.raises(ValueError, match="not finalized"):
+        _core.PlanCall(plan, [(2, 3)] * 2, [(6,)] * 2)
+    for part in parts:
+        plan.input_floats(channels=3, height=1, width=2, targets=[part], nhwc=True)
+    for part in parts[::-1]:
+        plan.output(tensor=part, nhwc=True)
+    plan.finalize(group=1, throughput=False)
+    for inputs, outputs in (
+        ([(2, 3)], [(6,)] * 2),
+        ([(2, 3), (7,)], [(6,)] * 2),
+        ([(2, 3)] * 2, [(6,), (-1, -6)]),
+        ([(2, 3)] * 2, [(2**62, 6)] * 2),
+    ):
+        with pytest.raises(ValueError, match="sizes"):
+            _core.PlanCall(plan, inputs, outputs)
+    call = _core.PlanCall(plan, [(2, 3), (3, 2)], [(6,), (1, 6)])
+    x, y = np.random.default_rng(0).standard_normal((2, 4, 6)).astype(F32)
+    x, y = x.reshape(4, 2, 3), y.reshape(4, 3, 2)
+    results = call(x, y)
+    assert results is not None
+    assert_same(results, [y.reshape(4, 6), x.reshape(4, 1, 6)])
+    unaligned = np.frombuffer(b"0" + y.tobytes(), np.uint8)[1:].view(F32).reshape(y.shape)
+    others: list[tuple[Any, ...]] = [
+        (),
+        (x,),
+        (x, y, y),
+        (x, y[:3]),
+        (x[:0], y[:0]),
+        (x, y.reshape(4, 6)),
+        (x, y[..., None]),
+        (x, y.astype(F32(0).dtype.newbyteorder())),
+    ]
+    others += [
+        (x, y.astype(np.float64)),
+        (x, np.asfortranarray(y)),
+        (x, unaligned),
+        (x, y.tolist()),
+        (x, np.ma.masked_array(y)),
+        (F32(0), y),
+    ]
+    assert all(call(*given) is None for given in others)

@@ -531,6 +531,18 @@ class Plan:
         kind is the method that added it; name is for people: both kinds of input are "input".
         """
 
+class PlanCall:
+    """A finalized plan, called with arrays (N, *input shape) for results (N, *output shape); shapes are of one image."""
+
+    def __init__(self, plan: Plan, input_shapes: Sequence[tuple[int, ...]], output_shapes: Sequence[tuple[int, ...]]) -> None:
+        """ValueError for a plan that is not finalized, and shapes of other sizes than its ports."""
+
+    def __call__(self, *arrays: object) -> list[npt.NDArray[Any]] | None:
+        """One array per output; None where the arguments are not one plain array per input, C-contiguous, of its dtype and shape.
+
+        Thread-safe; releases the GIL. Raises NotFinite and CodeOutOfRange.
+        """
+
 def plan_steps() -> dict[str, tuple[str, ...]]:
     """The kinds of steps, each with the names of its fields."""
 

@@ -93,10 +93,10 @@ class CompiledNetwork(Printed):
     def __init__(self, lowered: Lowered, mode: Mode, hint: Hint, pack: Structure) -> None:
         self._lowered = lowered
         self._plan = lowered.plan
+        self._call = lowered.call()
         self._run = lowered.runner()
         self._pack = pack
         self._dtypes = lowered.input_dtypes
-        self._dtype = self._dtypes[0]
         self.input_shapes = tuple(lowered.input_shapes)
         self.input_shape = self.input_shapes[0]
         self.output_shapes = tuple(lowered.output_shapes)
@@ -112,10 +112,9 @@ class CompiledNetwork(Printed):
         tensor gives tensors; floats of 16 bits, also bfloat16, give such.
         Raises LayerError for another shape, TypeError for another dtype, ValueError for a NaN, an infinity, or a code out of range.
         """
-        if not others and type(x) is np.ndarray and x.dtype == self._dtype and x.shape[1:] == self.input_shape:
-            flags = x.flags
-            if flags.c_contiguous and flags.aligned and len(self.input_shapes) == 1:
-                return self._pack(self._run(x))
+        made = self._call(x, *others)
+        if made is not None:
+            return self._pack(made)
         arrays, back = self._inputs(x, *others)
         results = self._run(*arrays)
         return self._pack([back(result) for result in results])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ulp import _core
+
 from . import graph as ir
 from .quantizer import Quantizer
 from .script import TENSORS, Script
@@ -71,24 +73,25 @@ class Lowered:
         made = [x.reshape(x.shape[0], *port) for x, port in zip(arrays, self.ports, strict=False)]
         return made if len(made) > 1 else made[0]
 
+    def call(self) -> Callable[..., list[npt.NDArray[Any]] | None]:
+        """The plan, called with arrays (N, *input shape), for the list of (N, *output shape), or None where they are not plain."""
+        if not isinstance(self.plan, _core.Plan):  # another one with its methods
+            return lambda *_: None
+        return _core.PlanCall(self.plan, self.input_shapes, self.output_shapes)
+
     def runner(self) -> Callable[..., list[npt.NDArray[Any]]]:
         """A function from (N, *input shape), of several inputs each, to the list of (N, *output shape)."""
-        run: Callable[..., list[npt.NDArray[Any]]] = self.plan.run
+        call, run = self.call(), self.plan.run
         shapes = self.output_shapes  # not the script: it holds what only `save` needs
-        count = len(self.input_shapes)
-        inputs, ports = self.ports[:count], self.ports[count:]
-        reshapes = inputs != [tuple(shape) for shape in self.input_shapes]
-        others = [i for i, shape in enumerate(shapes) if tuple(shape) != ports[i]]
-        if count == 1 and not reshapes and not others:
-            return run
+        inputs = self.ports[: len(self.input_shapes)]
 
-        def reshaping(*arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        def general(*arrays: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+            made = call(*arrays)
+            if made is not None:
+                return made
             images = arrays[0].shape[0]
-            if reshapes:
-                arrays = tuple(x.reshape(images, *port) for x, port in zip(arrays, inputs, strict=True))
-            results = run(arrays if count > 1 else arrays[0])
-            for i in others:
-                results[i] = results[i].reshape(images, *shapes[i])
-            return results
+            shaped = [x.reshape(images, *port) for x, port in zip(arrays, inputs, strict=True)]
+            results = run(shaped if len(shaped) > 1 else shaped[0])
+            return [result.reshape(images, *shape) for result, shape in zip(results, shapes, strict=True)]
 
-        return reshaping
+        return general
