@@ -19,12 +19,13 @@ import pytest
 
 EMULATOR = Path(__file__).resolve().parents[1]
 CSRC = EMULATOR.parents[1] / "csrc"
+FOLDERS = [f"-I{EMULATOR}", f"-I{CSRC}"]
 COMPILE = [os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-w", "-Wno-psabi", "-ffp-contract=off", "-fvisibility=hidden"]
 
-RING = "90 64 1024 3072 4 4 wgmma_128x64"  # more blocks of k than stages
-PAIRS = "90 128 256 3072 4 4 wgmma_128x128"  # blocks share activations
+RING = "90 64 256 3072 4 4 wgmma_128x64"  # more blocks of k than stages
+PAIRS = "90 128 256 2304 4 4 wgmma_128x128"  # blocks share activations
 SPLIT = "90 64 256 4096 4 4 wgmma_128x64"  # sums meet in a cluster
-TILES = "90 64 4096 256 4 4 wgmma_128x64"  # several tiles per block
+TILES = "90 64 2048 256 4 4 wgmma_128x64"  # several tiles per block
 MMA = "80 64 64 1024 4 4 mma_s4_64x64"
 PLANES = "90 64 256 5000 2 2 wgmma_b1_128x64/1"  # four passes over more steps of k than stages, and a tail
 TAIL = "90 64 128 700 2 2 wgmma_b1_128x64/1"  # less than a step
@@ -81,11 +82,7 @@ CONVOLUTIONS = [
     ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0 * kIndices)", CONV),
     ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
     ("row_term(p.finish, pixel) * c.sums.w_term[0];", "row_term(p.finish, pixel);", WORDS),
-    (
-        "lane_channels(const ConvArguments& p, int channel) { return LaneChannel(p, channel); }",
-        "lane_channels(const ConvArguments& p, int channel) { return LaneChannel(p, channel & ~1); }",
-        CONV,
-    ),
+    ("sums(p.finish, channel), layer(p.layer, channel) {}", "sums(p.finish, channel), layer(p.layer, channel) { there = true; }", CONV),
 ]
 GATHERS = [
     ("    ptx::fence_proxy_async();\n", "", CONV_SM90),
@@ -134,9 +131,29 @@ MUTANTS = [
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
     *(Mutant("conv_rows.cuh", *change) for change in CONVOLUTIONS),
     *(Mutant("conv_sm90.cuh", *change) for change in GATHERS),
+    Mutant("gemm_mma.cuh", "  if constexpr (Tile::kWarpsK == 1) __syncthreads();", "", MMA_PLANES),
+    Mutant(
+        "gemm_mma.cuh",
+        "    __syncwarp();\n#pragma unroll\n    for (int i = 0; i < Tile::kColumns",
+        "    for (int i = 0; i < Tile::kColumns",
+        MMA,
+    ),
+    Mutant("gemm_mma.cuh", "    __syncwarp();\n    mma_finish", "    mma_finish", MMA),
+    Mutant("gemm_mma.cuh", "lane / kLanes * 4 : lane / 8", "lane / kLanes * 2 : lane / 8", CONV),
+    Mutant("gemm_mma.cuh", "lane / 8 + lane / 4 % 2 * 4;", "lane / 8 + lane / 4 % 2 * 2;", MMA),
+    Mutant("gemm_mma.cuh", "shared + Tile::added_bytes() +", "shared +", MMA),
     Mutant("gemm_mma.cuh", "if constexpr (kPlanes) select_plane(rows, p, fetched.a);", "", CONV_PLANES),
     Mutant("gemm_mma.cuh", "((4 * pair + lane / 8) ^ row) * 16));\n      if", "(4 * pair + lane / 8) * 16));\n      if", MMA),
 ]
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A header of what all kernels include, compiled: most of the time of a mutant's compilation is spent in it."""
+    header = tmp_path_factory.mktemp("prefix") / "prefix.h"
+    header.write_text('#include "cuda.h"\n#include "cuda_runtime.h"\n#include "cuda/ptx_sm90.cuh"\n#include "cuda/network.h"\n', "utf-8")
+    subprocess.run([*COMPILE, *FOLDERS, "-x", "c++-header", header, "-o", header.with_suffix(".h.gch")], check=True)
+    return header
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +173,7 @@ def run(program: Path, product: str) -> str:
     return done.stdout.split("\n")[0]
 
 
-def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
+def break_kernel(mutant: Mutant, build: Path, prefix: Path, scratch: Path) -> Path:
     """The program `emulated_product` with a broken kernel."""
     text = (CSRC / "cuda" / mutant.header).read_text("utf-8")
     assert text.count(mutant.line) == 1, f"{mutant.header} has {text.count(mutant.line)} times {mutant.line!r}: the row must follow it"
@@ -169,8 +186,7 @@ def break_kernel(mutant: Mutant, build: Path, scratch: Path) -> Path:
     source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{instance}\n}}\n', "utf-8")
     # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
     archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
-    folders = [f"-I{path}" for path in (scratch, EMULATOR, CSRC)]
-    subprocess.run([*COMPILE, *folders, source, *archives, "-pthread", "-o", program], check=True)
+    subprocess.run([*COMPILE, "-include", prefix, f"-I{scratch}", *FOLDERS, source, *archives, "-pthread", "-o", program], check=True)
     return program
 
 
@@ -181,7 +197,7 @@ def test_sound_kernels_are_exact(build: Path, product: str) -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{mutant.line.strip()} -> {mutant.becomes}" for mutant in MUTANTS])
-def test_a_broken_kernel_is_noticed(build: Path, tmp_path: Path, mutant: Mutant) -> None:
+def test_a_broken_kernel_is_noticed(build: Path, prefix: Path, tmp_path: Path, mutant: Mutant) -> None:
     """A fault or wrong sums."""
-    found = run(break_kernel(mutant, build, tmp_path), mutant.product)
+    found = run(break_kernel(mutant, build, prefix, tmp_path), mutant.product)
     assert re.search("sums are wrong|block|deadlock", found), found or "nobody noticed"
