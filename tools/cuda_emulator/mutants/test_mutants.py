@@ -22,14 +22,15 @@ CSRC = EMULATOR.parents[1] / "csrc"
 FOLDERS = [f"-I{EMULATOR}", f"-I{CSRC}"]
 COMPILE = [os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-w", "-Wno-psabi", "-ffp-contract=off", "-fvisibility=hidden"]
 
-RING = "90 64 256 3072 4 4 wgmma_128x64"  # more blocks of k than stages
-PAIRS = "90 128 256 2304 4 4 wgmma_128x128"  # blocks share activations
+RING = "90 64 1024 3072 4 4 wgmma_128x64"  # more blocks of k than stages
+PAIRS = "90 128 256 3072 4 4 wgmma_128x128"  # blocks share activations
 SPLIT = "90 64 256 4096 4 4 wgmma_128x64"  # sums meet in a cluster
 TILES = "90 64 2048 256 4 4 wgmma_128x64"  # several tiles per block
 MMA = "80 64 64 1024 4 4 mma_s4_64x64"
 PLANES = "90 64 256 5000 2 2 wgmma_b1_128x64/1"  # four passes over more steps of k than stages, and a tail
 TAIL = "90 64 128 700 2 2 wgmma_b1_128x64/1"  # less than a step
 MMA_PLANES = "80 64 64 5000 2 2 mma_b1_64x64/1"
+MMA_TAIL = "80 64 64 700 2 2 mma_b1_64x64/1"  # the last step lies in the first stage, which the results overlay
 CONV = "80 9 40 48 -4 4 conv_s8_64x64"  # codes in pieces of 16
 CONV_SM90 = "90 9 136 144 -4 4 conv_wgmma_128x128"  # two tiles of channels, more steps of k than stages
 CONV_SPLIT = "90 9 136 144 -4 4 conv_wgmma_128x64"  # sums meet in a cluster
@@ -81,7 +82,7 @@ CONVOLUTIONS = [
     ("number & 1) != 0 ? 255 * 16 : 0", "number & 1) != 0 ? 0 : 0", CONV_PLANES),
     ("MmaCopies<Tile>::token(kIndices)", "MmaCopies<Tile>::token(0 * kIndices)", CONV),
     ("if (from == nullptr) return p.zero;", "if (from == nullptr) return 0;", WORDS),
-    ("row_term(p.finish, pixel) * c.sums.w_term[0];", "row_term(p.finish, pixel);", WORDS),
+    ("row_term(p.finish, pixel) * c.sums.w_term[0];", "row_term(p.finish, pixel);", CONV_PLANES),
     ("sums(p.finish, channel), layer(p.layer, channel) {}", "sums(p.finish, channel), layer(p.layer, channel) { there = true; }", CONV),
 ]
 GATHERS = [
@@ -131,7 +132,7 @@ MUTANTS = [
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
     *(Mutant("conv_rows.cuh", *change) for change in CONVOLUTIONS),
     *(Mutant("conv_sm90.cuh", *change) for change in GATHERS),
-    Mutant("gemm_mma.cuh", "  if constexpr (Tile::kWarpsK == 1) __syncthreads();", "", MMA_PLANES),
+    Mutant("gemm_mma.cuh", "  if constexpr (Tile::kWarpsK == 1) __syncthreads();", "", MMA_TAIL),
     Mutant(
         "gemm_mma.cuh",
         "    __syncwarp();\n#pragma unroll\n    for (int i = 0; i < Tile::kColumns",
