@@ -295,7 +295,7 @@ __device__ inline void sm90_finish(const Problem& p, const Block& own, uint32_t 
 }
 
 // The results of a warpgroup's half of a tile.
-template <int kTokens, typename Problem, typename Block>
+template <Unit kUnit, int kTokens, typename Problem, typename Block>
 __device__ inline void sm90_results(const Problem& p, const Block& own, const Sm90Tile& tile, int strips, const Sm90Sums<kTokens>& acc) {
   const Sm90Consumer consumer;
   const int group = consumer.group;
@@ -315,8 +315,10 @@ __device__ inline void sm90_results(const Problem& p, const Block& own, const Sm
     if (there) sm90_finish<kTokens>(p, own, staged, token, channel, thread);
     if (p.splits == 1) ptx::barrier_sync(1 + group, 128);  // before the next tile's sums
   } else if (there) {
-#pragma unroll 1
-    for (int first = 0; first < kTokens; first += sm90_staged(kTokens)) {  // one copy of the code that finishes
+    // One copy of the code that finishes. But the widest tile of planes has no registers for all sums until the end.
+    constexpr int kCopies = kUnit == Unit::b1 && kTokens > 128 ? kTokens / sm90_staged(kTokens) : 1;
+#pragma unroll kCopies
+    for (int first = 0; first < kTokens; first += sm90_staged(kTokens)) {
 #pragma unroll
       for (int at = 0; at < kTokens; at += sm90_staged(kTokens)) {
         if (at == first) sm90_stage_sums<kTokens, sm90_staged(kTokens)>(p, staged, at, thread, acc);
@@ -373,7 +375,7 @@ __device__ inline void sm90_consume(const Problem& p, const Sm90Block<kBits, kTo
     } else {
       sm90_accumulate<kUnit, kBits, kTokens>(p, own, ring, strips, 0, true, acc);
     }
-    sm90_results<kTokens>(p, own, tile, strips, acc);
+    sm90_results<kUnit, kTokens>(p, own, tile, strips, acc);
   }
 }
 
