@@ -239,12 +239,11 @@ __device__ inline void sm90_accumulate(const Arguments& p, const Sm90Block<kBits
     before = ring.stage;
     ring.advance(p.stages);
   };
-  int number = own.begin;
-  for (; number + 1 < own.end; number += 2) {
+  for (int number = own.begin; number < own.end; number += 2) {
     step(even, number, number == own.begin);
+    if (number + 1 == own.end) break;
     step(odd, number + 1, false);
   }
-  if (number < own.end) step(even, number, number == own.begin);
   ptx::wgmma_wait<0>();
   if (own.begin < own.end) sm90_release(p, own, before, lane);
 }
@@ -316,7 +315,7 @@ __device__ inline void sm90_results(const Problem& p, const Block& own, const Sm
     if (p.splits == 1) ptx::barrier_sync(1 + group, 128);  // before the next tile's sums
   } else if (there) {
     // One copy of the code that finishes. But the widest tile of planes has no registers for all sums until the end.
-    constexpr int kCopies = kUnit == Unit::b1 && kTokens > 128 ? kTokens / sm90_staged(kTokens) : 1;
+    [[maybe_unused]] constexpr int kCopies = kUnit == Unit::b1 && kTokens > 128 ? kTokens / sm90_staged(kTokens) : 1;
 #pragma unroll kCopies
     for (int first = 0; first < kTokens; first += sm90_staged(kTokens)) {
 #pragma unroll
