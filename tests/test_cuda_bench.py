@@ -21,7 +21,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # at the end: an installed ulp comes before the source tree's
 
-from bench.cuda import build, check, conv, conv_peers, device, measure, names, operands, report, run, work
+from bench.cuda import build, check, conv, conv_peers, device, measure, names, network, operands, report, run, work
 from bench.cuda.operands import Epilogue, Problem
 from bench.cuda.work import Gpu, Work
 from bench.runs import machine, results  # the path comes first
@@ -626,3 +626,50 @@ def test_a_dry_run_of_convolutions(dry: Any, tmp_path: Path, monkeypatch: pytest
     assert {cell.name for group in result.groups for cell in group.cells} == (
         {f"ulp W{w}A{a}" for a, w in conv.PAIRS} | {"torch fp16", "torch bf16", "cuDNN int8"}
     )
+
+
+def small(nn: Any) -> Any:
+    """A network of the layers of `nn`, as those of bench.subjects.networks are."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, first=True), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(network, "architecture", small)
+    monkeypatch.setattr(network, "SIZE", 8)
+    monkeypatch.setattr(network, "ROUNDS", 1)
+    clear = network.compiled.cache_clear
+    clear()
+    yield
+    clear()
+
+
+@pytest.mark.usefixtures("small_network")
+def test_a_network_is_checked_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = cuda_modules.load_emulated()
+    if module is None:
+        pytest.skip(cuda_modules.NO_EMULATOR)
+    native = importlib.import_module("ulp._gpu.native")
+    native.replace_module(module)
+    try:
+        assert not network.check(tmp_path, 0.0)  # the time is over before it begins
+        assert network.check(tmp_path, 60.0)
+        assert [row[:2] for row in network.model(((4, 4),))] == [("W4A4", 8), ("W4A4", 64)]
+        monkeypatch.setattr(network, "compiled", None)
+        assert network.check(tmp_path, 0.0)  # nothing is left
+    finally:
+        native.replace_module(None)
+
+
+@pytest.mark.usefixtures("small_network")
+def test_a_dry_run_of_a_network(dry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importlib.import_module("ulp._gpu.native").replace_module(dry)
+    monkeypatch.setattr(network, "call", lambda there, x: device.torch().from_numpy(there(x.numpy())))
+    arguments = argparse.Namespace(out=tmp_path, seconds=100.0, libraries=tmp_path, commit="feed", command="dry")
+    for batches in ((2,), (2, 3)):
+        bench = measure.Bench("cuda_network", arguments)
+        network.speed(bench, batches=batches)
+        assert bench.not_run == []
+    result = results.load(tmp_path / "cuda_network.json")
+    assert [group.name for group in result.groups] == ["batch 2, ResNet-50", "batch 3, ResNet-50"]
+    assert {cell.name for group in result.groups for cell in group.cells} == {"ulp W4A4", "ulp W1A2", "torch fp16"}

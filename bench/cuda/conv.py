@@ -153,7 +153,7 @@ def check(out: Path, seconds: float, layers: Sequence[Layer] = RESNET50) -> bool
     """Every layer at every pair, bit for bit; whether all were right."""
     deadline = time.monotonic() + seconds
     path = out / CHECKS
-    now = _where()
+    now = where()
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     if found.get("where") != now:
         found = {"where": now, "layers": {}}
@@ -182,7 +182,7 @@ def _checked(problem: Problem) -> str:
     return f"{wrong} of {got.size} codes are wrong" if wrong else "equal"
 
 
-def _where() -> dict[str, Any]:
+def where() -> dict[str, Any]:
     """Device and commit: results of others are not gone on with."""
     from bench.runs import machine
     from ulp._gpu import native

@@ -24,7 +24,7 @@ SCHEMA = 1
 DIRECTORY = ROOT / "bench" / "results"
 WHATS = (
     "gemm", "pairs", "gemv", "small", "threads", "kernels", "conv", "networks", "batches", "layers", "ablation", "paper", "onnx",
-    "quantize", "sentences", "keyword", "stages", "grouped", "cuda", "cuda_kernels", "cuda_conv",
+    "quantize", "sentences", "keyword", "stages", "grouped", "cuda", "cuda_kernels", "cuda_conv", "cuda_network",
 )  # fmt: skip
 
 
