@@ -53,6 +53,10 @@ INSTANCES = {
 }
 
 
+# Headers of kernels that are not in an instance above, and the file that starts them.
+STARTED_BY = {"pack_pixels.cuh": "network_conv.cu"}
+
+
 class Mutant(NamedTuple):
     """One change of one header, and the product that shows it."""
 
@@ -130,6 +134,9 @@ MUTANTS = [
     Mutant("planes.cuh", "rotate_left(row, 1) | (from[kStep] & mask)", "rotate_left(row, 1) | (from[0] & mask)", MMA_PLANES),
     Mutant("gemm_mma.cuh", "wait_copies_up_to(p.stages - 2);", "wait_copies_up_to(p.stages - 1);", MMA),
     Mutant("gemm_mma.cuh", "    __syncthreads();  // all threads", "  // all threads", MMA),
+    Mutant("pack_pixels.cuh", "* 0x01020408u >> 24 & 15", "* 0x01020408u >> 25 & 15", CONV_PLANES),
+    Mutant("pack_pixels.cuh", "sum += ones << i;", "sum += ones;", CONV_PLANES),
+    Mutant("pack_pixels.cuh", "channels - channel)", "channels - channel - 8)", CONV_PLANES),
     *(Mutant("conv_rows.cuh", *change) for change in CONVOLUTIONS),
     *(Mutant("conv_sm90.cuh", *change) for change in GATHERS),
     Mutant("gemm_mma.cuh", "  if constexpr (Tile::kWarpsK == 1) __syncthreads();", "", MMA_TAIL),
@@ -182,9 +189,11 @@ def break_kernel(mutant: Mutant, build: Path, prefix: Path, scratch: Path) -> Pa
     (scratch / "cuda" / mutant.header).write_text(text.replace(mutant.line, mutant.becomes), "utf-8")
     source, program = scratch / "kernel.cpp", scratch / "program"
     instance = INSTANCES[mutant.kernel]
+    started_by = STARTED_BY.get(mutant.header)
     headers = {"conv_sm90<": "conv_sm90.cuh", "ConvKernel": "conv_rows.cuh", "MmaKernel": "gemm_mma.cuh", "Sm90Kernel": "gemm_sm90.cuh"}
     kernels = next(header for word, header in headers.items() if word in instance)
-    source.write_text(f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{instance}\n}}\n', "utf-8")
+    text = f'#include "cuda/{kernels}"\nnamespace ulp::cuda {{\n{instance}\n}}\n'
+    source.write_text(f'#include "cuda/{started_by}"\n' if started_by else text, "utf-8")
     # The broken kernel comes first: the linker has no need then of the archive's member that defines the sound one.
     archives = [build / name for name in ("libemulated_product.a", "libcuda_emulated.a", "libcuda_emulator.a")]
     subprocess.run([*COMPILE, "-include", prefix, f"-I{scratch}", *FOLDERS, source, *archives, "-pthread", "-o", program], check=True)
