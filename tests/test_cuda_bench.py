@@ -237,8 +237,10 @@ def test_jobs_run_side_by_side_and_say_why_they_fail(tmp_path: Path) -> None:
 
 
 def test_parts_share_the_time_that_is_left(tmp_path: Path) -> None:
-    parts = list(run.BOXES)
-    left = sum(run.BOXES.values()) + 20.0
+    parts = list(run.DEFAULT)
+    boxes = sum(run.BOXES[part] for part in parts)
+    assert {"build", *run.PARTS} == set(run.BOXES)
+    left = boxes + 20.0
     runner = run.Runner(tmp_path, tmp_path, [], None, time.monotonic() + left + run.GRACE)
     for part in parts:
         seconds = runner.box(part, parts)
@@ -247,7 +249,7 @@ def test_parts_share_the_time_that_is_left(tmp_path: Path) -> None:
         left -= seconds / 2
         # What is saved goes to whoever comes next.
         assert runner.box(part, [part]) == pytest.approx(left, abs=1)
-    half = sum(run.BOXES.values()) / 2
+    half = boxes / 2
     hurried = run.Runner(tmp_path, tmp_path, [], None, time.monotonic() + half + run.GRACE)
     assert hurried.box("build", parts) == pytest.approx(run.BOXES["build"] / 2, abs=1)
     assert run.Runner(tmp_path, tmp_path, [], None, 0.0).box("check", parts) == 0

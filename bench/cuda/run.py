@@ -2,6 +2,8 @@
 
     python -m bench.cuda.run                       # all parts, JSON into bench/results, tables on the terminal
     python -m bench.cuda.run --parts build check   # some
+    python -m bench.cuda.run --minutes 6 --parts build check check-conv check-network       # right everywhere?
+    python -m bench.cuda.run --minutes 6 --parts speed speed-conv speed-network             # how fast, with what was built then
     python -m bench.cuda.run --minutes 5 --out DIR --cutlass DIR --commit HASH
 
 Every part is a process of its own with a time box: what hangs or faults costs that part only, and what was measured by then is kept. A part
@@ -26,7 +28,11 @@ from bench.runs import results
 from . import build, report
 
 # Seconds of each part if all run; a part may also use what those before it have left over.
-BOXES = {"build": 170, "check": 80, "speed": 130, "sweep": 80, "sanitize": 60}
+BOXES = {
+    "build": 170, "check": 80, "check-conv": 100, "check-network": 60, "speed": 130, "speed-conv": 150, "speed-network": 60, "sweep": 80,
+    "sanitize": 60,
+}  # fmt: skip
+DEFAULT = ("build", "check", "speed", "sweep", "sanitize")
 GRACE = 15  # a part stops by itself; this much later it is stopped
 SANITIZERS = ("memcheck", "racecheck")
 SANITIZER_EXIT = 99
@@ -90,6 +96,18 @@ def check_part(runner: Runner, seconds: float) -> bool:
     return runner.wait("check", runner.start(command), seconds + GRACE)
 
 
+def other_part(name: str) -> Callable[[Runner, float], bool]:
+    """`check` or `speed` of bench.cuda.conv or bench.cuda.network, each of which goes on where it was stopped."""
+    part, _, module = name.partition("-")
+
+    def run(runner: Runner, seconds: float) -> bool:
+        commit = ["--commit", runner.commit] if runner.commit else []
+        command = runner.python("-m", f"bench.cuda.{module}", part, "--out", str(runner.out), "--seconds", f"{seconds:.0f}", *commit)
+        return runner.wait(name, runner.start(command), seconds + GRACE)
+
+    return run
+
+
 def measure_part(part: str) -> Callable[[Runner, float], bool]:
     """`speed` or `sweep`."""
 
@@ -146,6 +164,7 @@ PARTS: dict[str, Callable[[Runner, float], bool]] = {
     "speed": measure_part("speed"),
     "sweep": measure_part("sweep"),
     "sanitize": sanitize_part,
+    **{name: other_part(name) for name in BOXES if "-" in name},
 }
 
 
@@ -156,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=9.3, help="for everything (default 9.3)")
     parser.add_argument("--out", type=Path, default=results.DIRECTORY, help="folder of the result files (default bench/results)")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-cuda", help="folder of what is built")
-    parser.add_argument("--parts", nargs="+", choices=list(BOXES), default=list(BOXES), help="in this order whatever is named")
+    parser.add_argument("--parts", nargs="+", choices=list(BOXES), default=DEFAULT, help="in this order whatever is named")
     parser.add_argument(
         "--cutlass", type=Path, default=None, help="folder of CUTLASS's headers (default: PyPI's nvidia-cutlass if installed)"
     )
