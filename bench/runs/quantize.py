@@ -41,6 +41,8 @@ BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3")
 MODULES = ("resnet", "mobilenet", "keyword")
 # Tasks that take minutes: at the CPU's own instruction set alone, unless others are named.
 LARGE = ("ocr", "detector")
+# Images of a batch that go through the steps together: `group` of ulp.compile.
+GROUP = 16
 # Pairs beside those that auto tries: the fastest that there are.
 LOWEST = (Bits(1, 4), Bits(1, 2), Bits(1, 1), Bits(2, 1))
 # Of auto: max_ms; None: the time is what is minimized.
@@ -136,7 +138,8 @@ def compiled_group(task: Task, isa: str, count: int, rounds: int) -> results.Gro
     ulp.set_isa(isa)
     calibrate = np.concatenate(task.calibrate)
     x = torch.from_numpy(calibrate[:count])
-    network = ulp.compile(task.module, x, bits="W4A4", calibrate=calibrate, progress=False)
+    group = min(count, GROUP)
+    network = ulp.compile(task.module, x, bits="W4A4", calibrate=calibrate, group=group, progress=False)
     module = torch.inference_mode()(task.module)
     info = {"metric": task.metric, "accuracy": task.score(network)}
     floats = info | {"accuracy": task.score(session(task.model))}
@@ -145,7 +148,7 @@ def compiled_group(task: Task, isa: str, count: int, rounds: int) -> results.Gro
         Contestant("W4A4 by ulp.compile", "ulp", functools.partial(network, x), 0, network.nbytes, (4, 4), info=info),
     ]
     if task.name == "resnet":
-        written = written_networks.resnet(4, calibrate[:count])
+        written = written_networks.resnet(4, calibrate[:count], group)
         # Arrays in, as a network of ulp.nn takes them; and by ulp.compile likewise. The weights in ulp.nn are random.
         contestants += [
             Contestant(name, "ulp", functools.partial(run, calibrate[:count]), 0, run.nbytes, (4, 4), info=given)

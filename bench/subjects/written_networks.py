@@ -24,8 +24,8 @@ class _Residual(nn.Module):
         return self.last(self.add(y, x if self.shortcut is None else self.shortcut(x)))
 
 
-def resnet(bits: int, images: npt.NDArray[np.float32]) -> Any:
-    """Calibrated with the images (N, 1, 16, 16) and compiled for as many; 8 bits in the first and the last layer.
+def resnet(bits: int, images: npt.NDArray[np.float32], group: int = 1) -> Any:
+    """Calibrated with the images (N, 1, 16, 16) and compiled, with groups of so many; 8 bits in the first and the last layer.
 
     Its weights are random: their values are nothing to its time.
     """
@@ -35,4 +35,4 @@ def resnet(bits: int, images: npt.NDArray[np.float32]) -> Any:
         _Residual(24, 24, 1, bits), _Residual(24, 48, 2, bits), _Residual(48, 96, 2, bits),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10, bits=8),
     )  # fmt: skip
-    return nn.compile(network.calibrate([images]), images)
+    return nn.compile(network.calibrate([images]), images, group=group)
