@@ -9,7 +9,8 @@ Models of torch are timed beside `ulp.compile` at W4A4, too, with one input and 
 At the end the limits that the results should keep are printed, and whether they do; the file has them as well. With each instruction set
 stands how much time bits could save at all: what each layer takes at every pair of widths, and what a call takes besides.
 
-Each group is written as soon as it is measured; `--resume` keeps those that the file has.
+Each group is written as soon as it is measured; `--resume` keeps those that the file has, and of a group that was ended what was quantized,
+searched and judged (in build/quantize, for one state of ulp.quantize, its tasks and the core).
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ import contextlib
 import functools
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ulp
+from bench import ROOT
 from bench.peers import after_training
 from bench.subjects import quantize_tasks
-from bench.subjects.quantize_tasks import Run, Task, session
+from bench.subjects.quantize_tasks import F32, Run, Task, session
+from ulp import _core
 from ulp.quantize import Bits, Budget, FloatNetwork, Quantized, auto, costs
 from ulp.quantize.request import assignment_of
 from ulp.quantize.search import PAIRS
 from ulp.quantize.trial import Judge
 
 from . import limits, machine, results
+from .kept import Kept
 from .timing import Contestant, measure, pinned
 
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4", "W3A3")
@@ -52,24 +57,86 @@ BUDGETS: dict[str, str | None] = {"auto, half of W8A8's ms": "0.5 W8A8", "auto, 
 class _Bench:
     """One task: what is quantized once is used for all instruction sets."""
 
-    def __init__(self, task: Task, rounds: int) -> None:
+    def __init__(self, task: Task, rounds: int, *, resume: bool) -> None:
         self.task, self.rounds = task, rounds
-        begin = time.perf_counter()
-        self.network = FloatNetwork(task.model, task.calibrate)
-        self.calibrate_s = time.perf_counter() - begin
-        self.names = [layer.name for layer in self.network.layers]
-        self.quantized: dict[str, tuple[Quantized, float]] = {}
-        self.scores: dict[str, float] = {}
-        self.peers: dict[str, tuple[Run, int]] = {"float in onnxruntime": (session(task.model), len(task.model))}
+        sources = [Path(quantize_tasks.__file__), Path(_core.__file__), *sorted((ROOT / "ulp").rglob("*.py"))]
+        states = (task.model, *(batch.tobytes() for batch in task.calibrate), *(path.read_bytes() for path in sources))
+        self.kept = Kept(ROOT / "build" / "quantize" / task.name, states, resume=resume)
         self.missing: dict[str, str] = {}
+        self.peers: dict[str, tuple[Run, int]] = {"float in onnxruntime": (session(task.model), len(task.model))}
         for name, tool in after_training.found(after_training.NAMES).items():
+            self._add_peer(name, tool)
+        self.peer_scores = {name: self._score(name, run) for name, (run, _) in self.peers.items()}
+
+    def _add_peer(self, name: str, tool: Callable[[bytes, list[F32]], bytes]) -> None:
+        def make() -> tuple[bytes, dict[str, Any]]:
             try:
-                made = tool(task.model, task.calibrate)
-                self.peers[name] = (session(made), len(made))
+                return tool(self.task.model, self.task.calibrate), {}
             except Exception as error:  # a tool that cannot take this model is left out, and the file says why
-                self.missing[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300] if str(error).strip() else ''}"
-                print(f"{task.name}: {name} cannot: {self.missing[name]}")
-        self.peer_scores = {name: task.score(run) for name, (run, _) in self.peers.items()}
+                lines = str(error).strip().splitlines() or [""]
+                return b"", {"cannot": f"{type(error).__name__}: {lines[0][:300]}"}
+
+        made, info = self.kept.file(name, make)
+        print(f"{self.task.name}: {name} in {info['seconds']:.0f} s", flush=True)
+        if "cannot" in info:
+            self.missing[name] = info["cannot"]
+            print(f"{self.task.name}: {name} cannot: {self.missing[name]}")
+        else:
+            self.peers[name] = session(made), len(made)
+
+    def _score(self, name: str, run: Run) -> float:
+        return float(self.kept.value(f"{name} score", lambda: self.task.score(run)))
+
+    @functools.cached_property
+    def network(self) -> FloatNetwork:
+        """The prepared float model."""
+        begin = time.perf_counter()
+        network = FloatNetwork(self.task.model, self.task.calibrate)
+        self.kept.value("calibrate seconds", lambda: round(time.perf_counter() - begin, 1))
+        return network
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Of its layers."""
+        return [str(name) for name in self.kept.value("layers", lambda: [layer.name for layer in self.network.layers])]
+
+    def _uniform(self, text: str) -> tuple[Any, dict[str, Any]]:
+        """The network with these bits, and what is known of it."""
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            self.network  # noqa: B018  # calibrated before the clock of this one begins
+            return _serialized(self.network.quantized(assignment_of(text, self.names, 8)))
+
+        self.names  # noqa: B018
+        made, info = self.kept.file(text, make)
+        loaded = _loaded(made, info)
+        return loaded, {"accuracy": self._score(text, loaded), "quantize_s": info["seconds"]}  # the same on every instruction set
+
+    def _auto(self, isa: str, name: str, limit: str | None, uniform: Run) -> tuple[Any, dict[str, Any]] | None:
+        """What bits="auto" chooses within a budget; None where nothing keeps it, and the file says so."""
+        label = f"{name}, {isa}"
+
+        def make() -> tuple[bytes, dict[str, Any]]:
+            select = self.task.select
+            drop = None
+            if limit is None:
+                floats = self.kept.value("float select", lambda: select(self.peers["float in onnxruntime"][0]))
+                drop = max(0.0, floats - select(uniform))
+            try:
+                chosen = auto(self.network, Budget(max_ms=limit, max_drop=drop), metric=select, example=self.task.example)
+            except ValueError as error:
+                return b"", {"cannot": str(error)}
+            assert chosen.choice is not None
+            made, info = _serialized(chosen)
+            return made, info | {"bits": {layer: str(pair) for layer, pair in chosen.choice.chosen.assignment.items()}}
+
+        made, info = self.kept.file(label, make)
+        if "cannot" in info:
+            self.missing[label] = info["cannot"]
+            print(f"{self.task.name} {isa} {name}: {info['cannot']} ({info['seconds']:.0f} s)", flush=True)
+            return None
+        loaded = _loaded(made, info)
+        return loaded, {"accuracy": self._score(label, loaded), "search_s": round(info["seconds"], 1), "bits": info["bits"]}
 
     def group(self, isa: str) -> results.Group:
         """All contestants at this instruction set."""
@@ -77,29 +144,13 @@ class _Bench:
         task = self.task
         made: dict[str, tuple[Any, dict[str, Any]]] = {}
         for text in BITS:
-            if text not in self.quantized:
-                begin = time.perf_counter()
-                bits = assignment_of(text, self.names, 8)
-                self.quantized[text] = self.network.quantized(bits), time.perf_counter() - begin
-            quantized, seconds = self.quantized[text]
-            loaded = quantized.load(progress=False)
-            if text not in self.scores:  # results are the same on every instruction set
-                self.scores[text] = task.score(loaded)
-            made[text] = loaded, {"accuracy": self.scores[text], "quantize_s": round(seconds, 2)}
-            print(f"{task.name} {isa} {text}: {made[text][1]['accuracy']:.2f}", flush=True)
+            made[text] = self._uniform(text)
+            print(f"{task.name} {isa} {text}: {made[text][1]['accuracy']:.2f} ({made[text][1]['quantize_s']:.0f} s)", flush=True)
         for name, limit in BUDGETS.items():
-            drop = max(0.0, task.select(self.peers["float in onnxruntime"][0]) - task.select(made["W4A4"][0])) if limit is None else None
-            begin = time.perf_counter()
-            try:
-                chosen = auto(self.network, Budget(max_ms=limit, max_drop=drop), metric=task.select, example=task.example)
-            except ValueError as error:
-                self.missing[f"{name}, {isa}"] = str(error)
-                print(f"{task.name} {isa} {name}: {error}", flush=True)
-                continue
-            seconds, loaded = time.perf_counter() - begin, chosen.load(progress=False)
-            found = {layer: str(pair) for layer, pair in chosen.assignment.items()}
-            made[name] = loaded, {"accuracy": task.score(loaded), "search_s": round(seconds, 1), "bits": found}
-            print(f"{task.name} {isa} {name}: {made[name][1]['accuracy']:.2f} in {seconds:.0f} s", flush=True)
+            found = self._auto(isa, name, limit, made["W4A4"][0])
+            if found is not None:
+                made[name] = found
+                print(f"{task.name} {isa} {name}: {found[1]['accuracy']:.2f} in {found[1]['search_s']:.0f} s", flush=True)
         contestants = []
         for name, (run, size) in self.peers.items():
             kind = "fp32" if name.startswith("float") else "int8"
@@ -111,7 +162,9 @@ class _Bench:
             contestants.append(Contestant(name, "ulp", call, 0, loaded.nbytes, pair, info={**info, "metric": task.metric}))
         samples = measure(contestants, rounds=self.rounds)
         group = results.group(f"{task.name}, {isa}", (len(task.example), 0, 0), contestants, samples)
-        group.cells[0].info.update({"cannot": dict(self.missing), "calibrate_s": round(self.calibrate_s, 1), "bits": self.bits_ms()})
+        bits = self.kept.value(f"bits, {isa}", self.bits_ms)
+        seconds = self.kept.value("calibrate seconds", lambda: None)
+        group.cells[0].info.update({"cannot": dict(self.missing), "calibrate_s": seconds, "bits": bits})
         for cell in group.cells:
             print(f"{group.name:24} {cell.name:26} {cell.time.median / 1e6:9.4f} ms  {cell.info['accuracy']:7.2f}", flush=True)
         return group
@@ -126,6 +179,14 @@ class _Bench:
         least = rest + sum(min(ms[name, pair] for pair in pairs) for name in self.names)
         layers = {name: {str(pair): round(ms[name, pair], 6) for pair in pairs} for name in self.names}
         return {"layers_ms": layers, "besides_ms": round(rest, 6), "W4A4_ms": round(now, 6), "least_ms": round(least, 6)}
+
+
+def _serialized(quantized: Quantized) -> tuple[bytes, dict[str, Any]]:
+    return bytes(quantized.model.SerializeToString()), {"shapes": {name: list(shape) for name, shape in quantized.shapes.items()}}
+
+
+def _loaded(made: bytes, info: dict[str, Any]) -> Any:
+    return ulp.load(made, shapes=info["shapes"] or None, progress=False)
 
 
 def compiled_group(task: Task, isa: str, count: int, rounds: int) -> results.Group:
@@ -207,7 +268,7 @@ def main(arguments: list[str]) -> int:
                         group = compiled_group(task, isa, count, args.rounds)
                         groups[group.name] = group
                 if f"{name}, {isa}" not in groups:
-                    bench = bench or _Bench(task, args.rounds)
+                    bench = bench or _Bench(task, args.rounds, resume=args.resume)
                     group = bench.group(isa)
                     groups[group.name] = group
                 save()

@@ -140,7 +140,7 @@ def ocr() -> Task:
 
     model = onnx.load(model_file("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", CACHE))
     characters = ["", *next(p.value for p in model.metadata_props if p.key == "character").splitlines(), " "]
-    fit_x, _ = lines(64, seed=1)
+    fit_x, _ = lines(32, seed=1)  # 64 take twice as long, and W8A8 and W4A8 read no more words (2,758 words of 1,280 lines)
     tests = lines(640, seed=2)
 
     def right(run: Run, images: F32, texts: list[str]) -> float:
@@ -155,7 +155,7 @@ def ocr() -> Task:
         return right(run, *choosing)
 
     choosing = lines(96, seed=3)
-    calibrate = [fit_x[i : i + 16] for i in range(0, 64, 16)]
+    calibrate = [fit_x[i : i + 16] for i in range(0, 32, 16)]
     return Task("ocr", model.SerializeToString(), calibrate, tests[0][:1], "words right, %", score, select)
 
 

@@ -64,7 +64,8 @@ def quantize(
         by input name, or tuples as a DataLoader gives them, of which the first items, or the items of the first, are the inputs; or tuples
         of the first inputs and a dict of the others, like the example of `ulp.compile`.
     ranges: of activations. "minmax" clips nothing, "percentile" all but a share at each end, "mse" minimizes the squared error (with 7 or
-        8 bits it clips only where that makes it 16 times smaller), "entropy" the loss of information (Kullback-Leibler divergence).
+        8 bits it clips only where that makes it 16 times smaller), behind an activation where nothing else reads the tensor, so that what a
+        hard-swish makes 0 takes no codes, "entropy" the loss of information (Kullback-Leibler divergence).
     percentile: for ranges="percentile", and for that alone, 50 to 100; by default 99.99.
     rounding: of weights: "nearest", or "gptq": so that each layer's result changes least on the calibration data. Of a layer with more than
         1152 weights per output that counts block by block of at most as many, so that time and memory grow with the number of weights and

@@ -225,6 +225,8 @@ class _Search:
             self._by_error()
         tried = [trial for trial in self.trials.values() if not math.isnan(trial.accuracy)]
         self._time(tried)
+        if not any(self._within(trial) for trial in tried):  # rounding anew changes neither milliseconds nor bytes
+            raise ValueError(self._nearest(tried))
         final = self._finals(tried) if self.alone else tried
         kept = [trial for trial in final if self._keeps(trial)]
         if not kept:
