@@ -22,6 +22,7 @@
 #include "../pack/bits.h"
 #include "../pack/layout.h"
 #include "isa.h"
+#include "kernel_util.h"
 
 namespace ulp {
 
@@ -68,14 +69,14 @@ struct Tile {
 
 // A tile that no store to C can alias, in registers as far as it is used. Field by field: x86 cannot forward several stores to one load of
 // a vector, so that load would wait until they, and the stores to the C of the tile before, are in the cache.
-static inline Tile own_copy(const Tile& tile) {
+static ULP_INLINE Tile own_copy(const Tile& tile) {
 #if defined(ULP_X86)
   const volatile Tile& t = tile;  // or compilers join the loads
+#else
+  const Tile& t = tile;
+#endif
   return {t.a,         t.a_stride, t.gather, t.rows, t.b,   t.units, t.k,          t.spill_every, t.table,
           t.step_bias, t.c,        t.ldc,    t.row,  t.col, t.shift, t.accumulate, t.ahead,       t.ahead_lines};
-#else
-  return tile;
-#endif
 }
 
 // The columns and K-blocks that `expand` reads: `units` units of 8 columns, `k_blocks` times 32 k.

@@ -12,6 +12,14 @@ constexpr int64_t kGatheredSumBytes = 12 * 1024;
 constexpr int64_t kStridedSumBytes = 4 * 1024;
 constexpr int64_t kPanelAndSumBytes = 16 * 1024;  // beside a small panel there is room for more of them
 
+// Whether the weights of the next panel are fetched while a panel is multiplied. Not on ARM: 1 to 4 % more instructions for a small
+// product, and no core at hand to show that they pay.
+#if defined(ULP_X86)
+constexpr bool kFetchesAhead = true;
+#else
+constexpr bool kFetchesAhead = false;
+#endif
+
 // Asks for a cache line in the second level.
 inline void prefetch(const uint8_t* p) {
 #if defined(__GNUC__)
@@ -80,7 +88,7 @@ BitpackedSlice PanelLoop::slice(const Columns& columns, Range k_block) const {
 
 // Those of the panel behind these columns, where there are tiles enough to bring them meanwhile.
 PanelLoop::Ahead PanelLoop::next_weights(const Columns& columns, int64_t rows) const {
-  if (!kernel_.expand || rows < 4 * mr_) return {};
+  if (!kFetchesAhead || !kernel_.expand || rows < 4 * mr_) return {};
   const BitpackedLayout& layout = weights();
   const int64_t bytes = columns.units * layout.k_blocks() * layout.unit_bytes();
   const int64_t begin = layout.unit_offset(columns.n0 / kPanelCols, 0, 0) + bytes, end = std::min(begin + bytes, layout.nbytes());
@@ -216,7 +224,7 @@ void PanelLoop::run_tiles(const Columns& columns, Range block, const Rows& rows,
     }
     if (kernel_.fetches_ahead) {
       ahead.hand_to(t, ceil_div(t.rows, mr_));
-    } else if (!t.gather) {
+    } else if (kFetchesAhead && !t.gather) {
       ahead.fetch();
     }
     kernel_.run(t);
