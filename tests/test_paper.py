@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def kept() -> paper_sources.Sources:
 def sources(tmp_path: Path) -> paper_sources.Sources:
     results.save(gemm(), tmp_path)
     return paper_sources.load(tmp_path)
+
+
+def test_the_other_machine_has_other_instructions(tmp_path: Path) -> None:
+    def measured_on(folder: str, isa: tuple[str, ...]) -> Result:
+        return replace(gemm(), environment=ENVIRONMENT | {"machine": {"cpu": folder, "isa": [*isa]}})
+
+    for folder, isa in {".": ("avx2", "avx512f", "avx512_vnni"), "a": ("avx2", "avx_vnni"), "b": ("avx2",), "c": ("avx2",)}.items():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        results.save(measured_on(folder, isa), tmp_path / folder)
+    assert paper_sources.load(tmp_path).other_name == "b"
 
 
 def test_text_of_the_paper(kept: paper_sources.Sources) -> None:

@@ -61,19 +61,34 @@ class Sources:
         return self.other.directory.name if self.other else ""
 
 
+def isa_of(environment: dict[str, Any]) -> str:
+    """What vector instructions the machine of a result has: the best that kernels of ulp know."""
+    flags = set((environment.get("machine") or {}).get("isa") or ())
+    names = ("avx512_vnni", "AVX-512 VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx512f", "AVX-512 without VNNI"), ("avx2", "AVX2")
+    return next((name for flag, name in names if flag in flags), "no vector instructions known here")
+
+
+def has_vnni(environment: dict[str, Any] | None) -> bool:
+    """Whether int8 libraries have dot products into int32 there."""
+    return environment is not None and "VNNI" in isa_of(environment) and "without" not in isa_of(environment)
+
+
 def load(directory: Path | None = None) -> Sources:
-    """Read bench/results, or another directory, and the first of its folders that has products of another machine.
+    """Read bench/results, or another directory, and one of its folders that has products of another machine: of several the first
+    whose CPU has instructions of another kind, as AVX2 alone beside VNNI.
 
     SchemaError for a file of another form.
     """
     directory = directory or results.DIRECTORY
     folders = sorted(path.parent for path in directory.glob("*/gemm.json") if path.parent.name not in ("quick", parts.FOLDER))
-    return _load(directory, _load(folders[0]) if folders else None)
+    own, others = _load(directory), [_load(folder) for folder in folders]
+    others.sort(key=lambda one: has_vnni(one.environment("gemm")) == has_vnni(own.environment("gemm")))
+    return replace(own, other=others[0] if others else None)
 
 
-def _load(directory: Path, other: Sources | None = None) -> Sources:
+def _load(directory: Path) -> Sources:
     plain = {name: json.loads(path.read_text(encoding="utf-8")) for name in PLAIN if (path := directory / f"{name}.json").exists()}
-    return Sources(directory, results.load_all(directory), plain, other)
+    return Sources(directory, results.load_all(directory), plain)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from bench.published import ratio
 from bench.runs.options import GEMM_PAIRS
 from bench.runs.results import Cell, Group, Result
 
 from . import modelled
-from .paper_sources import DEPENDS, Sources
+from .paper_sources import DEPENDS, Sources, has_vnni, isa_of
 from .tables import geomean
 
 Values = dict[str, str | None]
@@ -60,18 +59,6 @@ def short(name: str) -> str:
     for long, shorter in brief.items():
         name = name.replace(long, shorter)
     return name
-
-
-def isa_of(environment: dict[str, Any]) -> str:
-    """What vector instructions the machine of a result has: the best that kernels of ulp know."""
-    flags = set((environment.get("machine") or {}).get("isa") or ())
-    names = ("avx512_vnni", "AVX-512 VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx512f", "AVX-512 without VNNI"), ("avx2", "AVX2")
-    return next((name for flag, name in names if flag in flags), "no vector instructions known here")
-
-
-def has_vnni(environment: dict[str, Any] | None) -> bool:
-    """Whether int8 libraries have dot products into int32 there."""
-    return environment is not None and "VNNI" in isa_of(environment) and "without" not in isa_of(environment)
 
 
 def main_group(result: Result | None) -> Group | None:
