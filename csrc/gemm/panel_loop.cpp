@@ -50,6 +50,10 @@ PanelLoop::PanelLoop(const Operands& operands, const Kernel& kernel)
   const int64_t max_kc = kernel_.max_kc ? kernel_.max_kc / kUnitK : units;
   k_blocks_ = units ? ceil_div(units, max_kc) : 0;
   kc_ = units ? ceil_div(units, k_blocks_) : 0;
+  if (k_blocks_ > 1) {  // of whole pairs of units, which kernels may take together
+    kc_ = round_up(kc_, 2);
+    k_blocks_ = ceil_div(units, kc_);
+  }
 }
 
 Range PanelLoop::k_block(int64_t i) const { return {i * kc_, std::min((i + 1) * kc_, weights().k_blocks())}; }
