@@ -139,8 +139,7 @@ def _costs(*, vnni: bool) -> int:
     from .runs import costs, costs_vnni
 
     module = costs_vnni if vnni else costs
-    measured = module.measure()
-    for path in (module.save(measured), cost_headers.write(measured)):
+    for path in (module.save(module.measure()), cost_headers.write(module.load())):
         print(f"wrote {path.name}")
     return 0
 

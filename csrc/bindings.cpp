@@ -155,6 +155,7 @@ void bind_kernels(py::module_& m) {
   m.def("set_measured", set_measured, py::arg("heights"), py::arg("costs"));
   m.def("forget_tuned", forget_tuned);
   m.def("cpu_core", [] { return cpu_core().name; });
+  m.def("cost_core", [] { return cpu_core().model; });
 }
 
 void bind_settings(py::module_& m) {

@@ -579,6 +579,9 @@ def forget_tuned() -> None:
 def cpu_core() -> str:
     """Name of the core where kernels are chosen by it, "cortex-a72"; an unknown one as "arm-41-d0b"; "" on other architectures."""
 
+def cost_core() -> str:
+    """Name of the core whose costs the choice of kernels follows where there are some of it, "zen4"; "" where none is known to come close."""
+
 def last_kernel() -> str:
     """Name of the kernel that this thread's last gemm ran, "" before the first."""
 

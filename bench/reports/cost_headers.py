@@ -58,19 +58,19 @@ def header(costs: dict[str, Any]) -> str:
 
 
 def _fitted(stored: dict[str, Any]) -> str:
-    about = f"{stored['environment']['machine']['cpu']}, {stored['environment']['date'][:10]}"
     lines = [
-        "// Written by `python -m bench costs --vnni` from bench/results/kernel_costs_vnni.json. Do not edit.",
+        "// Written by `python -m bench costs --vnni` from bench/results/kernel_costs_<core>.json. Do not edit.",
         "//",
-        f"// Femtoseconds on one thread of {about}, fitted (bench/runs/costs_vnni.py):",
+        "// Femtoseconds on one thread, fitted (bench/runs/costs_vnni.py):",
         "// of each element of B: fixed + fixed_bit (b_bits - 1), of each tile of rows: tile + tile_bit (b_bits - 1) +",
-        "// parts kJoined[b_bits], at 8 bits + halves, and of each multiply-accumulate: mac + spill / spill_every + plane a_bits b_bits;",
-        "// of each element of A: pack; of a call: call. Beside each kernel: the median and the largest error of the fit.",
+        "// parts kJoined[b_bits], at 8 bits + halves, and of each multiply-accumulate: mac + mac_bit (b_bits - 1) + spill / spill_every +",
+        "// plane a_bits b_bits; of each element of A: pack; of a call: call. Beside each kernel: the median and the largest error of the fit.",
         "#pragma once",
         "",
         "namespace ulp {",
         "",
         "struct CostFit {",
+        "  const char* core;  // CpuCore::model",
         "  const char* kernel;",
         f"  double {', '.join(costs_vnni.FIELDS)};",
         "};",
@@ -80,9 +80,11 @@ def _fitted(stored: dict[str, Any]) -> str:
         "// clang-format off",
         "inline constexpr CostFit kCostFits[] = {",
     ]
-    for name, of_kernel in costs_vnni.fit(stored).items():
-        figures = ", ".join(map(str, of_kernel.coefficients))
-        lines.append(f'    {{"{name}", {figures}}},  // {of_kernel.median:.0%}, {of_kernel.largest:.0%}')
+    for core, of_core in stored["cores"].items():
+        lines.append(f"    // {of_core['environment']['machine']['cpu']}, {of_core['environment']['date'][:10]}")
+        for name, of_kernel in costs_vnni.fit(of_core).items():
+            figures = ", ".join(map(str, of_kernel.coefficients))
+            lines.append(f'    {{"{core}", "{name}", {figures}}},  // {of_kernel.median:.0%}, {of_kernel.largest:.0%}')
     return "\n".join([*lines, "};", "// clang-format on", "", "}  // namespace ulp", ""])
 
 

@@ -1,15 +1,15 @@
-"""What kernels cost on CPUs with AVX-VNNI or AVX-512: a few coefficients per kernel, fitted to measurements on one of them.
+"""What kernels cost on CPUs with AVX-VNNI or AVX-512: a few coefficients per kernel, fitted to measurements, for each core that was at hand.
 
 A product of M rows takes, for every element of B,
 
     fixed + fixed_bit * (b_bits - 1)                          expanding the panel, once
   + (tile + tile_bit * (b_bits - 1) + join) * ceil(M / mr)    per tile of rows
-  + M * (mac + spill / spill_every + plane * a_bits * b_bits)
+  + M * (mac + mac_bit * (b_bits - 1) + spill / spill_every + plane * a_bits * b_bits)
 
 femtoseconds, where join is `parts` times JOINED[b_bits], the operations that put a code together, and at 8 bits `halves`, as kernels may
 take such codes in two; for every element of A `pack`; and `call` once.
 
-`measure` times a sample of pairs and shapes, kept in results/kernel_costs_vnni.json; `fit` finds the coefficients, none of them negative,
+`measure` times a sample of pairs and shapes, kept in results/kernel_costs_<core>.json; `fit` finds the coefficients, none of them negative,
 with the least squares of relative errors, each weighted by how near the kernel is to the best one: where it is hopeless, its time does not
 matter. `bench.reports.cost_headers` writes csrc/gemm/costs_x86_vnni.h from them.
 """
@@ -32,10 +32,10 @@ from bench.subjects import installed, operands
 from . import costs, machine
 from .results import DIRECTORY
 
-RESULT = DIRECTORY / "kernel_costs_vnni.json"
+FILES = "kernel_costs_*.json"  # one per core, as csrc/gemm/x86_features.h names it
 PAIRS = ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (2, 3), (3, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 1), (8, 2), (8, 4), (8, 6), (8, 8))
 CALLS_MACS = 1 << 22  # of a sample of several short calls
-FIELDS = ("fixed", "fixed_bit", "tile", "tile_bit", "parts", "halves", "mac", "spill", "plane", "pack", "call")
+FIELDS = ("fixed", "fixed_bit", "tile", "tile_bit", "parts", "halves", "mac", "mac_bit", "spill", "plane", "pack", "call")
 # By b_bits: operations per vector of codes beyond those of one field (csrc/gemm/bitpacked.h), three for each further one.
 JOINED = (0.0, 0.0, 0.0, 0.75, 0.0, 3.0, 3.0, 6.0, 0.0)
 ISAS = ("baseline", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512vbmi")
@@ -51,6 +51,11 @@ def measure(seconds: float = 0.02, passes: int = 3) -> dict[str, Any]:
     """
     from tqdm import tqdm
 
+    from ulp import _core
+
+    core = _core.cost_core()
+    if not core:
+        raise SystemExit("this core has no name in csrc/gemm/x86_features.h, so its costs could not be told from those of others")
     ulp = installed.load()
     ulp.set_num_threads(1)
     # What trim takes depends on the weights: csrc/gemm/costs.cpp models it.
@@ -63,9 +68,10 @@ def measure(seconds: float = 0.02, passes: int = 3) -> dict[str, Any]:
     kernels: dict[str, dict[str, list[int]]] = {}
     for (kernel, (a_bits, b_bits), _), fs in zip(cells, shortest, strict=True):
         kernels.setdefault(kernel.name, {}).setdefault(f"W{b_bits}A{a_bits}", []).append(round(fs))
-    for name, figures in load()["kernels"].items() if RESULT.exists() else ():
+    for name, figures in load()["cores"].get(core, {"kernels": {}})["kernels"].items():
         kernels.setdefault(name, figures)
-    return {"environment": machine.describe(["costs", "--vnni"]), "basis": "fitted", "shapes": [*map(list, SHAPES)], "kernels": kernels}
+    environment = machine.describe(["costs", "--vnni"])
+    return {"environment": environment, "basis": "fitted", "core": core, "shapes": [*map(list, SHAPES)], "kernels": kernels}
 
 
 def _shortest(ulp: Any, kernel: str, pair: tuple[int, int], shape: tuple[int, int, int], seconds: float) -> float:
@@ -104,7 +110,7 @@ def _terms(a_bits: int, b_bits: int, shape: Sequence[int], spill_every: int, mr:
     spills = rows / spill_every if 0 < spill_every < 1 << 20 else 0  # else sums are never too narrow
     more = b_bits - 1
     join = [tiles * JOINED[b_bits], tiles * (b_bits == 8)]
-    return [1, more, tiles, tiles * more, *join, rows, spills, rows * a_bits * b_bits, rows / n, 1 / (n * k)]
+    return [1, more, tiles, tiles * more, *join, rows, rows * more, spills, rows * a_bits * b_bits, rows / n, 1 / (n * k)]
 
 
 def _nonnegative(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -160,12 +166,12 @@ def fit(stored: dict[str, Any]) -> dict[str, Fit]:
     return fits
 
 
-def load(path: Path = RESULT) -> dict[str, Any]:
-    """The stored figures."""
-    stored: dict[str, Any] = json.loads(path.read_text())
-    return stored
+def load() -> dict[str, Any]:
+    """The stored figures of all cores."""
+    stored = [json.loads(path.read_text()) for path in sorted(DIRECTORY.glob(FILES))]
+    return {"basis": "fitted", "cores": {of_core["core"]: of_core for of_core in stored}}
 
 
 def save(stored: dict[str, Any]) -> Path:
-    """Write the file; returns its path."""
-    return costs.save(stored, RESULT)
+    """Write the file of one core; returns its path."""
+    return costs.save(stored, DIRECTORY / FILES.replace("*", stored["core"]))

@@ -97,10 +97,26 @@ struct Overhead {
   double of(const Shape& s) const { return pack * s.packs * static_cast<double>(s.m) * static_cast<double>(s.k) + call; }
 };
 
+// Whether costs_x86_vnni.h has fits of this core.
+bool core_is_fitted() {
+  static const bool is_fitted = [] {
+    for (const CostFit& fit : kCostFits) {
+      if (cpu_core().model == fit.core) return true;
+    }
+    return false;
+  }();
+  return is_fitted;
+}
+
+// Whose fits stand for this core: its own, or else those that costs_x86_cores.h has factors to.
+bool stands_for_this_core(const CostFit& fit) { return fit.core == (core_is_fitted() ? cpu_core().model : kReferenceCore); }
+
 const Overhead& overhead_of(const Kernel& kernel) {
   static const auto& found = *new std::vector<Overhead>([] {  // never destroyed, as above
     std::vector<Overhead> all(kernel_table().size);
-    for (const CostFit& fit : kCostFits) all[row_of(find_kernel(fit.kernel))] = {1e-15 * fit.pack, 1e-15 * fit.call};
+    for (const CostFit& fit : kCostFits) {
+      if (stands_for_this_core(fit)) all[row_of(find_kernel(fit.kernel))] = {1e-15 * fit.pack, 1e-15 * fit.call};
+    }
     return all;
   }());
   return found[row_of(kernel)];
@@ -132,7 +148,7 @@ double predict(const Kernel& kernel, const Shape& s) {
 
 #if defined(ULP_X86)
 
-// Whether this CPU has one of the levels of the machine that costs_x86_vnni.h was fitted on.
+// Whether this CPU has one of the levels of the machines that costs_x86_vnni.h was fitted on.
 bool is_fitted() { return isa_here(Isa::avxvnni) || isa_here(Isa::avx512); }
 
 // CostFit at one bit pair, femtoseconds.
@@ -140,7 +156,7 @@ struct PairFit {
   double weight = kNaN, tile = 0, mac = 0;
 };
 
-// Of a kernel on this core, to its time on the one that was measured.
+// Of a kernel on this core, to its time on the one whose fits stand for it.
 double core_factor(const Kernel& kernel) {
   static const auto& factors = *new std::vector<double>([] {  // never destroyed, as above
     std::vector<double> found;
@@ -163,14 +179,14 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
     std::vector<Pairs> pairs(table.size, Pairs{});
     for (const CostFit& fit : kCostFits) {
       for (const Kernel& k : table) {
-        if (std::strcmp(fit.kernel, k.name) != 0) continue;
+        if (std::strcmp(fit.kernel, k.name) != 0 || !stands_for_this_core(fit)) continue;
         for (int a = kMinBits; a <= kMaxBits; ++a) {
           for (int b = kMinBits; b <= kMaxBits; ++b) {
             if (!k.supports(a, b)) continue;
             const int spill_every = k.bind(a, b).spill_every;
+            const double per_mac = fit.mac + fit.mac_bit * (b - 1) + (spill_every ? fit.spill / spill_every : 0) + fit.plane * a * b;
             const double join = fit.parts * kJoined[b] + (b == 8 ? fit.halves : 0);
-            pairs[row_of(k)][pair_index(a, b)] = {fit.fixed + fit.fixed_bit * (b - 1), fit.tile + fit.tile_bit * (b - 1) + join,
-                                                  fit.mac + (spill_every ? fit.spill / spill_every : 0) + fit.plane * a * b};
+            pairs[row_of(k)][pair_index(a, b)] = {fit.fixed + fit.fixed_bit * (b - 1), fit.tile + fit.tile_bit * (b - 1) + join, per_mac};
           }
         }
       }
@@ -219,7 +235,7 @@ const Model& model_of(const Kernel& kernel) {
 }
 
 // Measured on this kind of CPU, or on another that has its instructions.
-Basis basis_here() { return cpu_core().model == (is_fitted() ? "sapphire-rapids" : "zen3") ? Basis::measured : Basis::modelled; }
+Basis basis_here() { return (is_fitted() ? core_is_fitted() : cpu_core().model == "zen3") ? Basis::measured : Basis::modelled; }
 
 #else
 

@@ -7,9 +7,10 @@
 //
 //   Panel: one byte per column and index, columns i, i + 16, i + 32 and i + 48 of 64 in the lane of 32 bits of which i is the number:
 //          | word 0, index 0: columns 0 .. 63 | 64 .. 127 | index 1: ..
-//   A: cut into planes of digits as wide as the weights' (1 bit: one plane per bit; 2 bits: one plane). A word of a plane makes offsets into
-//      64 constant tables of 64 bytes, six u16, of which the second word of two uses five:  | word 0: plane 0: 6 u16 | plane 1 .. | word 1: ..
-//      A step's table is the sum of its planes' tables, made while it runs and shared by the columns.
+//   A: cut into planes of digits as wide as the weights' (1 bit: one plane per bit; 2 bits: one plane). A word of a plane makes offsets
+//   into
+//      64 constant tables of 64 bytes, six u16, of which the second word of two uses five:  | word 0: plane 0: 6 u16 | plane 1 .. | word 1:
+//      .. A step's table is the sum of its planes' tables, made while it runs and shared by the columns.
 //
 // KernelAtBits. An entry of W1 is at most 6 (2^a - 1); of W2A1 3 * 3; W2A2 is centred, which narrows a product to -2 .. 4, so an entry,
 // with the digit that a short index lacks, stays within 3 * 6. They gather in u8 for whole words: 255 / entry / 6 of them. u8 sums go to
@@ -29,7 +30,7 @@ constexpr int kIndexUnits = kIndexCols / kUnitCols;
 constexpr int kMaxVectors = 2;  // of 64 columns
 constexpr int kRows = 4;
 constexpr int kIndexBits = 6;
-constexpr int kIndices = 6;      // of a word, at most
+constexpr int kIndices = 6;       // of a word, at most
 constexpr int kPairIndices = 11;  // of two words
 constexpr int kEntries = 64;
 constexpr int kPlaneBytes = 2 * kIndices;  // of A, per word
