@@ -580,7 +580,7 @@ def cpu_core() -> str:
     """Name of the core where kernels are chosen by it, "cortex-a72"; an unknown one as "arm-41-d0b"; "" on other architectures."""
 
 def cost_core() -> str:
-    """Name of the core whose costs the choice of kernels follows where there are some of it, "zen4"; "" where none is known to come close."""
+    """Name of the core whose costs come closest, "zen4", which the choice of kernels follows where there are any; "" if none is known."""
 
 def last_kernel() -> str:
     """Name of the kernel that this thread's last gemm ran, "" before the first."""

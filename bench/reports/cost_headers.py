@@ -64,7 +64,7 @@ def _fitted(stored: dict[str, Any]) -> str:
         "// Femtoseconds on one thread, fitted (bench/runs/costs_vnni.py):",
         "// of each element of B: fixed + fixed_bit (b_bits - 1), of each tile of rows: tile + tile_bit (b_bits - 1) +",
         "// parts kJoined[b_bits], at 8 bits + halves, and of each multiply-accumulate: mac + mac_bit (b_bits - 1) + spill / spill_every +",
-        "// plane a_bits b_bits; of each element of A: pack; of a call: call. Beside each kernel: the median and the largest error of the fit.",
+        "// plane a_bits b_bits; of each element of A: pack; of a call: call. Beside each kernel: the fit's median and largest error.",
         "#pragma once",
         "",
         "namespace ulp {",

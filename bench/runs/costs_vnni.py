@@ -1,4 +1,4 @@
-"""What kernels cost on CPUs with AVX-VNNI or AVX-512: a few coefficients per kernel, fitted to measurements, for each core that was at hand.
+"""What kernels cost on CPUs with AVX-VNNI or AVX-512: a few coefficients per kernel and core, fitted to measurements.
 
 A product of M rows takes, for every element of B,
 
