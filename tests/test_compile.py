@@ -210,6 +210,56 @@ def test_a_batch_that_the_model_fixes() -> None:
         network(_X[:2])
 
 
+class _Stateful(Module):
+    """Changes its input and its buffers when it is called: in place, and another tensor for the old one."""
+
+    others: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("others", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Any) -> Any:
+        x.mul_(2)
+        self.calls += 1
+        self.others = self.others + 1
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_neither_the_model_nor_the_example_is_changed() -> None:
+    model, example = _Stateful().eval(), _X[:2].clone()
+    before = model.calls
+    network = ulp.compile(model, example, bits=8, calibrate=_X, progress=False)
+    assert torch.equal(example, _X[:2])
+    assert model.calls is before
+    assert (float(model.calls), int(model.others)) == (0, 0)
+    np.testing.assert_allclose(network(_X), _reference(model, _X.clone()), atol=0.02)
+
+
+def test_models_that_torch_compiled_are_taken_out_of_that() -> None:
+    model = torch.compile(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), backend=lambda *_: pytest.fail("it was compiled"))
+    network = ulp.compile(model, _X[:1], bits=8, calibrate=_X, progress=False)
+    np.testing.assert_allclose(network(_X), _reference(model._orig_mod, _X), atol=0.02)
+
+
+class _TwoInputs(Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Any, z: Any) -> Any:
+        return self.a(x) + self.b(z)
+
+
+def test_inputs_of_different_batches_are_named() -> None:
+    x, z = _random(8, 4), _random(8, 5, seed=1)
+    with pytest.raises(ValueError, match=r"calibrate\[1\]: side 0 of input 'z' is 3, and that of 'x' 8: the model calls both 'batch'"):
+        ulp.compile(_TwoInputs(), (x[:2], z[:2]), bits=8, calibrate=[(x, z), (x, z[:3])], progress=False)
+
+
 class _NoOnnx(Module):
     def forward(self, x: Any) -> Any:
         return torch.linalg.eigvals(x).real

@@ -363,6 +363,19 @@ def test_bad_calibration_data(calibrate: Any, error: type[Exception], message: s
         quantize(chain(), bits=4, calibrate=calibrate)
 
 
+@pytest.mark.parametrize(("index", "what"), [(1, "weights"), (2, "a bias")])
+def test_weights_that_are_no_numbers_are_named(index: int, what: str) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(chain())
+    node = next(node for node in proto.graph.node if node.op_type == "Conv")
+    (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name == node.input[index]]
+    broken = onnx.numpy_helper.to_array(tensor).copy()
+    broken.flat[1] = np.nan
+    tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
+    with pytest.raises(ValueError, match=f"layer 'Conv[^']*' has {what} with a NaN or an infinity"):
+        quantize(proto, bits=4, calibrate=images(4, 3, 12, 12))
+
+
 @pytest.mark.parametrize(
     ("bits", "error", "message"),
     [

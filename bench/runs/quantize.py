@@ -49,7 +49,7 @@ LARGE = ("ocr", "detector")
 # Images of a batch that go through the steps together: `group` of ulp.compile.
 GROUP = 16
 # Pairs beside those that auto tries: the fastest that there are.
-LOWEST = (Bits(1, 4), Bits(1, 2), Bits(1, 1), Bits(2, 1))
+LOWEST = (Bits(1, 1), Bits(2, 1))
 # Of auto: max_ms; None: the time is what is minimized.
 BUDGETS: dict[str, str | None] = {"auto, half of W8A8's ms": "0.5 W8A8", "auto, W4A4's ms": "W4A4", "auto, W4A4's accuracy": None}
 

@@ -104,7 +104,7 @@ def family(model: Any) -> str | None:
 def _called(flat: _Flat, call: Call) -> Any:
     """What the model returns on the example. OnnxError where it fails."""
     try:
-        return flat.results(*call.tensors)
+        return flat.results(*(x.clone() for x in call.tensors))  # which a model may change in place
     except Exception as error:
         line = " ".join(str(error).split())
         raise OnnxError(f"the model fails on the example, {call}: {type(error).__name__}: {line:.400}") from error
@@ -170,13 +170,15 @@ def _module(model: Any) -> Any:
         return model.module()
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("model is TorchScript, which torch.export does not take: pass the torch.nn.Module that it was made from")
-    return model
+    # What torch.compile gives holds the model; called as it is, it would be compiled before it is exported.
+    return getattr(model, "_orig_mod", model) if type(model).__name__ == "OptimizedModule" else model
 
 
 @contextlib.contextmanager
 def _evaluation(model: Any) -> Iterator[None]:
-    """The model in evaluation, and then each of its modules as it was."""
+    """The model in evaluation, and then each of its modules and buffers as it was: calls on the example may change buffers."""
     training = [module for module in model.modules() if module.training]
+    buffers = [(module, name, buffer, buffer.detach().clone()) for module in model.modules() for name, buffer in _own_buffers(module)]
     try:
         if training:
             with contextlib.suppress(NotImplementedError):  # graphs of torch.export have no modes
@@ -185,6 +187,15 @@ def _evaluation(model: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def _own_buffers(module: Any) -> list[tuple[str, Tensor]]:
+    return [(name, buffer) for name, buffer in module._buffers.items() if buffer is not None and type(buffer) is Tensor]
 
 
 def _float32(model: Any) -> Any:

@@ -78,9 +78,24 @@ def _checked(item: Any, inputs: Sequence[Port], what: str) -> Batch:
         raise TypeError(
             f"{what} of type {type(item).__name__}: expected an array, a dict by input name ({', '.join(names)}), or a tuple (x, ...)"
         )
-    return {
+    found = {
         port.name: _array(x, port, what if len(inputs) == 1 else f"{what}[{port.name!r}]") for port, x in zip(inputs, arrays, strict=True)
     }
+    _check_sides(found, inputs, what)
+    return found
+
+
+def _check_sides(batch: Batch, inputs: Sequence[Port], what: str) -> None:
+    """ValueError where open sides that the model calls alike, such as the batch, differ."""
+    seen: dict[str, tuple[int, str]] = {}
+    for port in inputs:
+        for i, (side, size) in enumerate(zip(port.shape or (), batch[port.name].shape, strict=False)):
+            if isinstance(side, str) and side.isidentifier():
+                first, owner = seen.setdefault(side, (size, port.name))
+                if first != size and 1 not in (first, size):
+                    raise ValueError(
+                        f"{what}: side {i} of input {port.name!r} is {size}, and that of {owner!r} {first}: the model calls both {side!r}"
+                    )
 
 
 def _array(x: Any, port: Port, what: str) -> Array:

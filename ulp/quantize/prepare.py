@@ -93,6 +93,7 @@ def prepare(source: Any, limits: Limits | None = None) -> Prepared:
 def prepared_of(proto: Any, inputs: list[Port], outputs: list[str], first: Mapping[str, str]) -> Prepared:
     """A simplified model with its constants and layers. first: of layers with the weights of one before, the name of that one."""
     constants = _constants(proto)
+    _check_weights(proto, constants)
     layers = [replace(layer, first=first.get(layer.name, layer.name)) for layer in _layers(proto, constants)]
     recurrent = []
     if any(node.op_type == "LSTM" for node in proto.graph.node):
@@ -202,13 +203,24 @@ def _bias_behind(proto: Any, y: str, constants: dict[str, Array]) -> str:
     return next((name for name in readers[0].input if name in constants and constants[name].ndim == 1), "")
 
 
+def _check_weights(proto: Any, constants: Mapping[str, Array]) -> None:
+    """ValueError for a layer whose weights are no numbers: its results would be none, and no range could be found from them."""
+    for node in proto.graph.node:
+        for name in node.input[1:] if node.op_type in _WEIGHTED else ():
+            if name in constants and constants[name].dtype.kind == "f" and not np.isfinite(constants[name]).all():
+                what = "weights" if name == node.input[1] else "a bias"
+                raise ValueError(
+                    f"layer {node.name!r} has {what} with a NaN or an infinity ({name!r}): the model is broken, or was not trained"
+                )
+
+
 def _layers(proto: Any, constants: dict[str, Array]) -> list[Layer]:
     found = []
     for index, node in enumerate(proto.graph.node):
         if node.op_type not in _WEIGHTED or node.domain not in ("", "ai.onnx") or node.input[1] not in constants:
             continue
         weight = constants[node.input[1]]
-        if node.input[0] in constants or weight.dtype != np.float32 or weight.ndim < 2 or not weight.size or not np.isfinite(weight).all():
+        if node.input[0] in constants or weight.dtype != np.float32 or weight.ndim < 2 or not weight.size:
             continue
         if weight.ndim != 2 and node.op_type in ("MatMul", "Gemm"):
             continue
