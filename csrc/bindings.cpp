@@ -72,7 +72,7 @@ py::list kernels() {
       for (int b = 1; b <= 8; ++b) {
         if (!k.supports(a, b)) continue;
         pairs.append(py::make_tuple(a, b));
-        spill_every[py::make_tuple(a, b)] = k.bind(a, b).spill_every;
+        if (isa_here(k.isa)) spill_every[py::make_tuple(a, b)] = k.bind(a, b).spill_every;
       }
     }
     py::dict row;
@@ -81,6 +81,7 @@ py::list kernels() {
     row["isa"] = isa_name(k.isa);
     row["mr"] = k.mr;
     row["nr"] = k.nr;
+    row["here"] = isa_here(k.isa);
     row["available"] = isa_runs(k.isa);
     row["pairs"] = pairs;
     row["spill_every"] = spill_every;

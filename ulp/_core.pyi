@@ -549,9 +549,9 @@ def plan_steps() -> dict[str, tuple[str, ...]]:
 def kernels() -> list[dict[str, Any]]:
     """The table, best first.
 
-    name, technique, isa, mr, nr (ints), available (this CPU and the ISA in force), pairs (list of (a_bits, b_bits)),
-    spill_every ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own steps; 0 where it spills
-    inside one}).
+    name, technique, isa, mr, nr (ints), here (this CPU has the instructions), available (and the ISA in force lets them be used), pairs
+    (list of (a_bits, b_bits)), spill_every ({(a_bits, b_bits): steps between two spills of the narrow accumulators, in the kernel's own
+    steps; 0 where it spills inside one}; empty where the kernel is not `here`).
     """
 
 def rank(m: int, n: int, k: int, a_bits: int, a_signed: bool, b_bits: int, b_signed: bool) -> list[tuple[str, bool, str, float, str]]:

@@ -68,10 +68,23 @@ def measure(seconds: float = 0.02, passes: int = 3) -> dict[str, Any]:
     kernels: dict[str, dict[str, list[int]]] = {}
     for (kernel, (a_bits, b_bits), _), fs in zip(cells, shortest, strict=True):
         kernels.setdefault(kernel.name, {}).setdefault(f"W{b_bits}A{a_bits}", []).append(round(fs))
-    for name, figures in load()["cores"].get(core, {"kernels": {}})["kernels"].items():
+    before = load()["cores"].get(core, {"kernels": {}, "spill_every": {}})
+    spill_every = before["spill_every"] | _spill_lengths(kernels)
+    for name, figures in before["kernels"].items():
         kernels.setdefault(name, figures)
     environment = machine.describe(["costs", "--vnni"])
-    return {"environment": environment, "basis": "fitted", "core": core, "shapes": [*map(list, SHAPES)], "kernels": kernels}
+    described = {"environment": environment, "basis": "fitted", "core": core, "shapes": [*map(list, SHAPES)]}
+    return described | {"spill_every": spill_every, "kernels": kernels}
+
+
+def _spill_lengths(kernels: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Steps between two spills, of the kernels and pairs that spill: kept with the figures, as only CPUs with the instructions can tell."""
+    from ulp import _core
+
+    lengths = {row["name"]: {f"W{b}A{a}": n for (a, b), n in row["spill_every"].items()} for row in _core.kernels()}
+    of_measured = {name: {pair: lengths[name][pair] for pair in pairs} for name, pairs in kernels.items()}
+    spilling = {name: {pair: n for pair, n in of_pairs.items() if 0 < n < 1 << 20} for name, of_pairs in of_measured.items()}
+    return {name: of_pairs for name, of_pairs in spilling.items() if of_pairs}
 
 
 def _shortest(ulp: Any, kernel: str, pair: tuple[int, int], shape: tuple[int, int, int], seconds: float) -> float:
@@ -104,10 +117,10 @@ class Fit:
     largest: float
 
 
-def _terms(a_bits: int, b_bits: int, shape: Sequence[int], spill_every: int, mr: int) -> list[float]:
+def _terms(a_bits: int, b_bits: int, shape: Sequence[int], spill_every: int | None, mr: int) -> list[float]:
     rows, n, k = shape
     tiles = -(-rows // mr)
-    spills = rows / spill_every if 0 < spill_every < 1 << 20 else 0  # else sums are never too narrow
+    spills = rows / spill_every if spill_every else 0  # None: sums are never too narrow
     more = b_bits - 1
     join = [tiles * JOINED[b_bits], tiles * (b_bits == 8)]
     return [1, more, tiles, tiles * more, *join, rows, rows * more, spills, rows * a_bits * b_bits, rows / n, 1 / (n * k)]
@@ -153,7 +166,7 @@ def fit(stored: dict[str, Any]) -> dict[str, Fit]:
         for pair, figures in pairs.items():
             b_bits, a_bits = int(pair[1]), int(pair[3])
             for i, (shape, fs) in enumerate(zip(stored["shapes"], figures, strict=False)):
-                terms.append(_terms(a_bits, b_bits, shape, row["spill_every"][a_bits, b_bits], row["mr"]))
+                terms.append(_terms(a_bits, b_bits, shape, stored["spill_every"].get(name, {}).get(pair), row["mr"]))
                 times.append(fs * shape[0])
                 weights.append(_best(stored, levels, levels[name], pair, i) / fs)
         x, y, weight = np.array(terms), np.array(times, dtype=np.float64), np.array(weights)

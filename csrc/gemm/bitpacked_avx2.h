@@ -57,22 +57,10 @@ inline Vec load_columns(const int32_t* p, int) { return load(reinterpret_cast<co
 inline void store_columns(int32_t* p, Vec v, int) { store(reinterpret_cast<uint8_t*>(p), v); }
 inline Vec add_sums(Vec x, Vec y) { return _mm256_add_epi32(x, y); }
 inline Vec same_sums(int32_t value) { return _mm256_set1_epi32(value); }
+inline Vec shift_sums(Vec x, int shift) { return _mm256_sll_epi32(x, _mm_cvtsi32_si128(shift)); }
 
 }  // namespace
 }  // namespace ulp
 
 #include "bitpacked_x86.h"
-
-namespace ulp {
-namespace {
-
-// The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
-ULP_INLINE void store_result(const Tile& t, int row, int unit, __m256i term, __m256i acc) {
-  int32_t* c = t.c + row * t.ldc + unit * kUnitCols;
-  const __m256i from = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(t.accumulate ? c : t.col + unit * kUnitCols));
-  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(from, term), _mm256_sll_epi32(acc, _mm_cvtsi32_si128(t.shift)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), sum);
-}
-
-}  // namespace
-}  // namespace ulp
+#include "tile_store.h"

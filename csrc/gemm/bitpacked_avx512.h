@@ -87,16 +87,4 @@ inline Vec shift_sums(Vec x, int shift) { return _mm512_sllv_epi32(x, _mm512_set
 }  // namespace ulp
 
 #include "bitpacked_x86.h"
-
-namespace ulp {
-namespace {
-
-// The contract of kernel.h for the columns of one row: terms or the old value, plus the shifted accumulator.
-ULP_INLINE void store_result(const Tile& t, int row, int unit, Vec term, Vec acc) {
-  int32_t* c = t.c + row * t.ldc + unit * kUnitCols;
-  const Vec from = load_columns(t.accumulate ? c : t.col + unit * kUnitCols, t.units - unit);
-  store_columns(c, add_sums(add_sums(from, term), shift_sums(acc, t.shift)), t.units - unit);
-}
-
-}  // namespace
-}  // namespace ulp
+#include "tile_store.h"

@@ -109,13 +109,6 @@ inline Vec shift_sums(Vec x, int shift) {
 // What a row's results start from besides the columns' terms (or the old values): read before the first store to C, which might alias it.
 ULP_INLINE Vec row_term(const Tile& t, int row) { return same_sums(t.accumulate || !t.row ? 0 : t.row[row]); }
 
-// The contract of kernel.h for 8 columns of one row: terms or the old value, plus the shifted accumulator.
-ULP_INLINE void store_result(const Tile& t, int row, int unit, Vec term, Vec acc) {
-  int32_t* c = t.c + row * t.ldc + unit * kUnitCols;
-  const Vec from = load_sums(t.accumulate ? c : t.col + unit * kUnitCols);
-  store_sums(c, add_sums(add_sums(from, term), shift_sums(acc, t.shift)));
-}
-
 // Subtracts `centre` from rows x k32 codes.
 inline void centre_rows(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride, int centre) {
   const uint8x16_t c = vdupq_n_u8(static_cast<uint8_t>(centre));
@@ -126,3 +119,5 @@ inline void centre_rows(const uint8_t* codes, int64_t stride, int rows, int64_t 
 
 }  // namespace
 }  // namespace ulp
+
+#include "tile_store.h"

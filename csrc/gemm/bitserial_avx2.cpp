@@ -8,10 +8,6 @@ namespace {
 
 inline Vec zero() { return _mm256_setzero_si256(); }
 
-// A byte grows by at most 8 per block.
-constexpr int kBlocksPerSpill = 31;
-static_assert(kBlocksPerSpill * 8 <= 255, "u8 counts");
-
 uint32_t plane_word(const uint8_t* p, int plane) {
   const Vec codes = load(p);
   const __m256i bits = _mm256_and_si256(_mm256_srl_epi16(codes, _mm_cvtsi32_si128(plane)), _mm256_set1_epi8(1));
@@ -27,12 +23,19 @@ ULP_INLINE __m256i count_bits(__m256i x) {
   return _mm256_add_epi8(_mm256_shuffle_epi8(counts, field<0>(x, 15)), _mm256_shuffle_epi8(counts, field<4>(x, 15)));
 }
 
-ULP_INLINE Vec count_both(Vec acc, Vec y, const uint8_t* p) { return _mm256_add_epi8(acc, count_bits(_mm256_and_si256(y, broadcast4(p)))); }
+struct Count {
+  static constexpr bool kWeighted = false;
 
-ULP_INLINE Vec column_counts(Vec acc, int shift) {
-  const __m256i pairs = _mm256_maddubs_epi16(acc, _mm256_set1_epi8(1));
-  return _mm256_sll_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), _mm_cvtsi32_si128(shift));
-}
+  // A byte grows by at most 8 per block.
+  static constexpr int kBlocksPerSpill = 31;
+  static_assert(kBlocksPerSpill * 8 <= 255, "u8 counts");
+
+  static ULP_INLINE Vec add(Vec acc, Vec y, const uint8_t* p) {
+    return _mm256_add_epi8(acc, count_bits(_mm256_and_si256(y, broadcast4(p))));
+  }
+
+  static ULP_INLINE Vec columns(Vec acc) { return _mm256_madd_epi16(_mm256_maddubs_epi16(acc, _mm256_set1_epi8(1)), _mm256_set1_epi16(1)); }
+};
 
 }  // namespace
 }  // namespace ulp
@@ -41,8 +44,8 @@ ULP_INLINE Vec column_counts(Vec acc, int shift) {
 
 namespace ulp::bitserial_avx2 {
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
-KernelAtBits bind(int a_bits, int b_bits) { return bind_planes<2, 1>(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind_planes<Count, 2, 1>(a_bits, b_bits); }
 
 }  // namespace ulp::bitserial_avx2

@@ -10,8 +10,6 @@
 namespace ulp {
 namespace {
 
-constexpr int kBlocksPerSpill = 1 << 26;
-
 uint32_t plane_word(const uint8_t* codes, int plane) {
   // Bit 8 i + j is k = 4 j + i.
   const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11,
@@ -20,11 +18,16 @@ uint32_t plane_word(const uint8_t* codes, int plane) {
   return _mm256_test_epi8_mask(x, _mm256_set1_epi8(static_cast<char>(1 << plane)));
 }
 
-ULP_INLINE Vec count_both(Vec acc, Vec y, const uint8_t* p) {
-  return _mm512_add_epi32(acc, _mm512_popcnt_epi32(_mm512_and_si512(y, broadcast4(p))));
-}
+struct Count {
+  static constexpr bool kWeighted = false;
+  static constexpr int kBlocksPerSpill = 1 << 26;
 
-ULP_INLINE Vec column_counts(Vec acc, int shift) { return shift_sums(acc, shift); }
+  static ULP_INLINE Vec add(Vec acc, Vec y, const uint8_t* p) {
+    return _mm512_add_epi32(acc, _mm512_popcnt_epi32(_mm512_and_si512(y, broadcast4(p))));
+  }
+
+  static ULP_INLINE Vec columns(Vec acc) { return acc; }
+};
 
 }  // namespace
 }  // namespace ulp
@@ -38,8 +41,8 @@ constexpr int kMaxPlanes = 2;
 
 }  // namespace
 
-bool supports(int a_bits, int b_bits) { return a_bits * b_bits <= kMaxPlanes; }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return a_bits * b_bits <= kMaxPlanes; });
 
-KernelAtBits bind(int a_bits, int b_bits) { return bind_planes<8, 2, kMaxPlanes>(a_bits, b_bits); }
+KernelAtBits bind(int a_bits, int b_bits) { return bind_planes<Count, 8, 2, kMaxPlanes>(a_bits, b_bits); }
 
 }  // namespace ulp::bitserial_avx512vbmi

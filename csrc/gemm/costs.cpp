@@ -179,7 +179,7 @@ double predict_fitted(const Kernel& kernel, const Shape& s) {
     std::vector<Pairs> pairs(table.size, Pairs{});
     for (const CostFit& fit : kCostFits) {
       for (const Kernel& k : table) {
-        if (std::strcmp(fit.kernel, k.name) != 0 || !stands_for_this_core(fit)) continue;
+        if (std::strcmp(fit.kernel, k.name) != 0 || !stands_for_this_core(fit) || !isa_here(k.isa)) continue;
         for (int a = kMinBits; a <= kMaxBits; ++a) {
           for (int b = kMinBits; b <= kMaxBits; ++b) {
             if (!k.supports(a, b)) continue;

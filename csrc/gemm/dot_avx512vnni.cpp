@@ -14,7 +14,7 @@ constexpr int64_t kMaxK = 2048;
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int b_bits) { return bind_dot<RegisterTile<Dot, 6, 4>>(b_bits, kMaxK); }
 

@@ -21,7 +21,7 @@ ULP_INLINE void dot_add(Vec& sums, Vec a, Vec b) { sums = _mm256_dpbusd_avx_epi3
 
 namespace ulp::dot_avxvnni {
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int b_bits) { return bind_dot<RegisterTile<Dot, 3, 4>>(b_bits, 512); }
 

@@ -65,7 +65,7 @@ struct Dot {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind_signed(a_bits, b_bits, Dot::kStepK, run<Dot>); }
 

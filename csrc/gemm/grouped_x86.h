@@ -16,8 +16,6 @@ ULP_INLINE Table table_of(const int8_t* bytes) {
 }
 ULP_INLINE Vec look_up(Table table, Vec codes) { return _mm256_shuffle_epi8(table, codes); }
 
-ULP_INLINE Vec shift_sums(Vec x, int shift) { return _mm256_sll_epi32(x, _mm_cvtsi32_si128(shift)); }
-
 ULP_INLINE void add_scaled(Vec sums, const RowGroup& of, const float* scales, const float* zeros, float* c) {
   __m256 x = _mm256_cvtepi32_ps(add_sums(sums, same_sums(of.start)));
   if (zeros) x = _mm256_fnmadd_ps(_mm256_loadu_ps(zeros), _mm256_set1_ps(of.sum), x);

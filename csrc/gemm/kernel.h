@@ -151,14 +151,34 @@ struct KernelAtBits {
   void (*start_with)(const Excess& excess, const uint8_t* transposed, const Tile& tile) = nullptr;
 };
 
+// The pairs of widths that a kernel supports. Data and no function, which would be of instructions that this CPU may lack: the whole file
+// is compiled for the kernel's ISA.
+struct BitPairs {
+  uint64_t bits;
+  static constexpr int index(int a_bits, int b_bits) { return (a_bits - 1) * kMaxBits + b_bits - 1; }
+};
+
+template <class Predicate>
+constexpr BitPairs pairs_where(Predicate supports) {
+  BitPairs pairs{0};
+  for (int a = 1; a <= kMaxBits; ++a) {
+    for (int b = 1; b <= kMaxBits; ++b) pairs.bits |= uint64_t{supports(a, b)} << BitPairs::index(a, b);
+  }
+  return pairs;
+}
+
+inline constexpr BitPairs kEveryPair{~uint64_t{0}};
+
 struct Kernel {
   const char* name;  // <technique>_<isa>_<mr>x<nr>
   const char* technique;
   Isa isa;
   int mr;
   int nr;  // a multiple of 8; of 32 if above 32
-  bool (*supports)(int a_bits, int b_bits);
-  KernelAtBits (*bind)(int a_bits, int b_bits);  // precondition: supports(a_bits, b_bits)
+  const BitPairs* pairs;
+  KernelAtBits (*bind)(int a_bits, int b_bits);  // precondition: this CPU has the ISA, and supports(a_bits, b_bits)
+
+  bool supports(int a_bits, int b_bits) const { return pairs->bits >> BitPairs::index(a_bits, b_bits) & 1; }
 };
 
 struct KernelTable {

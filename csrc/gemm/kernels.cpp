@@ -10,7 +10,7 @@ namespace ulp {
 
 #define ULP_KERNEL(name)       \
   namespace name {             \
-  bool supports(int, int);     \
+  extern const BitPairs pairs; \
   KernelAtBits bind(int, int); \
   }
 ULP_KERNEL(mul8_scalar)
@@ -48,47 +48,49 @@ ULP_KERNEL(ulppack_p1_neon)
 ULP_KERNEL(ulppack_p2_neon)
 ULP_KERNEL(ulppack_p4_neon)
 ULP_KERNEL(bitserial_neon)
+ULP_KERNEL(bitserial_dotprod)
 #endif
 #undef ULP_KERNEL
 
 namespace {
 
 const Kernel kKernels[] = {
-// name, technique, ISA, mr, nr, supports, bind
+// name, technique, ISA, mr, nr, pairs, bind
 #if defined(ULP_X86)
-    {"stream_avx512vnni_4x32", "stream", Isa::avx512vnni, 4, 32, stream_avx512vnni::supports, stream_avx512vnni::bind},
-    {"stream_avx512vnni_8x32", "stream", Isa::avx512vnni, 8, 32, stream_avx512vnni::supports, stream_avx512vnni::bind_8},
-    {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, dot_avx512vnni::supports, dot_avx512vnni::bind},
-    {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, bitserial_avx512vbmi::supports, bitserial_avx512vbmi::bind},
-    {"lut_avx512vbmi_4x128", "lut", Isa::avx512vbmi, 4, 128, lut_avx512vbmi::supports, lut_avx512vbmi::bind},
-    {"mul8_avx512_6x64", "mul8", Isa::avx512, 6, 64, mul8_avx512::supports, mul8_avx512::bind},
-    {"mul16_avx512_6x64", "mul16", Isa::avx512, 6, 64, mul16_avx512::supports, mul16_avx512::bind},
-    {"dot_avxvnni_3x32", "dot", Isa::avxvnni, 3, 32, dot_avxvnni::supports, dot_avxvnni::bind},
-    {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, lutstream_avx2::supports, lutstream_avx2::bind},
-    {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, stream_avx2::supports, stream_avx2::bind},
-    {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, lut_avx2::supports, lut_avx2::bind},
-    {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, mul8_avx2::supports, mul8_avx2::bind},
-    {"rowpair_avx2_6x32", "rowpair", Isa::avx2, 6, 32, rowpair_avx2::supports, rowpair_avx2::bind},
-    {"ulppack_p1_avx2_3x32", "ulppack_p1", Isa::avx2, 3, 32, ulppack_p1_avx2::supports, ulppack_p1_avx2::bind},
-    {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, ulppack_p2_avx2::supports, ulppack_p2_avx2::bind},
-    {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, bitserial_avx2::supports, bitserial_avx2::bind},
-    {"trim_avx2_2x32", "trim", Isa::avx2, 2, 32, trim_avx2::supports, trim_avx2::bind},
-    {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, mul16_avx2::supports, mul16_avx2::bind},
+    {"stream_avx512vnni_4x32", "stream", Isa::avx512vnni, 4, 32, &stream_avx512vnni::pairs, stream_avx512vnni::bind},
+    {"stream_avx512vnni_8x32", "stream", Isa::avx512vnni, 8, 32, &stream_avx512vnni::pairs, stream_avx512vnni::bind_8},
+    {"dot_avx512vnni_6x64", "dot", Isa::avx512vnni, 6, 64, &dot_avx512vnni::pairs, dot_avx512vnni::bind},
+    {"bitserial_avx512vbmi_8x32", "bitserial", Isa::avx512vbmi, 8, 32, &bitserial_avx512vbmi::pairs, bitserial_avx512vbmi::bind},
+    {"lut_avx512vbmi_4x128", "lut", Isa::avx512vbmi, 4, 128, &lut_avx512vbmi::pairs, lut_avx512vbmi::bind},
+    {"mul8_avx512_6x64", "mul8", Isa::avx512, 6, 64, &mul8_avx512::pairs, mul8_avx512::bind},
+    {"mul16_avx512_6x64", "mul16", Isa::avx512, 6, 64, &mul16_avx512::pairs, mul16_avx512::bind},
+    {"dot_avxvnni_3x32", "dot", Isa::avxvnni, 3, 32, &dot_avxvnni::pairs, dot_avxvnni::bind},
+    {"lutstream_avx2_1x32", "lutstream", Isa::avx2, 1, 32, &lutstream_avx2::pairs, lutstream_avx2::bind},
+    {"stream_avx2_4x32", "stream", Isa::avx2, 4, 32, &stream_avx2::pairs, stream_avx2::bind},
+    {"lut_avx2_3x96", "lut", Isa::avx2, 3, 96, &lut_avx2::pairs, lut_avx2::bind},
+    {"mul8_avx2_3x32", "mul8", Isa::avx2, 3, 32, &mul8_avx2::pairs, mul8_avx2::bind},
+    {"rowpair_avx2_6x32", "rowpair", Isa::avx2, 6, 32, &rowpair_avx2::pairs, rowpair_avx2::bind},
+    {"ulppack_p1_avx2_3x32", "ulppack_p1", Isa::avx2, 3, 32, &ulppack_p1_avx2::pairs, ulppack_p1_avx2::bind},
+    {"ulppack_p2_avx2_3x32", "ulppack_p2", Isa::avx2, 3, 32, &ulppack_p2_avx2::pairs, ulppack_p2_avx2::bind},
+    {"bitserial_avx2_2x32", "bitserial", Isa::avx2, 2, 32, &bitserial_avx2::pairs, bitserial_avx2::bind},
+    {"trim_avx2_2x32", "trim", Isa::avx2, 2, 32, &trim_avx2::pairs, trim_avx2::bind},
+    {"mul16_avx2_3x32", "mul16", Isa::avx2, 3, 32, &mul16_avx2::pairs, mul16_avx2::bind},
 #elif defined(ULP_ARM64)
-    {"rowpair_i8mm_12x32", "rowpair", Isa::i8mm, 12, 32, rowpair_i8mm::supports, rowpair_i8mm::bind},
-    {"mmla_i8mm_6x32", "mmla", Isa::i8mm, 6, 32, mmla_i8mm::supports, mmla_i8mm::bind},
-    {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, dot_dotprod::supports, dot_dotprod::bind},
-    {"lut_neon_3x96", "lut", Isa::neon, 3, 96, lut_neon::supports, lut_neon::bind},
-    {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, mul8_neon::supports, mul8_neon::bind},
-    {"bitserial_neon_4x32", "bitserial", Isa::neon, 4, 32, bitserial_neon::supports, bitserial_neon::bind},
-    {"mull_neon_3x32", "mull", Isa::neon, 3, 32, mull_neon::supports, mull_neon::bind},
-    {"ulppack_p1_neon_3x32", "ulppack_p1", Isa::neon, 3, 32, ulppack_p1_neon::supports, ulppack_p1_neon::bind},
-    {"ulppack_p2_neon_3x32", "ulppack_p2", Isa::neon, 3, 32, ulppack_p2_neon::supports, ulppack_p2_neon::bind},
-    {"ulppack_p4_neon_3x32", "ulppack_p4", Isa::neon, 3, 32, ulppack_p4_neon::supports, ulppack_p4_neon::bind},
-    {"stream_dotprod_4x32", "stream", Isa::dotprod, 4, 32, stream_dotprod::supports, stream_dotprod::bind},
-    {"stream_neon_2x32", "stream", Isa::neon, 2, 32, stream_neon::supports, stream_neon::bind},
+    {"rowpair_i8mm_12x32", "rowpair", Isa::i8mm, 12, 32, &rowpair_i8mm::pairs, rowpair_i8mm::bind},
+    {"mmla_i8mm_6x32", "mmla", Isa::i8mm, 6, 32, &mmla_i8mm::pairs, mmla_i8mm::bind},
+    {"dot_dotprod_3x32", "dot", Isa::dotprod, 3, 32, &dot_dotprod::pairs, dot_dotprod::bind},
+    {"lut_neon_3x96", "lut", Isa::neon, 3, 96, &lut_neon::pairs, lut_neon::bind},
+    {"mul8_neon_3x32", "mul8", Isa::neon, 3, 32, &mul8_neon::pairs, mul8_neon::bind},
+    {"bitserial_dotprod_3x32", "bitserial", Isa::dotprod, 3, 32, &bitserial_dotprod::pairs, bitserial_dotprod::bind},
+    {"bitserial_neon_4x32", "bitserial", Isa::neon, 4, 32, &bitserial_neon::pairs, bitserial_neon::bind},
+    {"mull_neon_3x32", "mull", Isa::neon, 3, 32, &mull_neon::pairs, mull_neon::bind},
+    {"ulppack_p1_neon_3x32", "ulppack_p1", Isa::neon, 3, 32, &ulppack_p1_neon::pairs, ulppack_p1_neon::bind},
+    {"ulppack_p2_neon_3x32", "ulppack_p2", Isa::neon, 3, 32, &ulppack_p2_neon::pairs, ulppack_p2_neon::bind},
+    {"ulppack_p4_neon_3x32", "ulppack_p4", Isa::neon, 3, 32, &ulppack_p4_neon::pairs, ulppack_p4_neon::bind},
+    {"stream_dotprod_4x32", "stream", Isa::dotprod, 4, 32, &stream_dotprod::pairs, stream_dotprod::bind},
+    {"stream_neon_2x32", "stream", Isa::neon, 2, 32, &stream_neon::pairs, stream_neon::bind},
 #endif
-    {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, mul8_scalar::supports, mul8_scalar::bind},
+    {"mul8_scalar_4x32", "mul8", Isa::baseline, 4, 32, &mul8_scalar::pairs, mul8_scalar::bind},
 };
 
 }  // namespace

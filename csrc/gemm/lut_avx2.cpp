@@ -220,7 +220,7 @@ ULP_INLINE void look_up(const uint8_t* table, const uint8_t* const (&a)[rows], c
 
 namespace ulp::lut_avx2 {
 
-bool supports(int a_bits, int b_bits) { return supports_pair(a_bits, b_bits); }
+extern constexpr BitPairs pairs = pairs_where(supports_pair);
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind_lut(a_bits, b_bits); }
 

@@ -329,7 +329,8 @@ KernelAtBits bind_pair() {
 
 }  // namespace
 
-bool supports(int a_bits, int b_bits) { return b_bits == 1 ? a_bits <= 3 : b_bits == 2 && a_bits <= 2; }
+extern constexpr BitPairs pairs =
+    pairs_where([](int a_bits, int b_bits) { return b_bits == 1 ? a_bits <= 3 : b_bits == 2 && a_bits <= 2; });
 
 KernelAtBits bind(int a_bits, int b_bits) {
   if (b_bits == 2) return a_bits == 1 ? bind_pair<1, 2>() : bind_pair<2, 2>();

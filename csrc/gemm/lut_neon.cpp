@@ -139,7 +139,7 @@ struct Wide {
 
 namespace ulp::lut_neon {
 
-bool supports(int a_bits, int b_bits) { return supports_pair(a_bits, b_bits); }
+extern constexpr BitPairs pairs = pairs_where(supports_pair);
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind_lut(a_bits, b_bits); }
 

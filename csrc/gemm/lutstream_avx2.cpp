@@ -136,7 +136,7 @@ void run(const Tile& t) {
 
 }  // namespace
 
-bool supports(int, int b_bits) { return b_bits == 1; }
+extern constexpr BitPairs pairs = pairs_where([](int, int b_bits) { return b_bits == 1; });
 
 KernelAtBits bind(int a_bits, int) {
   KernelAtBits b;

@@ -64,7 +64,7 @@ void run_mmla(const Tile& t) {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int b_bits) {
   KernelAtBits b;

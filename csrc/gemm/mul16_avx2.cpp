@@ -18,7 +18,7 @@ ULP_INLINE Vec words(Vec codes, int half, int centre) {
 
 namespace ulp::mul16_avx2 {
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int b_bits) { return bind_mul16<Op<Mul16>>(b_bits, 512); }
 

@@ -27,7 +27,7 @@ struct WordTile : RegisterTile<MultiplyStep<true>, 6, 4> {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int b_bits) { return bind_mul16<WordTile>(b_bits, 256); }
 

@@ -9,7 +9,7 @@
 
 namespace ulp::mul8_avx2 {
 
-bool supports(int a_bits, int b_bits) { return spill_every(a_bits, b_bits) > 0; }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return spill_every(a_bits, b_bits) > 0; });
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind_mul8<Op<Mul8>>(a_bits, b_bits, 1024); }
 

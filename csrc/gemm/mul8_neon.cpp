@@ -81,7 +81,7 @@ static_assert(mla_steps(products(5, 4)) == 1 && mla_steps(products(7, 2)) == 1, 
 
 }  // namespace
 
-bool supports(int a_bits, int b_bits) { return mla_steps(products(a_bits, b_bits)) >= 2; }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return mla_steps(products(a_bits, b_bits)) >= 2; });
 
 KernelAtBits bind(int a_bits, int b_bits) {
   const Extent e = products(a_bits, b_bits);

@@ -80,7 +80,7 @@ void run(const Tile& t) {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int) {
   KernelAtBits b;

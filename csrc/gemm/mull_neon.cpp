@@ -53,7 +53,7 @@ static_assert(mull_steps(8, 8) == 1 && mull_steps(7, 7) == 4 && mull_steps(7, 8)
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int a_bits, int b_bits) {
   return bind_signed(a_bits, b_bits, Mull::kStepK, run_of_steps<Mull>(rounded_steps(mull_steps(a_bits, b_bits))));

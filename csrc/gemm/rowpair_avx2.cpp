@@ -120,7 +120,7 @@ void bind_a(KernelAtBits& b) {
 
 }  // namespace
 
-bool supports(int a_bits, int b_bits) { return a_bits <= 3 && fits(a_bits, b_bits); }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return a_bits <= 3 && fits(a_bits, b_bits); });
 
 KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;

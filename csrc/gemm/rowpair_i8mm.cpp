@@ -112,7 +112,7 @@ void run_packed(const Tile& t) {
 
 }  // namespace
 
-bool supports(int a_bits, int b_bits) { return a_bits <= 2 && spill_every(a_bits, b_bits) >= 2; }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return a_bits <= 2 && spill_every(a_bits, b_bits) >= 2; });
 
 KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;

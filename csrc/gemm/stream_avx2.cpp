@@ -229,7 +229,7 @@ void run(const Tile& t) {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;

@@ -43,7 +43,7 @@ KernelAtBits bind_rows(int a_bits, int b_bits) {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind_rows<4>(a_bits, b_bits); }
 KernelAtBits bind_8(int a_bits, int b_bits) { return bind_rows<8>(a_bits, b_bits); }

@@ -35,7 +35,7 @@ struct Udot {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int, int b_bits) {
   KernelAtBits b;

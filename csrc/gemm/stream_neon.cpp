@@ -72,7 +72,7 @@ void (*run_of_steps(int local))(const Tile&) {
 
 }  // namespace
 
-bool supports(int, int) { return true; }
+extern constexpr BitPairs pairs = kEveryPair;
 
 KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;

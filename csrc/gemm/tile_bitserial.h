@@ -8,11 +8,20 @@
 //   One unit's vector is 8 columns x 32 k = 256 bit-products. The order of k is that of the bitpacked data of 1-bit weights
 //   (pack/layout.h), which are their own panel; of others each plane is gathered from the eight vectors byte by byte.
 //
-// An instruction set has defined, besides bitpacked_<isa>.h:
-//   plane_word(codes, plane)   uint32_t: plane `plane` of 32 codes, in the order above
-//   kBlocksPerSpill            K-blocks whose counts fit what count_both adds to
-//   count_both(acc, y, p)      counts, plus the bits of (y AND the 32-bit word at p in all lanes)
-//   column_counts(acc, shift)  int32 per column: its counts summed and shifted left
+// An instruction set has defined, besides bitpacked_<isa>.h, plane_word(codes, plane), a uint32_t: plane `plane` of 32 codes, in the order
+// above; and gives a Count, which either counts one pair of planes at a time:
+//
+//   kBlocksPerSpill    K-blocks whose counts fit what `add` adds to
+//   kWeighted          false
+//   add(acc, y, p)     acc plus the bits of (y AND the 32-bit word at p in all lanes)
+//   columns(acc)       int32 per column: its counts summed
+//
+// or adds bits with their weight to the int32 sums of the columns at once:
+//
+//   kBlocksPerSpill    1 << 26, as many as a K of 2^31 has: sums wrap modulo 2^32
+//   kWeighted          true
+//   weight(shift)      what a bit of planes p and q counts, 2^shift, as `add` takes it; shift = p + q
+//   add(sum, y, p, weight)
 #pragma once
 
 #include "kernel.h"
@@ -51,61 +60,103 @@ void expand(const BitpackedSlice& s, uint8_t* panel) {
   }
 }
 
+// acc = counts of `blocks` K-blocks from words a and vectors b on.
+template <class Count, int a_bits, int rows, int vecs>
+ULP_INLINE void count(const uint8_t* a, int64_t a_stride, const uint8_t* b, int64_t b_step, int64_t blocks, Vec (&acc)[rows][vecs]) {
+  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) acc[r][v] = zero(); }
+  for (int64_t i = 0; i < blocks; ++i, b += b_step, a += a_bits * 4) {
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) {
+      const Vec y = load(b + v * kVecBytes);
+      ULP_UNROLL for (int r = 0; r < rows; ++r) acc[r][v] = Count::add(acc[r][v], y, a + r * a_stride);
+    }
+  }
+}
+
 // The vecs from unit `first` on.
-template <int a_bits, int b_bits, int rows, int vecs>
-void tile(const Tile& args, int first) {
+template <class Count, int a_bits, int b_bits, int rows, int vecs>
+void tile_of_counts(const Tile& args, int first) {
   const Tile t = own_copy(args);
   const int64_t blocks = ceil_div(t.k, kUnitK);
   const int64_t b_step = int64_t{t.units} * b_bits * kVector;
   Vec total[rows][vecs];
+  if (a_bits * b_bits == 1 && blocks <= Count::kBlocksPerSpill) {
+    count<Count, a_bits>(t.a, t.a_stride, t.b + first * kVector, b_step, blocks, total);
+    ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) total[r][v] = Count::columns(total[r][v]); }
+    return store_results(t, first, total);
+  }
   ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) total[r][v] = zero(); }
-  for (int64_t done = 0; done < blocks; done += kBlocksPerSpill) {
-    const int64_t count = blocks - done < kBlocksPerSpill ? blocks - done : kBlocksPerSpill;
+  for (int64_t done = 0; done < blocks; done += Count::kBlocksPerSpill) {
+    const int64_t some = blocks - done < Count::kBlocksPerSpill ? blocks - done : Count::kBlocksPerSpill;
     for (int p = 0; p < a_bits; ++p) {
       for (int q = 0; q < b_bits; ++q) {
-        const uint8_t* b = t.b + done * b_step + (q * t.units + first) * kVector;
-        const uint8_t* a = t.a + (done * a_bits + p) * 4;
         Vec acc[rows][vecs];
-        ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) acc[r][v] = zero(); }
-        for (int64_t i = 0; i < count; ++i, b += b_step, a += a_bits * 4) {
-          ULP_UNROLL for (int v = 0; v < vecs; ++v) {
-            const Vec y = load(b + v * kVecBytes);
-            ULP_UNROLL for (int r = 0; r < rows; ++r) acc[r][v] = count_both(acc[r][v], y, a + r * t.a_stride);
-          }
-        }
+        count<Count, a_bits>(t.a + (done * a_bits + p) * 4, t.a_stride, t.b + done * b_step + (q * t.units + first) * kVector, b_step, some,
+                             acc);
         ULP_UNROLL for (int r = 0; r < rows; ++r) {
-          ULP_UNROLL for (int v = 0; v < vecs; ++v) total[r][v] = add_sums(total[r][v], column_counts(acc[r][v], p + q));
+          ULP_UNROLL for (int v = 0; v < vecs; ++v) total[r][v] = add_sums(total[r][v], shift_sums(Count::columns(acc[r][v]), p + q));
         }
       }
     }
   }
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first + v * kVecUnits, row_term(t, r), total[r][v]);
+  store_results(t, first, total);
+}
+
+template <class Count, int a_bits, int b_bits, int rows, int vecs>
+void tile_of_weights(const Tile& args, int first) {
+  const Tile t = own_copy(args);
+  const int64_t blocks = ceil_div(t.k, kUnitK);
+  const int64_t b_step = int64_t{t.units} * b_bits * kVector;
+  Vec sum[rows][vecs];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) sum[r][v] = zero(); }
+  unrolled<a_bits * b_bits>([&](auto plane) {
+    constexpr int p = plane.value / b_bits, q = plane.value % b_bits;
+    const uint8_t* a = t.a + p * 4;
+    const uint8_t* b = t.b + (q * t.units + first) * kVector;
+    const auto weight = Count::weight(p + q);
+    int64_t left = blocks;
+    do {
+      ULP_UNROLL for (int v = 0; v < vecs; ++v) {
+        const Vec y = load(b + v * kVecBytes);
+        ULP_UNROLL for (int r = 0; r < rows; ++r) sum[r][v] = Count::add(sum[r][v], y, a + r * t.a_stride, weight);
+      }
+      b += b_step;
+      a += a_bits * 4;
+    } while (--left > 0);
+  });
+  store_results(t, first, sum);
+}
+
+template <class Count, int a_bits, int b_bits, int rows, int vecs>
+void tile(const Tile& args, int first) {
+  if constexpr (Count::kWeighted) {
+    tile_of_weights<Count, a_bits, b_bits, rows, vecs>(args, first);
+  } else {
+    tile_of_counts<Count, a_bits, b_bits, rows, vecs>(args, first);
   }
 }
 
-template <int a_bits, int b_bits, int rows, int max_vecs>
+template <class Count, int a_bits, int b_bits, int rows, int max_vecs>
 void tile_of_rows(const Tile& t) {
   int first = 0;
-  for (; first + max_vecs * kVecUnits <= t.units; first += max_vecs * kVecUnits) tile<a_bits, b_bits, rows, max_vecs>(t, first);
+  for (; first + max_vecs * kVecUnits <= t.units; first += max_vecs * kVecUnits) tile<Count, a_bits, b_bits, rows, max_vecs>(t, first);
   if constexpr (max_vecs * kVecUnits > 1) {
-    for (; first < t.units; first += kVecUnits) tile<a_bits, b_bits, rows, 1>(t, first);
+    for (; first < t.units; first += kVecUnits) tile<Count, a_bits, b_bits, rows, 1>(t, first);
   }
 }
 
-template <int a_bits, int b_bits, int rows, int vecs>
+template <class Count, int a_bits, int b_bits, int rows, int vecs>
 void run(const Tile& t) {
   if constexpr (rows > 1) {
-    if (t.rows < rows) return run<a_bits, b_bits, rows - 1, vecs>(t);
+    if (t.rows < rows) return run<Count, a_bits, b_bits, rows - 1, vecs>(t);
   }
-  tile_of_rows<a_bits, b_bits, rows, vecs>(t);
+  tile_of_rows<Count, a_bits, b_bits, rows, vecs>(t);
 }
 
 // rows x vecs are what registers hold counts of; a_bits * b_bits at most max_planes.
-template <int rows, int vecs, int max_planes = kMaxBits * kMaxBits>
+template <class Count, int rows, int vecs, int max_planes = kMaxBits * kMaxBits>
 KernelAtBits bind_planes(int a_bits, int b_bits) {
   KernelAtBits b;
-  b.spill_every = kBlocksPerSpill;
+  b.spill_every = Count::kBlocksPerSpill;
   b.a_bytes = 4 * a_bits;
   b.panel_bytes = b_bits == 1 ? 0 : kVector * b_bits;
   for_bits(a_bits, [&](auto a) {
@@ -115,7 +166,7 @@ KernelAtBits bind_planes(int a_bits, int b_bits) {
       constexpr int kB = decltype(w)::value;
       if constexpr (kA * kB <= max_planes) {
         if constexpr (kB > 1) b.expand = expand<kB>;
-        b.run = run<kA, kB, rows, vecs>;
+        b.run = run<Count, kA, kB, rows, vecs>;
       }
       return 0;
     });

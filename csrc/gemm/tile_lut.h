@@ -204,7 +204,7 @@ KernelAtBits bind_pair() {
   return b;
 }
 
-bool supports_pair(int a_bits, int b_bits) { return a_bits <= 4 && b_bits <= 2; }
+constexpr bool supports_pair(int a_bits, int b_bits) { return a_bits <= 4 && b_bits <= 2; }
 
 KernelAtBits bind_lut(int a_bits, int b_bits) {
   const bool one = b_bits == 1;

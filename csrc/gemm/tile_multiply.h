@@ -39,11 +39,11 @@ int64_t stride_of(const Tile& t) {
   return int64_t{kWholePanel<Op> && kVecUnits == 1 ? vecs : t.units} * kVector;
 }
 
-template <class Op, int rows, int vecs>
-void store_total(const Tile& t, int first_unit, const Vec (&term)[rows], const int32_t (&total)[rows][vecs][kVecCols]) {
-  ULP_UNROLL for (int r = 0; r < rows; ++r) {
-    ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first_unit + v * kVecUnits, term[r], load_sums(total[r][v]));
-  }
+template <int rows, int vecs>
+void store_total(const Tile& t, int first_unit, const int32_t (&total)[rows][vecs][kVecCols]) {
+  Vec sums[rows][vecs];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) sums[r][v] = load_sums(total[r][v]); }
+  store_results(t, first_unit, sums);
 }
 
 template <class Op, int rows, int vecs>
@@ -112,8 +112,6 @@ void tile(const Tile& args, int unit) {
   ULP_UNROLL for (int r = 0; r < rows; ++r) a[r] = t.a + r * t.a_stride;
   const uint8_t* b = t.b + first_unit * kVector;
   const int64_t stride = stride_of<Op, vecs>(t);
-  Vec term[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
   typename Op::Acc acc[rows][vecs];
   Piece piece{0, ceil_div(t.k, Op::kStepK)};
   if (!Op::kSpills || piece.steps <= t.spill_every) {
@@ -122,10 +120,9 @@ void tile(const Tile& args, int unit) {
     } else {
       Op::multiply(a, b, stride, &piece, 1, acc);
     }
-    ULP_UNROLL for (int r = 0; r < rows; ++r) {
-      ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first_unit + v * kVecUnits, term[r], Op::widen(acc[r][v]));
-    }
-    return;
+    Vec sums[rows][vecs];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) sums[r][v] = Op::widen(acc[r][v]); }
+    return store_results(t, first_unit, sums);
   }
   if constexpr (Op::kSpills) {
     alignas(kVecBytes) int32_t total[rows][vecs][kVecCols] = {};
@@ -135,7 +132,7 @@ void tile(const Tile& args, int unit) {
       piece.a += 4 * piece.steps;
       spill<Op>(acc, total);
     }
-    store_total<Op>(t, first_unit, term, total);
+    store_total(t, first_unit, total);
   }
 }
 
@@ -174,9 +171,7 @@ void gather_tile(const Tile& t, int first, int unit) {
   Tile here = t;
   here.c += first * t.ldc;
   if (t.row) here.row += first;
-  Vec term[rows];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(here, r);
-  store_total<Op>(here, first_unit, term, total);
+  store_total(here, first_unit, total);
 }
 
 // `count` rows from `first`, at most `rows`.

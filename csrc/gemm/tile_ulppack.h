@@ -174,7 +174,7 @@ constexpr int lengths2(int widest) {
   return lengths;
 }
 
-inline bool supports1(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
+constexpr bool supports1(int a_bits, int b_bits) { return length1(a_bits, b_bits) > 0; }
 
 inline KernelAtBits bind1(int a_bits, int b_bits) {
   KernelAtBits b;
@@ -186,7 +186,7 @@ inline KernelAtBits bind1(int a_bits, int b_bits) {
   return b;
 }
 
-inline bool supports2(int a_bits, int b_bits) { return a_bits < 8 && b_bits < 8 && length2(a_bits, b_bits) > 0; }
+constexpr bool supports2(int a_bits, int b_bits) { return a_bits < 8 && b_bits < 8 && length2(a_bits, b_bits) > 0; }
 
 inline KernelAtBits bind2(int a_bits, int b_bits) {
   KernelAtBits b;

@@ -319,7 +319,7 @@ void bind_bits(int a_bits, KernelAtBits& b) {
 }  // namespace
 
 // Where mul8 has to spill every second step or more often.
-bool supports(int a_bits, int b_bits) { return a_bits >= 6 && b_bits >= 6 && a_bits + b_bits >= 14; }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return a_bits >= 6 && b_bits >= 6 && a_bits + b_bits >= 14; });
 
 KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;

@@ -3,7 +3,7 @@
 
 namespace ulp::ulppack_p1_neon {
 
-bool supports(int a_bits, int b_bits) { return supports1(a_bits, b_bits); }
+extern constexpr BitPairs pairs = pairs_where(supports1);
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind1(a_bits, b_bits); }
 

@@ -3,7 +3,7 @@
 
 namespace ulp::ulppack_p2_avx2 {
 
-bool supports(int a_bits, int b_bits) { return supports2(a_bits, b_bits); }
+extern constexpr BitPairs pairs = pairs_where(supports2);
 
 KernelAtBits bind(int a_bits, int b_bits) { return bind2(a_bits, b_bits); }
 

@@ -66,7 +66,7 @@ static_assert(kMaxKc / 2 * 3 <= 65535, "u16 sums");
 
 }  // namespace
 
-bool supports(int a_bits, int b_bits) { return length4(a_bits, b_bits) > 0; }
+extern constexpr BitPairs pairs = pairs_where([](int a_bits, int b_bits) { return length4(a_bits, b_bits) > 0; });
 
 KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;
