@@ -42,14 +42,14 @@ def _sample(run: Any, repeats: int) -> float:
 
 def _cells(ulp: Any) -> Iterator[tuple[str, tuple[int, int], int]]:
     for kernel in ulp.kernels():
-        if kernel.available:
+        if kernel.available and kernel.technique != "trim":  # what trim takes depends on the weights: csrc/gemm/costs.cpp models it
             for pair in sorted(kernel.pairs):
                 for rows in ROWS:
                     yield kernel.name, pair, rows
 
 
 def measure(rounds: int = 9) -> dict[str, Any]:
-    """Time every cell in `rounds` passes over the whole table, so that a slow minute of the machine hits all alike; keep the medians."""
+    """Time every cell in `rounds` passes over the whole table, so that a slow minute of the machine hits all alike; keep the least."""
     from tqdm import tqdm
 
     ulp = installed.load()
@@ -75,7 +75,7 @@ def measure(rounds: int = 9) -> dict[str, Any]:
                 samples[i].append(1e6 * _sample(run, repeats) / macs)
     kernels: dict[str, dict[str, list[int]]] = {}
     for (name, (a_bits, b_bits), _), fs in zip(cells, samples, strict=True):
-        kernels.setdefault(name, {}).setdefault(f"W{b_bits}A{a_bits}", []).append(round(float(np.median(fs))))
+        kernels.setdefault(name, {}).setdefault(f"W{b_bits}A{a_bits}", []).append(round(min(fs)))
     return {"schema": SCHEMA, "environment": machine.describe(["costs"]), "rows": list(ROWS), "kernels": kernels}
 
 
