@@ -29,7 +29,7 @@ from ulp.quantize import Bits, Budget, Choice, FloatNetwork, Point, auto, latenc
 from ulp.quantize.anew import Anew  # noqa: E402
 from ulp.quantize.program import LayerOptions, Option, Quantity, dominated, solve, total  # noqa: E402
 from ulp.quantize.search import _Search  # noqa: E402
-from ulp.quantize.sensitivity import sensitivities  # noqa: E402
+from ulp.quantize.sensitivity import _like, sensitivities  # noqa: E402
 from ulp.quantize.trial import Trial  # noqa: E402
 
 PAIRS = (Bits(8, 8), Bits(4, 8), Bits(4, 4), Bits(2, 2))
@@ -204,6 +204,24 @@ def test_errors_of_large_models_follow_from_one_width(network: FloatNetwork, mon
             assert 1 / 4 < scaled.weights[layer.name, width] / exact.weights[layer.name, width] < 4
 
 
+def test_channels_of_unlike_units_count_alike() -> None:
+    """A head of boxes in pixels beside one of probabilities: the second is not worth a millionth of the first."""
+    w = Writer((3, 12, 12))
+    a = w.add("Relu", w.conv("x", 3, 16))
+    boxes = w.add("Mul", w.conv(a, 16, 4), w.constant(np.float32(300)))
+    classes = w.add("Sigmoid", w.conv(a, 16, 6))
+    network = FloatNetwork(w.model(w.add("Concat", boxes, classes, axis=1)), images(48), progress=False)
+    _, of_boxes, of_classes = (layer.name for layer in network.layers)
+    found = sensitivities(network, PAIRS)
+    for width in (4, 2):
+        assert 0.03 < found.weights[of_classes, width] / found.weights[of_boxes, width] < 30
+
+
+def test_units_are_those_of_the_largest_values() -> None:
+    groups = _like(np.array([300.0, 0.5, 1e-6, 40.0, 1.0, 9000.0]))
+    assert [sorted(group.tolist()) for group in groups] == [[1, 2, 4], [0, 3], [5]]
+
+
 # The search.
 
 
@@ -351,7 +369,8 @@ def test_what_is_chosen_keeps_the_budget_when_it_is_timed_again() -> None:
         tried = [_trial(9.9, accuracy) for accuracy in (93, 92, 91)]
         tried = [replace(trial, assignment={"layer": Bits(8, i + 1)}) for i, trial in enumerate(tried)]
         final = [replace(trial) for trial in tried[:2]]
-        search: Any = SimpleNamespace(budget=Budget(max_ms=10), limit=10.0, alone=True, judge=None, anew=SimpleNamespace())
+        outcome = SimpleNamespace(limit=10.0, nearest=lambda trials: f"{len(trials)} are too slow")
+        search: Any = SimpleNamespace(budget=Budget(max_ms=10), outcome=outcome, alone=True, judge=None, anew=SimpleNamespace())
 
         def time(trials: Sequence[Trial], more: int) -> None:
             assert more > 1
@@ -362,7 +381,6 @@ def test_what_is_chosen_keeps_the_budget_when_it_is_timed_again() -> None:
         search._within = lambda *given: _Search._within(search, *given)
         search._keeps = lambda trial, slack=0.02: trial.ms <= 10 * (1 + slack)
         search._rank, search._ranked = lambda trial: -trial.accuracy, lambda trials: trials
-        search._nearest = lambda trials: f"{len(trials)} are too slow"
         return _Search._best(search, final, tried)
 
     assert best({"W8A1": 10.4, "W8A2": 9.9, "W8A3": 9.9}).accuracy == 92

@@ -19,15 +19,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ulp import _core
 from ulp._progress import progress_bar
-from ulp.nn.profile import counts_cpu_time
 
-from . import costs, latency
+from . import costs
 from .anew import Anew
 from .budget import Budget
 from .network import FloatNetwork
-from .pareto import Choice, LayerChoice, Point
+from .outcome import Outcome
 from .program import Chosen, LayerOptions, Option, Quantity, dominated, solve
 from .request import Assignment, Bits, assignment_of
 from .result import Quantized
@@ -126,7 +124,6 @@ class _Search:
             known[key] = sensitivities(network, pairs, rounded, progress=progress)
         self.sensitivities = known[key]
         self.rest = 0.0
-        self.limit: float | None = None
         self.first: tuple[Any, float] | None = None
         if target:
             self.latencies = costs.modelled(network, pairs, target)
@@ -155,6 +152,7 @@ class _Search:
             for layer in network.layers
         ]
         self.options = {layer.name: {option.bits: option for option in layer.options} for layer in self.layers}
+        self.outcome = Outcome(network, budget, judge, target, self.options, self._error)
         self.useful = [replace(one, options=[o for o in one.options if o.bits not in dominated(one.options)]) for one in self.layers]
 
     # -- networks that are tried -----------------------------------------------------------------------------------------------------
@@ -224,10 +222,10 @@ class _Search:
     def run(self) -> Quantized:
         """The choice. ValueError where there is none."""
         if isinstance(self.budget.max_ms, (int, float)):
-            self.limit = float(self.budget.max_ms)
+            self.outcome.limit = float(self.budget.max_ms)
         elif reference := self.budget.reference():
             share, pair = reference
-            self.limit = share * self._tried(assignment_of(str(pair), self.names, 8), self._label(pair)).ms
+            self.outcome.limit = share * self._tried(assignment_of(str(pair), self.names, 8), self._label(pair)).ms
         if self.budget.max_drop is not None:
             self._by_accuracy()
         else:
@@ -235,11 +233,11 @@ class _Search:
         tried = [trial for trial in self.trials.values() if not math.isnan(trial.accuracy)]
         self._time(tried)
         if not any(self._within(trial) for trial in tried):  # rounding anew changes neither milliseconds nor bytes
-            raise ValueError(self._nearest(tried))
+            raise ValueError(self.outcome.nearest(tried))
         final = self._finals(tried) if self.alone else tried
         best = self._best(final, tried)
         anew = [trial.assignment for trial in final]
-        best.quantized.choice = self._choice(best, final, [trial for trial in tried if trial.assignment not in anew])
+        best.quantized.choice = self.outcome.choice(best, final, [trial for trial in tried if trial.assignment not in anew])
         return best.quantized
 
     def _time(self, tried: Sequence[Trial], more: int = 1) -> None:
@@ -255,7 +253,7 @@ class _Search:
         for trial, ms in zip(trials, timed([trial.network for trial in trials], self.judge.example, more), strict=True):
             trial.ms = ms
         if reference:
-            self.limit = share * of.ms
+            self.outcome.limit = share * of.ms
 
     def _best(self, final: list[Trial], tried: Sequence[Trial]) -> Trial:
         """The best of those that are final, which keeps the budget by more rounds than trials are timed by. ValueError where none does.
@@ -263,7 +261,7 @@ class _Search:
         The fastest of many trials is one that was lucky with the clock, and a network that is loaded again may get other kernels. So where
         none of the final ones keeps the budget, more trials are rounded anew.
         """
-        if self.limit is not None:
+        if self.outcome.limit is not None:
             self._time(final, _MORE_ROUNDS)
         more = [trial for trial in self._ranked([trial for trial in tried if self._keeps(trial)]) if self.alone]
         for _ in range(_ATTEMPTS):
@@ -275,7 +273,7 @@ class _Search:
                 break
             self.anew.round(other)  # into what is final
             self._time(final, _MORE_ROUNDS)
-        raise ValueError(self._nearest(final))
+        raise ValueError(self.outcome.nearest(final))
 
     def _rank(self, trial: Trial) -> tuple[float, ...]:
         """The best is the smallest."""
@@ -287,7 +285,7 @@ class _Search:
         """Round the best ones anew, each layer by what the quantized layers before it give: those are what is chosen from."""
         seconds = min(_FINAL_SECONDS, _FINAL_SHARE * (time.perf_counter() - self.begin))
         self.anew = anew = Anew(self.network, self.judge, self.how, seconds, self._keeps, self.progress, self.known.anew)
-        nearest = sorted(tried, key=self._miss)[:1]
+        nearest = sorted(tried, key=self.outcome.miss)[:1]
         if self.budget.max_drop is not None:
             anew.from_fastest(sorted(filter(self._within, tried), key=lambda trial: trial.ms) or nearest)
             self._between(anew)
@@ -328,7 +326,7 @@ class _Search:
 
     def _within(self, trial: Trial, slack: float = _NOISE) -> bool:
         """Whether it keeps the budgets of milliseconds and bytes."""
-        limit, most = self.limit, self.budget.max_bytes
+        limit, most = self.outcome.limit, self.budget.max_bytes
         return (limit is None or trial.ms <= limit * (1 + slack)) and (most is None or trial.network.nbytes <= most)
 
     def _keeps(self, trial: Trial, slack: float = _NOISE) -> bool:
@@ -337,7 +335,7 @@ class _Search:
 
     def _by_error(self) -> None:
         """Try the choice with the least error within the budget, corrected by what it takes in truth; and uniform ones."""
-        limit = self.limit
+        limit = self.outcome.limit
         wanted = math.inf if limit is None else limit
         self._try_program(limit)
         self._others(1.1 * wanted)
@@ -419,62 +417,3 @@ class _Search:
                 found[tuple(chosen.items())] = chosen
         found[tuple(best.items())] = best
         return sorted(found.values(), key=self._predicted)
-
-    # -- what is said of it ----------------------------------------------------------------------------------------------------------
-
-    def _asked(self) -> dict[str, float]:
-        values = {"max_ms": self.limit, "max_drop": self.budget.max_drop, "max_bytes": self.budget.max_bytes}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def _point(self, trial: Trial, final: bool = True) -> Point:
-        return Point(trial.label, trial.assignment, trial.ms, trial.accuracy, self._error(trial.assignment), trial.network.nbytes, final)
-
-    def _choice(self, best: Trial, final: Sequence[Trial], others: Sequence[Trial]) -> Choice:
-        times: Mapping[str, float] = {}
-        if not self.target:
-            times = latency.times_of(best.network.profile(**self.judge.example, runs=9), self.names)
-        rows = [
-            LayerChoice(
-                layer.name,
-                layer.op_type,
-                bits,
-                times[layer.name] if times else self.options[layer.name][bits].ms,
-                self.sensitivities.error(layer.name, bits),
-            )
-            for layer in self.network.layers
-            if (bits := best.assignment[layer.name]) is not None
-        ]
-        clock = (
-            f"modelled for {self.target}"
-            if self.target
-            else "CPU time of one thread"
-            if counts_cpu_time()
-            else f"{_core.num_threads()} threads"
-        )
-        points = [self._point(trial) for trial in final] + [self._point(trial, final=False) for trial in others]
-        judge = self.judge
-        return Choice(rows, self._point(best), points, judge.float_accuracy, judge.name, self._asked(), clock)
-
-    def _miss(self, trial: Trial) -> float:
-        """By which share the budget is missed."""
-        budget = self.budget
-        drop = 0.0 if budget.max_drop is None else max(0.0, self.judge.float_accuracy - budget.max_drop - trial.accuracy) / 100
-        ms = 0.0 if self.limit is None else max(0.0, trial.ms / self.limit - 1)
-        size = 0.0 if budget.max_bytes is None else max(0.0, trial.network.nbytes / budget.max_bytes - 1)
-        return drop + ms + size
-
-    def _nearest(self, tried: Sequence[Trial]) -> str:
-        """What the error says: the network that misses the budget by the smallest share."""
-        budget = self.budget
-        near = min(tried, key=self._miss)
-        widths: dict[str, int] = {}
-        for bits in near.assignment.values():
-            widths[str(bits)] = widths.get(str(bits), 0) + 1
-        mix = ", ".join(f"{count} x {bits}" for bits, count in sorted(widths.items(), key=lambda item: -item[1]))
-        asked = ", ".join(f"{name}={value:g}" for name, value in self._asked().items())
-        if isinstance(budget.max_ms, str):
-            asked += f" ({budget.max_ms})"
-        return (
-            f"{asked} cannot be kept: the nearest choice takes {near.ms:.4g} ms and {near.network.nbytes} bytes, with {self.judge.name} "
-            f"{near.accuracy:.2f} (float {self.judge.float_accuracy:.2f}); layers: {mix}"
-        )

@@ -1,8 +1,8 @@
 """What each layer's widths cost in accuracy: how far the outputs move if only its weights, or only what it reads, are rounded.
 
-The relative squared error of the outputs, sum (y' - y)^2 / sum y^2 over calibration data. Rounding errors of different layers are nearly
-independent, so that the errors of a choice add up; for small errors they are the quadratic form of the second-order expansion, measured
-rather than calculated. Only the nodes that depend on the layer run again.
+The relative squared error of the outputs, sum (y' - y)^2 / sum y^2 over calibration data, of channels of like units. Rounding errors of
+different layers are nearly independent, so that the errors of a choice add up; for small errors they are the quadratic form of the
+second-order expansion, measured rather than calculated. Only the nodes that depend on the layer run again.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Probe:
         kept = {name: None for name in kept if name not in {port.name for port in prepared.inputs}}
         whole = Piece(self.proto, self.proto.graph.node, list(kept), set())
         self.tensors: list[dict[str, Array]] = [{**batch, **whole(batch)} for batch in batches]
-        self.power = [sum(_power(tensors[name]) for tensors in self.tensors) for name in self.outputs]
+        self.units = [_Units([tensors[name] for tensors in self.tensors]) for name in self.outputs]
         self.readers: dict[str, list[Any]] = {}
         for node in self.proto.graph.node:
             for name in node.input:
@@ -150,14 +150,51 @@ class _Probe:
         return np.asarray(alone([x, weight, own if bias is None else bias.reshape(own.shape)])[0])
 
     def _error(self, layer: Layer, tail: Piece | None, results: Sequence[Array]) -> float:
-        squares = [0.0] * len(self.outputs)
-        for made, tensors in zip(results, self.tensors, strict=True):
-            moved = {layer.y: made, **(tail({**tensors, layer.y: made}) if tail else {})}
-            for i, name in enumerate(self.outputs):
-                if name in moved:
-                    squares[i] += _power(moved[name] - tensors[name])
+        moved = [{layer.y: y, **(tail({**tensors, layer.y: y}) if tail else {})} for y, tensors in zip(results, self.tensors, strict=True)]
+        found = 0.0
+        for name, units in zip(self.outputs, self.units, strict=True):
+            if name in moved[0]:
+                found += units.error([one[name] - tensors[name] for one, tensors in zip(moved, self.tensors, strict=True)])
         # Outputs count alike, whatever their units.
-        return sum(square / power for square, power in zip(squares, self.power, strict=True) if power) / max(1, len(self.outputs))
+        return found / max(1, len(self.outputs))
+
+
+class _Units:
+    """The relative squared error of one output, whose channels may have different units, as boxes in pixels beside probabilities.
+
+    Channels are the shorter of the axes 1 and -1. They are put in groups by their largest value, all up to 1 together; a group ends
+    where the next channel's is over ten times larger. Groups count alike.
+    """
+
+    def __init__(self, exact: Sequence[Array]) -> None:
+        self.groups: list[Any] = [slice(None)]
+        self.axis = 0
+        if exact[0].ndim > 1 and exact[0].dtype.kind == "f":
+            axis = min((1, exact[0].ndim - 1), key=lambda i: exact[0].shape[i])
+            if len({y.shape[axis] for y in exact}) == 1:
+                self.axis = axis
+                self.groups = _like(np.max([np.abs(y).max(axis=self._others(y), initial=0) for y in exact], axis=0))
+        self.power = self._squares(exact)
+
+    def error(self, differences: Sequence[Array]) -> float:
+        shares = [square / power for square, power in zip(self._squares(differences), self.power, strict=True) if power]
+        return sum(shares) / max(1, len(self.groups))
+
+    def _others(self, y: Array) -> tuple[int, ...]:
+        return tuple(i for i in range(y.ndim) if i != self.axis)
+
+    def _squares(self, tensors: Sequence[Array]) -> list[float]:
+        if len(self.groups) == 1:
+            return [sum(map(_power, tensors))]
+        by_channel = np.sum([np.square(y, dtype=np.float64).sum(axis=self._others(y)) for y in tensors], axis=0)
+        return [float(by_channel[group].sum()) for group in self.groups]
+
+
+def _like(largest: Array) -> list[Array]:
+    """Indices of channels by group."""
+    order = np.argsort(largest, kind="stable")
+    sizes = np.maximum(largest[order], 1)
+    return np.split(order, np.flatnonzero(sizes[1:] > 10 * sizes[:-1]) + 1)
 
 
 def _power(x: Array) -> float:
