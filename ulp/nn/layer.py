@@ -36,7 +36,8 @@ def as_input(x: Any, name: str = "input") -> tuple[FloatArray, Callable[[Any], A
     if array.dtype.kind != "f":
         fix = f"{name}.float()" if is_tensor(x) else f"{name}.astype(np.float32)"
         raise TypeError(f"{name} has dtype {getattr(x, 'dtype', array.dtype)}: expected floats, pass {fix}")
-    return np.require(array, np.float32, ("C", "A")), lambda result: like(x, result)
+    with np.errstate(over="ignore"):  # beyond float32 a float64 is an infinity, as in torch: masks hold the least number of their dtype
+        return np.require(array, np.float32, ("C", "A")), lambda result: like(x, result)
 
 
 def _same(x: Any) -> Any:
