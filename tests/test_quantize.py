@@ -595,6 +595,14 @@ def test_no_layers_with_weights() -> None:
     np.testing.assert_array_equal(ulp.load(model, bits="float")(x), np.maximum(x, 0))
 
 
+def test_what_stays_in_floats_is_named_where_nothing_else_is_there() -> None:
+    w = Writer((4, 6), 1)  # (batch, steps, features)
+    steps = w.add("Transpose", "x", perm=[1, 0, 2])
+    gru = w.add("GRU", steps, w.weights(1, 15, 6), w.weights(1, 15, 5), hidden_size=5)
+    with pytest.raises(ValueError, match="no layers with weights that become integers in a file, but GRU: ulp.torch.convert"):
+        ulp.load(w.model(gru), bits=8, calibrate=images(8, 4, 6), progress=False)
+
+
 @pytest.mark.parametrize("square", ["Pow", "Mul"])
 def test_normalizations_of_single_operators_stay_in_floats(square: str) -> None:
     w = Writer((6, 16), opset=13)

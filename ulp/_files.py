@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -33,7 +34,10 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     beside = path.with_name(f".ulp-{os.urandom(8).hex()}")
     # Its permissions are those of any new file: tempfile would leave it readable by its owner only.
-    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    except FileNotFoundError:  # of the new file's name, which says nothing to a user
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)

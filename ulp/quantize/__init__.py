@@ -107,6 +107,15 @@ def quantize(
     if budget is not None:
         return auto(network, budget, progress=progress, **how, **search)
     if not network.names:
-        raise ValueError(f"bits={bits!r}: the model has no layers with weights")
+        raise ValueError(f"bits={bits!r}: the model has no layers with weights{_left_in_floats(network)}")
     calls = dict(zip(network.names, network.names, strict=True)) | {layer.name: layer.first for layer in network.layers}
     return network.quantized(assignment_of(bits, list(calls), first_last_bits, calls), **how)
+
+
+def _left_in_floats(network: FloatNetwork) -> str:
+    """What else a model has that could be quantized by other means, as the end of an error."""
+    found = {node.op_type for node in network._prepared.proto.graph.node} & {"GRU", "LSTM", "RNN"}
+    if not found:
+        return ""
+    kinds = ", ".join(sorted(found))
+    return f" that become integers in a file, but {kinds}: ulp.torch.convert makes integer layers of torch's LSTM and GRU"
