@@ -599,7 +599,7 @@ def test_what_stays_in_floats_is_named_where_nothing_else_is_there() -> None:
     w = Writer((4, 6), 1)  # (batch, steps, features)
     steps = w.add("Transpose", "x", perm=[1, 0, 2])
     gru = w.add("GRU", steps, w.weights(1, 15, 6), w.weights(1, 15, 5), hidden_size=5)
-    with pytest.raises(ValueError, match="no layers with weights that become integers in a file, but GRU: ulp.torch.convert"):
+    with pytest.raises(ValueError, match=r"no layers with weights that become integers in a file, but GRU: ulp\.torch\.convert"):
         ulp.load(w.model(gru), bits=8, calibrate=images(8, 4, 6), progress=False)
 
 
