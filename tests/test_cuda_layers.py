@@ -25,13 +25,16 @@ pytestmark = pytest.mark.skipif(load_emulated() is None, reason=NO_EMULATOR)
         (nn.Conv2d(3, 5, 3, 2, 1, bits=4), [(3, 9, 8), (3, 6, 6), (3, 9, 8)]),
         (nn.Conv2d(4, 4, 3, groups=4, bits=3), [(4, 5, 7)]),
         (nn.Linear(20, 7, bits=2, act_bits=8), [(20,)]),
+        (nn.Linear(20, 7, bits=3, act_bits=8, dynamic="row"), [(20,)]),
+        (nn.Linear(70, 9, bits=4, act_bits=4, dynamic="row"), [(70,)]),
     ],
 )
 def test_layers(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, layer: Any, sizes: list[tuple[int, ...]]) -> None:  # noqa: F811
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
     monkeypatch.setattr(device_layer, "MAX_SIZES", 1)
     rng = np.random.default_rng(0)
-    layer.calibrate([rng.standard_normal((4, *sizes[0])).astype(np.float32)])
+    if not layer.dynamic:
+        layer.calibrate([rng.standard_normal((4, *sizes[0])).astype(np.float32)])
     there = device_layer.DeviceLayer(layer, 0)
     for size in sizes:
         for images in (3, 1):

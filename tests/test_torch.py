@@ -429,6 +429,10 @@ def test_layers_that_no_batch_reaches() -> None:
         ({"method": "best"}, ValueError, "method='best'"),
         ({"percentile": 10}, ValueError, "percentile=10"),
         ({"dynamic": True}, ValueError, "dynamic=True with calibrate"),
+        ({"dynamic": "row"}, ValueError, "dynamic='row' with calibrate"),
+        ({"dynamic": "rows"}, ValueError, "dynamic='rows': expected True, False or 'row'"),
+        ({"dynamic": 2}, TypeError, "dynamic=2"),
+        ({"dynamic": "row", "calibrate": None, "act_signed": True}, ValueError, "dynamic='row': the range of each row"),
         ({"calibrate": []}, ValueError, "calibrate is empty"),
         ({"skip": "8"}, ValueError, "no module '8'; it has 0, 1, 2, 3, 3.conv"),
         ({"skip": [3]}, TypeError, "3 is neither a name"),
@@ -573,8 +577,24 @@ def test_operators_keep_torchs_rules(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     geometry = layer.stride, layer._sides, layer.dilation, layer.groups, layer.padding_mode
     torch.library.opcheck(torch.ops.ulp.conv2d.default, (*layer._arguments(x), *geometry))
-    product = ulp.torch.Linear(nn.Linear(8, 4, bits=3, dynamic=True))
-    torch.library.opcheck(torch.ops.ulp.linear.default, product._arguments(x))
+    for dynamic, of_rows in ((True, False), ("row", True)):
+        product = ulp.torch.Linear(nn.Linear(8, 4, bits=3, dynamic=dynamic))
+        torch.library.opcheck(torch.ops.ulp.linear.default, (*product._arguments(x), of_rows))
+
+
+def test_rows_have_ranges_of_their_own() -> None:
+    """As layers of ulp.nn one after another, in torch.compile's and torch.export's graphs, and in a file but for float sums."""
+    torch.manual_seed(3)
+    source = torch.nn.Sequential(torch.nn.Linear(24, 32), torch.nn.GELU(), torch.nn.Linear(32, 5)).eval()
+    x = torch.randn(3, 7, 24) * torch.logspace(-2, 2, 7)[:, None]
+    low = ulp.torch.convert(source, bits=4, act_bits=8, last_bits=None, dynamic="row", progress=False)
+    first, last = (nn.Linear.from_float(source[i], bits=bits, act_bits=8, dynamic="row") for i, bits in ((0, 8), (2, 4)))
+    expected = last(torch.nn.functional.gelu(torch.from_numpy(first(x.numpy()))).numpy())
+    with torch.no_grad():
+        np.testing.assert_array_equal(low(x).numpy(), expected)
+        np.testing.assert_array_equal(torch.compile(low, fullgraph=True, backend="eager")(x).numpy(), expected)
+        np.testing.assert_array_equal(torch.export.export(low, (x,)).module()(x).numpy(), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(low))(x), low(x))
 
 
 def test_meta_tensors_have_shapes_only() -> None:

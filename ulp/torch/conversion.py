@@ -6,12 +6,14 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from ulp._progress import progress_bar
 from ulp._validate import bit_width, layer_widths
+from ulp.nn.linear import Dynamic, Linear
 from ulp.nn.observer import METHODS, Observer
 from ulp.nn.quantizer import WeightMethod, WeightRange
 
@@ -43,7 +45,7 @@ def convert(
     percentile: float = 99.99,
     act_signed: bool | None = None,
     act_asymmetric: bool = False,
-    dynamic: bool = False,
+    dynamic: Dynamic = False,
     per_channel: bool = True,
     weight_method: WeightMethod = "mse",
     weight_range: WeightRange = "full",
@@ -61,7 +63,8 @@ def convert(
         definition), 8 as is the custom; None: as all others.
     fold: put a BatchNorm behind a convolution into its weights, where torch.fx can trace the model, or the part of it that holds both.
     method, percentile: as for `ulp.nn.calibrate`. progress: a bar on terminals, where tqdm is installed.
-    act_signed, act_asymmetric, dynamic, per_channel, weight_method, weight_range: as for `ulp.nn.Conv2d`.
+    act_signed, act_asymmetric, dynamic, per_channel, weight_method, weight_range: as for `ulp.nn.Conv2d`. With dynamic="row" each row of
+        a Linear's input (each word of a sequence) has a range of its own, as in `ulp.nn.Linear`; convolutions have that of the call.
 
     Layers that are quantized already keep their integers, scales and bit widths, and need no calibration; in a model that holds some,
     layers of floats are converted only with `calibrate` or `dynamic`:
@@ -87,8 +90,12 @@ def convert(
     first, last = (
         None if given is None else (bit_width(given, name),) * 2 for given, name in ((first_bits, "first_bits"), (last_bits, "last_bits"))
     )
+    if not isinstance(dynamic, (bool, np.bool_)) and dynamic != "row":
+        raise (ValueError if isinstance(dynamic, str) else TypeError)(f"dynamic={dynamic!r}: expected True, False or 'row'")
     if dynamic and calibrate is not None:
-        raise ValueError("dynamic=True with calibrate: either the ranges are those of each call, or those of the samples")
+        raise ValueError(f"dynamic={dynamic!r} with calibrate: either the ranges are those of each call, or those of the samples")
+    if dynamic == "row" and (act_signed is not None or act_asymmetric):
+        raise ValueError("act_signed or act_asymmetric with dynamic='row': the range of each row says what its codes stand for")
     if method not in METHODS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}")
     if not 50 < percentile <= 100:
@@ -98,7 +105,7 @@ def convert(
     model.eval()
     report = Report()
     options = {"per_channel": per_channel, "weight_method": weight_method, "weight_range": weight_range}
-    targets, made = _choose(model, skip, report, calibrate is not None or dynamic, widths, options)
+    targets, made = _choose(model, skip, report, calibrate is not None or bool(dynamic), widths, options)
     find_norms(model, targets, report, fold)
     floats = {key: target for key, target in targets.items() if target.quantized is None}
     observers = {} if calibrate is None else _observe(model, floats, calibrate, progress)
@@ -112,7 +119,7 @@ def convert(
                 act_bits=a_bits,
                 act_signed=act_signed,
                 act_asymmetric=act_asymmetric,
-                dynamic=dynamic,
+                dynamic=dynamic if target.kind is Linear else bool(dynamic),
                 **options,
             )
             if key in observers and observers[key].seen:

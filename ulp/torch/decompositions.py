@@ -95,6 +95,16 @@ def _input(x: Tensor, stored: Stored) -> Tensor:
     return (torch.clamp(torch.round(x / scale) + zero, 0, levels) - zero) * scale
 
 
+def _input_rows(x: Tensor, stored: Stored) -> Tensor:
+    """The same with a range, and a zero point, for each row."""
+    levels = 2**stored.act_bits - 1
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / levels
+    scale = torch.where(scale > 0, scale, 1.0)
+    zero = torch.clamp(torch.round(-low / scale), 0, levels)
+    return (torch.clamp(torch.round(x / scale + zero), 0, levels) - zero) * scale
+
+
 def _is_traced() -> bool:
     """Whether a graph is recorded. Tensors without values ask the table, too, where they only want the shape of a result."""
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -118,8 +128,9 @@ def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
 def _linear(x: Tensor, *arguments: Any) -> Tensor:
     if not _is_traced():
         return linear_shape(x, *arguments)
-    stored = Stored(*arguments)
-    return functional.linear(_input(x.to(torch.float32), stored), _weight(stored), stored.bias).to(x.dtype)
+    stored = Stored(*arguments[:STORED])
+    grid = _input_rows if arguments[STORED:] and arguments[STORED] else _input
+    return functional.linear(grid(x.to(torch.float32), stored), _weight(stored), stored.bias).to(x.dtype)
 
 
 def register() -> None:

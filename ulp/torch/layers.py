@@ -141,10 +141,13 @@ class Conv1d(_Convolution):
 class Linear(_Adapter):
     """A `ulp.nn.Linear` as a torch module: takes (..., in_features) of any float dtype, gives (..., out_features), on the CPU or a GPU."""
 
+    of_rows = False  # of models that were pickled before there was more
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
         self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.of_rows = layer.of_rows
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """The product; RuntimeError where the input requires gradients or is not where the layer is."""
-        return torch.ops.ulp.linear(*self._arguments(input))
+        return torch.ops.ulp.linear(*self._arguments(input), self.of_rows)

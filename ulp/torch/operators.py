@@ -90,8 +90,9 @@ def _make_conv2d(*given: Any) -> nn.Conv2d:
 
 
 def _make_linear(*given: Any) -> nn.Linear:
-    arguments, options = Stored(*given).layer_arguments()
-    return nn.Linear.from_quantized(*arguments, **options)
+    (*stored, of_rows) = given
+    arguments, options = Stored(*stored).layer_arguments()
+    return nn.Linear.from_quantized(*arguments, **options | ({"dynamic": "row"} if of_rows else {}))
 
 
 # Layers by the storage of their weights. A weak reference to a storage keeps its address from being used again, so a key stays valid as
@@ -192,7 +193,8 @@ _library.define(
     f"conv2d({_COMMON}, int[2] stride, int[4] padding, int[2] dilation, int groups, str padding_mode) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
-_library.define(f"linear({_COMMON}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+# of_rows: each row has a range of its own; with dynamic.
+_library.define(f"linear({_COMMON}, bool of_rows=False) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
 
 
 # These two run at every call. torch passes int[] as lists, which have no hash.
@@ -209,8 +211,9 @@ def _conv2d(x: Tensor, *arguments: Any) -> Tensor:
 @torch.library.impl(_library, "linear", "CPU")
 @torch.library.impl(_library, "linear", "CUDA")
 def _linear(x: Tensor, *arguments: Any) -> Tensor:
-    shape, bits, act_bits, act_signed, dynamic = arguments[_TENSORS:]
-    return _hidden(x, arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic), _make_linear)
+    shape, bits, act_bits, act_signed, dynamic, *more = arguments[_TENSORS:]  # torch leaves out what has its default
+    of_rows = bool(more and more[0])
+    return _hidden(x, arguments[:_TENSORS], (tuple(shape), bits, act_bits, act_signed, dynamic, of_rows), _make_linear)
 
 
 for _function in (_conv2d, _linear, _hidden):
@@ -231,6 +234,6 @@ def conv2d_shape(x: Tensor, *arguments: Any) -> Tensor:
 @torch.library.register_fake("ulp::linear", lib=_library)
 def linear_shape(x: Tensor, *arguments: Any) -> Tensor:
     """A tensor without values, of the result\'s shape."""
-    features_out, features = Stored(*arguments).weight_shape
+    features_out, features = Stored(*arguments[:STORED]).weight_shape
     torch._check(x.shape[-1] == features, lambda: f"expected input of {features} features, but got {x.shape[-1]}")
     return x.new_empty((*x.shape[:-1], features_out))
