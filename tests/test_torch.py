@@ -578,7 +578,7 @@ def test_operators_keep_torchs_rules(shape: tuple[int, ...]) -> None:
     geometry = layer.stride, layer._sides, layer.dilation, layer.groups, layer.padding_mode
     torch.library.opcheck(torch.ops.ulp.conv2d.default, (*layer._arguments(x), *geometry))
     for dynamic, of_rows in ((True, False), ("row", True)):
-        product = ulp.torch.Linear(nn.Linear(8, 4, bits=3, dynamic=dynamic))
+        product = ulp.torch.Linear(nn.Linear(8, 4, bits=3, dynamic=dynamic))  # type: ignore[arg-type]
         torch.library.opcheck(torch.ops.ulp.linear.default, (*product._arguments(x), of_rows))
 
 

@@ -306,7 +306,7 @@ Estimate Estimator::operator()(const Kernel& kernel) const {
   if (const Model& model = model_of(kernel); model.like && std::isnan(seconds)) {
     seconds = is_fitted() ? predict_fitted(*model.like, shape_) : predict(*model.like, shape_);
     const double call = overhead_of(*model.like).call;
-    return {call + (seconds - call) * model.factor(shape_), Basis::modelled};
+    return {std::min(call, seconds) + std::max(0.0, seconds - call) * model.factor(shape_), Basis::modelled};
   }
 #else
   const double seconds = predict(kernel, shape_);
