@@ -7,9 +7,9 @@
 //
 // KernelAtBits. A step adds two products of at most m = (2^b - 1) * 128 (or (2^a - 1) below 8 bits) to an s16 lane, so floor(32767 / (2 m))
 // steps are exact: at 8-bit activations 127 for W1, 18, 8, 4, 2, 1 for W3 .. W7. Two widths use a second accumulator:
-//   W8 is split into halves of 4 bits, 8 steps each; the upper counts 16 times.
-//   W2 takes every other field where it stands, as 4 w, which saves its shift: m is 4 times as large, 10 steps, and the sum is divided
-//   by 4.
+//   W8 takes A in halves of 4 bits, a packed row holding 32 lower ones and then 32 upper ones, which count 16 times: m is 255 * 15, 4
+//   steps, and 255 * 8, 8 steps. Weights need no operation but the load; the other way round, weights in halves, they needed three. W2
+//   takes every other field where it stands, as 4 w, which saves its shift: m is 4 times as large, 10 steps, and the sum is divided by 4.
 #include "bitpacked_avx2.h"
 
 namespace ulp::stream_avx2 {
@@ -20,21 +20,41 @@ constexpr int kSteps = 8;  // in a unit: 32 k
 constexpr int centre(int a_bits) { return a_bits == 8 ? 128 : 0; }
 // Steps of the accumulator that fills first.
 constexpr int spill_every(int a_bits, int b_bits) {
-  const int largest = b_bits == 8 ? 15 : b_bits == 2 ? 3 << 2 : (1 << b_bits) - 1;
+  if (b_bits == 8) return accumulation_length(32767, 2, 255 * 15);
+  const int largest = b_bits == 2 ? 3 << 2 : (1 << b_bits) - 1;
   return accumulation_length(32767, 2, largest * max_product(a_bits, centre(a_bits), 1, 0));
 }
+constexpr int kUpperSteps = accumulation_length(32767, 2, 255 * 8);
 static_assert(spill_every(8, 1) == 127 && spill_every(8, 2) == 10 && spill_every(8, 3) == 18 && spill_every(8, 4) == 8,
               "deferred widening");
-static_assert(spill_every(8, 5) == 4 && spill_every(8, 6) == 2 && spill_every(8, 7) == 1 && spill_every(8, 8) == 8, "deferred widening");
+static_assert(spill_every(8, 5) == 4 && spill_every(8, 6) == 2 && spill_every(8, 7) == 1 && spill_every(8, 8) == 4 && kUpperSteps == 8,
+              "deferred widening");
 
 // Units between spills; 0: a unit is too long, and `inner_steps` are spilled inside.
 constexpr int local_units(int a_bits, int b_bits) { return spill_every(a_bits, b_bits) / (b_bits == 2 ? kSteps / 2 : kSteps); }
 constexpr int inner_steps(int b_bits) { return spill_every(8, b_bits) < kSteps ? spill_every(8, b_bits) : kSteps; }
 
+// Bytes of a packed row for 32 k.
+template <int bits>
+constexpr int64_t kBlockBytes = bits == 8 ? 2 * kUnitK : kUnitK;
+
 void centre_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
   const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
   for (int r = 0; r < rows; ++r, codes += stride, out += out_stride) {
     for (int64_t k = 0; k < k32; k += kUnitK) store(out + k, _mm256_xor_si256(load(codes + k), sign));
+  }
+}
+
+// For W8. flip: what makes codes s8, 0 where they fit.
+template <int flip>
+void halve_a(const uint8_t* codes, int64_t stride, int rows, int64_t k32, uint8_t* out, int64_t out_stride) {
+  const __m256i mask = _mm256_set1_epi8(15), centre = _mm256_set1_epi8(flip >> 4);
+  for (int r = 0; r < rows; ++r, codes += stride, out += out_stride) {
+    for (int64_t k = 0; k < k32; k += kUnitK) {
+      const __m256i x = load(codes + k);
+      store(out + 2 * k, _mm256_and_si256(x, mask));
+      store(out + 2 * k + kUnitK, _mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(x, 4), mask), centre));
+    }
   }
 }
 
@@ -54,16 +74,14 @@ ULP_INLINE void multiply_add(__m256i& acc, __m256i v, __m256i x) {
 // anyway and registers are short.
 constexpr bool two_sums(int bits, int rows) { return bits == 8 || (bits == 2 && rows == 1); }
 
-// One vector of a unit against all rows, whose four k are in x.
-template <int bits, int j, int rows>
-ULP_INLINE void add_step(const uint8_t* bitpacked, const __m256i (&x)[rows], __m256i* acc, __m256i* second, int stride) {
+// One vector of a unit against all rows, whose four k are in x, the upper halves behind the lower ones.
+template <int bits, int j, int rows, int operands>
+ULP_INLINE void add_step(const uint8_t* bitpacked, const __m256i (&x)[operands], __m256i* acc, __m256i* second, int stride) {
   if constexpr (bits == 8) {
     const __m256i v = load(bitpacked + j * kVector);
-    const __m256i low = field<0>(v, 15);
-    const __m256i high = field<4>(v, 15);
     unrolled<rows>([&](auto r) {
-      multiply_add(acc[r.value * stride], low, x[r.value]);
-      multiply_add(second[r.value * stride], high, x[r.value]);
+      multiply_add(acc[r.value * stride], v, x[r.value]);
+      multiply_add(second[r.value * stride], v, x[rows + r.value]);
     });
   } else if constexpr (two_sums(bits, rows)) {
     const __m256i v = load(bitpacked + j / 4 * kVector);
@@ -131,6 +149,12 @@ ULP_INLINE void spill(int32_t* total, __m256i& acc, __m256i& second) {
   acc = second = _mm256_setzero_si256();
 }
 
+// total += acc of W8, while the other one goes on.
+ULP_INLINE void spill_lower(int32_t* total, __m256i& acc) {
+  store_sums(total, add_sums(load_sums(total), widen(acc, 1)));
+  acc = _mm256_setzero_si256();
+}
+
 // Units first .. first + units - 1 of the panel.
 template <int bits, int rows, int units>
 void tile(const Tile& args, int first) {
@@ -161,18 +185,27 @@ void tile(const Tile& args, int first) {
       {
         // k outside, units inside: a load of four k serves all units, and loads are what limits this loop.
         unrolled<kSteps>([&](auto j) {
-          __m256i x[rows];
-          unrolled<rows>([&](auto r) { x[r.value] = broadcast4(a + r.value * t.a_stride + 4 * j.value); });
+          __m256i x[bits == 8 ? 2 * rows : rows];
+          unrolled<rows>([&](auto r) {
+            x[r.value] = broadcast4(a + r.value * t.a_stride + 4 * j.value);
+            if constexpr (bits == 8) x[rows + r.value] = broadcast4(a + r.value * t.a_stride + kUnitK + 4 * j.value);
+          });
           unrolled<units>([&](auto u) {
-            add_step<bits, j.value>(bitpacked + u.value * bits * kVector, x, &acc[0][u.value], &second[0][u.value], units);
+            add_step<bits, j.value, rows>(bitpacked + u.value * bits * kVector, x, &acc[0][u.value], &second[0][u.value], units);
             if constexpr (kInner < kSteps && (j.value + 1) % kInner == 0) {
-              unrolled<rows>([&](auto r) { spill<bits, kTwo>(total[r.value][u.value], acc[r.value][u.value], second[r.value][u.value]); });
+              unrolled<rows>([&](auto r) {
+                if constexpr (bits == 8 && j.value + 1 < kUpperSteps) {
+                  spill_lower(total[r.value][u.value], acc[r.value][u.value]);
+                } else {
+                  spill<bits, kTwo>(total[r.value][u.value], acc[r.value][u.value], second[r.value][u.value]);
+                }
+              });
             }
           });
         });
       }
       bitpacked += t.units * bits * kVector;
-      a += kUnitK;
+      a += kBlockBytes<bits>;
     }
     if (bits == 2 && runs % 2 != 0 && done < blocks) {
       if constexpr (kTwo) {
@@ -235,7 +268,12 @@ KernelAtBits bind(int a_bits, int b_bits) {
   KernelAtBits b;
   b.centre_a = centre(a_bits);
   b.spill_every = local_units(a_bits, b_bits);
-  if (a_bits == 8) b.pack_a = centre_a;
+  if (b_bits == 8) {
+    b.a_bytes = kBlockBytes<8>;
+    b.pack_a = a_bits == 8 ? halve_a<128> : halve_a<0>;
+  } else if (a_bits == 8) {
+    b.pack_a = centre_a;
+  }
   b.run = for_bits(b_bits, [](auto bits) { return &run<decltype(bits)::value>; });
   return b;
 }
