@@ -108,6 +108,10 @@ def test_integers_that_onnxruntime_runs_faster_are_left_to_it(asked: list[float]
     how = {"quant_format": quantization.QuantFormat[form], "activation_type": kind, "weight_type": quantization.QuantType.QInt8}
     source, x = int8_network(lambda models: models.chain(), 12, **how)
     network = ulp.load(source, floats="onnxruntime")
+    if not session.Session(source.SerializeToString(), "all of it").exact:  # on this CPU, so it is never left to onnxruntime
+        assert network.integer
+        assert len(asked) == 1
+        return
     assert len(asked) == 2
     assert len(network.stages) == 1
     assert {(row.runs_in, row.why) for row in network.layers if row.type in ("Conv", "Gemm")} == {
@@ -138,8 +142,7 @@ def float_tail(outputs: int = 10, behind: str = "") -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("floats", ["onnxruntime", "numpy"])
 def test_a_small_last_layer_in_floats_ends_the_plan(floats: Any, tmp_path: Any) -> None:
-    import onnxruntime
-
+    models = pytest.importorskip("onnx_models")
     source, x = float_tail()
     network = ulp.load(source, floats=floats, tune=False)
     assert len(network.stages) == 1
@@ -147,8 +150,8 @@ def test_a_small_last_layer_in_floats_ends_the_plan(floats: Any, tmp_path: Any) 
     (row,) = [row for row in network.layers if row.type == "Gemm"]
     assert (row.runs_in, row.why, row.shape, row.nbytes) == ("floats", "its weights are not quantized", (10,), 4 * 320)
     assert [step.runs_in for step in network.profile(x).rows if step.type == "Gemm"] == ["floats"]
-    session = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(network(x), session.run(None, {"x": x})[0], rtol=0, atol=1e-5)
+    peer = models.precise_session(source.SerializeToString())
+    np.testing.assert_allclose(network(x), peer.run(None, {"x": x})[0], rtol=0, atol=1e-5)
     network.save(tmp_path / "tail.ulp")
     again = ulp.load(tmp_path / "tail.ulp")
     assert not again.integer

@@ -14,7 +14,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from onnx_models import Writer, chain, quantized, small_network  # noqa: E402  # what is not installed skips the file
+from onnx_models import Writer, chain, precise_session, quantized, small_network  # noqa: E402  # what is not installed skips the file
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic  # noqa: E402
 from reference import Array  # noqa: E402
 from test_onnx_load import images  # noqa: E402
@@ -24,16 +24,7 @@ import ulp  # noqa: E402
 
 def exact(model: Any, x: Array) -> Array:
     """onnxruntime's result, without the kernels whose sums of 16 bits saturate."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options)
-    except Exception:  # it has no such kernels for int8 activations, whose own do not saturate, and not for all of its fused operators
-        options.add_session_config_entry("session.x64quantprecision", "0")
-        session = ort.InferenceSession(model.SerializeToString(), options)
-    result: Array = session.run(None, {"x": x})[0]
+    result: Array = precise_session(model.SerializeToString()).run(None, {"x": x})[0]
     return result
 
 

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402  # what is not installed skips the file
-from onnx_models import Writer, quantized  # noqa: E402
+from onnx_models import Writer, precise_session, quantized  # noqa: E402
 from onnxruntime import InferenceSession, SessionOptions  # noqa: E402
 from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: E402
 
@@ -83,9 +83,7 @@ def tokens(seed: int, images: int = 1) -> Any:
 
 
 def by_onnxruntime(model: Any, x: Any, **others: Any) -> Any:
-    options = SessionOptions()
-    options.intra_op_num_threads = 1
-    return InferenceSession(model.SerializeToString(), options).run(None, {"x": x, **others})[0]
+    return precise_session(model.SerializeToString()).run(None, {"x": x, **others})[0]
 
 
 def dynamic(model: Any, **options: Any) -> Any:
