@@ -40,10 +40,10 @@ int64_t stride_of(const Tile& t) {
 }
 
 template <int rows, int vecs>
-void store_total(const Tile& t, int first_unit, const int32_t (&total)[rows][vecs][kVecCols]) {
-  Vec sums[rows][vecs];
-  ULP_UNROLL for (int r = 0; r < rows; ++r) { ULP_UNROLL for (int v = 0; v < vecs; ++v) sums[r][v] = load_sums(total[r][v]); }
-  store_results(t, first_unit, sums);
+void store_total(const Tile& t, int first_unit, const Vec (&term)[rows], const int32_t (&total)[rows][vecs][kVecCols]) {
+  ULP_UNROLL for (int r = 0; r < rows; ++r) {
+    ULP_UNROLL for (int v = 0; v < vecs; ++v) store_result(t, r, first_unit + v * kVecUnits, term[r], load_sums(total[r][v]));
+  }
 }
 
 template <class Op, int rows, int vecs>
@@ -125,6 +125,8 @@ void tile(const Tile& args, int unit) {
     return store_results(t, first_unit, sums);
   }
   if constexpr (Op::kSpills) {
+    Vec term[rows];
+    ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(t, r);
     alignas(kVecBytes) int32_t total[rows][vecs][kVecCols] = {};
     for (int64_t left = piece.steps; left > 0; left -= piece.steps) {
       piece.steps = left < t.spill_every ? left : t.spill_every;
@@ -132,7 +134,7 @@ void tile(const Tile& args, int unit) {
       piece.a += 4 * piece.steps;
       spill<Op>(acc, total);
     }
-    store_total(t, first_unit, total);
+    store_total(t, first_unit, term, total);
   }
 }
 
@@ -171,7 +173,9 @@ void gather_tile(const Tile& t, int first, int unit) {
   Tile here = t;
   here.c += first * t.ldc;
   if (t.row) here.row += first;
-  store_total(here, first_unit, total);
+  Vec term[rows];
+  ULP_UNROLL for (int r = 0; r < rows; ++r) term[r] = row_term(here, r);
+  store_total(here, first_unit, term, total);
 }
 
 // `count` rows from `first`, at most `rows`.
