@@ -14,8 +14,8 @@ ULP_INLINE void store_result(const Tile& t, int row, int unit, Vec term, Vec acc
   store_columns(c, add_sums(add_sums(from, term), shift_sums(acc, t.shift)), t.units - unit);
 }
 
-// All rows and Vecs of a tile, the sums of the units from `first` on. The usual case, terms and nothing to shift, takes half the
-// operations.
+// All rows and Vecs of a tile, the sums of the units from `first` on. In the usual case, terms and nothing to shift, the columns' terms are
+// read once for all rows and nothing is shifted.
 template <int rows, int vecs>
 ULP_INLINE void store_results(const Tile& t, int first, const Vec (&sums)[rows][vecs]) {
   Vec term[rows];
